@@ -1,0 +1,75 @@
+"""What can go wrong, each with its remedy and its exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """Return `text` safe to print: control characters escaped, at most `limit` characters.
+
+    Names in a checkpoint are a stranger's; a terminal must not obey them.
+
+    >>> printable("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    >>> printable("x" * 300, limit=5)
+    'xxxx…'
+    """
+    safe = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+class MegasimError(Exception):
+    """An error a user can act on: what is wrong, and the remedy, one line each.
+
+    >>> print(MegasimError("no such model: 'x'", "see `megasim models`"))
+    no such model: 'x'
+    see `megasim models`
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(message if not remedy else f"{message}\n{remedy}")
+
+
+class CheckpointError(MegasimError):
+    """A file or folder that cannot be read as a checkpoint. The others are still read."""
+
+    exit_code = 4
+
+    def __init__(self, path: Path | str, problem: str, remedy: str = "", key: str = "") -> None:
+        self.path = Path(path)
+        self.key = key
+        where = printable(path, 400) + (f": key {printable(key)}" if key else "")
+        super().__init__(f"{where}: {problem}", remedy)
+
+
+class UsageError(MegasimError):
+    """A question that cannot be asked: an unknown model, component, metric or option."""
+
+    exit_code = 2
+
+
+class NotAStoreError(MegasimError):
+    """The file named as the store is not one."""
+
+
+class StoreLockedError(MegasimError):
+    """Another process holds the store."""
+
+    exit_code = 3
+
+
+class StoreTooNewError(MegasimError):
+    """The store was written by a newer megasim."""
+
+    exit_code = 3
+
+
+class NoAnswerError(MegasimError):
+    """A well-formed question the store has no data for, e.g. a matrix of one model."""

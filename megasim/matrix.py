@@ -1,0 +1,197 @@
+"""A labelled, validated distance matrix, and the per-layer matrices beneath it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from megasim.errors import NoAnswerError, UsageError, printable
+
+Floats = npt.NDArray[np.float64]
+METRICS = ("l0", "l1", "l2", "linf", "cossim")
+
+
+@dataclass(frozen=True)
+class DistanceMatrix:
+    """All pair distances of N models over one component.
+
+    Attributes:
+        models: N names, the order of rows and columns.
+        values: (N, N) float64, symmetric; NaN where a pair was not compared, never 0 for that.
+            The diagonal is 0 (1 for `cossim`, which is a similarity).
+        component: what was compared, e.g. "unet".
+        metric: one of `METRICS`.
+        sources: (N, N) "exact", "estimated" or "imported"; "" on the diagonal and where missing.
+        errors: (N, N) standard error of each value: 0 where exact, NaN where missing.
+        keys_compared: (N, N) how many keys the value covers.
+        coverage: (N, N) the share of the component's keys, of either model, that the value
+            covers, 0 to 1; NaN where missing.
+
+    Not guaranteed: the triangle inequality. Two values may cover different keys, and
+    estimates carry noise.
+    """
+
+    models: tuple[str, ...]
+    values: Floats
+    component: str
+    metric: str
+    sources: npt.NDArray[np.str_]
+    errors: Floats
+    keys_compared: npt.NDArray[np.int64]
+    coverage: Floats
+
+    def __post_init__(self) -> None:
+        n = len(self.models)
+        if len(set(self.models)) != n:
+            raise ValueError("model names of a matrix are unique")
+        for name in ("values", "sources", "errors", "keys_compared", "coverage"):
+            if getattr(self, name).shape != (n, n):
+                raise ValueError(f"{name} is not ({n}, {n})")
+        if not np.array_equal(self.values, self.values.T, equal_nan=True):
+            raise ValueError("a distance matrix is symmetric")
+
+    @classmethod
+    def from_values(
+        cls,
+        models: Sequence[str],
+        values: npt.ArrayLike,
+        *,
+        component: str = "unet",
+        metric: str = "l2",
+        source: str = "exact",
+    ) -> DistanceMatrix:
+        """Return the matrix of plain numbers, NaN where missing.
+
+        >>> DistanceMatrix.from_values(["a", "b"], [[0, 2], [2, 0]]).condensed()
+        array([2.])
+        """
+        v = np.array(values, dtype=np.float64)
+        n = len(models)
+        present = ~np.isnan(v) & ~np.eye(n, dtype=bool)
+        return cls(
+            models=tuple(models),
+            values=v,
+            component=component,
+            metric=metric,
+            sources=np.where(present, source, "").astype("U9"),
+            errors=np.where(np.isnan(v), np.nan, 0.0),
+            keys_compared=np.zeros((n, n), dtype=np.int64),
+            coverage=np.where(np.isnan(v), np.nan, 1.0),
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pair has a value."""
+        return not bool(np.isnan(self.values).any())
+
+    def missing_pairs(self) -> list[tuple[str, str]]:
+        """Return the pairs without a value, in row order."""
+        rows, cols = np.nonzero(np.triu(np.isnan(self.values), 1))
+        return [(self.models[i], self.models[j]) for i, j in zip(rows, cols, strict=True)]
+
+    def subset(self, models: Iterable[str]) -> DistanceMatrix:
+        """Return the matrix of `models` alone, in their order.
+
+        Raises:
+            UsageError: a name that is not in the matrix.
+        """
+        wanted = list(models)
+        place = {name: i for i, name in enumerate(self.models)}
+        for name in wanted:
+            if name not in place:
+                raise UsageError(
+                    f"no such model in the matrix: {printable(name)!r}",
+                    "see `megasim models` for the names",
+                )
+        i = np.array([place[name] for name in wanted], dtype=np.intp)
+        grid = np.ix_(i, i)
+        return DistanceMatrix(
+            models=tuple(wanted),
+            values=self.values[grid],
+            component=self.component,
+            metric=self.metric,
+            sources=self.sources[grid],
+            errors=self.errors[grid],
+            keys_compared=self.keys_compared[grid],
+            coverage=self.coverage[grid],
+        )
+
+    def largest_complete(self) -> DistanceMatrix:
+        """Return the matrix without the models whose gaps are most, until no gap is left.
+
+        Greedy: the result is complete, and not guaranteed to be the largest that is.
+        """
+        kept = list(range(len(self.models)))
+        gaps = np.isnan(self.values)
+        while kept:
+            counts = gaps[np.ix_(kept, kept)].sum(axis=1)
+            if not counts.any():
+                break
+            kept.pop(len(kept) - 1 - int(np.argmax(counts[::-1])))
+        return self.subset([self.models[i] for i in kept])
+
+    def condensed(self) -> Floats:
+        """Return the N(N−1)/2 values above the diagonal, row by row, as SciPy orders them."""
+        return self.values[np.triu_indices(len(self.models), 1)]
+
+    def squared(self) -> Floats:
+        """Return the (N, N) squared values."""
+        return np.square(self.values)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the values with model names on both axes."""
+        return pd.DataFrame(self.values, index=list(self.models), columns=list(self.models))
+
+    def require(self, least: int) -> DistanceMatrix:
+        """Return self when it has at least `least` models.
+
+        Raises:
+            NoAnswerError: fewer models hold the component.
+        """
+        if len(self.models) < least:
+            raise NoAnswerError(
+                f"{len(self.models)} model(s) have {self.component!r} distances; "
+                f"this needs at least {least}",
+                "ingest more models and run `megasim compare`",
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class LayerMatrices:
+    """One distance matrix for each canonical key of a component: every layer a replicate.
+
+    Attributes:
+        models: N names.
+        component, metric: as in `DistanceMatrix`.
+        keys: K canonical keys, sorted.
+        blocks, roles: K strings each, "" where the anatomy names none.
+        numels: (K,) int64 elements of each tensor, 0 where unknown.
+        values: (K, N, N) float64, symmetric in the last two; NaN where missing.
+    """
+
+    models: tuple[str, ...]
+    component: str
+    metric: str
+    keys: tuple[str, ...]
+    blocks: tuple[str, ...]
+    roles: tuple[str, ...]
+    numels: npt.NDArray[np.int64]
+    values: Floats
+
+    def __post_init__(self) -> None:
+        k, n = len(self.keys), len(self.models)
+        if self.values.shape != (k, n, n):
+            raise ValueError(f"values is not ({k}, {n}, {n})")
+
+    def total(self, keep: npt.NDArray[np.bool_] | None = None) -> Floats:
+        """Return the (N, N) root of the sum of squares over the kept layers.
+
+        A pair that lacks any kept layer is NaN: sums over different layers are not compared.
+        """
+        chosen = self.values if keep is None else self.values[keep]
+        return np.asarray(np.sqrt(np.square(chosen).sum(axis=0)), dtype=np.float64)

@@ -1,0 +1,17 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of published results and architectures beside the project."""
+    if not (SHARED / "published").is_dir():
+        pytest.skip("the folder ../shared with the published results is not here")
+    return SHARED
