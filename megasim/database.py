@@ -1,0 +1,181 @@
+"""Connect to a store, bring its schema up to date, and find SQL statements by name."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+
+from megasim.errors import (
+    NoAnswerError,
+    NotAStoreError,
+    StoreLockedError,
+    StoreTooNewError,
+    printable,
+)
+from megasim.resources import resource_path
+
+Mode = Literal["read", "write"]
+
+_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+
+
+@cache
+def named_statements(file: str) -> dict[str, str]:
+    """Return the statements of a file of `sql/` by their `-- name:` line, in the file's order.
+
+    >>> "models" in named_statements("queries.sql")
+    True
+    """
+    text = resource_path("sql", file).read_text(encoding="utf-8")
+    pieces = _NAME.split(text)[1:]
+    return {name: body.strip() for name, body in zip(pieces[::2], pieces[1::2], strict=True)}
+
+
+def purpose_of(statement: str) -> str:
+    """Return the comment that opens a named statement.
+
+    >>> purpose_of("-- All of it.\\nselect 1;")
+    'All of it.'
+    """
+    lines = []
+    for line in statement.splitlines():
+        if not line.startswith("--"):
+            break
+        lines.append(line.removeprefix("--").strip())
+    return " ".join(lines)
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """Return (version, name, SQL) of every migration, oldest first."""
+    folder = resource_path("sql", "migrations")
+    found = []
+    for path in sorted(folder.glob("[0-9]*.sql")):
+        number, _, name = path.stem.partition("_")
+        found.append((int(number), name, path.read_text(encoding="utf-8")))
+    return found
+
+
+def connect(
+    path: Path,
+    mode: Mode = "read",
+    *,
+    memory: int | None = None,
+    threads: int | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """Open the store at `path`; `write` creates it where there is none.
+
+    Args:
+        memory: bytes that DuckDB may use before it spills to disk; DuckDB's default when None.
+        threads: how many threads a query may use; all cores when None.
+
+    Raises:
+        NoAnswerError: no store there, and `mode` is "read".
+        NotAStoreError: the file is something else.
+        StoreLockedError: another process writes to it.
+        StoreTooNewError: a newer megasim wrote it.
+    """
+    exists = path.exists()
+    if not exists and mode == "read":
+        raise NoAnswerError(
+            f"there is no store at {printable(path)}",
+            "make one with `megasim ingest PATH…`, or name it with --db",
+        )
+    fresh = not exists
+    con = _open(path, read_only=mode == "read", memory=memory, threads=threads)
+    try:
+        version = _schema_version(con, path, fresh)
+        newest = migrations()[-1][0]
+        if version > newest:
+            raise StoreTooNewError(
+                f"{printable(path)} has schema {version}; this megasim knows {newest}",
+                "use the newer megasim that wrote it",
+            )
+        if mode == "write":
+            _migrate(con, version)
+        elif version < newest:
+            con.close()
+            connect(path, "write").close()
+            con = _open(path, read_only=True, memory=memory, threads=threads)
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def _open(
+    path: Path, *, read_only: bool, memory: int | None, threads: int | None
+) -> duckdb.DuckDBPyConnection:
+    config: dict[str, Any] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+    }
+    if memory is not None:
+        config["memory_limit"] = f"{max(memory, 64 << 20)}B"
+    if threads is not None:
+        config["threads"] = str(threads)
+    try:
+        return duckdb.connect(str(path), read_only=read_only, config=config)
+    except duckdb.IOException as error:
+        text = str(error)
+        if "lock" in text.lower():
+            holder = re.search(r"PID (\d+)", text)
+            who = f"process {holder.group(1)}" if holder else "another process"
+            raise StoreLockedError(
+                f"{printable(path)} is in use by {who}",
+                "wait until it is done, or stop it; what it has saved is kept",
+            ) from None
+        raise NotAStoreError(
+            f"{printable(path)} is not a megasim store: {printable(text.splitlines()[0])}",
+            "name another file with --db",
+        ) from None
+
+
+def _schema_version(con: duckdb.DuckDBPyConnection, path: Path, fresh: bool) -> int:
+    if fresh:
+        return 0
+    try:
+        row = con.execute(named_statements("queries.sql")["schema_version"]).fetchone()
+    except duckdb.CatalogException:
+        # An empty database is what a run that was stopped at the start leaves.
+        tables = con.execute(named_statements("queries.sql")["table_count"]).fetchone()
+        if tables == (0,):
+            return 0
+        raise NotAStoreError(
+            f"{printable(path)} is a DuckDB file, but not a megasim store",
+            "name another file with --db",
+        ) from None
+    return int(row[0]) if row and row[0] is not None else 0
+
+
+def _migrate(con: duckdb.DuckDBPyConnection, version: int) -> None:
+    """Run what is newer than `version`, each migration and its row in one transaction."""
+    newer = [m for m in migrations() if m[0] > version]
+    for number, name, sql in newer:
+        con.begin()
+        try:
+            con.execute(sql)
+            con.execute(named_statements("queries.sql")["add_schema_version"], [number, name])
+            con.commit()
+        except BaseException:
+            con.rollback()
+            raise
+    if newer or not _views_are_current(con):
+        con.begin()
+        for statement in named_statements("views.sql").values():
+            con.execute(statement)
+        con.execute(named_statements("queries.sql")["forget_views"])
+        con.execute(named_statements("queries.sql")["remember_views"], [_views_text()])
+        con.commit()
+
+
+def _views_text() -> str:
+    return resource_path("sql", "views.sql").read_text(encoding="utf-8")
+
+
+def _views_are_current(con: duckdb.DuckDBPyConnection) -> bool:
+    row = con.execute(named_statements("queries.sql")["views_text"]).fetchone()
+    return row == (_views_text(),)
