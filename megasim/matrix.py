@@ -25,11 +25,12 @@ class DistanceMatrix:
             The diagonal is 0 (1 for `cossim`, which is a similarity).
         component: what was compared, e.g. "unet".
         metric: one of `METRICS`.
-        sources: (N, N) "exact", "estimated" or "imported"; "" on the diagonal and where missing.
+        sources: (N, N) "exact", "estimated", "imported", or "unproven" for a published 0 that may
+            mean "not compared"; "" on the diagonal and where missing.
         errors: (N, N) standard error of each value: 0 where exact, NaN where missing.
         keys_compared: (N, N) how many keys the value covers.
         coverage: (N, N) the share of the component's keys, of either model, that the value
-            covers, 0 to 1; NaN where missing.
+            covers, 0 to 1; NaN where missing, or where a published file does not say.
 
     Not guaranteed: the triangle inequality. Two values may cover different keys, and
     estimates carry noise.

@@ -1,0 +1,326 @@
+"""The store: rows ↔ dataclasses. The only module that writes to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from megasim.database import Mode, connect, named_statements
+from megasim.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from megasim.fingerprint import Fingerprint
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the table `model`; `id` is 0 until it is saved."""
+
+    name: str
+    source: str = "checkpoint"
+    path: str | None = None
+    format: str | None = None
+    bytes: int | None = None
+    mtime_ns: int | None = None
+    header_hash: str | None = None
+    family: str | None = None
+    variant: str | None = None
+    layout: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    fingerprint_version: int | None = None
+    id: int = 0
+
+    @property
+    def identity(self) -> tuple[int | None, int | None, str | None]:
+        """Size, modification time and header hash: what tells a known file without reading it."""
+        return self.bytes, self.mtime_ns, self.header_hash
+
+
+@dataclass(frozen=True)
+class ModelTensor:
+    """One key of a model and the fingerprint of what it holds."""
+
+    sources: tuple[str, ...]
+    transposed: bool
+    canonical_key: str
+    canonical_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    component: str
+    block: str | None
+    role: str | None
+    fingerprint: Fingerprint
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Return a shape as the store writes it; a scalar is the empty string.
+
+    >>> shape_text((320, 4, 3, 3))
+    '320x4x3x3'
+    """
+    return "x".join(map(str, shape))
+
+
+def now() -> datetime:
+    """Return the time, in UTC and without a zone, as DuckDB keeps it."""
+    return datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+
+
+class Store:
+    """An open store. Use it as a context manager; one thread at a time.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as d, Store(Path(d) / "s.duckdb", "write") as store:
+    ...     store.models()
+    []
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        mode: Mode = "read",
+        *,
+        memory: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.mode = mode
+        self.connection = connect(self.path, mode, memory=memory, threads=threads)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. The store is not usable afterwards."""
+        self.connection.close()
+
+    # How every statement runs: by its name, with tables registered for the one call.
+
+    def frame(
+        self, statement: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+    ) -> pd.DataFrame:
+        """Return the result of a statement of `sql/queries.sql` as a frame."""
+        with self._registered(tables or {}):
+            return self._execute(statement, values).df()
+
+    def arrays(
+        self, statement: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the result of a statement of `sql/queries.sql` as one array a column."""
+        with self._registered(tables or {}):
+            found = self._execute(statement, values).fetchnumpy()
+            return {name: np.asarray(column) for name, column in found.items()}
+
+    def rows(
+        self, statement: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+    ) -> list[tuple[Any, ...]]:
+        """Return the result of a statement of `sql/queries.sql` as tuples."""
+        with self._registered(tables or {}):
+            return self._execute(statement, values).fetchall()
+
+    def _execute(self, statement: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+        sql = named_statements("queries.sql")[statement]
+        return self.connection.execute(sql, values) if values else self.connection.execute(sql)
+
+    @contextmanager
+    def _registered(self, tables: Mapping[str, pd.DataFrame]) -> Iterator[None]:
+        for name, table in tables.items():
+            self.connection.register(name, table)
+        try:
+            yield
+        finally:
+            for name in tables:
+                self.connection.unregister(name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block is saved, or nothing of it."""
+        self.connection.begin()
+        try:
+            yield
+        except BaseException:
+            self.connection.rollback()
+            raise
+        self.connection.commit()
+
+    # Models
+
+    def models(self) -> list[Model]:
+        """Return all models, in the order they came."""
+        frame = self.frame("models").astype(object)
+        records = frame.where(frame.notna(), None).to_dict("records")
+        return [
+            Model(
+                **{
+                    **{str(k): v for k, v in record.items()},
+                    "metadata": json.loads(record["metadata"] or "{}"),
+                    "skipped": json.loads(record["skipped"] or "{}"),
+                }
+            )
+            for record in records
+        ]
+
+    def model_ids(self, names: Iterable[str] | None = None) -> dict[str, int]:
+        """Return name → id, of all models or of `names` in their order.
+
+        Raises:
+            UsageError: a name the store does not know.
+        """
+        known = {model.name: model.id for model in self.models()}
+        if names is None:
+            return known
+        found = {}
+        for name in names:
+            if name not in known:
+                raise UsageError(f"no such model: {printable(name)!r}", _closest(name, known))
+            found[name] = known[name]
+        return found
+
+    def save_model(self, model: Model, tensors: Sequence[ModelTensor]) -> int:
+        """Save a model and what it holds in one transaction, and return its id.
+
+        A model with an id of its own replaces the one with that id; its pairs are forgotten,
+        the distances of the contents stay.
+        """
+        with self.transaction():
+            if model.id:
+                self.remove_model(model.id)
+            model_id = model.id or int(self.rows("next_model_id")[0][0])
+            self._add_model(model, model_id)
+            if tensors:
+                self._add_tensors(model_id, tensors)
+        return model_id
+
+    def copy_model(self, model: Model, twin: int) -> int:
+        """Save a model whose file is a known one over again, and return its id."""
+        with self.transaction():
+            model_id = int(self.rows("next_model_id")[0][0])
+            self._add_model(model, model_id)
+            self.rows("copy_model_tensors", copy=model_id, twin=twin)
+        return model_id
+
+    def move_model(self, model_id: int, path: str) -> None:
+        """Note where the file of a model lies now."""
+        self.rows("move_model", id=model_id, path=path)
+
+    def remove_model(self, model_id: int) -> None:
+        """Forget a model and its pairs; contents and their distances stay."""
+        for what in ("tensors", "pairs", "renames", "renamed_keys", "components", "layers"):
+            self.rows(f"remove_model_{what}", id=model_id)
+        self.rows("remove_model", id=model_id)
+
+    def _add_model(self, model: Model, model_id: int) -> None:
+        self.rows(
+            "add_model",
+            id=model_id,
+            name=model.name,
+            source=model.source,
+            path=model.path,
+            format=model.format,
+            bytes=model.bytes,
+            mtime_ns=model.mtime_ns,
+            header_hash=model.header_hash,
+            family=model.family,
+            variant=model.variant,
+            layout=model.layout,
+            metadata=json.dumps(model.metadata, sort_keys=True),
+            skipped=json.dumps(model.skipped, sort_keys=True),
+            ingested_at=now(),
+            fingerprint_version=model.fingerprint_version,
+        )
+
+    def _add_tensors(self, model_id: int, tensors: Sequence[ModelTensor]) -> None:
+        prints = {t.fingerprint.content_hash: t.fingerprint for t in tensors}
+        hashes = pd.DataFrame({"content_hash": sorted(prints)})
+        ids = {h: int(i) for h, i in self.rows("known_tensors", tables={"batch": hashes})}
+        new = [h for h in hashes["content_hash"] if h not in ids]
+        first = int(self.rows("next_tensor_id")[0][0])
+        ids.update({h: first + i for i, h in enumerate(new)})
+        if new:
+            self.rows("add_tensors", tables={"batch": _tensor_frame([prints[h] for h in new], ids)})
+        batch = pd.DataFrame(
+            {
+                "model_id": model_id,
+                "tensor_id": [ids[t.fingerprint.content_hash] for t in tensors],
+                "key": [" + ".join(t.sources) for t in tensors],
+                "sources": [list(t.sources) for t in tensors],
+                "transposed": [t.transposed for t in tensors],
+                "canonical_key": [t.canonical_key for t in tensors],
+                "canonical_shape": [shape_text(t.canonical_shape) for t in tensors],
+                "shape": [np.array(t.shape, dtype=np.int64) for t in tensors],
+                "component": [t.component for t in tensors],
+                "block": [t.block for t in tensors],
+                "role": [t.role for t in tensors],
+            }
+        )
+        self.rows("add_model_tensors", tables={"batch": batch})
+
+    # Pairs
+
+    def pairs(self) -> pd.DataFrame:
+        """Return the pairs asked for: model_a, model_b, done, linf, cossim."""
+        return self.frame("pairs")
+
+    def groups(self) -> dict[str, list[Pair]]:
+        """Return the named groups and their pairs of model ids, smaller id first."""
+        found: dict[str, list[Pair]] = {}
+        for name, a, b in self.rows("groups"):
+            found.setdefault(name, []).append((a, b))
+        return found
+
+    def add_groups(self, groups: Mapping[str, Iterable[Pair]]) -> None:
+        """Save named groups of pairs; known ones are kept once."""
+        rows = [(name, min(p), max(p)) for name, pairs in groups.items() for p in pairs]
+        if rows:
+            batch = pd.DataFrame(rows, columns=["name", "model_a", "model_b"]).drop_duplicates()
+            self.rows("add_group_pairs", tables={"batch": batch})
+
+
+def pair_frame(pairs: Iterable[Pair]) -> pd.DataFrame:
+    """Return pairs as the table that statements call `batch`."""
+    array = np.array(sorted(pairs), dtype=np.int32).reshape(-1, 2)
+    return pd.DataFrame({"model_a": array[:, 0], "model_b": array[:, 1]})
+
+
+def _tensor_frame(prints: Sequence[Fingerprint], ids: Mapping[str, int]) -> pd.DataFrame:
+    columns = (
+        "content_hash value_hash fp16_hash bf16_hash dtype numel l1 l2 linf mean std kurtosis "
+        "zeros nans infs is_constant"
+    ).split()
+    data: dict[str, Any] = {c: [getattr(p, c) for p in prints] for c in columns}
+    for c in ("l1", "l2", "linf", "mean", "std", "kurtosis"):
+        # An object column keeps None apart from NaN, which DuckDB would take as a number.
+        data[c] = pd.Series(data[c], dtype=object)
+    data["id"] = [ids[p.content_hash] for p in prints]
+    data["sketch"] = [np.asarray(p.sketch, dtype=np.float32) for p in prints]
+    return pd.DataFrame(data)
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=3)
+    if near:
+        return "did you mean " + " or ".join(printable(n) for n in near) + "?"
+    return "see `megasim models` for the names"

@@ -1,0 +1,172 @@
+-- The first schema.
+
+-- The version of this schema, a row for each migration that ran.
+create table schema_version (
+    version integer not null,
+    name    varchar not null
+);
+
+-- A checkpoint, or a model known only from published distances or fingerprints.
+create table model (
+    id                  integer primary key,
+    name                varchar not null unique,
+    source              varchar not null,   -- 'checkpoint', 'imported' or 'fingerprints'
+    path                varchar,
+    format              varchar,
+    bytes               bigint,
+    mtime_ns            bigint,
+    header_hash         varchar,
+    family              varchar,
+    variant             varchar,
+    layout              varchar,
+    metadata            json,
+    skipped             json,               -- keys that hold no comparable tensor, with the reason
+    ingested_at         timestamp,
+    fingerprint_version integer
+);
+
+-- One content, whatever keys and models hold it.
+create table tensor (
+    id           integer primary key,
+    content_hash varchar not null unique,   -- BLAKE3 over dtype and raw bytes
+    value_hash   varchar not null,          -- equal for equal numbers in any dtype
+    fp16_hash    varchar not null,          -- of the values rounded to float16
+    bf16_hash    varchar not null,          -- of the values rounded to bfloat16
+    dtype        varchar not null,
+    numel        bigint  not null,
+    l1           double,
+    l2           double,
+    linf         double,
+    mean         double,
+    std          double,
+    kurtosis     double,
+    zeros        bigint  not null,
+    nans         bigint  not null,
+    infs         bigint  not null,
+    is_constant  boolean not null,
+    sketch       float[]
+);
+
+-- Which tensor a model holds under which key.
+create table model_tensor (
+    model_id        integer not null,
+    tensor_id       integer not null,
+    key             varchar not null,       -- as in the file; fused keys are joined by ' + '
+    sources         varchar[] not null,     -- the keys of the file, one after another
+    transposed      boolean not null,
+    canonical_key   varchar not null,
+    canonical_shape varchar not null,       -- e.g. '320x4x3x3'; a 1x1 convolution as its matrix
+    shape           bigint[] not null,
+    component       varchar not null,
+    block           varchar,
+    role            varchar
+);
+
+-- The distance of two contents; every pair of models that holds them shares it.
+create table tensor_distance (
+    tensor_a       integer not null,
+    tensor_b       integer not null,
+    l0             bigint  not null,
+    l1             double  not null,
+    l2             double  not null,
+    metric_version integer not null
+);
+
+-- The largest difference of two contents, where it was asked for.
+create table tensor_linf (
+    tensor_a integer not null,
+    tensor_b integer not null,
+    linf     double  not null
+);
+
+-- Mean cosine similarity of the columns of two contents, where it was asked for;
+-- it depends on how many rows the shape gives them.
+create table tensor_cossim (
+    tensor_a integer not null,
+    tensor_b integer not null,
+    rows     bigint  not null,
+    cossim   double  not null
+);
+
+-- The pairs of models asked for, and whether all their distances are in the store.
+create table model_pair (
+    model_a integer not null,
+    model_b integer not null,
+    done    boolean not null,               -- l0, l1 and l2
+    linf    boolean not null,
+    cossim  boolean not null
+);
+
+-- A substitution of prefixes under which two models name the same tensors.
+create table rename (
+    model_a  integer not null,
+    model_b  integer not null,
+    prefix_a varchar not null,
+    prefix_b varchar not null,
+    keys     integer not null,              -- keys it brings together
+    support  integer not null,              -- of them, how many by equal content
+    basis    varchar not null               -- 'content' or 'structure'
+);
+
+-- The keys of a pair that a rename brings together.
+create table renamed_key (
+    model_a integer not null,
+    model_b integer not null,
+    key_a   varchar not null,               -- canonical key in a
+    key_b   varchar not null                -- canonical key in b
+);
+
+-- What is known of a pair and component, kept as pairs come in, so that a matrix is a short read.
+create table component_distance (
+    model_a        integer not null,
+    model_b        integer not null,
+    component      varchar not null,
+    source         varchar not null,        -- 'exact', 'imported' or 'estimated'
+    origin         varchar,                 -- the published file of an imported value
+    unproven       boolean not null,        -- a published 0 that may mean "not compared"
+    keys_compared  integer,
+    identical      integer,
+    same_values    integer,
+    same_at_fp16   integer,
+    same_at_bf16   integer,
+    changed        integer,
+    renamed        integer,
+    missing_a      integer,
+    missing_b      integer,
+    shape_mismatch integer,
+    non_finite     integer,
+    l0             bigint,
+    l1             double,
+    l2             double,
+    linf           double,
+    cossim         double,
+    l2_error       double,                  -- standard error of an estimated l2
+    coverage       double
+);
+
+-- Layer distances that others measured and published.
+create table imported_layer (
+    model_a       integer not null,
+    model_b       integer not null,
+    canonical_key varchar not null,
+    key_a         varchar,
+    key_b         varchar,
+    component     varchar not null,
+    block         varchar,
+    role          varchar,
+    status        varchar not null,
+    l2            double,
+    origin        varchar not null
+);
+
+-- Pairs that belong together, as a model map or a published file names them.
+create table pair_group (
+    name    varchar not null,
+    model_a integer not null,
+    model_b integer not null
+);
+
+-- The text of views.sql as it last ran, to see when the views must be made anew.
+create table view_text (
+    text varchar not null
+);

@@ -1,0 +1,385 @@
+-- The statements that megasim itself runs. Python calls them by name.
+-- A name in braces is a table that the caller registers for the time of one call.
+
+-- name: schema_version
+-- The newest migration that ran.
+select max(version) from schema_version;
+
+-- name: table_count
+-- Whether a database is empty.
+select count(*) from duckdb_tables() where not internal;
+
+-- name: add_schema_version
+-- A migration has run.
+insert into schema_version values ($1, $2);
+
+-- name: views_text
+-- The views as they stand in the store.
+select text from view_text;
+
+-- name: forget_views
+-- The views are about to be made anew.
+delete from view_text;
+
+-- name: remember_views
+-- The views as they stand now.
+insert into view_text values ($1);
+
+-- name: models
+-- All models, in the order they came.
+select
+    id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
+    metadata::varchar as metadata, skipped::varchar as skipped, fingerprint_version
+from model
+order by id;
+
+-- name: next_model_id
+-- A free id for a model.
+select coalesce(max(id), 0) + 1 from model;
+
+-- name: next_tensor_id
+-- A free id for a tensor.
+select coalesce(max(id), 0) + 1 from tensor;
+
+-- name: add_model
+-- One model; its tensors follow in the same transaction.
+insert into model values (
+    $id, $name, $source, $path, $format, $bytes, $mtime_ns, $header_hash, $family, $variant,
+    $layout, $metadata, $skipped, $ingested_at, $fingerprint_version
+);
+
+-- name: move_model
+-- The file of a model lies elsewhere now.
+update model set path = $path where id = $id;
+
+-- name: known_tensors
+-- Which of some contents the store has.
+select t.content_hash, t.id from tensor t join batch b on b.content_hash = t.content_hash;
+
+-- name: add_tensors
+-- New contents.
+insert into tensor
+select
+    id, content_hash, value_hash, fp16_hash, bf16_hash, dtype, numel,
+    l1, l2, linf, mean, std, kurtosis, zeros, nans, infs, is_constant, sketch
+from batch
+order by id;
+
+-- name: add_model_tensors
+-- What a model holds.
+insert into model_tensor
+select
+    model_id, tensor_id, key, sources, transposed, canonical_key, canonical_shape, shape,
+    component, block, role
+from batch
+order by canonical_key;
+
+-- name: copy_model_tensors
+-- A second copy of a known file holds what the first holds.
+insert into model_tensor
+select $copy, * exclude (model_id) from model_tensor where model_id = $twin order by canonical_key;
+
+-- name: remove_model_tensors
+-- Forget what a model holds.
+delete from model_tensor where model_id = $id;
+
+-- name: remove_model_pairs
+-- Forget the pairs of a model.
+delete from model_pair where $id in (model_a, model_b);
+
+-- name: remove_model_renames
+-- Forget the renames of a model.
+delete from rename where $id in (model_a, model_b);
+
+-- name: remove_model_renamed_keys
+-- Forget the renamed keys of a model.
+delete from renamed_key where $id in (model_a, model_b);
+
+-- name: remove_model_components
+-- Forget the component distances of a model.
+delete from component_distance where $id in (model_a, model_b);
+
+-- name: remove_model_layers
+-- Forget the imported distances of a model.
+delete from imported_layer where $id in (model_a, model_b);
+
+-- name: remove_model_groups
+-- Forget the groups of a model.
+delete from pair_group where $id in (model_a, model_b);
+
+-- name: remove_model
+-- Forget a model.
+delete from model where id = $id;
+
+-- name: model_keys
+-- What some models hold, as renames are sought in it.
+select
+    mt.model_id, mt.canonical_key, mt.canonical_shape, mt.component, mt.tensor_id,
+    t.is_constant or t.numel < 64 as trivial, t.value_hash
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+join batch b on b.model_id = mt.model_id
+order by mt.model_id, mt.canonical_key;
+
+-- name: pairs
+-- The pairs asked for so far.
+select model_a, model_b, done, linf, cossim from model_pair order by model_a, model_b;
+
+-- name: add_pairs
+-- Pairs asked for now, nothing of them done.
+insert into model_pair
+select b.model_a, b.model_b, false, false, false
+from batch b
+anti join model_pair p on p.model_a = b.model_a and p.model_b = b.model_b
+order by all;
+
+-- name: add_renames
+-- Renames of pairs asked for now.
+insert into rename
+select model_a, model_b, prefix_a, prefix_b, keys, support, basis from batch order by all;
+
+-- name: add_renamed_keys
+-- The keys that these renames bring together.
+insert into renamed_key select model_a, model_b, key_a, key_b from batch order by all;
+
+-- name: renames
+-- The renames found so far.
+select
+    a.name as model_a, b.name as model_b, r.prefix_a, r.prefix_b, r.keys, r.support, r.basis
+from rename r
+join model a on a.id = r.model_a
+join model b on b.id = r.model_b
+order by r.model_a, r.model_b, r.prefix_a, r.prefix_b;
+
+-- name: plan_work
+-- The pairs of contents that still lack a distance, each once, with the key it was met under.
+create or replace temp table work as
+with met as (
+    select
+        least(l.tensor_a, l.tensor_b)    as tensor_a,
+        greatest(l.tensor_a, l.tensor_b) as tensor_b,
+        coalesce(l.rows, 1)              as rows,
+        min(l.canonical_key)             as canonical_key
+    from batch b
+    join aligned_layers l on l.model_a = b.model_a and l.model_b = b.model_b
+    join tensor ta on ta.id = l.tensor_a
+    join tensor tb on tb.id = l.tensor_b
+    where l.shape_a = l.shape_b
+        and l.tensor_a <> l.tensor_b
+        and ta.value_hash <> tb.value_hash
+        and ta.nans + ta.infs + tb.nans + tb.infs = 0
+    group by all
+)
+select
+    m.tensor_a,
+    m.tensor_b,
+    m.rows,
+    m.canonical_key,
+    d.tensor_a is null                 as needs_distance,
+    $linf and x.tensor_a is null       as needs_linf,
+    $cossim and c.tensor_a is null     as needs_cossim
+from met m
+left join tensor_distance d on d.tensor_a = m.tensor_a and d.tensor_b = m.tensor_b
+left join tensor_linf x on x.tensor_a = m.tensor_a and x.tensor_b = m.tensor_b
+left join tensor_cossim c
+    on c.tensor_a = m.tensor_a and c.tensor_b = m.tensor_b and c.rows = m.rows
+where needs_distance or needs_linf or needs_cossim;
+
+-- name: work_size
+-- How much the plan holds, key by key: pairs of contents, and the bytes of one reading.
+with contents as (
+    select canonical_key, tensor_a as id from work
+    union
+    select canonical_key, tensor_b from work
+)
+select c.canonical_key, any_value(p.pairs) as pairs, count(*) as contents, sum(t.numel) as elements
+from contents c
+join tensor t on t.id = c.id
+join (select canonical_key, count(*) as pairs from work group by all) p
+    on p.canonical_key = c.canonical_key
+group by c.canonical_key
+order by c.canonical_key;
+
+-- name: work_of
+-- The planned pairs of some keys.
+select w.*
+from work w
+join batch b on b.canonical_key = w.canonical_key
+order by w.canonical_key, w.tensor_a, w.tensor_b, w.rows;
+
+-- name: holders_of
+-- For each content, the first of the readable models that holds it, and under which keys.
+select
+    mt.tensor_id,
+    arg_min(mt.model_id, mt.model_id)   as model_id,
+    arg_min(mt.sources, mt.model_id)    as sources,
+    arg_min(mt.transposed, mt.model_id) as transposed
+from model_tensor mt
+join batch b on b.tensor_id = mt.tensor_id
+join readable r on r.model_id = mt.model_id
+group by mt.tensor_id
+order by mt.tensor_id;
+
+-- name: add_distances
+-- Distances as they come in.
+insert into tensor_distance
+select tensor_a, tensor_b, l0, l1, l2, $metric_version from batch order by tensor_a, tensor_b;
+
+-- name: add_linfs
+-- Largest differences as they come in.
+insert into tensor_linf select tensor_a, tensor_b, linf from batch order by tensor_a, tensor_b;
+
+-- name: add_cossims
+-- Cosine similarities as they come in.
+insert into tensor_cossim
+select tensor_a, tensor_b, rows, cossim from batch order by tensor_a, tensor_b, rows;
+
+-- name: finish_pairs
+-- All distances of these pairs are in.
+update model_pair p
+set done = true, linf = p.linf or $linf, cossim = p.cossim or $cossim
+from batch b
+where p.model_a = b.model_a and p.model_b = b.model_b;
+
+-- name: drop_weaker_components
+-- What is known of these pairs from a weaker or older source gives way.
+delete from component_distance c
+using batch b
+where c.model_a = b.model_a and c.model_b = b.model_b;
+
+-- name: add_exact_components
+-- Sum the layers of finished pairs up, component by component.
+insert into component_distance
+select
+    l.model_a,
+    l.model_b,
+    l.component,
+    'exact',
+    null,
+    false,
+    count(*) filter (l.status in (
+        'identical', 'same_values', 'same_at_fp16', 'same_at_bf16', 'changed')) as keys_compared,
+    count(*) filter (l.status = 'identical'),
+    count(*) filter (l.status = 'same_values'),
+    count(*) filter (l.status = 'same_at_fp16'),
+    count(*) filter (l.status = 'same_at_bf16'),
+    count(*) filter (l.status = 'changed'),
+    count(*) filter (l.key_a <> l.key_b),
+    count(*) filter (l.status = 'missing_a'),
+    count(*) filter (l.status = 'missing_b'),
+    count(*) filter (l.status = 'shape_mismatch'),
+    count(*) filter (l.status = 'non_finite'),
+    sum(l.l0)::bigint,
+    sum(l.l1),
+    sqrt(sum(l.l2 * l.l2)),
+    max(l.linf),
+    avg(l.cossim),
+    case when sum(l.l2) is not null then 0 end,
+    keys_compared / count(*)
+from layer_rows l
+join batch b on b.model_a = l.model_a and b.model_b = l.model_b
+where l.source = 'exact'
+group by l.model_a, l.model_b, l.component
+order by l.model_a, l.model_b, l.component;
+
+-- name: matrix_values
+-- One value for each pair out of some components: l0 and l1 add, l2 is the root of the sum of
+-- squares, linf the maximum, cossim the mean over keys. A pair of which a component was compared
+-- and has no value has none.
+select
+    c.model_a,
+    c.model_b,
+    case $metric
+        when 'l0' then sum(c.l0)::double
+        when 'l1' then sum(c.l1)
+        when 'l2' then sqrt(sum(c.l2 * c.l2))
+        when 'linf' then max(c.linf)
+        when 'cossim' then sum(c.cossim * c.keys_compared) / nullif(sum(c.keys_compared), 0)
+    end as value,
+    case max(case c.source when 'exact' then 0 when 'imported' then 1 else 2 end)
+        when 0 then 'exact'
+        when 1 then case when bool_or(c.unproven) then 'unproven' else 'imported' end
+        else 'estimated'
+    end as source,
+    case when $metric = 'l2' then coalesce(
+        sqrt(sum(power(c.l2 * c.l2_error, 2))) / nullif(sqrt(sum(c.l2 * c.l2)), 0), 0)
+    else 0 end as error,
+    coalesce(sum(c.keys_compared), 0)::bigint as keys_compared,
+    sum(c.keys_compared) / nullif(sum(
+        c.keys_compared + c.missing_a + c.missing_b + c.shape_mismatch + c.non_finite
+    ), 0) as coverage
+from component_distance c
+join batch b on b.component = c.component
+join chosen ca on ca.model_id = c.model_a
+join chosen cb on cb.model_id = c.model_b
+group by c.model_a, c.model_b
+having value is not null
+    and not bool_or(
+        coalesce(c.keys_compared, 0) > 0
+        and case $metric
+            when 'l0' then c.l0 is null
+            when 'l1' then c.l1 is null
+            when 'l2' then c.l2 is null
+            when 'linf' then c.linf is null
+            else c.cossim is null
+        end
+    )
+order by c.model_a, c.model_b;
+
+-- name: components
+-- Which components the store knows, with how many models hold each.
+with held as (
+    select component, model_id from model_tensor
+    union
+    select component, model_a from component_distance
+    union
+    select component, model_b from component_distance
+)
+select component, count(*) as models
+from held
+group by component
+order by models desc, component;
+
+-- name: holders
+-- The models that hold any of some components, in the order they came.
+with held as (
+    select mt.model_id from model_tensor mt join batch b on b.component = mt.component
+    union
+    select c.model_a
+    from component_distance c
+    join batch b on b.component = c.component
+    where c.source = 'imported'
+    union
+    select c.model_b
+    from component_distance c
+    join batch b on b.component = c.component
+    where c.source = 'imported'
+)
+select m.id, m.name
+from held h
+join model m on m.id = h.model_id
+order by m.id;
+
+-- name: add_group_pairs
+-- Pairs that belong together.
+insert into pair_group
+select b.name, b.model_a, b.model_b
+from batch b
+anti join pair_group g
+    on g.name = b.name and g.model_a = b.model_a and g.model_b = b.model_b
+order by all;
+
+-- name: groups
+-- The groups and their pairs.
+select name, model_a, model_b from pair_group order by name, model_a, model_b;
+
+-- name: layer_matrix_rows
+-- The layer distances of some components among some models.
+select l.canonical_key, l.block, l.role, l.numel, l.model_a, l.model_b, l.status,
+    l.l0, l.l1, l.l2, l.linf, l.cossim
+from layer_rows l
+join chosen ca on ca.model_id = l.model_a
+join chosen cb on cb.model_id = l.model_b
+join batch b on b.component = l.component
+where l.status not in ('missing_a', 'missing_b', 'shape_mismatch', 'non_finite')
+order by l.canonical_key, l.model_a, l.model_b;

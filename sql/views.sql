@@ -1,0 +1,326 @@
+-- The views that users query. Their columns are a promise: tests hold the names and types.
+
+-- name: view_models
+-- One row for each model.
+create or replace view models as
+select
+    m.name,
+    m.source,
+    m.family,
+    m.variant,
+    m.layout,
+    m.format,
+    m.path,
+    m.bytes,
+    k.keys,
+    k.parameters,
+    k.components,
+    k.dtypes,
+    try_cast(m.metadata ->> 'epoch' as bigint)       as epoch,
+    try_cast(m.metadata ->> 'global_step' as bigint) as global_step,
+    m.metadata,
+    m.skipped,
+    m.ingested_at
+from model m
+left join (
+    select
+        mt.model_id,
+        count(*)                                          as keys,
+        sum(t.numel)::bigint                              as parameters,
+        list(distinct mt.component order by mt.component) as components,
+        list(distinct t.dtype order by t.dtype)           as dtypes
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    group by mt.model_id
+) k on k.model_id = m.id;
+
+-- name: view_layers
+-- One row for each key of each model.
+create or replace view layers as
+select
+    m.name as model,
+    mt.key,
+    mt.canonical_key,
+    mt.component,
+    mt.block,
+    mt.role,
+    t.dtype,
+    mt.shape,
+    t.numel,
+    t.l1,
+    t.l2,
+    t.linf,
+    t.mean,
+    t.std,
+    t.kurtosis,
+    t.zeros,
+    t.nans,
+    t.infs,
+    t.is_constant,
+    t.content_hash,
+    t.value_hash,
+    t.fp16_hash,
+    t.bf16_hash
+from model_tensor mt
+join model m on m.id = mt.model_id
+join tensor t on t.id = mt.tensor_id;
+
+-- name: view_aligned_layers
+-- One row for each pair asked for and key of either, the two sides side by side, by id.
+-- Not a promise: what users query is layer_distances.
+create or replace view aligned_layers as
+select
+    p.model_a,
+    p.model_b,
+    a.canonical_key,
+    a.key        as key_a,
+    b.key        as key_b,
+    a.component,
+    a.block,
+    a.role,
+    a.tensor_id  as tensor_a,
+    b.tensor_id  as tensor_b,
+    a.canonical_shape as shape_a,
+    b.canonical_shape as shape_b,
+    a.shape[1]   as rows
+from model_pair p
+join model_tensor a on a.model_id = p.model_a
+left join renamed_key r
+    on r.model_a = p.model_a and r.model_b = p.model_b and r.key_a = a.canonical_key
+left join model_tensor b
+    on b.model_id = p.model_b and b.canonical_key = coalesce(r.key_b, a.canonical_key)
+union all
+select
+    p.model_a,
+    p.model_b,
+    b.canonical_key,
+    null,
+    b.key,
+    b.component,
+    b.block,
+    b.role,
+    null,
+    b.tensor_id,
+    null,
+    b.canonical_shape,
+    null
+from model_pair p
+join model_tensor b on b.model_id = p.model_b
+left join renamed_key r
+    on r.model_a = p.model_a and r.model_b = p.model_b and r.key_b = b.canonical_key
+left join model_tensor a
+    on a.model_id = p.model_a and a.canonical_key = coalesce(r.key_a, b.canonical_key)
+where a.model_id is null;
+
+-- name: view_layer_rows
+-- The status and distances of each aligned layer, by id.
+-- Not a promise: what users query is layer_distances.
+create or replace view layer_rows as
+with judged as (
+    select
+        l.*,
+        ta.numel,
+        ta.nans + ta.infs + tb.nans + tb.infs > 0 as has_non_finite,
+        case
+            when l.tensor_a is null then 'missing_a'
+            when l.tensor_b is null then 'missing_b'
+            when l.shape_a <> l.shape_b then 'shape_mismatch'
+            when l.tensor_a = l.tensor_b then 'identical'
+            when ta.nans + ta.infs + tb.nans + tb.infs > 0 then 'non_finite'
+            when ta.value_hash = tb.value_hash then 'same_values'
+            -- beyond 65504 float16 is infinite, and infinities are no evidence
+            when ta.fp16_hash = tb.fp16_hash and greatest(ta.linf, tb.linf) <= 65504
+                then 'same_at_fp16'
+            when ta.bf16_hash = tb.bf16_hash then 'same_at_bf16'
+            else 'changed'
+        end as status
+    from aligned_layers l
+    left join tensor ta on ta.id = l.tensor_a
+    left join tensor tb on tb.id = l.tensor_b
+)
+select
+    j.model_a,
+    j.model_b,
+    j.canonical_key,
+    j.key_a,
+    j.key_b,
+    j.component,
+    j.block,
+    j.role,
+    j.status,
+    j.numel,
+    case
+        when j.has_non_finite then null
+        when j.status in ('identical', 'same_values') then 0
+        else d.l0
+    end as l0,
+    case
+        when j.has_non_finite then null
+        when j.status in ('identical', 'same_values') then 0
+        else d.l1
+    end as l1,
+    case
+        when j.has_non_finite then null
+        when j.status in ('identical', 'same_values') then 0
+        else d.l2
+    end as l2,
+    case
+        when j.has_non_finite then null
+        when p.linf and j.status in ('identical', 'same_values') then 0
+        else x.linf
+    end as linf,
+    case
+        when j.has_non_finite then null
+        when p.cossim and j.status in ('identical', 'same_values') then 1
+        else c.cossim
+    end as cossim,
+    'exact' as source,
+    null::varchar as origin
+from judged j
+join model_pair p on p.model_a = j.model_a and p.model_b = j.model_b and p.done
+left join tensor_distance d
+    on d.tensor_a = least(j.tensor_a, j.tensor_b)
+    and d.tensor_b = greatest(j.tensor_a, j.tensor_b)
+    and j.status in ('same_at_fp16', 'same_at_bf16', 'changed')
+left join tensor_linf x
+    on x.tensor_a = least(j.tensor_a, j.tensor_b)
+    and x.tensor_b = greatest(j.tensor_a, j.tensor_b)
+    and j.status in ('same_at_fp16', 'same_at_bf16', 'changed')
+left join tensor_cossim c
+    on c.tensor_a = least(j.tensor_a, j.tensor_b)
+    and c.tensor_b = greatest(j.tensor_a, j.tensor_b)
+    and c.rows = coalesce(j.rows, 1)
+    and j.status in ('same_at_fp16', 'same_at_bf16', 'changed')
+union all
+select
+    i.model_a,
+    i.model_b,
+    i.canonical_key,
+    i.key_a,
+    i.key_b,
+    i.component,
+    i.block,
+    i.role,
+    i.status,
+    null,
+    null,
+    null,
+    i.l2,
+    null,
+    null,
+    'imported',
+    i.origin
+from imported_layer i;
+
+-- name: view_layer_distances
+-- One row for each compared pair and canonical key.
+create or replace view layer_distances as
+select
+    a.name as model_a,
+    b.name as model_b,
+    l.* exclude (model_a, model_b)
+from layer_rows l
+join model a on a.id = l.model_a
+join model b on b.id = l.model_b;
+
+-- name: view_component_distances
+-- One row for each pair and component, from the best source there is.
+create or replace view component_distances as
+select
+    a.name as model_a,
+    b.name as model_b,
+    c.* exclude (model_a, model_b)
+from component_distance c
+join model a on a.id = c.model_a
+join model b on b.id = c.model_b;
+
+-- name: comment_views
+-- What each view and column means, for `describe` and for people.
+comment on view models is 'One row for each model in the store.';
+comment on column models.name is 'The unique name, as the user abbreviates it.';
+comment on column models.source is 'checkpoint: fingerprinted here; imported: known from published distances; fingerprints: known from a fingerprint file.';
+comment on column models.family is 'SD1, SD2, SDXL, SDXL refiner, SD3, Flux or generic; NULL when imported.';
+comment on column models.variant is 'inpainting, depth, …; empty for the plain model.';
+comment on column models.layout is 'How the keys are named: ldm, novelai, diffusers, ….';
+comment on column models.format is 'safetensors, torch-zip, torch-legacy, torchscript, sharded, diffusers.';
+comment on column models.path is 'Where the file or folder was last seen.';
+comment on column models.bytes is 'Size of its files.';
+comment on column models.keys is 'How many tensors it has; NULL when imported.';
+comment on column models.parameters is 'How many elements its tensors have together.';
+comment on column models.components is 'The components it has, in alphabetical order.';
+comment on column models.dtypes is 'The dtypes of its tensors, in alphabetical order.';
+comment on column models.epoch is 'As its metadata claims.';
+comment on column models.global_step is 'As its metadata claims.';
+comment on column models.metadata is 'All metadata of the file, as JSON: claims, not facts.';
+comment on column models.skipped is 'Keys that hold no comparable tensor, with the reason, as JSON.';
+comment on column models.ingested_at is 'When it was fingerprinted or imported (UTC).';
+
+comment on view layers is 'One row for each model and key.';
+comment on column layers.model is 'Name of the model.';
+comment on column layers.key is 'The key as in the file; keys fused into one tensor are joined by '' + ''.';
+comment on column layers.canonical_key is 'The key in the single-file form of its family, after known layouts are undone.';
+comment on column layers.component is 'unet, text_encoder, vae_encoder, vae_decoder, vae_quant, ema, training_state, other, ….';
+comment on column layers.block is 'The unit people merge by: IN00–IN11, M00, OUT00–OUT11; layer numbers elsewhere.';
+comment on column layers.role is 'attn1, attn2, ff, norm, proj, emb_layers, conv, ….';
+comment on column layers.dtype is 'As stored in the file.';
+comment on column layers.shape is 'As stored in the file.';
+comment on column layers.numel is 'How many elements.';
+comment on column layers.l1 is 'Sum of absolute values; NULL with NaN or inf.';
+comment on column layers.l2 is 'Euclidean norm; NULL with NaN or inf.';
+comment on column layers.linf is 'Largest absolute value; NULL with NaN or inf.';
+comment on column layers.mean is 'Mean of the elements.';
+comment on column layers.std is 'Population standard deviation.';
+comment on column layers.kurtosis is 'Excess kurtosis; 0 for a normal distribution.';
+comment on column layers.zeros is 'How many elements are 0.';
+comment on column layers.nans is 'How many elements are NaN.';
+comment on column layers.infs is 'How many elements are infinite.';
+comment on column layers.is_constant is 'Whether all elements are equal: no evidence of kinship.';
+comment on column layers.content_hash is 'BLAKE3 over dtype and raw bytes.';
+comment on column layers.value_hash is 'Equal for equal numbers, whatever the dtype.';
+comment on column layers.fp16_hash is 'Equal for tensors that are equal once rounded to float16.';
+comment on column layers.bf16_hash is 'Equal for tensors that are equal once rounded to bfloat16.';
+
+comment on view layer_distances is 'One row for each compared pair and canonical key. A pair stands once, the model that came first as model_a: look for a model in both columns.';
+comment on column layer_distances.model_a is 'The model of the pair that came to the store first.';
+comment on column layer_distances.model_b is 'The other model.';
+comment on column layer_distances.canonical_key is 'The key that both hold, as model_a names it.';
+comment on column layer_distances.key_a is 'The key in the file of a; NULL where a lacks it.';
+comment on column layer_distances.key_b is 'The key in the file of b; NULL where b lacks it.';
+comment on column layer_distances.component is 'The component it belongs to.';
+comment on column layer_distances.block is 'The unit people merge by.';
+comment on column layer_distances.role is 'attn1, attn2, ff, norm, ….';
+comment on column layer_distances.status is 'identical, same_values, same_at_fp16, same_at_bf16, changed, missing_a, missing_b, shape_mismatch or non_finite.';
+comment on column layer_distances.numel is 'How many elements were compared; NULL when imported.';
+comment on column layer_distances.l0 is 'How many elements differ; NULL where there is no distance.';
+comment on column layer_distances.l1 is 'Sum of absolute differences.';
+comment on column layer_distances.l2 is 'Root of the sum of squared differences.';
+comment on column layer_distances.linf is 'Largest absolute difference; NULL where not asked for.';
+comment on column layer_distances.cossim is 'Mean cosine similarity of the columns; NULL where not asked for.';
+comment on column layer_distances.source is 'exact: computed here from the weights; imported: published by others.';
+comment on column layer_distances.origin is 'The published file of an imported distance.';
+
+comment on view component_distances is 'One row for each pair and component. A pair stands once, the model that came first as model_a: look for a model in both columns.';
+comment on column component_distances.model_a is 'The model of the pair that came to the store first.';
+comment on column component_distances.model_b is 'The other model.';
+comment on column component_distances.component is 'The component; vae where only the whole was measured.';
+comment on column component_distances.source is 'exact: computed here from the weights; imported: published by others; estimated: from the sketches.';
+comment on column component_distances.origin is 'The published file of an imported distance.';
+comment on column component_distances.unproven is 'True for a published 0 that may mean identical or not compared.';
+comment on column component_distances.keys_compared is 'How many keys the distance covers; NULL where the source does not say.';
+comment on column component_distances.identical is 'Of them: same dtype and bytes.';
+comment on column component_distances.same_values is 'Of them: the same numbers in another dtype.';
+comment on column component_distances.same_at_fp16 is 'Of them: equal once rounded to float16.';
+comment on column component_distances.same_at_bf16 is 'Of them: equal once rounded to bfloat16.';
+comment on column component_distances.changed is 'Of them: none of these.';
+comment on column component_distances.renamed is 'Of them: found under another name by a rename.';
+comment on column component_distances.missing_a is 'Keys that a lacks.';
+comment on column component_distances.missing_b is 'Keys that b lacks.';
+comment on column component_distances.shape_mismatch is 'Keys of another shape, not compared.';
+comment on column component_distances.non_finite is 'Keys with NaN or inf, without a distance.';
+comment on column component_distances.l0 is 'How many elements differ.';
+comment on column component_distances.l1 is 'Sum of absolute differences.';
+comment on column component_distances.l2 is 'Root of the sum of squared differences.';
+comment on column component_distances.linf is 'Largest absolute difference; NULL where not asked for.';
+comment on column component_distances.cossim is 'Mean over the keys of their column-wise cosine similarity; NULL where not asked for.';
+comment on column component_distances.l2_error is 'Standard error of l2: 0 where exact or imported.';
+comment on column component_distances.coverage is 'Keys compared over all keys of the component in either model, 0 to 1.';
