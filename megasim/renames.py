@@ -1,0 +1,184 @@
+"""Keys that two models hold under different names, found from content.
+
+A tensor that stands in both models under different keys is evidence for a substitution of
+prefixes. The substitution that explains the most keys, and contradicts nothing, is applied to
+every key it fits, also to those whose content changed. Constant and small tensors are no
+evidence, and neither is a content that stands more than once in a model (tied or repeated
+weights).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+# Without a single equal content, only a substitution that fits this many keys is believed.
+LEAST_KEYS_BY_STRUCTURE = 8
+# How many leading names a prefix found by structure may have.
+DEEPEST_PREFIX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTensor:
+    """What a rename is decided from: the shape and content under a canonical key."""
+
+    shape: str
+    content: Hashable
+    trivial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """A substitution: `prefix_a` + rest in a model is `prefix_b` + rest in the other.
+
+    Attributes:
+        keys: (key in a, key in b) that it brings together, one to one, sorted.
+        support: how many of them hold equal, non-trivial content.
+        basis: "content", or "structure" when only names and shapes speak for it.
+    """
+
+    prefix_a: str
+    prefix_b: str
+    keys: tuple[tuple[str, str], ...]
+    support: int
+    basis: str
+
+
+Side = Mapping[str, NamedTensor]
+
+
+def find_renames(a: Side, b: Side) -> list[Rename]:
+    """Return the substitutions that bring keys found in one model only together.
+
+    Keys of the same name are taken as the same and are never renamed. Each key takes part in
+    one rename at most.
+
+    >>> t = NamedTensor("8x8", "content 1", trivial=False)
+    >>> u, v = (NamedTensor("8x8", c, trivial=False) for c in ("content 2", "content 3"))
+    >>> (r,) = find_renames({"x.w": t, "x.v": u}, {"y.z.w": t, "y.z.v": v})
+    >>> r.prefix_a, r.prefix_b, r.support, len(r.keys)
+    ('x.', 'y.z.', 1, 2)
+    """
+    left = {k: v for k, v in a.items() if k not in b}
+    right = {k: v for k, v in b.items() if k not in a}
+    if not left or not right:
+        return []
+    evidence = _evidence(a, b, left, right)
+    found: list[Rename] = []
+    candidates = Counter(_substitution(ka, kb) for ka, kb in evidence.items())
+    while candidates and left and right:
+        renames = [
+            r for c in candidates if (r := _apply(c, left, right, evidence, "content")) is not None
+        ]
+        best = max(renames, key=_rank, default=None)
+        if best is None:
+            break
+        found.append(best)
+        _take(best, left, right)
+        del candidates[best.prefix_a, best.prefix_b]
+    if left and right and not found:
+        found += _by_structure(left, right, evidence)
+    return found
+
+
+def _evidence(a: Side, b: Side, left: Side, right: Side) -> dict[str, str]:
+    """Return key in a → key in b of equal content that stands once in each model."""
+    once_a = _keys_of_single_contents(a)
+    once_b = _keys_of_single_contents(b)
+    return {
+        ka: once_b[content]
+        for content, ka in once_a.items()
+        if content in once_b and ka in left and once_b[content] in right
+    }
+
+
+def _keys_of_single_contents(side: Side) -> dict[Hashable, str]:
+    counts = Counter(t.content for t in side.values() if not t.trivial)
+    return {t.content: k for k, t in side.items() if not t.trivial and counts[t.content] == 1}
+
+
+def _substitution(ka: str, kb: str) -> tuple[str, str]:
+    """Return the prefixes of two keys before their longest common run of last names."""
+    names_a, names_b = ka.split("."), kb.split(".")
+    common = 0
+    while common < min(len(names_a), len(names_b)) and names_a[-1 - common] == names_b[-1 - common]:
+        common += 1
+    return _prefix(names_a, len(names_a) - common), _prefix(names_b, len(names_b) - common)
+
+
+def _prefix(names: Sequence[str], count: int) -> str:
+    text = ".".join(names[:count])
+    return text + "." if 0 < count < len(names) else text
+
+
+def _apply(
+    substitution: tuple[str, str],
+    left: Side,
+    right: Side,
+    evidence: Mapping[str, str],
+    basis: str,
+) -> Rename | None:
+    """Return the rename, or None where it fits nothing or contradicts a shape or a content."""
+    prefix_a, prefix_b = substitution
+    keys = []
+    support = 0
+    told = set(evidence.values())
+    for ka, tensor in left.items():
+        if not ka.startswith(prefix_a):
+            continue
+        kb = prefix_b + ka[len(prefix_a) :]
+        if kb not in right:
+            continue
+        equal = evidence.get(ka) == kb
+        if tensor.shape != right[kb].shape or ((ka in evidence or kb in told) and not equal):
+            return None
+        support += equal
+        keys.append((ka, kb))
+    if not keys or (basis == "content" and not support):
+        return None
+    return Rename(prefix_a, prefix_b, tuple(sorted(keys)), support, basis)
+
+
+def _rank(rename: Rename) -> tuple[int, int, int, str, str]:
+    """Order renames: most keys, most support, shortest prefixes, then by name."""
+    length = len(rename.prefix_a) + len(rename.prefix_b)
+    return len(rename.keys), rename.support, -length, rename.prefix_a, rename.prefix_b
+
+
+def _take(rename: Rename, left: dict[str, NamedTensor], right: dict[str, NamedTensor]) -> None:
+    for ka, kb in rename.keys:
+        del left[ka], right[kb]
+
+
+def _by_structure(left: Side, right: Side, evidence: Mapping[str, str]) -> list[Rename]:
+    """Return the one substitution that places a whole branch of one side in the other.
+
+    No key under one of its two prefixes is left behind, and it covers most of the smaller side.
+    """
+    renames = []
+    for prefix_a in _prefixes(left):
+        for prefix_b in _prefixes(right):
+            if prefix_a == prefix_b:
+                continue
+            rename = _apply((prefix_a, prefix_b), left, right, evidence, "structure")
+            if rename is None or len(rename.keys) < LEAST_KEYS_BY_STRUCTURE:
+                continue
+            branches = (_count(left, prefix_a), _count(right, prefix_b))
+            if len(rename.keys) in branches and 2 * len(rename.keys) > min(len(left), len(right)):
+                renames.append(rename)
+    return [max(renames, key=_rank)] if renames else []
+
+
+def _count(side: Side, prefix: str) -> int:
+    return sum(key.startswith(prefix) for key in side)
+
+
+def _prefixes(side: Side) -> list[str]:
+    """Return the empty prefix and those under which all keys of the side stand, or most."""
+    counts: Counter[str] = Counter()
+    for key in side:
+        names = key.split(".")[:-1][:DEEPEST_PREFIX]
+        counts.update(".".join(names[: i + 1]) + "." for i in range(len(names)))
+    common = [p for p, count in counts.items() if 2 * count > len(side)]
+    return ["", *sorted(common)]
