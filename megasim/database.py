@@ -35,14 +35,30 @@ def named_statements(file: str) -> dict[str, str]:
     return {name: body.strip() for name, body in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
-def purpose_of(statement: str) -> str:
+@cache
+def statement(name: str) -> str:
+    """Return a statement that megasim runs, from whichever file of `sql/` holds it.
+
+    >>> statement("schema_version").startswith("-- The newest migration")
+    True
+    """
+    folder = resource_path("sql", "queries.sql").parent
+    for path in sorted(folder.glob("*.sql")):
+        if path.name not in ("schema.sql", "views.sql", "examples.sql"):
+            found = named_statements(path.name).get(name)
+            if found is not None:
+                return found
+    raise KeyError(name)
+
+
+def purpose_of(sql: str) -> str:
     """Return the comment that opens a named statement.
 
     >>> purpose_of("-- All of it.\\nselect 1;")
     'All of it.'
     """
     lines = []
-    for line in statement.splitlines():
+    for line in sql.splitlines():
         if not line.startswith("--"):
             break
         lines.append(line.removeprefix("--").strip())
@@ -138,10 +154,10 @@ def _schema_version(con: duckdb.DuckDBPyConnection, path: Path, fresh: bool) -> 
     if fresh:
         return 0
     try:
-        row = con.execute(named_statements("queries.sql")["schema_version"]).fetchone()
+        row = con.execute(statement("schema_version")).fetchone()
     except duckdb.CatalogException:
         # An empty database is what a run that was stopped at the start leaves.
-        tables = con.execute(named_statements("queries.sql")["table_count"]).fetchone()
+        tables = con.execute(statement("table_count")).fetchone()
         if tables == (0,):
             return 0
         raise NotAStoreError(
@@ -158,17 +174,17 @@ def _migrate(con: duckdb.DuckDBPyConnection, version: int) -> None:
         con.begin()
         try:
             con.execute(sql)
-            con.execute(named_statements("queries.sql")["add_schema_version"], [number, name])
+            con.execute(statement("add_schema_version"), [number, name])
             con.commit()
         except BaseException:
             con.rollback()
             raise
     if newer or not _views_are_current(con):
         con.begin()
-        for statement in named_statements("views.sql").values():
-            con.execute(statement)
-        con.execute(named_statements("queries.sql")["forget_views"])
-        con.execute(named_statements("queries.sql")["remember_views"], [_views_text()])
+        for view in named_statements("views.sql").values():
+            con.execute(view)
+        con.execute(statement("forget_views"))
+        con.execute(statement("remember_views"), [_views_text()])
         con.commit()
 
 
@@ -177,5 +193,5 @@ def _views_text() -> str:
 
 
 def _views_are_current(con: duckdb.DuckDBPyConnection) -> bool:
-    row = con.execute(named_statements("queries.sql")["views_text"]).fetchone()
+    row = con.execute(statement("views_text")).fetchone()
     return row == (_views_text(),)

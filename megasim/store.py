@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from megasim.database import Mode, connect, named_statements
+from megasim.database import Mode, connect, statement
 from megasim.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Model:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     fingerprint_version: int | None = None
+    sketch_size: int | None = None
     id: int = 0
 
     @property
@@ -118,29 +119,29 @@ class Store:
     # How every statement runs: by its name, with tables registered for the one call.
 
     def frame(
-        self, statement: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+        self, name: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
     ) -> pd.DataFrame:
-        """Return the result of a statement of `sql/queries.sql` as a frame."""
+        """Return the result of a statement of `sql/` as a frame."""
         with self._registered(tables or {}):
-            return self._execute(statement, values).df()
+            return self._execute(name, values).df()
 
     def arrays(
-        self, statement: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+        self, name: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
     ) -> dict[str, npt.NDArray[Any]]:
-        """Return the result of a statement of `sql/queries.sql` as one array a column."""
+        """Return the result of a statement of `sql/` as one array a column."""
         with self._registered(tables or {}):
-            found = self._execute(statement, values).fetchnumpy()
+            found = self._execute(name, values).fetchnumpy()
             return {name: np.asarray(column) for name, column in found.items()}
 
     def rows(
-        self, statement: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+        self, name: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
     ) -> list[tuple[Any, ...]]:
-        """Return the result of a statement of `sql/queries.sql` as tuples."""
+        """Return the result of a statement of `sql/` as tuples."""
         with self._registered(tables or {}):
-            return self._execute(statement, values).fetchall()
+            return self._execute(name, values).fetchall()
 
-    def _execute(self, statement: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
-        sql = named_statements("queries.sql")[statement]
+    def _execute(self, name: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+        sql = statement(name)
         return self.connection.execute(sql, values) if values else self.connection.execute(sql)
 
     @contextmanager
@@ -224,6 +225,10 @@ class Store:
         """Note where the file of a model lies now."""
         self.rows("move_model", id=model_id, path=path)
 
+    def rename_model(self, model_id: int, name: str) -> None:
+        """Give a model another name; everything known of it stays."""
+        self.rows("rename_model", id=model_id, name=name)
+
     def remove_model(self, model_id: int) -> None:
         """Forget a model and its pairs; contents and their distances stay."""
         for what in ("tensors", "pairs", "renames", "renamed_keys", "components", "layers"):
@@ -248,6 +253,7 @@ class Store:
             skipped=json.dumps(model.skipped, sort_keys=True),
             ingested_at=now(),
             fingerprint_version=model.fingerprint_version,
+            sketch_size=model.sketch_size,
         )
 
     def _add_tensors(self, model_id: int, tensors: Sequence[ModelTensor]) -> None:
@@ -304,10 +310,9 @@ def pair_frame(pairs: Iterable[Pair]) -> pd.DataFrame:
 
 
 def _tensor_frame(prints: Sequence[Fingerprint], ids: Mapping[str, int]) -> pd.DataFrame:
-    columns = (
-        "content_hash value_hash fp16_hash bf16_hash dtype numel l1 l2 linf mean std kurtosis "
-        "zeros nans infs is_constant"
-    ).split()
+    columns = ["content_hash", "value_hash", "fp16_hash", "bf16_hash", "dtype", "numel"]
+    columns += ["l1", "l2", "linf", "mean", "std", "kurtosis", "zeros", "nans", "infs"]
+    columns += ["is_constant"]
     data: dict[str, Any] = {c: [getattr(p, c) for p in prints] for c in columns}
     for c in ("l1", "l2", "linf", "mean", "std", "kurtosis"):
         # An object column keeps None apart from NaN, which DuckDB would take as a number.

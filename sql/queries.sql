@@ -29,7 +29,8 @@ insert into view_text values ($1);
 -- All models, in the order they came.
 select
     id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
-    metadata::varchar as metadata, skipped::varchar as skipped, fingerprint_version
+    metadata::varchar as metadata, skipped::varchar as skipped, fingerprint_version,
+    sketch_size
 from model
 order by id;
 
@@ -45,12 +46,16 @@ select coalesce(max(id), 0) + 1 from tensor;
 -- One model; its tensors follow in the same transaction.
 insert into model values (
     $id, $name, $source, $path, $format, $bytes, $mtime_ns, $header_hash, $family, $variant,
-    $layout, $metadata, $skipped, $ingested_at, $fingerprint_version
+    $layout, $metadata, $skipped, $ingested_at, $fingerprint_version, $sketch_size
 );
 
 -- name: move_model
 -- The file of a model lies elsewhere now.
 update model set path = $path where id = $id;
+
+-- name: rename_model
+-- A model gets another name.
+update model set name = $name where id = $id;
 
 -- name: known_tensors
 -- Which of some contents the store has.
@@ -111,15 +116,20 @@ delete from pair_group where $id in (model_a, model_b);
 -- Forget a model.
 delete from model where id = $id;
 
+-- name: key_sets
+-- Which models have the very same canonical keys: their set has one hash.
+select model_id, md5(string_agg(canonical_key, chr(10) order by canonical_key)) as key_set
+from model_tensor
+group by model_id;
+
 -- name: model_keys
--- What some models hold, as renames are sought in it.
+-- What a model holds, as renames are sought in it.
 select
-    mt.model_id, mt.canonical_key, mt.canonical_shape, mt.component, mt.tensor_id,
-    t.is_constant or t.numel < 64 as trivial, t.value_hash
+    mt.canonical_key, mt.canonical_shape, t.value_hash, t.is_constant or t.numel < 64 as trivial
 from model_tensor mt
 join tensor t on t.id = mt.tensor_id
-join batch b on b.model_id = mt.model_id
-order by mt.model_id, mt.canonical_key;
+where mt.model_id = $id
+order by mt.canonical_key;
 
 -- name: pairs
 -- The pairs asked for so far.
@@ -158,7 +168,7 @@ with met as (
     select
         least(l.tensor_a, l.tensor_b)    as tensor_a,
         greatest(l.tensor_a, l.tensor_b) as tensor_b,
-        coalesce(l.rows, 1)              as rows,
+        min(coalesce(l.rows, 1))         as rows,
         min(l.canonical_key)             as canonical_key
     from batch b
     join aligned_layers l on l.model_a = b.model_a and l.model_b = b.model_b
@@ -168,7 +178,7 @@ with met as (
         and l.tensor_a <> l.tensor_b
         and ta.value_hash <> tb.value_hash
         and ta.nans + ta.infs + tb.nans + tb.infs = 0
-    group by all
+    group by least(l.tensor_a, l.tensor_b), greatest(l.tensor_a, l.tensor_b)
 )
 select
     m.tensor_a,
@@ -186,17 +196,19 @@ left join tensor_cossim c
 where needs_distance or needs_linf or needs_cossim;
 
 -- name: work_size
--- How much the plan holds, key by key: pairs of contents, and the bytes of one reading.
+-- How much the plan holds, key by key: pairs of contents, and the elements of one reading.
 with contents as (
     select canonical_key, tensor_a as id from work
     union
     select canonical_key, tensor_b from work
+),
+pairs as (
+    select canonical_key, count(*) as pairs from work group by canonical_key
 )
-select c.canonical_key, any_value(p.pairs) as pairs, count(*) as contents, sum(t.numel) as elements
+select c.canonical_key, any_value(p.pairs) as pairs, sum(t.numel)::bigint as elements
 from contents c
 join tensor t on t.id = c.id
-join (select canonical_key, count(*) as pairs from work group by all) p
-    on p.canonical_key = c.canonical_key
+join pairs p on p.canonical_key = c.canonical_key
 group by c.canonical_key
 order by c.canonical_key;
 
@@ -209,15 +221,14 @@ order by w.canonical_key, w.tensor_a, w.tensor_b, w.rows;
 
 -- name: holders_of
 -- For each content, the first of the readable models that holds it, and under which keys.
-select
-    mt.tensor_id,
-    arg_min(mt.model_id, mt.model_id)   as model_id,
-    arg_min(mt.sources, mt.model_id)    as sources,
-    arg_min(mt.transposed, mt.model_id) as transposed
+select mt.tensor_id, mt.model_id, mt.sources, mt.transposed, t.dtype
 from model_tensor mt
 join batch b on b.tensor_id = mt.tensor_id
 join readable r on r.model_id = mt.model_id
-group by mt.tensor_id
+join tensor t on t.id = mt.tensor_id
+qualify row_number() over (
+    partition by mt.tensor_id order by mt.model_id, mt.canonical_key
+) = 1
 order by mt.tensor_id;
 
 -- name: add_distances

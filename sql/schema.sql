@@ -23,7 +23,8 @@ create table model (
     metadata            json,
     skipped             json,               -- keys that hold no comparable tensor, with the reason
     ingested_at         timestamp,
-    fingerprint_version integer
+    fingerprint_version integer,
+    sketch_size         integer             -- numbers a sketch; one for the whole store
 );
 
 -- One content, whatever keys and models hold it.

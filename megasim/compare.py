@@ -1,0 +1,350 @@
+"""The pairs still missing → exact distances → store."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from megasim.checkpoint import Checkpoint, TensorRef, open_checkpoint
+from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.ingest import assemble_ref
+from megasim.pair_pass import PairDistances, PairPiece, Position, run_pair_piece
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.renames import NamedTensor, find_renames
+from megasim.store import Model, Pair, Store, pair_frame
+
+# Of the definitions of l0, l1, l2, linf and cossim and the way they are summed.
+METRIC_VERSION = 1
+ON_REQUEST = ("linf", "cossim")
+DEFAULT_MEMORY = 1 << 30
+
+# A piece reads about this many elements: enough to keep a core busy for some tenths of a second.
+_PIECE_ELEMENTS = 32 << 20
+# Results are saved when this many rows or seconds have come together.
+_SAVE_ROWS = 200_000
+_SAVE_SECONDS = 5.0
+# Pairs whose layers are summed up in one statement; bounds the memory it takes.
+_FINISH_PAIRS = 512
+
+
+@dataclass
+class CompareResult:
+    """What a comparison did; the counters show that nothing is done twice.
+
+    Attributes:
+        pairs_asked: pairs of models that were to be known.
+        pairs_known: of them, known before.
+        pairs_done: of them, finished by this run.
+        tensor_pairs_computed: pairs of contents whose distances were computed.
+        tensors_read: contents read, each once.
+        bytes_read: bytes of these contents.
+        files_read: models out of which they were read.
+        failed: models that could not be read; their pairs are left open.
+    """
+
+    pairs_asked: int = 0
+    pairs_known: int = 0
+    pairs_done: int = 0
+    tensor_pairs_computed: int = 0
+    tensors_read: int = 0
+    bytes_read: int = 0
+    files_read: int = 0
+    failed: list[MegasimError] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain lists and numbers."""
+        return {**asdict(self), "failed": [error.message for error in self.failed]}
+
+
+def all_pairs(models: Sequence[Model]) -> list[Pair]:
+    """Return every pair of models that have files, smaller id first."""
+    ids = sorted(model.id for model in models if model.source == "checkpoint")
+    return list(itertools.combinations(ids, 2))
+
+
+def missing_pairs(store: Store, pairs: Sequence[Pair], metrics: Sequence[str] = ()) -> list[Pair]:
+    """Return those of `pairs` that are not yet known, in all of `metrics`.
+
+    Args:
+        metrics: of `ON_REQUEST`; l0, l1 and l2 are always meant.
+    """
+    frame = store.pairs()
+    known = frame[frame["done"]]
+    for metric in metrics:
+        known = known[known[metric]]
+    have = set(zip(known["model_a"].tolist(), known["model_b"].tolist(), strict=True))
+    return [pair for pair in pairs if pair not in have]
+
+
+def compare_models(
+    store: Store,
+    pairs: Sequence[Pair],
+    *,
+    executor: Executor,
+    metrics: Sequence[str] = (),
+    memory: int = DEFAULT_MEMORY,
+    workers: int = 2,
+    device: str | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> CompareResult:
+    """Compute the exact distances of `pairs` that the store lacks, and save them as they come.
+
+    A content is read once, whatever pairs it takes part in, and two models that share a tensor
+    cost nothing for it. When interrupted, what was computed is saved, and the next run computes
+    the rest.
+
+    Args:
+        pairs: model ids, smaller first.
+        executor: runs `run_pair_piece`; only this function writes to the store.
+        metrics: of `ON_REQUEST`, beside l0, l1 and l2.
+        memory: bytes for the buffers of all workers together.
+        workers: how many pieces the executor runs at a time.
+        device: a torch device for the arithmetic; the compiled kernel on the CPU when None.
+    """
+    for metric in metrics:
+        if metric not in ON_REQUEST:
+            raise UsageError(
+                f"{printable(metric)!r} is not computed on request",
+                f"choose of {', '.join(ON_REQUEST)}; l0, l1 and l2 are always computed",
+            )
+    result = CompareResult(pairs_asked=len(pairs))
+    missing = missing_pairs(store, pairs, metrics)
+    result.pairs_known = len(pairs) - len(missing)
+    checkpoints = _open_checkpoints(store, missing, result)
+    todo = [pair for pair in missing if pair[0] in checkpoints and pair[1] in checkpoints]
+    if not todo:
+        return result
+    _add_pairs(store, todo)
+    flags = {metric: metric in metrics for metric in ON_REQUEST}
+    store.rows("plan_work", tables={"batch": pair_frame(todo)}, **flags)
+    run = _Comparison(store, executor, checkpoints, memory // workers, device, result)
+    run.compute(2 * workers, progress)
+    progress.start("Summing up", len(todo), "pairs")
+    try:
+        for i in range(0, len(todo), _FINISH_PAIRS):
+            batch = {"batch": pair_frame(todo[i : i + _FINISH_PAIRS])}
+            with store.transaction():
+                store.rows("finish_pairs", tables=batch, **flags)
+                store.rows("drop_weaker_components", tables=batch)
+                store.rows("add_exact_components", tables=batch)
+            result.pairs_done += len(batch["batch"])
+            progress.advance(len(batch["batch"]))
+    finally:
+        progress.finish()
+    return result
+
+
+def _open_checkpoints(
+    store: Store, pairs: Sequence[Pair], result: CompareResult
+) -> dict[int, Checkpoint]:
+    """Return the checkpoints of the pairs that are still what was fingerprinted."""
+    wanted = {model_id for pair in pairs for model_id in pair}
+    found = {}
+    for model in store.models():
+        if model.id not in wanted:
+            continue
+        try:
+            found[model.id] = _reopen(model)
+        except MegasimError as error:
+            result.failed.append(error)
+    return found
+
+
+def _reopen(model: Model) -> Checkpoint:
+    if model.path is None:
+        raise UsageError(
+            f"{printable(model.name)} has no weights here: it is known from published results",
+            "ingest its file to compare it",
+        )
+    if not Path(model.path).exists():
+        raise CheckpointError(
+            model.path,
+            f"the file of model {printable(model.name)!r} is gone",
+            "put it back, or ingest it again from where it lies now",
+        )
+    checkpoint = open_checkpoint(Path(model.path))
+    identity = checkpoint.identity
+    if (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:
+        raise CheckpointError(
+            model.path,
+            f"the file of model {printable(model.name)!r} changed since it was fingerprinted",
+            "ingest it again",
+        )
+    return checkpoint
+
+
+def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
+    """Save new pairs with the renames between their keys."""
+    frame = store.pairs()
+    have = set(zip(frame["model_a"].tolist(), frame["model_b"].tolist(), strict=True))
+    new = [pair for pair in pairs if pair not in have]
+    key_sets = {int(i): key_set for i, key_set in store.rows("key_sets")}
+
+    @cache
+    def side(model_id: int) -> dict[str, NamedTensor]:
+        rows = store.rows("model_keys", id=model_id)
+        return {key: NamedTensor(shape, value, trivial) for key, shape, value, trivial in rows}
+
+    renames: list[tuple[Any, ...]] = []
+    keys: list[tuple[Any, ...]] = []
+    for a, b in new:
+        if key_sets.get(a) == key_sets.get(b):
+            continue
+        for r in find_renames(side(a), side(b)):
+            renames.append((a, b, r.prefix_a, r.prefix_b, len(r.keys), r.support, r.basis))
+            keys += [(a, b, key_a, key_b) for key_a, key_b in r.keys]
+    with store.transaction():
+        store.rows("add_pairs", tables={"batch": pair_frame(new)})
+        if renames:
+            columns = ["model_a", "model_b", "prefix_a", "prefix_b", "keys", "support", "basis"]
+            batch = pd.DataFrame(renames, columns=columns)
+            store.rows("add_renames", tables={"batch": batch})
+            batch = pd.DataFrame(keys, columns=["model_a", "model_b", "key_a", "key_b"])
+            store.rows("add_renamed_keys", tables={"batch": batch})
+
+
+@dataclass
+class _Planned:
+    """A piece of work under way, and which contents its results belong to."""
+
+    piece: PairPiece
+    tensor_pairs: list[np.ndarray[Any, np.dtype[np.int32]]]
+    elements: int
+
+
+@dataclass
+class _Comparison:
+    """The planned work, piece by piece, through the executor and into the store."""
+
+    store: Store
+    executor: Executor
+    checkpoints: dict[int, Checkpoint]
+    memory: int
+    device: str | None
+    result: CompareResult
+    rows: list[pd.DataFrame] = field(default_factory=list)
+    saved_at: float = field(default_factory=time.monotonic)
+    files: set[int] = field(default_factory=set)
+
+    def compute(self, ahead: int, progress: Progress) -> None:
+        """Run the plan with `ahead` pieces under way at a time; save when interrupted, too."""
+        sizes = self.store.frame("work_size")
+        progress.start("Comparing", int(sizes["elements"].sum()), "elements")
+        running: dict[Future[list[PairDistances]], _Planned] = {}
+        planned = self._planned(sizes)
+        try:
+            for plan in itertools.islice(planned, ahead):
+                running[self.executor.submit(run_pair_piece, plan.piece)] = plan
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    plan = running.pop(future)
+                    self._take(plan, future.result())
+                    progress.advance(plan.elements)
+                    for following in itertools.islice(planned, 1):
+                        running[self.executor.submit(run_pair_piece, following.piece)] = following
+                self._save_in_time()
+        finally:
+            for future in running:
+                future.cancel()
+            self._save()
+            self.result.files_read = len(self.files)
+            progress.finish()
+
+    def _planned(self, sizes: pd.DataFrame) -> Iterator[_Planned]:
+        """Yield pieces of some keys each."""
+        keys: list[str] = []
+        elements = 0
+        for key, size in zip(sizes["canonical_key"], sizes["elements"].tolist(), strict=True):
+            keys.append(key)
+            elements += size
+            if elements >= _PIECE_ELEMENTS:
+                yield self._plan(keys, elements)
+                keys, elements = [], 0
+        if keys:
+            yield self._plan(keys, elements)
+
+    def _plan(self, keys: list[str], elements: int) -> _Planned:
+        work = self.store.frame("work_of", tables={"batch": pd.DataFrame({"canonical_key": keys})})
+        contents = pd.unique(pd.concat([work["tensor_a"], work["tensor_b"]]))
+        holders = self.store.rows(
+            "holders_of",
+            tables={
+                "batch": pd.DataFrame({"tensor_id": contents}),
+                "readable": pd.DataFrame({"model_id": list(self.checkpoints)}),
+            },
+        )
+        refs: dict[int, TensorRef] = {}
+        for tensor, model_id, sources, transposed, _ in holders:
+            refs[tensor] = assemble_ref(
+                self.checkpoints[model_id].tensors, tuple(sources), transposed
+            )
+            self.files.add(model_id)
+        positions = []
+        tensor_pairs = []
+        needs = ["needs_distance", "needs_linf", "needs_cossim"]
+        for (_, rows, *flags), group in work.groupby(["canonical_key", "rows", *needs]):
+            pairs = group[["tensor_a", "tensor_b"]].to_numpy(dtype=np.int32)
+            ids, index = np.unique(pairs, return_inverse=True)
+            positions.append(
+                Position(
+                    refs=tuple(refs[int(i)] for i in ids),
+                    pairs=index.reshape(-1, 2).astype(np.int32),
+                    rows=int(rows),
+                    metrics=_metrics(*flags),
+                )
+            )
+            tensor_pairs.append(pairs)
+        self.result.tensors_read += len(refs)
+        self.result.bytes_read += sum(ref.nbytes for ref in refs.values())
+        piece = PairPiece(tuple(positions), self.memory, self.device)
+        return _Planned(piece, tensor_pairs, elements)
+
+    def _take(self, plan: _Planned, distances: Sequence[PairDistances]) -> None:
+        for pairs, found in zip(plan.tensor_pairs, distances, strict=True):
+            columns: dict[str, Any] = {"tensor_a": pairs[:, 0], "tensor_b": pairs[:, 1]}
+            columns["rows"] = found.rows
+            for metric in ("l0", "l1", "l2", "linf", "cossim"):
+                values = getattr(found, metric)
+                if values is not None:
+                    columns[metric] = values
+            self.rows.append(pd.DataFrame(columns))
+            self.result.tensor_pairs_computed += len(pairs)
+
+    def _save_in_time(self) -> None:
+        late = time.monotonic() - self.saved_at > _SAVE_SECONDS
+        if late or sum(map(len, self.rows)) >= _SAVE_ROWS:
+            self._save()
+
+    def _save(self) -> None:
+        """Save what has come in, each metric in its table, in one transaction."""
+        rows, self.rows = self.rows, []
+        self.saved_at = time.monotonic()
+        with self.store.transaction():
+            for metric, statement in (
+                ("l2", "add_distances"),
+                ("linf", "add_linfs"),
+                ("cossim", "add_cossims"),
+            ):
+                having = [frame for frame in rows if metric in frame]
+                if having:
+                    values = {"metric_version": METRIC_VERSION} if metric == "l2" else {}
+                    batch = {"batch": pd.concat(having, ignore_index=True)}
+                    self.store.rows(statement, tables=batch, **values)
+
+
+def _metrics(distance: bool, linf: bool, cossim: bool) -> tuple[str, ...]:
+    return (
+        *(("l0", "l1", "l2") if distance else ()),
+        *(("linf",) if linf else ()),
+        *(("cossim",) if cossim else ()),
+    )

@@ -1,0 +1,313 @@
+"""Paths → fingerprints → store, skipping what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from megasim.anatomy import ModelAnatomy, Rules, canonical_shape, classify_keys
+from megasim.checkpoint import (
+    TensorRef,
+    default_name,
+    find_checkpoints,
+    fuse_refs,
+    open_checkpoint,
+    transpose_ref,
+)
+from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.fingerprint import (
+    FINGERPRINT_VERSION,
+    Fingerprint,
+    fingerprint_refs,
+)
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store import Model, ModelTensor, Store
+
+# Large enough that a piece is worth its overhead, small enough that two cores end together.
+PIECE_BYTES = 64 << 20
+
+
+@dataclass
+class IngestResult:
+    """What became of each path: names of models, and what could not be read.
+
+    `known` models were not read again; `moved` ones only got their new path; `copied` ones are
+    second copies of a known file and were not read either.
+    """
+
+    added: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    failed: list[MegasimError] = field(default_factory=list)
+    bytes_read: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain lists and numbers."""
+        return {
+            "added": self.added,
+            "replaced": self.replaced,
+            "known": self.known,
+            "moved": self.moved,
+            "copied": self.copied,
+            "failed": [error.message for error in self.failed],
+            "bytes_read": self.bytes_read,
+        }
+
+
+@dataclass
+class _Job:
+    """A checkpoint on its way to the store: its pieces are being fingerprinted."""
+
+    model: Model
+    anatomy: ModelAnatomy
+    refs: list[TensorRef]
+    futures: list[Future[list[Fingerprint]]]
+    sizes: list[int]
+
+    def cancel(self) -> None:
+        for future in self.futures:
+            future.cancel()
+
+
+def assemble_ref(
+    tensors: Mapping[str, TensorRef], sources: Sequence[str], transposed: bool
+) -> TensorRef:
+    """Return the tensor that some keys of a file make up: one, or several one after another."""
+    ref = (
+        tensors[sources[0]]
+        if len(sources) == 1
+        else fuse_refs(" + ".join(sources), [tensors[key] for key in sources])
+    )
+    return transpose_ref(ref) if transposed else ref
+
+
+def ingest_paths(
+    store: Store,
+    paths: Sequence[Path],
+    *,
+    executor: Executor,
+    names: Mapping[Path, str] | None = None,
+    rules: Rules | None = None,
+    sketch_size: int = 256,
+    reread: bool = False,
+    progress: Progress = NO_PROGRESS,
+) -> IngestResult:
+    """Fingerprint what is new among `paths` (files or folders) and save it, model by model.
+
+    A file whose size, time and header hash are known is not read again unless `reread`; one
+    that moved gets its new path. An unreadable file is reported in the result, and the others
+    are saved. When interrupted, every model saved so far stays.
+
+    Args:
+        executor: runs `fingerprint_refs` on pieces of a file; only this function writes.
+        names: the name of the model at a path; its file name without ending otherwise.
+        rules: anatomy rules; the built-in ones when None.
+        sketch_size: numbers a sketch; one size for a whole store.
+
+    Raises:
+        UsageError: no path leads to a checkpoint, or the store has sketches of another size.
+    """
+    _check_sketch_size(store, sketch_size)
+    run = _Ingest(
+        store=store,
+        executor=executor,
+        names={path.resolve(): name for path, name in (names or {}).items()},
+        rules=rules,
+        sketch_size=sketch_size,
+        reread=reread,
+        progress=progress,
+        result=IngestResult(),
+    )
+    found = list(dict.fromkeys(p for path in paths for p in run.find(path)))
+    if not found and not run.result.failed:
+        raise UsageError("no checkpoint was named", "name files or folders that hold checkpoints")
+    progress.start("Fingerprinting", sum(_size(path) for path in found), "bytes")
+    try:
+        for job in run.jobs(found):
+            run.finish(job)
+    finally:
+        progress.finish()
+    return run.result
+
+
+@dataclass
+class _Ingest:
+    """What the steps of one ingest share."""
+
+    store: Store
+    executor: Executor
+    names: Mapping[Path, str]
+    rules: Rules | None
+    sketch_size: int
+    reread: bool
+    progress: Progress
+    result: IngestResult
+
+    def find(self, path: Path) -> list[Path]:
+        try:
+            return [p.resolve() for p in find_checkpoints(path)]
+        except CheckpointError as error:
+            self.result.failed.append(error)
+            return []
+
+    def jobs(self, paths: Sequence[Path]) -> Iterator[_Job]:
+        """Yield the checkpoints to save; the next one is being read while one is saved."""
+        ahead: _Job | None = None
+        try:
+            for path in paths:
+                try:
+                    job = self.start(path)
+                except MegasimError as error:
+                    self.result.failed.append(error)
+                    job = None
+                if job is None:
+                    self.progress.advance(_size(path))
+                    continue
+                if ahead is not None:
+                    yield ahead
+                ahead = job
+            if ahead is not None:
+                last, ahead = ahead, None
+                yield last
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+    def start(self, path: Path) -> _Job | None:
+        """Begin to fingerprint a checkpoint; None where it is settled without reading."""
+        checkpoint = open_checkpoint(path)
+        anatomy = classify_keys({k: r.shape for k, r in checkpoint.tensors.items()}, self.rules)
+        model = Model(
+            name=self.names.get(path) or default_name(path),
+            path=str(path),
+            format=checkpoint.format,
+            bytes=checkpoint.identity.size,
+            mtime_ns=checkpoint.identity.mtime_ns,
+            header_hash=checkpoint.identity.header_hash,
+            family=anatomy.family,
+            variant=anatomy.variant,
+            layout=anatomy.layout,
+            metadata=checkpoint.metadata,
+            skipped=checkpoint.skipped,
+            fingerprint_version=FINGERPRINT_VERSION,
+            sketch_size=self.sketch_size,
+        )
+        known = self.store.models()
+        here = next((m for m in known if m.path == model.path), None)
+        twins = [m for m in known if m.identity == model.identity and _is_current(m)]
+        if not self.reread and twins and (here is None or here in twins):
+            self.settle(model, here or twins[0], known)
+            return None
+        if here is not None:
+            model = replace(model, id=here.id, name=self.names.get(path, here.name))
+        _check_name(model, known)
+        refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in anatomy.parts]
+        pieces = _pieces(refs)
+        return _Job(
+            model=model,
+            anatomy=anatomy,
+            refs=refs,
+            futures=[
+                self.executor.submit(fingerprint_refs, piece, self.sketch_size) for piece in pieces
+            ],
+            sizes=[sum(ref.nbytes for ref in piece) for piece in pieces],
+        )
+
+    def settle(self, model: Model, twin: Model, known: Sequence[Model]) -> None:
+        """A file known by its identity: at the same place, moved, or a second copy."""
+        assert model.path is not None
+        if twin.path != model.path and twin.path is not None and Path(twin.path).exists():
+            _check_name(model, known)
+            self.store.copy_model(model, twin.id)
+            self.result.copied.append(model.name)
+            return
+        wanted = self.names.get(Path(model.path), twin.name)
+        if wanted != twin.name:
+            _check_name(replace(model, id=twin.id, name=wanted), known)
+            self.store.rename_model(twin.id, wanted)
+        if twin.path == model.path:
+            self.result.known.append(wanted)
+        else:
+            self.store.move_model(twin.id, model.path)
+            self.result.moved.append(wanted)
+
+    def finish(self, job: _Job) -> None:
+        """Gather the fingerprints of a checkpoint and save it."""
+        prints: list[Fingerprint] = []
+        try:
+            for future, size in zip(job.futures, job.sizes, strict=True):
+                prints += future.result()
+                self.progress.advance(size)
+                self.result.bytes_read += size
+            # the model read just before this one may have taken its name
+            _check_name(job.model, self.store.models())
+        except CheckpointError as error:
+            job.cancel()
+            self.result.failed.append(error)
+            return
+        self.store.save_model(
+            job.model,
+            [
+                ModelTensor(
+                    sources=part.sources,
+                    transposed=part.transposed,
+                    canonical_key=part.canonical_key,
+                    canonical_shape=canonical_shape(ref.shape),
+                    shape=ref.shape,
+                    component=part.component,
+                    block=part.block,
+                    role=part.role,
+                    fingerprint=fingerprint,
+                )
+                for part, ref, fingerprint in zip(job.anatomy.parts, job.refs, prints, strict=True)
+            ],
+        )
+        (self.result.replaced if job.model.id else self.result.added).append(job.model.name)
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size
+
+
+def _is_current(model: Model) -> bool:
+    return model.source == "checkpoint" and model.fingerprint_version == FINGERPRINT_VERSION
+
+
+def _check_sketch_size(store: Store, sketch_size: int) -> None:
+    sizes = {model.sketch_size for model in store.models() if model.sketch_size is not None}
+    if sizes and sizes != {sketch_size}:
+        raise UsageError(
+            f"the sketches of this store hold {min(sizes)} numbers, not {sketch_size}",
+            f"use --sketch {min(sizes)}, or another store: two sizes cannot be compared",
+        )
+
+
+def _check_name(model: Model, known: Sequence[Model]) -> None:
+    """Refuse a name that another model has."""
+    holder = next((m for m in known if m.name == model.name and m.id != model.id), None)
+    if holder is not None:
+        where = f"the model of {printable(holder.path)}" if holder.path else "an imported model"
+        raise CheckpointError(
+            model.path or "",
+            f"the name {printable(model.name)!r} belongs to {where}",
+            "give this one a name of its own: --name NAME=PATH",
+        )
+
+
+def _pieces(refs: Sequence[TensorRef]) -> list[list[TensorRef]]:
+    """Cut a file into pieces of about `PIECE_BYTES`; a larger tensor is a piece of its own."""
+    pieces: list[list[TensorRef]] = []
+    room = 0
+    for ref in refs:
+        if not pieces or room < ref.nbytes:
+            pieces.append([])
+            room = PIECE_BYTES
+        pieces[-1].append(ref)
+        room -= ref.nbytes
+    return pieces
