@@ -1,3 +1,28 @@
-"""megasim: what changed between these checkpoints, and where did each come from?"""
+"""megasim: what changed between these checkpoints, and where did each come from?
+
+>>> import megasim
+>>> store = megasim.open_store("models.duckdb")  # doctest: +SKIP
+>>> store.ingest("models/")  # doctest: +SKIP
+>>> store.compare()  # doctest: +SKIP
+>>> store.matrix("unet", metric="l2").heatmap()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["MegasimError", "Workspace", "__version__", "open_store"]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use: `megasim --help` must not wait for DuckDB.
+    if name in ("open_store", "Workspace"):
+        from megasim import workspace
+
+        return getattr(workspace, name)
+    if name == "MegasimError":
+        from megasim.errors import MegasimError
+
+        return MegasimError
+    raise AttributeError(name)

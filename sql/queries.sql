@@ -394,3 +394,7 @@ join chosen cb on cb.model_id = l.model_b
 join batch b on b.component = l.component
 where l.status not in ('missing_a', 'missing_b', 'shape_mismatch', 'non_finite')
 order by l.canonical_key, l.model_a, l.model_b;
+
+-- name: show_models
+-- The view of all models, in the order they came.
+select v.* from models v join model m on m.name = v.name order by m.id;

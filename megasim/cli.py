@@ -1,0 +1,105 @@
+"""The command line: its commands, and what an error means for the exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from megasim import __version__
+from megasim.console import say, show_error
+from megasim.errors import MegasimError, printable
+
+# Command → the module that holds it; a module is imported when one of its commands is used.
+COMMANDS = {
+    "ingest": "commands_store",
+    "compare": "commands_store",
+    "models": "commands_store",
+    "forget": "commands_store",
+    "sql": "commands_store",
+    "import": "commands_store",
+    "export": "commands_store",
+    "findings": "commands_answers",
+    "matrix": "commands_answers",
+    "heatmap": "commands_answers",
+    "demo": "commands_demo",
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a command when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        module = COMMANDS.get(name)
+        if module is None:
+            return None
+        found = getattr(importlib.import_module(f"megasim.{module}"), f"{name}_command")
+        assert isinstance(found, click.Command)
+        return found
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked or too new · "
+    "4 some checkpoints unreadable, the rest saved · 130 interrupted, progress kept.",
+)
+@click.version_option(__version__, prog_name="megasim")
+@click.option(
+    "--db",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The store; MEGASIM_DB, or megasim.duckdb in this folder when not given.",
+)
+@click.pass_context
+def megasim(ctx: click.Context, db: Path | None) -> None:
+    """What changed between these checkpoints, and where did each come from?
+
+    \b
+    megasim ingest models/      fingerprint every checkpoint of a folder
+    megasim compare             compute the distances still missing
+    megasim findings            say what is unchanged, and what changed
+    megasim report -o report    all of it as one page
+    """
+    ctx.obj = db
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; an error is printed, never raised."""
+    try:
+        result: Any = megasim.main(arguments, prog_name="megasim", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted; what was done is saved, and the same command does the rest")
+        return 130
+    except MegasimError as error:
+        show_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # the reader of our output has gone; leave nothing for Python to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, MemoryError) as error:
+        show_error(MegasimError(printable(error, 300) or type(error).__name__))
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Commands that answer out of the store: findings, matrices, heatmaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from megasim import options
+from megasim.console import say, show, show_json, table_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
+
+
+@click.command("matrix")
+@options.component
+@options.metric
+@options.models
+@click.option("--long", is_flag=True, help="One row a pair, with what each value covers.")
+@options.output(False, "A .csv, .parquet, .json or .npz file; a table on stdout when not given.")
+@options.as_json
+@click.pass_context
+def matrix_command(
+    ctx: click.Context,
+    component: str,
+    metric: str,
+    models: list[str] | None,
+    long: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the distance matrix of a component.
+
+    A pair that was not compared is empty, never 0. Values that are not exact are written one
+    row a pair, with their source and standard error.
+    """
+    from megasim.matrix_files import MATRIX_ENDINGS, matrix_to_json, matrix_to_long, write_matrix
+    from megasim.plots import coverage_note
+
+    if output is not None:
+        options.check_ending(output, MATRIX_ENDINGS)
+    matrix = options.open_workspace(ctx).matrix(component, metric, models=models)
+    say(f"{component}, {metric}: {len(matrix.models)} models, {coverage_note(matrix)}")
+    if output is not None:
+        in_long_form = write_matrix(matrix, output, long=long)
+        say(f"wrote {output}" + (", one row a pair" if in_long_form and not long else ""))
+    elif as_json:
+        show_json(matrix_to_json(matrix))
+    elif long:
+        show(table_text(matrix_to_long(matrix)))
+    else:
+        show(table_text(matrix.to_frame().rename_axis("model").reset_index()))
+
+
+@click.command("heatmap")
+@options.component
+@options.metric
+@options.models
+@options.output(True, "The figure: .png, .svg or .pdf.")
+@click.pass_context
+def heatmap_command(
+    ctx: click.Context, component: str, metric: str, models: list[str] | None, output: Path
+) -> None:
+    """Draw the distance matrix of a component, similar models side by side."""
+    options.check_ending(output, FIGURE_ENDINGS)
+    matrix = options.open_workspace(ctx).matrix(component, metric, models=models)
+    write_figure(matrix.heatmap(), output)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, the same bytes for the same figure, and say so."""
+    from megasim.figure_files import save_figure
+
+    save_figure(figure, path)
+    say(f"wrote {path}")

@@ -1,0 +1,178 @@
+"""What the command line shows: progress and notes on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from megasim.errors import MegasimError, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+_CELL = 60  # characters of one table cell
+
+
+def say(text: str) -> None:
+    """Print a note for people, on stderr."""
+    click.echo(text, err=True)
+
+
+def show(text: str) -> None:
+    """Print a result, on stdout."""
+    click.echo(text)
+
+
+def show_json(value: Any) -> None:
+    """Print a result as JSON, on stdout; what is missing is null."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def show_error(error: MegasimError) -> None:
+    """Print an error and its remedy, on stderr."""
+    say(f"error: {error.message}")
+    if error.remedy:
+        say(f"  {error.remedy}")
+
+
+def show_failures(errors: Sequence[MegasimError]) -> int:
+    """Print what could not be read, and return the exit code that it means."""
+    for error in errors:
+        show_error(error)
+    return max((error.exit_code for error in errors), default=0)
+
+
+def table_text(frame: pd.DataFrame, limit: int | None = None) -> str:
+    """Return a frame as aligned columns of safe text; numbers to the right, NULL as a dash.
+
+    >>> import pandas as pd
+    >>> print(table_text(pd.DataFrame({"model": ["a", None], "l2": [1.5, 22.25]})))
+    model     l2
+    a       1.5
+    –      22.25
+    """
+    shown = frame if limit is None else frame.head(limit)
+    columns = []
+    for name in shown.columns:
+        values = shown[name].tolist()
+        numeric = all(v is None or isinstance(v, int | float) for v in values) and bool(values)
+        cells = [printable(name, _CELL), *(_cell(v) for v in values)]
+        width = max(map(len, cells))
+        if numeric:
+            cells = _aligned(cells, width)
+        columns.append([c.rjust(width) if numeric else c.ljust(width) for c in cells])
+    lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+    if limit is not None and len(frame) > limit:
+        lines.append(f"… {len(frame) - limit:,} more rows: --csv or --json shows all")
+    return "\n".join(lines)
+
+
+def _aligned(cells: list[str], width: int) -> list[str]:
+    """Pad numbers after the point, so that points stand below each other."""
+    after = max((len(c) - c.index(".") for c in cells[1:] if "." in c and "e" not in c), default=0)
+    out = [cells[0]]
+    for cell in cells[1:]:
+        digits = len(cell) - cell.index(".") if "." in cell and "e" not in cell else 0
+        padded = cell + " " * (after - digits)
+        out.append(padded if len(padded) <= width else cell)
+    return out
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list) or type(value).__name__ == "ndarray":
+        return printable(", ".join(map(str, value)), _CELL)
+    return printable(value, _CELL)
+
+
+class ConsoleProgress:
+    """Progress bars on stderr with rate and time left; a line each where it is no terminal."""
+
+    def __init__(self) -> None:
+        self._bars: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def start(self, title: str, total: int, unit: str) -> None:
+        """Show a bar for `total` units."""
+        self.finish()
+        if not total:
+            return
+        if not sys.stderr.isatty():
+            say(f"{title}: {_amount(total, unit)}")
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        console = Console(stderr=True)
+        if unit == "bytes":
+            amount = (DownloadColumn(), TransferSpeedColumn())
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                *amount,
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+        else:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+        self._bars.start()
+        self._task = self._bars.add_task(title, total=total)
+
+    def advance(self, amount: int) -> None:
+        """Move the bar on."""
+        if self._bars is not None and self._task is not None:
+            self._bars.advance(self._task, amount)
+
+    def finish(self) -> None:
+        """Take the bar away."""
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = self._task = None
+
+
+def _amount(total: int, unit: str) -> str:
+    return byte_text(total) if unit == "bytes" else f"{total:,} {unit}"
+
+
+def byte_text(count: int) -> str:
+    """Return a number of bytes in words.
+
+    >>> byte_text(2_132_000_000)
+    '2.1 GB'
+    """
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

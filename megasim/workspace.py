@@ -1,0 +1,264 @@
+"""A store with the jobs on it: everything the command line does, under the same names.
+
+>>> import tempfile, megasim
+>>> with tempfile.TemporaryDirectory() as d, megasim.open_store(f"{d}/s.duckdb") as store:
+...     len(store.models())
+0
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import duckdb
+import pandas as pd
+
+from megasim.database import Mode, named_statements
+from megasim.errors import UsageError, printable
+from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix_loading import load_layers, load_matrix
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store import Pair, Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from megasim.compare import CompareResult
+    from megasim.ingest import IngestResult
+    from megasim.model_map import ModelMap
+
+DEFAULT_STORE = "megasim.duckdb"
+DEFAULT_MEMORY = 1 << 30
+
+
+def open_store(
+    path: Path | str | None = None, mode: Mode = "write", *, memory: int | None = None
+) -> Workspace:
+    """Open a store, made when it is not there and `mode` is "write".
+
+    Args:
+        path: the DuckDB file; `MEGASIM_DB`, or megasim.duckdb in the current folder when None.
+        mode: "read" lets several processes in at once.
+        memory: bytes for the work of ingest and compare together; 1 GiB when None.
+
+    Raises:
+        NoAnswerError, NotAStoreError, StoreLockedError, StoreTooNewError: see `connect`.
+    """
+    where = Path(path or os.environ.get("MEGASIM_DB") or DEFAULT_STORE)
+    return Workspace(where, mode, memory=memory or DEFAULT_MEMORY)
+
+
+class Workspace:
+    """An open store and the jobs on it. Use it as a context manager."""
+
+    def __init__(self, path: Path, mode: Mode, *, memory: int = DEFAULT_MEMORY) -> None:
+        # a quarter of the budget for the database, the rest for buffers and the process itself
+        self.memory = memory
+        self.store = Store(path, mode, memory=memory // 4 if mode == "write" else None)
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    # The store and its tables
+
+    def models(self) -> pd.DataFrame:
+        """Return the view `models`."""
+        return self.store.frame("show_models")
+
+    def forget(self, model: str) -> None:
+        """Forget a model and its pairs; contents that others hold stay."""
+        ((_, model_id),) = self.store.model_ids([model]).items()
+        with self.store.transaction():
+            self.store.remove_model(model_id)
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """Return the result of a query over the views.
+
+        Raises:
+            UsageError: DuckDB does not accept the query; its message says why.
+        """
+        try:
+            return self.store.connection.execute(query).df()
+        except duckdb.Error as error:
+            raise UsageError(printable(str(error).replace("\n", " · "), 600)) from None
+
+    def sql_example(self, name: str) -> pd.DataFrame:
+        """Return the result of a query of `sql/examples.sql`."""
+        examples = sql_examples()
+        if name not in examples:
+            raise UsageError(
+                f"no such example: {printable(name)!r}", "there are: " + ", ".join(examples)
+            )
+        return self.sql(examples[name])
+
+    # The way of the data
+
+    def ingest(
+        self,
+        *paths: Path | str,
+        names: Mapping[Path, str] | None = None,
+        anatomy: Path | None = None,
+        sketch_size: int = 256,
+        reread: bool = False,
+        workers: int | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> IngestResult:
+        """Fingerprint checkpoints: files, folders, or a mega_cmp model map. See `ingest_paths`."""
+        from megasim.anatomy import load_rules
+        from megasim.ingest import ingest_paths
+
+        given = [Path(path) for path in paths]
+        maps = [_read_map(path) for path in given if is_model_map(path)]
+        places = [path for path in given if not is_model_map(path)]
+        all_names = dict(names or {})
+        for model_map in maps:
+            for name, path in model_map.models.items():
+                all_names[path] = name
+                places.append(path)
+        with ThreadPoolExecutor(workers or _cores()) as executor:
+            result = ingest_paths(
+                self.store,
+                places,
+                executor=executor,
+                names=all_names,
+                rules=load_rules(anatomy) if anatomy else None,
+                sketch_size=sketch_size,
+                reread=reread,
+                progress=progress,
+            )
+        for model_map in maps:
+            self._add_groups(model_map)
+        return result
+
+    def _add_groups(self, model_map: ModelMap) -> None:
+        ids = self.store.model_ids()
+        self.store.add_groups(
+            {
+                group: [(ids[a], ids[b]) for a, b in pairs if a in ids and b in ids]
+                for group, pairs in model_map.groups.items()
+            }
+        )
+
+    def pairs_of(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        groups: Iterable[str] | None = None,
+        model_map: Path | None = None,
+    ) -> list[Pair]:
+        """Return the pairs of ids that are meant: all, those among `models`, or those of groups.
+
+        Raises:
+            UsageError: an unknown model or group.
+        """
+        from megasim.compare import all_pairs
+
+        if model_map is not None:
+            self._add_groups(_read_map(model_map))
+            groups = list(_read_map(model_map).groups)
+        if groups is not None:
+            known = self.store.groups()
+            for name in groups:
+                if name not in known:
+                    raise UsageError(
+                        f"no such group: {printable(name)!r}",
+                        "there are: " + (", ".join(map(printable, known)) or "none"),
+                    )
+            return sorted({pair for name in groups for pair in known[name]})
+        rows = self.store.models()
+        if models is not None:
+            wanted = self.store.model_ids(models)
+            rows = [row for row in rows if row.name in wanted]
+        return all_pairs(rows)
+
+    def compare(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        groups: Iterable[str] | None = None,
+        model_map: Path | None = None,
+        metrics: Sequence[str] = (),
+        device: str | None = None,
+        workers: int | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> CompareResult:
+        """Compute the exact distances still missing. See `compare_models` and `pairs_of`."""
+        from megasim.compare import compare_models
+
+        count = workers or _cores()
+        with ThreadPoolExecutor(count) as executor:
+            return compare_models(
+                self.store,
+                self.pairs_of(models=models, groups=groups, model_map=model_map),
+                executor=executor,
+                metrics=metrics,
+                memory=self.memory // 2,
+                workers=count,
+                device=device,
+                progress=progress,
+            )
+
+    # Answers
+
+    def matrix(
+        self, component: str = "unet", metric: str = "l2", *, models: Sequence[str] | None = None
+    ) -> MatrixResult:
+        """Return the distance matrix of a component. See `load_matrix`."""
+        found = load_matrix(self.store, component, metric, models=models)
+        return MatrixResult(**vars(found))
+
+    def layers(
+        self, component: str = "unet", metric: str = "l2", *, models: Sequence[str] | None = None
+    ) -> LayerMatrices:
+        """Return one matrix for each key of a component. See `load_layers`."""
+        return load_layers(self.store, component, metric, models=models)
+
+
+class MatrixResult(DistanceMatrix):
+    """A distance matrix that draws itself; a notebook shows it as a table."""
+
+    def heatmap(self) -> Figure:
+        """Return the clustered heatmap. See `heatmap_figure`."""
+        from megasim.plots import heatmap_figure
+
+        return heatmap_figure(self.require(2))
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().style.format(precision=4, na_rep="–").to_html())
+
+
+def sql_examples() -> dict[str, str]:
+    """Return the queries of `sql/examples.sql` by name."""
+    return named_statements("examples.sql")
+
+
+def is_model_map(path: Path) -> bool:
+    """Whether a path is given as a mega_cmp model map: a JSON file that is no index of shards."""
+    return path.suffix.lower() == ".json" and not path.name.endswith(".index.json")
+
+
+def _read_map(path: Path) -> ModelMap:
+    from megasim.model_map import read_model_map
+
+    return read_model_map(path)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,147 @@
+-- Questions that people ask. `megasim sql --examples` lists them, `megasim sql --example NAME`
+-- runs one; copy one and change the names in it to ask your own.
+
+-- name: most_changed_layers
+-- Which layers differ most between any two models, for their size?
+select
+    model_a, model_b, canonical_key, role, block,
+    round(l2, 4) as l2,
+    round(l2 / sqrt(numel), 6) as rms_change
+from layer_distances
+where status not in ('identical', 'same_values') and l2 is not null and component = 'unet'
+order by rms_change desc, model_a, model_b, canonical_key
+limit 20;
+
+-- name: shared_vae
+-- Which models share the very same VAE?
+with held as (
+    select model, md5(string_agg(canonical_key || value_hash, chr(10) order by canonical_key)) as vae
+    from layers
+    where component in ('vae_encoder', 'vae_decoder', 'vae_quant')
+    group by model
+)
+select count(*) as models, list(model order by model) as who, vae[:12] as fingerprint
+from held
+group by vae
+order by models desc, who;
+
+-- name: shared_text_encoder
+-- Which models share the very same text encoder?
+with held as (
+    select model, md5(string_agg(canonical_key || value_hash, chr(10) order by canonical_key)) as te
+    from layers
+    where component like 'text_encoder%'
+    group by model
+)
+select count(*) as models, list(model order by model) as who, te[:12] as fingerprint
+from held
+group by te
+order by models desc, who;
+
+-- name: new_in_b
+-- What does the second model of each pair have that the first has not?
+select model_a, model_b, component, count(*) as new_keys, min(key_b) as first_key
+from layer_distances
+where status = 'missing_a'
+group by model_a, model_b, component
+order by new_keys desc, model_a, model_b, component
+limit 20;
+
+-- name: broken_layers
+-- Which layers hold NaN or infinity?
+select model, key, dtype, nans, infs, numel
+from layers
+where nans + infs > 0
+order by nans + infs desc, model, key;
+
+-- name: unchanged_components
+-- Which components are the same in which pairs?
+select model_a, model_b, component, keys_compared, identical, same_values, same_at_fp16
+from component_distances
+where keys_compared > 0
+    and identical + same_values + same_at_fp16 = keys_compared
+    and coverage = 1
+order by model_a, model_b, component
+limit 50;
+
+-- name: closest_models
+-- For each model, which other has the nearest UNet?
+with both_ways as (
+    select model_a as model, model_b as other, l2, source, keys_compared
+    from component_distances
+    where component = 'unet' and l2 is not null
+    union all
+    select model_b, model_a, l2, source, keys_compared
+    from component_distances
+    where component = 'unet' and l2 is not null
+)
+select model, other as nearest, round(l2, 4) as l2, source, keys_compared
+from both_ways
+qualify row_number() over (partition by model order by l2, other) = 1
+order by l2, model;
+
+-- name: change_by_block
+-- Where in the UNet is the change of each pair?
+select
+    model_a, model_b, block,
+    count(*) as keys,
+    round(sqrt(sum(l2 * l2)), 4) as l2
+from layer_distances
+where component = 'unet' and l2 > 0
+group by model_a, model_b, block
+order by model_a, model_b, block
+limit 50;
+
+-- name: change_by_role
+-- Is it attention that changed, or the rest?
+select
+    model_a, model_b,
+    case when role in ('attn1', 'attn2') then role else 'others' end as part,
+    count(*) as keys,
+    round(sqrt(sum(l2 * l2)), 4) as l2
+from layer_distances
+where component = 'unet' and l2 is not null
+group by all
+order by model_a, model_b, part
+limit 50;
+
+-- name: rounded_copies
+-- Which pairs are the same weights in another precision?
+select
+    model_a, model_b, component,
+    same_values + same_at_fp16 + same_at_bf16 as rounded,
+    keys_compared
+from component_distances
+where keys_compared > 0
+    and changed = 0
+    and same_values + same_at_fp16 + same_at_bf16 > 0
+order by model_a, model_b, component
+limit 50;
+
+-- name: renamed_keys
+-- Which keys stand under another name in the other model?
+select model_a, model_b, component, count(*) as keys, min(key_a) as from_key, min(key_b) as to_key
+from layer_distances
+where key_a <> key_b
+group by model_a, model_b, component
+order by keys desc, model_a, model_b, component
+limit 20;
+
+-- name: outlier_layers
+-- Which tensors have the heaviest tails? A sign of long training or of a defect.
+select model, key, round(kurtosis, 2) as kurtosis, round(linf, 4) as linf, numel
+from layers
+where numel >= 1024 and kurtosis is not null
+order by kurtosis desc, model, key
+limit 20;
+
+-- name: disk_by_component
+-- How much of the files is which component, and how much of it is there twice?
+select
+    component,
+    count(*) as tensors,
+    count(distinct content_hash) as contents,
+    sum(numel) as parameters
+from layers
+group by component
+order by parameters desc, component;
