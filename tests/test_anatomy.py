@@ -1,0 +1,551 @@
+"""Anatomy: what each key of the published models and architectures is."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megasim import zoo_architectures as zoo
+from megasim.anatomy import (
+    ModelAnatomy,
+    canonical_shape,
+    classify_keys,
+    component_members,
+    component_title,
+    ema_key,
+    load_rules,
+    unused_reason,
+)
+from megasim.anatomy_patterns import split_key
+from megasim.errors import UsageError
+
+Shapes = dict[str, tuple[int, ...]]
+
+# Where each list of ../shared/architectures stands in a checkpoint: family, prefix, component.
+PLACES = [
+    ("UNET-v1-SD", "SD1", "model.diffusion_model.", {"unet"}),
+    ("UNET-v1-Inpainting", "SD1", "model.diffusion_model.", {"unet"}),
+    ("UNET-v2-SD", "SD2", "model.diffusion_model.", {"unet"}),
+    ("UNET-XL-SD", "SDXL", "model.diffusion_model.", {"unet"}),
+    ("UNET-v1-EMA", "SD1", "model_ema.diffusion_model", {"ema"}),
+    ("VAE-v1-SD", "VAE", "first_stage_model.", {"vae_encoder", "vae_decoder", "vae_quant"}),
+    ("VAE-v1-SD", "VAE", "", {"vae_encoder", "vae_decoder", "vae_quant"}),
+    ("CLIP-v1-SD", "SD1", "cond_stage_model.transformer.text_model.", {"text_encoder"}),
+    ("CLIP-v1-SD", "SD1", "cond_stage_model.transformer.", {"text_encoder"}),
+    ("CLIP-v1-SD", "SDXL", "conditioner.embedders.0.transformer.text_model.", {"text_encoder_1"}),
+    ("CLIP-v2-SD", "SD2", "cond_stage_model.model.", {"text_encoder"}),
+    ("CLIP-v2-WD", "SD2", "cond_stage_model.model.", {"text_encoder"}),
+    ("CLIP-XL-SD", "SDXL", "conditioner.embedders.1.model.", {"text_encoder_2"}),
+]
+
+
+def read_architecture(shared: Path, name: str, prefix: str) -> Shapes:
+    lines = (shared / "architectures" / f"{name}.txt").read_text().splitlines()
+    pairs = (line.split() for line in lines)
+    return {prefix + key: tuple(json.loads(shape)) for key, shape in pairs}
+
+
+def assert_nothing_lost(shapes: Mapping[str, object], anatomy: ModelAnatomy) -> None:
+    sources = [key for part in anatomy.parts for key in part.sources]
+    canonical = [part.canonical_key for part in anatomy.parts]
+    assert sorted(sources) == sorted(shapes)
+    assert len(set(canonical)) == len(canonical)
+    assert canonical == sorted(canonical)
+
+
+@pytest.mark.parametrize(("name", "family", "prefix", "components"), PLACES)
+def test_every_key_of_the_architectures_is_known(
+    shared: Path, name: str, family: str, prefix: str, components: set[str]
+) -> None:
+    shapes = read_architecture(shared, name, prefix)
+    anatomy = classify_keys(shapes)
+    assert anatomy.family == family
+    assert {part.component for part in anatomy.parts} == components
+    assert all(part.role for part in anatomy.parts)
+    assert_nothing_lost(shapes, anatomy)
+
+
+@pytest.mark.parametrize(("name", "family", "prefix", "components"), PLACES)
+def test_no_key_fits_rules_of_two_components(
+    shared: Path, name: str, family: str, prefix: str, components: set[str]
+) -> None:
+    rules = load_rules().of_family(family)
+    for part in classify_keys(read_architecture(shared, name, prefix)).parts:
+        names = frozenset(split_key(part.canonical_key))
+        found = [
+            rule.value.fill(match)
+            for rule in rules.component.candidates(names)
+            if (match := rule.pattern.match(part.canonical_key)) is not None
+        ]
+        assert len(set(found)) == 1, (part.canonical_key, found)
+
+
+def test_filing_rules_by_names_hides_none_of_them() -> None:
+    """A rule that fits a key is among the few that the key is tried against."""
+    rules = load_rules()
+    for family, shapes in (("SD1", zoo.sd1_shapes(1 / 32)), ("SDXL", zoo.sdxl_shapes(1 / 32))):
+        columns = rules.of_family(family)
+        everything = {
+            "component": rules.component,
+            "block": rules.block,
+            "role": rules.role,
+        }
+        for key in shapes:
+            names = frozenset(split_key(key))
+            for column, all_rules in everything.items():
+                first = next(
+                    (
+                        rule.value.fill(match)
+                        for rule in all_rules
+                        if not rule.families or family in rule.families
+                        if (match := rule.pattern.match(key)) is not None
+                    ),
+                    None,
+                )
+                assert getattr(columns, column).decide(key, names) == first
+
+
+def published_keys(shared: Path) -> dict[str, tuple[set[str], set[str]]]:
+    """The keys of models a and b of each published comparison; `nai.X` is X renamed."""
+    found = {}
+    for path in sorted((shared / "published" / "v1").glob("*_*_*.json")):
+        data = json.loads(path.read_text())
+        both = {*data["kv"], *data["err"]}
+        found[path.stem] = (both | set(data["da"]), both | set(data["db"]))
+    return found
+
+
+def test_every_key_of_the_published_comparisons_is_known(shared: Path) -> None:
+    published = published_keys(shared)
+    assert len(published) == 23
+    for name, models in published.items():
+        group, *names = name.split("_")
+        for model, keys in zip(names, models, strict=True):
+            anatomy = classify_keys(dict.fromkeys(keys, ()))
+            assert_nothing_lost(dict.fromkeys(keys), anatomy)
+            unknown = [p.canonical_key for p in anatomy.parts if p.component == "other"]
+            assert not unknown, (name, unknown[:3])
+            family = {"vae": "VAE", "sd2": "SD1" if model == "sd14" else "SD2"}.get(group, "SD1")
+            assert anatomy.family == family
+
+
+def test_the_published_components_have_the_counts_people_wrote_down(shared: Path) -> None:
+    _, keys = published_keys(shared)["nai_sd147g_nai7g"]
+    counts = Counter(p.component for p in classify_keys(dict.fromkeys(keys, ())).parts)
+    assert counts == {
+        "unet": 686,
+        "ema": 686,
+        "text_encoder": 197 + 197,  # those of nai7g, and as `nai.` against those of sd14
+        "vae_encoder": 106,
+        "vae_decoder": 138,
+        "vae_quant": 4,
+        "training_state": 14,
+    }
+
+
+def test_blocks_are_the_units_of_block_wise_merging() -> None:
+    counts: dict[str, set[str]] = {}
+    for family, shapes in {"SD1": zoo.sd1_shapes(), "SDXL": zoo.sdxl_shapes()}.items():
+        parts = classify_keys(shapes).parts
+        counts[family] = {p.block for p in parts if p.component == "unet" and p.block}
+    numbered = {f"IN{i:02}" for i in range(12)} | {f"OUT{i:02}" for i in range(12)}
+    assert counts["SD1"] == numbered | {"M00", "TIME", "OUT"}
+    numbered = {f"IN{i:02}" for i in range(9)} | {f"OUT{i:02}" for i in range(9)}
+    assert counts["SDXL"] == numbered | {"M00", "TIME", "LABEL", "OUT"}
+
+
+@pytest.mark.parametrize(
+    ("key", "component", "block", "role"),
+    [
+        ("model.diffusion_model.input_blocks.0.0.weight", "unet", "IN00", "conv"),
+        (
+            "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight",
+            "unet",
+            "IN01",
+            "attn1",
+        ),
+        ("model.diffusion_model.middle_block.1.proj_in.weight", "unet", "M00", "proj"),
+        (
+            "model.diffusion_model.output_blocks.11.0.emb_layers.1.bias",
+            "unet",
+            "OUT11",
+            "emb_layers",
+        ),
+        ("model.diffusion_model.output_blocks.3.0.in_layers.0.bias", "unet", "OUT03", "norm"),
+        ("model.diffusion_model.time_embed.2.bias", "unet", "TIME", "embedding"),
+        ("model.diffusion_model.out.2.bias", "unet", "OUT", "conv"),
+        ("first_stage_model.decoder.up.3.block.0.norm1.bias", "vae_decoder", "up.3", "norm"),
+        ("first_stage_model.encoder.mid.attn_1.q.bias", "vae_encoder", "mid", "attn"),
+        ("first_stage_model.quant_conv.bias", "vae_quant", "quant_conv", "conv"),
+        (
+            "cond_stage_model.transformer.text_model.encoder.layers.7.mlp.fc1.bias",
+            "text_encoder",
+            "layer 7",
+            "mlp",
+        ),
+        (
+            "cond_stage_model.transformer.text_model.embeddings.position_ids",
+            "text_encoder",
+            None,
+            "buffer",
+        ),
+        ("betas", "training_state", None, "buffer"),
+        ("sqrt_one_minus_alphas_cumprod", "training_state", None, "buffer"),
+        ("model_ema.num_updates", "training_state", None, "buffer"),
+        ("model_ema.diffusion_modelinput_blocks110in_layers0weight", "ema", "IN11", "norm"),
+        (
+            "model_ema.diffusion_modeloutput_blocks31transformer_blocks0attn2to_kweight",
+            "ema",
+            "OUT03",
+            "attn2",
+        ),
+        ("v_pred", "other", None, None),
+    ],
+)
+def test_what_single_keys_are(
+    key: str, component: str, block: str | None, role: str | None
+) -> None:
+    shapes = zoo.sd1_shapes(1 / 32) | {key: ()}
+    (part,) = (p for p in classify_keys(shapes).parts if p.canonical_key == key)
+    assert (part.component, part.block, part.role) == (component, block, role)
+
+
+def test_the_ema_copy_has_the_blocks_and_roles_of_the_unet() -> None:
+    unet = {k: s for k, s in zoo.sd1_shapes(1 / 32).items() if k.startswith("model.")}
+    both = unet | {ema_key(key): shape for key, shape in unet.items()}
+    labels = {p.canonical_key: (p.block, p.role) for p in classify_keys(both).parts}
+    assert {key: labels[ema_key(key)] for key in unet} == {key: labels[key] for key in unet}
+
+
+@pytest.mark.parametrize("width", [1, 1 / 32])
+def test_families_and_variants_are_told_at_any_width(width: float) -> None:
+    for family, shapes in {
+        "SD1": zoo.sd1_shapes(width),
+        "SD2": zoo.sd2_shapes(width),
+        "SDXL": zoo.sdxl_shapes(width),
+    }.items():
+        first = "model.diffusion_model.input_blocks.0.0.weight"
+        for channels, variant in (
+            (4, ""),
+            (9, "inpainting"),
+            (5, "depth"),
+            (8, "instruct-pix2pix"),
+        ):
+            changed = shapes | {first: (shapes[first][0], channels, 3, 3)}
+            assert (anatomy := classify_keys(changed)).family == family
+            assert (anatomy.variant, anatomy.layout) == (variant, "ldm")
+            unet_only = {k: s for k, s in changed.items() if k.startswith("model.")}
+            assert classify_keys(unet_only).family == family
+
+
+@pytest.mark.parametrize(
+    ("change", "layout"),
+    [
+        (lambda key: key.replace("text_model.", ""), "novelai"),
+        (lambda key: "state_dict." + key, "ldm"),
+        (lambda key: "module." + key, "ldm"),
+        (lambda key: "model." + key, "ldm"),
+        (lambda key: "state_dict.module." + key, "ldm"),
+    ],
+)
+def test_layouts_and_wrappers_come_to_the_same_canonical_keys(
+    change: Callable[[str], str], layout: str
+) -> None:
+    shapes = zoo.sd1_shapes(1 / 32)
+    anatomy = classify_keys({change(key): shape for key, shape in shapes.items()})
+    assert anatomy.layout == layout
+    assert {part.canonical_key for part in anatomy.parts} == set(shapes)
+
+
+def test_a_vae_alone_has_the_keys_of_a_vae_inside() -> None:
+    inside = {k for k in zoo.sd1_shapes(1 / 32) if k.startswith("first_stage_model.")}
+    alone = zoo.vae_shapes(1 / 32) | zoo.vae_loss_shapes(1 / 32) | {"model_ema.decay": ()}
+    anatomy = classify_keys(alone)
+    assert (anatomy.family, anatomy.layout) == ("VAE", "bare-vae")
+    vae = {p.canonical_key for p in anatomy.parts if p.component in component_members("vae")}
+    assert vae == inside
+    rest = {p.component for p in anatomy.parts if p.canonical_key not in vae}
+    assert rest == {"training_state"}
+
+
+def test_a_key_whose_canonical_name_is_taken_keeps_its_own() -> None:
+    taken = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    twice = "cond_stage_model.transformer.embeddings.position_ids"
+    anatomy = classify_keys({taken: (1, 77), twice: (1, 77)})
+    assert [(p.canonical_key, p.sources) for p in anatomy.parts] == [
+        (twice, (twice,)),
+        (taken, (taken,)),
+    ]
+    assert {p.component for p in anatomy.parts} == {"text_encoder"}
+
+
+# ---- Generic models --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "component", "block", "role"),
+    [
+        ("bert.embeddings.word_embeddings.weight", "embeddings", None, "embedding"),
+        ("bert.embeddings.LayerNorm.bias", "embeddings", None, "norm"),
+        ("bert.encoder.layer.11.attention.self.query.weight", "encoder", "layer 11", "attn"),
+        ("encoder.layer.11.attention.output.LayerNorm.bias", "encoder", "layer 11", "norm"),
+        ("bert.encoder.layer.3.intermediate.dense.bias", "encoder", "layer 3", "mlp"),
+        ("bert.encoder.layer.3.output.dense.bias", "encoder", "layer 3", "mlp"),
+        ("bert.pooler.dense.weight", "pooler", None, "head"),
+        ("cls.predictions.decoder.weight", "cls", None, "head"),
+        ("model.layers.17.self_attn.q_proj.weight", "layers", "layer 17", "attn"),
+        ("model.layers.17.mlp.gate_proj.weight", "layers", "layer 17", "mlp"),
+        ("model.layers.17.post_attention_layernorm.weight", "layers", "layer 17", "norm"),
+        ("model.embed_tokens.weight", "embed_tokens", None, "embedding"),
+        ("lm_head.weight", "lm_head", None, "head"),
+        ("transformer.h.5.attn.c_attn.weight", "h", "layer 5", "attn"),
+        ("blocks.9.norm1.weight", "blocks", "layer 9", "norm"),
+        ("layer1.0.bn1.running_mean", "layer1", "layer1.0", "buffer"),
+        ("layer1.0.conv1.weight", "layer1", "layer1.0", "conv"),
+        ("encoder.block.4.layer.0.SelfAttention.q.weight", "encoder", "layer 4", "attn"),
+        ("4.weight", "layers", "layer 4", None),
+        ("lstm_cell.weight_ih", "lstm_cell", None, "rnn"),
+        ("weight", "other", None, None),
+        ("", "other", None, None),
+        ("..", "other", None, None),
+    ],
+)
+def test_generic_keys(key: str, component: str, block: str | None, role: str | None) -> None:
+    anatomy = classify_keys({key: (4,)})
+    (part,) = anatomy.parts
+    assert (anatomy.family, anatomy.layout, part.canonical_key) == ("generic", "generic", key)
+    assert (part.component, part.block, part.role) == (component, block, role)
+
+
+def test_generic_models_lose_only_wrappers_that_every_key_has() -> None:
+    wrapped = classify_keys({"module.net.weight": (2,), "module.net.bias": (2,)})
+    assert [p.canonical_key for p in wrapped.parts] == ["net.bias", "net.weight"]
+    mixed = classify_keys({"module.net.weight": (2,), "net.bias": (2,)})
+    assert [p.canonical_key for p in mixed.parts] == ["module.net.weight", "net.bias"]
+    language = classify_keys(zoo.transformer_shapes())
+    assert {p.canonical_key for p in language.parts} == set(zoo.transformer_shapes())
+
+
+def test_files_that_only_look_like_a_family_are_generic() -> None:
+    control = {
+        f"control_model.{k}": s
+        for k, s in zoo.unet_shapes(zoo.UNetPlan((1, 2), (1, 0), 1, 768, False), 1 / 32).items()
+    }
+    lora = {
+        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": (4, 4),
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": (4, 4),
+    }
+    assert classify_keys(control).family == "generic"
+    anatomy = classify_keys(lora)
+    assert anatomy.family == "generic"
+    assert [p.component for p in anatomy.parts] == ["lora_te", "lora_unet"]
+
+
+def test_a_crowd_of_top_level_names_is_no_set_of_components() -> None:
+    parts = classify_keys({f"n{i}x.weight": (2,) for i in range(500)}).parts
+    assert {part.component for part in parts} == {"other"}
+
+
+# ---- Properties ------------------------------------------------------------------------------
+
+_REAL = sorted(
+    {
+        **zoo.sd1_shapes(1 / 32),
+        **zoo.sd2_shapes(1 / 32),
+        **zoo.sdxl_shapes(1 / 32),
+        **zoo.vae_shapes(1 / 32),
+        **{k.replace("text_model.", ""): () for k in zoo.sd1_shapes(1 / 32) if "text_model" in k},
+        **{
+            f"text_encoder/text_model.encoder.layers.{i}.self_attn.{p}_proj.{kind}": ()
+            for i in (0, 22)
+            for p in "qkv"
+            for kind in ("weight", "bias")
+        },
+        "text_encoder/text_projection.weight": (),
+        "text_projection": (),
+        "vae/decoder.up_blocks.7.resnets.0.conv1.weight": (),
+    }
+)
+_NAMES = st.text(alphabet="ab./0é\n\x1b{*", max_size=12)
+_REAL_KEYS = st.integers(0, len(_REAL) - 1).map(lambda i: _REAL[i])
+_KEYS = st.one_of(
+    _REAL_KEYS,
+    st.builds(str.__add__, st.sampled_from(["module.", "model.", "unet/", ""]), _REAL_KEYS),
+    _NAMES,
+    st.text(max_size=30),
+)
+_SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(_KEYS, _SHAPES, max_size=40))
+def test_every_tensor_is_a_source_of_one_part(shapes: Shapes) -> None:
+    anatomy = classify_keys(shapes)
+    assert_nothing_lost(shapes, anatomy)
+    again = classify_keys(dict(reversed(shapes.items())))
+    assert again == anatomy
+    for part in anatomy.parts:
+        assert not part.transposed or len(shapes[part.sources[0]]) == 2
+        rests = {shapes[key][1:] for key in part.sources}
+        assert len(rests) == 1
+        assert len(part.sources) == 1 or all(shapes[key] for key in part.sources)
+
+
+def test_enormous_keys_cost_nothing() -> None:
+    keys = [
+        "model." + "a." * 100_000,
+        "encoder." + "9" * 100_000,
+        "layers." + "9" * 400 + ".weight",
+    ]
+    anatomy = classify_keys(dict.fromkeys(keys, (1,)))
+    assert_nothing_lost(dict.fromkeys(keys), anatomy)
+
+
+@given(st.lists(st.integers(1, 3), max_size=5))
+def test_canonical_shape_keeps_the_elements_and_two_dimensions(shape: list[int]) -> None:
+    short = canonical_shape(shape)
+    assert short == tuple(shape[: len(short)])
+    assert set(shape[len(short) :]) <= {1}
+    assert len(short) == min(len(shape), 2) or short[-1] != 1
+
+
+# ---- Names for people, unused keys -----------------------------------------------------------
+
+
+def test_component_names() -> None:
+    assert component_members("te") == (
+        "text_encoder",
+        "text_encoder_1",
+        "text_encoder_2",
+        "text_encoder_3",
+    )
+    assert component_members("te1") == ("text_encoder_2",)
+    assert component_members("unet") == ("unet",)
+    assert component_title("unet") == "UNet"
+    assert component_title("text_encoder") == "text encoder"
+
+
+def unused(shapes: Shapes) -> set[str]:
+    anatomy = classify_keys(shapes)
+    return {
+        part.canonical_key
+        for part in anatomy.parts
+        if unused_reason(anatomy.family, part.component, part.canonical_key)
+    }
+
+
+def test_unused_keys_are_the_ones_the_families_skip(shared: Path) -> None:
+    sd2 = unused(zoo.sd2_shapes(1 / 32))
+    changed = {
+        key
+        for key, distance in json.loads(
+            (shared / "published" / "v1" / "sd2_sd21_jrd.json").read_text()
+        )["kv"].items()
+        if distance and key.startswith("cond_stage_model.")
+    }
+    assert sd2 == changed  # the 14 keys of which people wrote that nothing had changed
+    sdxl = {key.split(".", 4)[4] for key in unused(zoo.sdxl_shapes(1 / 32))}
+    layer = "text_model.encoder.layers.11."
+    assert {key for key in sdxl if not key.startswith(layer)} == {
+        "text_model.final_layer_norm.weight",
+        "text_model.final_layer_norm.bias",
+        "logit_scale",
+    }
+    assert sum(key.startswith(layer) for key in sdxl) == 16
+    assert unused(zoo.sd1_shapes(1 / 32)) == set()
+    assert unused({"model_ema.diffusion_modelout2bias": (4,), "betas": (1000,)}) == {
+        "model_ema.diffusion_modelout2bias",
+        "betas",
+    }
+    reason = unused_reason("VAE", "training_state", "first_stage_model.loss.logvar")
+    assert reason is not None and "trained against" in reason
+
+
+# ---- Rules of the user -----------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_rules_of_the_user_come_first(tmp_path: Path) -> None:
+    table = write(
+        tmp_path / "mine.csv",
+        "# my models\n"
+        "family, pattern, canonical, component, block, role\n"
+        "\n"
+        ", backbone.stage{i}.**, , trunk, stage {i:02},\n"
+        "generic, **.gate.*, , , , gate\n"
+        ", old.{name}.**, new.{name}.**\n"
+        "SD1, model.diffusion_model.out.**, , , HEAD\n",
+    )
+    rules = load_rules(table)
+    assert rules.digest != load_rules().digest
+    parts = classify_keys(
+        {"backbone.stage3.gate.weight": (2,), "old.fc.weight": (2,), "head.weight": (2,)}, rules
+    ).parts
+    assert [(p.canonical_key, p.component, p.block, p.role) for p in parts] == [
+        ("backbone.stage3.gate.weight", "trunk", "stage 03", "gate"),
+        ("head.weight", "head", None, "head"),
+        ("new.fc.weight", "new", None, "head"),
+    ]
+    shapes = zoo.sd1_shapes(1 / 32)
+    blocks = Counter(p.block for p in classify_keys(shapes, rules).parts)
+    assert blocks["HEAD"] == 4
+    assert blocks["OUT"] == 0
+    assert Counter(p.block for p in classify_keys(shapes).parts)["OUT"] == 4
+
+
+def test_a_rename_of_the_user_can_make_a_model_known(tmp_path: Path) -> None:
+    table = write(tmp_path / "mine.csv", "pattern,canonical\nnet.**,model.diffusion_model.**\n")
+    unet = {k: s for k, s in zoo.sd1_shapes(1 / 32).items() if k.startswith("model.")}
+    other = {key.replace("model.diffusion_model.", "net."): shape for key, shape in unet.items()}
+    assert classify_keys(other).family == "generic"
+    anatomy = classify_keys(other, load_rules(table))
+    assert anatomy.family == "SD1"
+    assert {part.canonical_key for part in anatomy.parts} == set(unet)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "there is no table"),
+        ("# only a comment\n", "there is no table"),
+        ("family,component\n", "line 1.*'pattern' must stand once"),
+        ("pattern,colour\n", "line 1.*'colour' is not one of them"),
+        ("pattern,role\na.**,x,y\n", "line 2: 3 cells for 2 columns"),
+        ("pattern,role\n\n# b\n,x\n", "line 4, column 'pattern': the pattern is empty"),
+        ("pattern,role\na.{I}.*,x\n", "line 2, column 'pattern': unexpected '{'"),
+        ("pattern,role\na.(b|c,x\n", "line 2, column 'pattern': a parenthesis"),
+        ("pattern,role\na.b|c,x\n", "line 2, column 'pattern': parentheses"),
+        ("pattern,role\na.{i}.{i},x\n", r"line 2, column 'pattern': \{i\} stands twice"),
+        ("pattern,block\na.{i}.*,x {j}\n", r"line 2, column 'block': \{j\} does not stand"),
+        ("pattern,block\na.{i}.*,x {i+}\n", "line 2, column 'block'.*neither a name nor a sum"),
+        ("pattern,canonical\na.*,b.**\n", r"line 2, column 'canonical': \*\* does not stand"),
+        ("pattern,role\na.**,\n", "line 2, column 'pattern': the row says nothing"),
+        ("pattern,component\na.**,-\n", "line 2, column 'component': every tensor"),
+        ("family,pattern,role\nSD9,a.**,x\n", "line 2, column 'family': no family 'SD9'"),
+        ("pattern,canonical,role\na,b,c\n", "line 2, column 'role': a row with a canonical"),
+        ("family,pattern,canonical\nSD1,a,b\n", "line 2, column 'family': a row with a canonical"),
+    ],
+)
+def test_mistakes_in_rules_are_named_with_line_and_column(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_rules(write(tmp_path / "mine.csv", text))
+
+
+def test_files_that_are_no_rules_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "large").write_bytes(b" " * (1 << 20) + b"!")
+    for name, message in (("binary", "UTF-8"), ("large", "too large"), ("absent", "No such file")):
+        with pytest.raises(UsageError, match=message):
+            load_rules(tmp_path / name)
