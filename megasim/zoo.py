@@ -98,7 +98,7 @@ def build_zoo(
                 made.add(planned)
             progress.advance(1)
     finally:
-        made.save()
+        made.save_if_changed()
         progress.finish()
     return list(plan)
 
@@ -116,6 +116,7 @@ class _Manifest:
         if not isinstance(content, dict):
             content = {}
         self._is_new = "models" not in content
+        self._is_changed = False
         self._settings = dict(settings)
         same = {key: content.get(key) for key in settings} == self._settings
         self._models: dict[str, Any] = content["models"] if same and not self._is_new else {}
@@ -132,9 +133,12 @@ class _Manifest:
 
     def add(self, planned: ZooModel) -> None:
         truth = {key: value for key, value in asdict(planned).items() if value or key == "parents"}
+        self._is_changed = True
         self._models[planned.name] = {**truth, "bytes": _bytes(self._folder / planned.file)}
 
-    def save(self) -> None:
+    def save_if_changed(self) -> None:
+        if not self._is_changed:
+            return
         text = json.dumps({**self._settings, "models": self._models}, indent=1)
         with appearing(self._path) as path:
             path.write_text(text + "\n", encoding="utf-8")

@@ -233,6 +233,8 @@ def test_second_build_makes_only_what_is_missing(tmp_path: Path) -> None:
     build_recipe_zoo(tmp_path)
     before = sha256_of(tmp_path)
     written = {f.name: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
+    build_recipe_zoo(tmp_path)
+    assert {f.name: f.stat().st_mtime_ns for f in tmp_path.iterdir()} == written
     (tmp_path / "three.safetensors").unlink()
     (tmp_path / "add-half.safetensors").write_bytes(b"half a file")
     build_recipe_zoo(tmp_path)
