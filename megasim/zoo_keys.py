@@ -37,12 +37,13 @@ _COMPONENTS = (
     (r"first_stage_model\.encoder\.", "vae_encoder"),
     (r"first_stage_model\.decoder\.", "vae_decoder"),
     (r"first_stage_model\.(post_)?quant_conv\.", "vae_quant"),
-    (r"(model|lm_head)\.", "other"),
 )
 
 
 def component_of(key: str) -> str:
     """Return the component of one of the zoo's own keys; schedule buffers are training state.
+
+    The components of a language model are the names at the top, under the wrapper `model.`.
 
     >>> component_of("first_stage_model.post_quant_conv.bias"), component_of("betas")
     ('vae_quant', 'training_state')
@@ -50,6 +51,8 @@ def component_of(key: str) -> str:
     for pattern, component in _COMPONENTS:
         if re.match(pattern, key):
             return component
+    if "." in key:
+        return key.removeprefix("model.").partition(".")[0]
     return "training_state"
 
 
