@@ -1,0 +1,294 @@
+"""Distances of components from the sketches in the store, with no file read.
+
+Of one key, ‖S(a) − S(b)‖² estimates ‖a − b‖² without bias and with a relative standard error of
+√(2/m) (see `sketch`); a tensor of m elements or fewer is kept whole and gives no error. Over the
+keys of a component the squares add, so with dₖ the estimate of key k,
+
+    L2 = √Σ dₖ²,   standard error of L2 = √(Σ 2 dₖ⁴ / m) / (2 L2).
+
+Counts of identical and changed keys come from the hashes and are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store import Store
+from megasim.tally import COUNTED, tally_key
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
+
+# Keys whose sketches are in memory at a time: 64 keys of 1,000 models are 66 MB.
+_KEYS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class KeyContents:
+    """What N models hold under one key, C contents in all.
+
+    Attributes:
+        place: (N,) int32, the row of `sketches` that each model holds; -1 where it lacks the key.
+        name: (N,) int32, codes of the keys as the files spell them.
+        sketches: (C, m) float32, one row for each distinct content.
+        whole: whether the tensors are kept whole, so that distances carry no error.
+        codes: (C, 4) int32, codes of shape, value, fp16 and bf16 hash: equal codes mean equal
+            shapes or hashes, negative fp16 and bf16 codes equal nothing.
+        finite: (C,) bool, whether a content has neither NaN nor inf.
+    """
+
+    place: Ints
+    name: Ints
+    sketches: npt.NDArray[np.float32]
+    whole: bool
+    codes: Ints
+    finite: npt.NDArray[np.bool_]
+
+
+@dataclass
+class ComponentEstimate:
+    """Sums over the keys of a component, of R models against N; each pair stands once.
+
+    Attributes:
+        squared: (R, N) float64, sum of squared estimates.
+        variance: (R, N) float64, variance of `squared`.
+        counted: (R, N, 7) int32, keys of each status of `COUNTED`.
+        holds: for each key so far, (N,) which models hold it.
+        rows: (R,) the models of the rows.
+    """
+
+    rows: npt.NDArray[np.int64]
+    squared: Floats
+    variance: Floats
+    counted: Ints
+    holds: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+
+    @classmethod
+    def zeros(cls, rows: npt.NDArray[np.int64], models: int) -> ComponentEstimate:
+        """Return sums over no key yet."""
+        shape = (len(rows), models)
+        counted = np.zeros((*shape, len(COUNTED)), dtype=np.int32)
+        return cls(rows, np.zeros(shape), np.zeros(shape), counted)
+
+    def counts(self) -> dict[str, Ints]:
+        """Return status → (R, N) how many keys, of every status and of those renamed."""
+        held = np.array(self.holds, dtype=np.float32)
+        both = (held[:, self.rows].T @ held).astype(np.int32)
+        total = held.sum(axis=0, dtype=np.int32)
+        counts = {status: self.counted[..., i] for i, status in enumerate(COUNTED)}
+        told = self.counted.sum(axis=-1, dtype=np.int32) - counts["renamed"]
+        return {
+            **counts,
+            "changed": both - told,
+            "missing_a": total[None, :] - both,
+            "missing_b": total[self.rows][:, None] - both,
+            "keys_compared": both - counts["shape_mismatch"] - counts["non_finite"],
+        }
+
+    @property
+    def l2(self) -> Floats:
+        """(R, N) the estimate; 0 also where no key was compared."""
+        return np.asarray(np.sqrt(self.squared), dtype=np.float64)
+
+    @property
+    def l2_error(self) -> Floats:
+        """(R, N) its standard error."""
+        root, spread = np.sqrt(self.squared), np.sqrt(self.variance)
+        return np.divide(spread, 2 * root, out=np.zeros_like(root), where=root > 0)
+
+    def add(self, key: KeyContents) -> None:
+        """Add one key: the models of the rows against all.
+
+        Squared distances come from one matrix product of the centred sketches; where float32
+        would lose digits to cancellation, they are summed up from the differences.
+        """
+        centred = key.sketches - key.sketches.mean(axis=0)
+        first = np.zeros(len(key.place), dtype=np.bool_)
+        first[self.rows] = True
+        tally_key(
+            self.rows,
+            first,
+            key.place,
+            key.name,
+            key.codes,
+            key.finite,
+            centred,
+            centred @ centred.T,
+            0.0 if key.whole else 2.0 / key.sketches.shape[1],
+            self.squared,
+            self.variance,
+            self.counted,
+        )
+        self.holds.append(key.place >= 0)
+
+
+@dataclass
+class Estimates:
+    """Estimated distances of some models against all, component by component."""
+
+    models: tuple[int, ...]
+    rows: npt.NDArray[np.int64]
+    components: dict[str, ComponentEstimate] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row for each pair, smaller id first, and component that either holds."""
+        ids = np.array(self.models, dtype=np.int64)
+        # each pair once, also where both models are among the rows
+        once = self.rows[:, None] != np.arange(len(ids))
+        once[:, self.rows] &= self.rows[:, None] < self.rows[None, :]
+        frames = []
+        for component, estimate in self.components.items():
+            counts = estimate.counts()
+            held = counts["keys_compared"] + counts["missing_a"] + counts["missing_b"]
+            r, j = np.nonzero(once & (held + counts["shape_mismatch"] + counts["non_finite"] > 0))
+            i = self.rows[r]
+            swap = ids[i] > ids[j]
+            data = {status: count[r, j] for status, count in counts.items()}
+            a, b = data["missing_a"], data["missing_b"]
+            data["missing_a"], data["missing_b"] = np.where(swap, b, a), np.where(swap, a, b)
+            nothing = data["keys_compared"] == 0
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "model_a": np.minimum(ids[i], ids[j]),
+                        "model_b": np.maximum(ids[i], ids[j]),
+                        "component": component,
+                        **data,
+                        "l2": pd.arrays.FloatingArray(estimate.l2[r, j], nothing),
+                        "l2_error": pd.arrays.FloatingArray(estimate.l2_error[r, j], nothing),
+                    }
+                )
+            )
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def estimate_distances(
+    models: Sequence[int],
+    rows: Sequence[int],
+    keys: Iterator[tuple[str, KeyContents]],
+) -> Estimates:
+    """Return the estimates of the models at `rows` against all, over (component, key) pairs.
+
+    Time is C²·m for each key of C contents, memory 48·R·N bytes for each component.
+    """
+    found = Estimates(tuple(models), np.array(sorted(rows), dtype=np.int64))
+    for component, key in keys:
+        if component not in found.components:
+            found.components[component] = ComponentEstimate.zeros(found.rows, len(models))
+        found.components[component].add(key)
+    return found
+
+
+def read_key_contents(
+    store: Store,
+    models: Sequence[int],
+    components: Sequence[str],
+    *,
+    progress: Progress = NO_PROGRESS,
+) -> Iterator[tuple[str, KeyContents]]:
+    """Yield (component, contents) of every key of `components`, some keys in memory at a time."""
+    wanted = pd.DataFrame({"component": list(components)})
+    keys = store.frame("sketch_keys", tables={"batch": wanted})
+    place = pd.Series(np.arange(len(models)), index=list(models))
+    progress.start("Estimating", len(keys), "keys")
+    try:
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            batch = keys.iloc[start : start + _KEYS_AT_ONCE]
+            held = store.frame("sketch_holders", tables={"batch": batch})
+            held = held[held["model_id"].isin(place.index)]
+            contents = pd.DataFrame({"tensor_id": held["tensor_id"].unique()})
+            prints = store.frame("sketches_of", tables={"batch": contents}).set_index("id")
+            for (component, _), group in held.groupby(["component", "canonical_key"], sort=True):
+                yield str(component), _key_contents(group, prints, place)
+                progress.advance(1)
+    finally:
+        progress.finish()
+
+
+def _key_contents(group: pd.DataFrame, prints: pd.DataFrame, place: pd.Series) -> KeyContents:
+    """Return what the holders of one key hold. A content in two shapes counts as two."""
+    contents = group[["tensor_id", "canonical_shape"]].drop_duplicates()
+    code = pd.MultiIndex.from_frame(contents).get_indexer(
+        pd.MultiIndex.from_frame(group[["tensor_id", "canonical_shape"]])
+    )
+    places = np.full(len(place), -1, dtype=np.int32)
+    names = np.full(len(place), -1, dtype=np.int32)
+    at = place.loc[group["model_id"]].to_numpy()
+    places[at] = code
+    names[at] = pd.factorize(group["key"])[0]
+    found = prints.loc[contents["tensor_id"]]
+    width = max((len(s) for s in found["sketch"]), default=0)
+    sketches = np.zeros((len(found), max(width, 1)), dtype=np.float32)
+    for row, sketch in enumerate(found["sketch"]):
+        sketches[row, : len(sketch)] = sketch
+    fits = found["fits_fp16"].to_numpy(dtype=bool)
+    codes = [
+        pd.factorize(contents["canonical_shape"])[0],
+        pd.factorize(found["value_hash"])[0],
+        np.where(fits, pd.factorize(found["fp16_hash"])[0], -1),
+        pd.factorize(found["bf16_hash"])[0],
+    ]
+    return KeyContents(
+        place=places,
+        name=names,
+        sketches=sketches,
+        whole=bool((found["numel"] <= width).all()),
+        codes=np.stack(codes, axis=1).astype(np.int32),
+        finite=~found["non_finite"].to_numpy(dtype=bool),
+    )
+
+
+def save_estimates(
+    store: Store, components: Sequence[str], *, progress: Progress = NO_PROGRESS
+) -> int:
+    """Estimate every pair of which a component is not known yet, save it, and return how many.
+
+    Only the models that take part in such a pair are computed against the others.
+    """
+    ids = [m.id for m in store.models() if m.source != "imported"]
+    place = {model_id: i for i, model_id in enumerate(ids)}
+    n = len(ids)
+    if n < 2:
+        return 0
+    wanted = pd.DataFrame({"component": list(components)})
+    known = np.zeros((n, n), dtype=np.int64)
+    for a, b, _ in store.rows("known_components", tables={"batch": wanted}):
+        if a in place and b in place:
+            known[place[a], place[b]] += 1
+            known[place[b], place[a]] += 1
+    new = _cover(known == 0)
+    if not len(new):
+        return 0
+    keys = read_key_contents(store, ids, components, progress=progress)
+    frame = estimate_distances(ids, new, keys).to_frame()
+    if frame.empty:
+        return 0
+    with store.transaction():
+        store.rows("add_estimates", tables={"batch": frame})
+    return len(frame)
+
+
+def _cover(open_pairs: npt.NDArray[np.bool_]) -> list[int]:
+    """Return models that touch every open pair; few of them where few models are new."""
+    open_pairs = open_pairs & ~np.eye(len(open_pairs), dtype=bool)
+    chosen = []
+    counts = open_pairs.sum(axis=1)
+    while counts.any():
+        best = int(np.argmax(counts))
+        chosen.append(best)
+        counts = counts - open_pairs[best]
+        counts[best] = 0
+        open_pairs[best] = open_pairs[:, best] = False
+    return sorted(chosen)
+
+
+def nearest_rows(distances: Mapping[str, float] | pd.Series, k: int) -> list[tuple[str, float]]:
+    """Return the k names of least distance, ties by name; NaN is never near."""
+    known = [(name, float(d)) for name, d in distances.items() if d == d]
+    return sorted(((str(n), d) for n, d in known), key=lambda item: (item[1], item[0]))[:k]

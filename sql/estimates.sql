@@ -1,0 +1,46 @@
+-- Estimates from the sketches: what is read for them, and what is kept.
+
+-- name: sketch_keys
+-- The keys of some components, with how many models hold each.
+select mt.canonical_key, mt.component, count(*) as models
+from model_tensor mt
+join batch b on b.component = mt.component
+group by mt.canonical_key, mt.component
+order by mt.component, mt.canonical_key;
+
+-- name: sketch_holders
+-- Who holds what under some keys.
+select mt.component, mt.canonical_key, mt.model_id, mt.tensor_id, mt.canonical_shape, mt.key
+from model_tensor mt
+join batch b on b.canonical_key = mt.canonical_key and b.component = mt.component
+order by mt.component, mt.canonical_key, mt.model_id;
+
+-- name: sketches_of
+-- The sketch and the hashes of some contents.
+select
+    t.id, t.numel, t.sketch, t.value_hash, t.fp16_hash, t.bf16_hash,
+    t.nans + t.infs > 0 as non_finite, coalesce(t.linf <= 65504, false) as fits_fp16
+from tensor t
+join batch b on b.tensor_id = t.id
+order by t.id;
+
+-- name: known_components
+-- The pairs of which one of some components is known already, from whatever source.
+select c.model_a, c.model_b, c.component
+from component_distance c
+join batch b on b.component = c.component;
+
+-- name: add_estimates
+-- Estimates of pairs and components of which nothing better is known.
+insert into component_distance
+select
+    b.model_a, b.model_b, b.component, 'estimated', null, false,
+    b.keys_compared, b.identical, b.same_values, b.same_at_fp16, b.same_at_bf16, b.changed,
+    b.renamed, b.missing_a, b.missing_b, b.shape_mismatch, b.non_finite,
+    null, null, b.l2, null, null, b.l2_error,
+    b.keys_compared / nullif(
+        b.keys_compared + b.missing_a + b.missing_b + b.shape_mismatch + b.non_finite, 0)
+from batch b
+anti join component_distance c
+    on c.model_a = b.model_a and c.model_b = b.model_b and c.component = b.component
+order by b.model_a, b.model_b, b.component;
