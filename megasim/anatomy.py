@@ -96,7 +96,8 @@ class _Claim:
 
     key: str
     canonical_key: str
-    rule: Rule | None  # the rule that renamed it
+    names: frozenset[str]  # those in the canonical key
+    rule: Rule | None = None  # the rule that renamed it
 
 
 class _Keys:
@@ -204,8 +205,9 @@ def _claim(
 ) -> _Claim:
     """Find the canonical key of one key of the file."""
     if len(name) > _LONGEST_KEY:
-        return _Claim(key, key, None)
-    for rule in columns.canonical.candidates(frozenset(split_key(name))):
+        return _Claim(key, key, frozenset())
+    words = frozenset(split_key(name))
+    for rule in columns.canonical.candidates(words):
         found = rule.pattern.match(name)
         if found is None or (rule.needs is not None and rule.needs.fill(found) not in names):
             continue
@@ -213,8 +215,8 @@ def _claim(
             continue
         canonical = rule.value.fill(found)
         if canonical is not None:
-            return _Claim(key, canonical, rule)
-    return _Claim(key, name, None)
+            return _Claim(key, canonical, frozenset(split_key(canonical)), rule)
+    return _Claim(key, name, words)
 
 
 def _assemble(
@@ -239,6 +241,8 @@ def _assemble(
 
 def _choose(canonical: str, group: list[_Claim], shapes: Mapping[str, Shape]) -> list[_Claim]:
     """Return the claims that together are the canonical tensor; none when they are not it."""
+    if len(group) == 1 and group[0].key == canonical:
+        return group
     if canonical in shapes:
         return [claim for claim in group if claim.key == canonical]
     whole = [claim for claim in group if claim.rule is None or claim.rule.of == 1]
@@ -258,12 +262,12 @@ def _part(claims: Sequence[_Claim], canonical: str, columns: FamilyRules) -> Par
     name = claim.canonical_key
     if len(name) > _LONGEST_KEY:
         return Part(canonical, "other", None, None, sources)
-    names = frozenset(split_key(name))
+    component, block, role = columns.labels(name, claim.names)
     return Part(
         canonical_key=canonical,
-        component=columns.component.decide(name, names) or "other",
-        block=columns.block.decide(name, names) or None,
-        role=columns.role.decide(name, names) or None,
+        component=component or "other",
+        block=block or None,
+        role=role or None,
         sources=sources,
         transposed=claim.rule is not None and claim.rule.transposed and canonical == name,
     )

@@ -141,6 +141,7 @@ class Template:
     """
 
     pieces: tuple[str | tuple[str] | _Sum, ...]  # a literal, the name of a text, a sum
+    literal: str | None = None  # the text, where there is nothing to fill in
 
     @classmethod
     def parse(cls, text: str, pattern: Pattern) -> Template:
@@ -177,7 +178,9 @@ class Template:
             if name not in pattern.wildcards:
                 wildcard = "**" if name == "rest" else f"{{{name}}}"
                 raise ValueError(f"{wildcard} does not stand in the pattern {pattern.text!r}")
-        return cls(tuple(pieces))
+        literals = [piece for piece in pieces if isinstance(piece, str)]
+        constant = len(literals) == len(pieces)
+        return cls(tuple(pieces), "".join(literals) if constant else None)
 
     def fill(self, found: Mapping[str, str]) -> str | None:
         """Return the filled text; None when a number in it would be negative."""

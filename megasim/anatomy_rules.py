@@ -1,31 +1,30 @@
-"""The anatomy tables of `data/`, and a user's own, read into rules.
+"""The rules of the anatomy: out of the tables of `data/` and a user's own, and asked by key.
 
 `docs/anatomy.md` says what each table holds and how a user writes one.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TypeVar
 
 from megasim.anatomy_patterns import Pattern, Template
-from megasim.errors import UsageError, printable
+from megasim.anatomy_tables import Row, read_table
+from megasim.errors import printable
 from megasim.resources import resource_path
 
 FAMILIES = ("SD1", "SD2", "SDXL", "SDXL refiner", "SD3", "Flux", "VAE", "generic")
 
-_REMEDY = "docs/anatomy.md says how to write rules"
-_LARGEST_TABLE = 1 << 20  # bytes; a larger file is not a table of rules but a mistake
-_MOST_MET = 10_000  # combinations of names to remember; real models have some dozens
+# How much to remember of keys: several times what real models have, too little for a hostile file
+# to fill the memory with.
+_MOST_REMEMBERED = 20_000
 
-T = TypeVar("T")
+Labels = tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +72,18 @@ class Column:
         if met is None:
             places = {place for name in known for place in self._filed[name]}
             met = tuple(self._rules[i] for i in sorted(places.union(self._unfiled)))
-            if len(self._met) < _MOST_MET:
+            if len(self._met) < _MOST_REMEMBERED:
                 self._met[known] = met
         return met
 
     def decide(self, key: str, names: frozenset[str]) -> str | None:
         """Return what the first fitting rule gives; None when none fits."""
         for rule in self.candidates(names):
-            if (found := rule.pattern.match(key)) is not None:
-                return rule.value.fill(found)
+            pattern = rule.pattern
+            # As pattern.match and value.fill would, without their calls: this is the inner loop.
+            if pattern.needle in key and (found := pattern.regex.fullmatch(key)) is not None:
+                literal = rule.value.literal
+                return rule.value.fill(found.groupdict()) if literal is None else literal
         return None
 
 
@@ -122,6 +124,19 @@ class FamilyRules:
     component: Column
     block: Column
     role: Column
+    _labels: dict[str, Labels] = field(default_factory=dict, repr=False)
+
+    def labels(self, key: str, names: frozenset[str]) -> Labels:
+        """Return (component, block, role) of a canonical key; None where no rule fits.
+
+        They are remembered: the models of a family have the same keys.
+        """
+        labels = self._labels.get(key)
+        if labels is None:
+            labels = tuple(c.decide(key, names) for c in (self.component, self.block, self.role))
+            if len(self._labels) < _MOST_REMEMBERED:
+                self._labels[key] = labels
+        return labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,39 +165,12 @@ class Rules:
     def of_family(self, family: str) -> FamilyRules:
         """Return the columns that hold for a family."""
         if family not in self._compiled:
-            self._compiled[family] = FamilyRules(
-                *(
-                    Column(r, family)
-                    for r in (self.canonical, self.component, self.block, self.role)
-                )
+            canonical, component, block, role = (
+                Column(rules, family)
+                for rules in (self.canonical, self.component, self.block, self.role)
             )
+            self._compiled[family] = FamilyRules(canonical, component, block, role)
         return self._compiled[family]
-
-
-class _Row:
-    """A row of a table, whose cells are read with errors that name the line and the column."""
-
-    def __init__(self, path: Path, line: int, cells: Mapping[str, str]) -> None:
-        self.path, self.line, self.cells = path, line, cells
-
-    def __getitem__(self, column: str) -> str:
-        return self.cells.get(column, "")
-
-    def error(self, column: str, problem: str) -> UsageError:
-        where = f"{printable(self.path, 400)}, line {self.line}, column {column!r}"
-        return UsageError(f"{where}: {problem}", _REMEDY)
-
-    def read(self, column: str, parse: Callable[[str], T]) -> T:
-        try:
-            return parse(self[column])
-        except (ValueError, re.error) as error:
-            raise self.error(column, str(error)) from None
-
-    def families(self) -> frozenset[str]:
-        return self.read("family", _parse_families)
-
-    def template(self, column: str, pattern: Pattern) -> Template:
-        return self.read(column, lambda text: Template.parse(text, pattern))
 
 
 def _parse_families(text: str) -> frozenset[str]:
@@ -192,63 +180,27 @@ def _parse_families(text: str) -> frozenset[str]:
     return families
 
 
-def read_table(path: Path, columns: Sequence[str], required: Sequence[str]) -> list[_Row]:
-    """Read a CSV table whose first row names its columns.
+def _families(row: Row) -> frozenset[str]:
+    return row.read("family", _parse_families)
 
-    Lines that begin with # and empty lines are left out; spaces around cells do not count.
 
-    Raises:
-        UsageError: the file cannot be read or is not such a table; it names the line.
-    """
-    file = printable(path, 400)
-    try:
-        if path.stat().st_size > _LARGEST_TABLE:
-            raise UsageError(f"{file}: too large for a table of rules", _REMEDY)
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}", "check the path") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: not a text file in UTF-8", _REMEDY) from None
-
-    header: list[str] = []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
-        except csv.Error as error:
-            raise UsageError(f"{file}, line {number}: {error}", _REMEDY) from None
-        if not header:
-            header = cells
-            for name in (*header, *required):
-                if name not in columns or header.count(name) != 1:
-                    problem = f"the columns are {', '.join(columns)}; {printable(name)!r}"
-                    problem += " is not one of them" if name not in columns else " must stand once"
-                    raise UsageError(f"{file}, line {number}: {problem}", _REMEDY)
-        elif len(cells) > len(header):
-            problem = f"{len(cells)} cells for {len(header)} columns"
-            raise UsageError(f"{file}, line {number}: {problem}", _REMEDY)
-        else:
-            rows.append(_Row(path, number, dict(zip(header, cells, strict=False))))
-    if not header:
-        raise UsageError(f"{file}: there is no table in it", _REMEDY)
-    return rows
+def _template(row: Row, column: str, pattern: Pattern) -> Template:
+    return row.read(column, lambda text: Template.parse(text, pattern))
 
 
 _LABELS = ("component", "block", "role")
 
 
-def _label_rules(rows: Iterable[_Row]) -> dict[str, list[Rule]]:
+def _label_rules(rows: Iterable[Row]) -> dict[str, list[Rule]]:
     rules: dict[str, list[Rule]] = {label: [] for label in _LABELS}
     for row in rows:
         pattern = row.read("pattern", Pattern.parse)
-        families = row.families()
+        families = _families(row)
         if row["component"] == "-":
             raise row.error("component", "every tensor has a component; use `other`")
         for label in _LABELS:
             if row[label]:
-                rules[label].append(Rule(families, pattern, row.template(label, pattern)))
+                rules[label].append(Rule(families, pattern, _template(row, label, pattern)))
     return rules
 
 
@@ -266,7 +218,7 @@ def _user_rules(path: Path) -> tuple[list[Rule], dict[str, list[Rule]]]:
             if row[column]:
                 raise row.error(column, "a row with a canonical key is a rename and nothing else")
         pattern = row.read("pattern", Pattern.parse)
-        renames.append(Rule(frozenset(), pattern, row.template("canonical", pattern)))
+        renames.append(Rule(frozenset(), pattern, _template(row, "canonical", pattern)))
     return renames, _label_rules(labelling)
 
 
@@ -277,11 +229,11 @@ def _parse_part(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _canonical_rules(places: Iterable[_Row], names: Sequence[_Row]) -> tuple[Rule, ...]:
+def _canonical_rules(places: Iterable[Row], names: Sequence[Row]) -> tuple[Rule, ...]:
     """Join where components stand with how the tensors inside them are named."""
     rules = []
     for place in places:
-        families, prefix, canonical = place.families(), place["prefix"], place["canonical"]
+        families, prefix, canonical = _families(place), place["prefix"], place["canonical"]
         if not place["naming"]:
             pattern = Pattern.parse(prefix + "**")
             rules.append(Rule(families, pattern, Template.parse(canonical + "**", pattern)))
@@ -298,7 +250,7 @@ def _parse_behind(prefix: str, pattern: str) -> Pattern:
 
 
 def _name_rule(
-    row: _Row, families: frozenset[str], pattern: Pattern, prefix: str, canonical: str
+    row: Row, families: frozenset[str], pattern: Pattern, prefix: str, canonical: str
 ) -> Rule:
     transposed = row["how"] == "transposed"
     part, of = row.read("how", _parse_part) if row["how"] and not transposed else (1, 1)
@@ -397,6 +349,6 @@ def load_unused() -> tuple[tuple[Rule, str, str], ...]:
     unused = []
     for row in read_table(_data("unused_keys.csv"), columns, columns):
         pattern = row.read("pattern", Pattern.parse)
-        rule = Rule(row.families(), pattern, Template(()))
+        rule = Rule(_families(row), pattern, Template(()))
         unused.append((rule, row["component"], row["reason"]))
     return tuple(unused)
