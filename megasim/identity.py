@@ -1,0 +1,194 @@
+"""The tiers of identity, and the verdict of a component from the tiers of its keys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+# From strongest to weakest; each but the last three says that both models hold the component.
+IDENTICAL = "identical"  # the same dtype and bytes
+SAME_VALUES = "same_values"  # the same numbers in another dtype
+SAME_AT_FP16 = "same_at_fp16"  # equal once both are rounded to float16
+SAME_AT_BF16 = "same_at_bf16"  # equal once both are rounded to bfloat16
+SAME_WHERE_USED = "same_where_used"  # they differ only in keys that the family never uses
+PARTLY_CHANGED = "partly_changed"
+CHANGED = "changed"
+OTHER_ARCHITECTURE = "other_architecture"
+ABSENT_A = "absent_a"
+ABSENT_B = "absent_b"
+ABSENT = "absent"  # in both
+
+VERDICTS = (
+    IDENTICAL,
+    SAME_VALUES,
+    SAME_AT_FP16,
+    SAME_AT_BF16,
+    SAME_WHERE_USED,
+    PARTLY_CHANGED,
+    CHANGED,
+    OTHER_ARCHITECTURE,
+    ABSENT_A,
+    ABSENT_B,
+    ABSENT,
+)
+TIERS = VERDICTS[:4]
+EQUAL = frozenset(VERDICTS[:5])
+
+# A component is changed as a whole when this share of its keys is: norms at their start values and
+# counters like position_ids stay what they were in any training.
+MOSTLY = 0.95
+# Two components are of other architectures when this share of the keys of one name has another
+# shape, or when less than half of their keys have a counterpart, and not one tensor is equal.
+OTHER_SHAPES = 0.05
+COUNTERPARTS = 0.5
+
+# Root mean square of the relative error that rounding to float16 leaves, for significands spread
+# evenly over [1, 2): an error uniform in ±2⁻¹¹ has the mean square 2⁻²²/3, the significand 7/3.
+FP16_RELATIVE_ERROR = 2.0**-11 / 7.0**0.5
+# A trained matrix has a norm near the root of its number of outputs (at most 10240 in the models
+# whose distances are published), a vector of norms gains near the root of its length.
+LARGEST_LAYER_NORM = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many keys of a component of a pair have each status."""
+
+    identical: int = 0
+    same_values: int = 0
+    same_at_fp16: int = 0
+    same_at_bf16: int = 0
+    changed: int = 0
+    missing_a: int = 0
+    missing_b: int = 0
+    shape_mismatch: int = 0
+    non_finite: int = 0
+
+    @classmethod
+    def of(cls, statuses: Iterable[str]) -> Counts:
+        """Count statuses as `layer_distances` names them.
+
+        >>> Counts.of(["changed", "identical", "changed"]).changed
+        2
+        """
+        return cls(**Counter(statuses))
+
+    @property
+    def unchanged(self) -> int:
+        """Keys equal in one of the tiers."""
+        return self.identical + self.same_values + self.same_at_fp16 + self.same_at_bf16
+
+    @property
+    def compared(self) -> int:
+        """Keys that have a distance."""
+        return self.unchanged + self.changed
+
+    @property
+    def common(self) -> int:
+        """Keys that both models hold."""
+        return self.compared + self.shape_mismatch + self.non_finite
+
+    @property
+    def differing(self) -> int:
+        """Keys that are not equal in any tier, or that one model lacks."""
+        return (
+            self.changed + self.missing_a + self.missing_b + self.shape_mismatch + self.non_finite
+        )
+
+    def swapped(self) -> Counts:
+        """The same pair, told from the other side."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Counts(**values | {"missing_a": self.missing_b, "missing_b": self.missing_a})
+
+
+def component_verdict(counts: Counts, same_where_used: bool = False) -> str:
+    """Return what became of a component, one of `VERDICTS`.
+
+    A mix of tiers is the weakest of them.
+
+    Args:
+        counts: of all keys of the component in either model.
+        same_where_used: whether the keys that the family uses are equal, and there are some.
+
+    >>> component_verdict(Counts(identical=280, changed=14), same_where_used=True)
+    'same_where_used'
+    >>> component_verdict(Counts(identical=2, changed=2))
+    'partly_changed'
+    >>> component_verdict(Counts(missing_a=294, missing_b=197))
+    'other_architecture'
+    """
+    if not counts.common:
+        if counts.missing_a and counts.missing_b:
+            return OTHER_ARCHITECTURE
+        return ABSENT_A if counts.missing_a else ABSENT_B if counts.missing_b else ABSENT
+    if not counts.differing:
+        return weakest(tier for tier in TIERS if getattr(counts, tier))
+    if same_where_used:
+        return SAME_WHERE_USED
+    if _is_other_architecture(counts):
+        return OTHER_ARCHITECTURE
+    changed = counts.common - counts.unchanged
+    return CHANGED if changed >= MOSTLY * counts.common else PARTLY_CHANGED
+
+
+def _is_other_architecture(counts: Counts) -> bool:
+    if counts.unchanged:
+        return False
+    if counts.shape_mismatch > OTHER_SHAPES * counts.common:
+        return True
+    larger = counts.common + max(counts.missing_a, counts.missing_b)
+    lacking = counts.missing_a > 0 and counts.missing_b > 0
+    return lacking and counts.common < COUNTERPARTS * larger
+
+
+def weakest(verdicts: Iterable[str]) -> str:
+    """Return the weakest of some verdicts: what holds of all of them.
+
+    >>> weakest(["identical", "same_at_fp16", "identical"])
+    'same_at_fp16'
+    """
+    return max(verdicts, key=VERDICTS.index)
+
+
+def is_rounding_level(distances: Mapping[str, float]) -> bool:
+    """Say whether distances alone are of the size that a rounding to half precision leaves.
+
+    They cannot prove it. Rounding a tensor to float16 leaves `FP16_RELATIVE_ERROR` of its norm,
+    and changes nearly every tensor that was not half precision before. The norms are not known
+    here, but a trained layer of n outputs has a norm near √n. So the size fits when nearly all
+    keys differ, and none of them by more than rounding leaves of a norm of `LARGEST_LAYER_NORM`,
+    nor most of them by less than it leaves of a norm of 1.
+
+    Args:
+        distances: key → L2 distance ≥ 0, of a whole component.
+
+    >>> is_rounding_level({"conv.weight": 0.0029, "norm.weight": 0.0025, "conv.bias": 7e-5})
+    True
+    >>> is_rounding_level({"conv.weight": 0.19, "norm.weight": 0.03, "conv.bias": 0.002})
+    False
+    """
+    nonzero = [d for d in distances.values() if d > 0]
+    if not nonzero or len(nonzero) < MOSTLY * len(distances):
+        return False
+    matrices = [d for key, d in distances.items() if d > 0 and key.endswith("weight")]
+    if not matrices or max(nonzero) > LARGEST_LAYER_NORM * FP16_RELATIVE_ERROR:
+        return False
+    return sorted(matrices)[len(matrices) // 2] >= FP16_RELATIVE_ERROR
+
+
+def substitution(key_a: str, key_b: str) -> tuple[str, str]:
+    """Return what stands before the longest run of last names that two keys share.
+
+    >>> substitution("te.text_model.encoder.0.weight", "te.encoder.0.weight")
+    ('te.text_model.', 'te.')
+    """
+    a, b = key_a.split("."), key_b.split(".")
+    common = 0
+    while common < min(len(a), len(b)) and a[-1 - common] == b[-1 - common]:
+        common += 1
+    return _joined(a, len(a) - common), _joined(b, len(b) - common)
+
+
+def _joined(names: Sequence[str], count: int) -> str:
+    return ".".join(names[:count]) + ("." if 0 < count < len(names) else "")
