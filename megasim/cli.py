@@ -26,6 +26,7 @@ COMMANDS = {
     "findings": "commands_answers",
     "matrix": "commands_answers",
     "heatmap": "commands_answers",
+    "nearest": "commands_answers",
     "demo": "commands_demo",
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from megasim import options
-from megasim.console import say, show, show_json, table_text
+from megasim.console import ConsoleProgress, say, show, show_json, table_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 @options.component
 @options.metric
 @options.models
+@click.option("--estimate", is_flag=True, help="Estimate the pairs that were not compared.")
 @click.option("--long", is_flag=True, help="One row a pair, with what each value covers.")
 @options.output(False, "A .csv, .parquet, .json or .npz file; a table on stdout when not given.")
 @options.as_json
@@ -29,6 +30,7 @@ def matrix_command(
     component: str,
     metric: str,
     models: list[str] | None,
+    estimate: bool,
     long: bool,
     output: Path | None,
     as_json: bool,
@@ -43,7 +45,10 @@ def matrix_command(
 
     if output is not None:
         options.check_ending(output, MATRIX_ENDINGS)
-    matrix = options.open_workspace(ctx).matrix(component, metric, models=models)
+    workspace = options.open_workspace(ctx, "write" if estimate else "read")
+    matrix = workspace.matrix(
+        component, metric, models=models, estimate=estimate, progress=ConsoleProgress()
+    )
     say(f"{component}, {metric}: {len(matrix.models)} models, {coverage_note(matrix)}")
     if output is not None:
         in_long_form = write_matrix(matrix, output, long=long)
@@ -54,6 +59,27 @@ def matrix_command(
         show(table_text(matrix_to_long(matrix)))
     else:
         show(table_text(matrix.to_frame().rename_axis("model").reset_index()))
+
+
+@click.command("nearest")
+@click.argument("model", metavar="MODEL|PATH")
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option("-c", "--component", "components", multiple=True, help="Only this component.")
+@options.as_json
+@click.pass_context
+def nearest_command(
+    ctx: click.Context, model: str, k: int, components: tuple[str, ...], as_json: bool
+) -> None:
+    """Name the models nearest to MODEL, component by component, with no file read.
+
+    A file that is not in the store may be named too: it is looked at, and not kept.
+    """
+    workspace = options.open_workspace(ctx, "write")
+    frame = workspace.nearest(model, components or None, k=k, progress=ConsoleProgress())
+    if as_json:
+        show_json(frame.to_dict("records"))
+    else:
+        show(table_text(frame))
 
 
 @click.command("heatmap")

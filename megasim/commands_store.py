@@ -110,6 +110,10 @@ def _named_path(text: str) -> tuple[Path, str]:
 )
 @options.models
 @click.option("--group", "groups", multiple=True, help="Only the pairs of this group.")
+@click.option(
+    "--nearest", type=click.IntRange(1), metavar="K", help="Only each model with its K nearest."
+)
+@click.option("-c", "--component", default="all", show_default=True, help="What --nearest goes by.")
 @click.option("--device", help="A torch device for the arithmetic, e.g. cuda.")
 @options.workers
 @options.memory
@@ -121,6 +125,8 @@ def compare_command(
     metrics: tuple[str, ...],
     models: list[str] | None,
     groups: tuple[str, ...],
+    nearest: int | None,
+    component: str,
     device: str | None,
     workers: int | None,
     memory: int,
@@ -138,6 +144,8 @@ def compare_command(
         groups=groups or None,
         model_map=model_map,
         metrics=metrics,
+        nearest=nearest,
+        component=component,
         device=device,
         workers=workers,
         progress=ConsoleProgress(),

@@ -11,13 +11,14 @@ Counts of identical and changed keys come from the hashes and are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from megasim.matrix_loading import member_names
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Store
 from megasim.tally import COUNTED, tally_key
@@ -247,28 +248,28 @@ def _key_contents(group: pd.DataFrame, prints: pd.DataFrame, place: pd.Series) -
 def save_estimates(
     store: Store, components: Sequence[str], *, progress: Progress = NO_PROGRESS
 ) -> int:
-    """Estimate every pair of which a component is not known yet, save it, and return how many.
+    """Estimate every pair that holds a component and is not known yet; return how many rows.
 
-    Only the models that take part in such a pair are computed against the others.
+    `components` may name groups, such as "vae" or "all". Only the models that take part in such
+    a pair are computed against the others.
     """
-    ids = [m.id for m in store.models() if m.source != "imported"]
+    members = dict.fromkeys(c for name in components for c in member_names(store, name))
+    return sum(_save_component(store, component, progress) for component in members)
+
+
+def _save_component(store: Store, component: str, progress: Progress) -> int:
+    batch = {"batch": pd.DataFrame({"component": [component]})}
+    ids = [int(i) for (i,) in store.rows("tensor_holders", tables=batch)]
     place = {model_id: i for i, model_id in enumerate(ids)}
-    n = len(ids)
-    if n < 2:
-        return 0
-    wanted = pd.DataFrame({"component": list(components)})
-    known = np.zeros((n, n), dtype=np.int64)
-    for a, b, _ in store.rows("known_components", tables={"batch": wanted}):
+    unknown = ~np.eye(len(ids), dtype=bool)
+    for a, b in store.rows("known_pairs", tables=batch):
         if a in place and b in place:
-            known[place[a], place[b]] += 1
-            known[place[b], place[a]] += 1
-    new = _cover(known == 0)
-    if not len(new):
+            unknown[place[a], place[b]] = unknown[place[b], place[a]] = False
+    new = _cover(unknown)
+    if not new:
         return 0
-    keys = read_key_contents(store, ids, components, progress=progress)
+    keys = read_key_contents(store, ids, [component], progress=progress)
     frame = estimate_distances(ids, new, keys).to_frame()
-    if frame.empty:
-        return 0
     with store.transaction():
         store.rows("add_estimates", tables={"batch": frame})
     return len(frame)
@@ -276,7 +277,7 @@ def save_estimates(
 
 def _cover(open_pairs: npt.NDArray[np.bool_]) -> list[int]:
     """Return models that touch every open pair; few of them where few models are new."""
-    open_pairs = open_pairs & ~np.eye(len(open_pairs), dtype=bool)
+    open_pairs = open_pairs.copy()
     chosen = []
     counts = open_pairs.sum(axis=1)
     while counts.any():
@@ -286,9 +287,3 @@ def _cover(open_pairs: npt.NDArray[np.bool_]) -> list[int]:
         counts[best] = 0
         open_pairs[best] = open_pairs[:, best] = False
     return sorted(chosen)
-
-
-def nearest_rows(distances: Mapping[str, float] | pd.Series, k: int) -> list[tuple[str, float]]:
-    """Return the k names of least distance, ties by name; NaN is never near."""
-    known = [(name, float(d)) for name, d in distances.items() if d == d]
-    return sorted(((str(n), d) for n, d in known), key=lambda item: (item[1], item[0]))[:k]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megasim.anatomy import ModelAnatomy, Rules, canonical_shape, classify_keys
 from megasim.checkpoint import (
+    Checkpoint,
     TensorRef,
     default_name,
     find_checkpoints,
@@ -134,6 +135,30 @@ def ingest_paths(
     return run.result
 
 
+def fingerprint_checkpoint(
+    store: Store,
+    path: Path,
+    *,
+    executor: Executor,
+    rules: Rules | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> tuple[Model, list[ModelTensor]]:
+    """Return a checkpoint and its fingerprints as the store would hold them, and save nothing.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    sizes = {model.sketch_size for model in store.models() if model.sketch_size is not None}
+    size = max(sizes, default=256)
+    run = _Ingest(store, executor, {}, rules, size, False, progress, IngestResult())
+    job = run.submit(*run.describe(path.resolve()))
+    progress.start("Fingerprinting", sum(job.sizes), "bytes")
+    try:
+        return job.model, run.gather(job)
+    finally:
+        progress.finish()
+
+
 @dataclass
 class _Ingest:
     """What the steps of one ingest share."""
@@ -177,8 +202,8 @@ class _Ingest:
             if ahead is not None:
                 ahead.cancel()
 
-    def start(self, path: Path) -> _Job | None:
-        """Begin to fingerprint a checkpoint; None where it is settled without reading."""
+    def describe(self, path: Path) -> tuple[Model, ModelAnatomy, Checkpoint]:
+        """Read the header of a checkpoint."""
         checkpoint = open_checkpoint(path)
         anatomy = classify_keys({k: r.shape for k, r in checkpoint.tensors.items()}, self.rules)
         model = Model(
@@ -196,15 +221,10 @@ class _Ingest:
             fingerprint_version=FINGERPRINT_VERSION,
             sketch_size=self.sketch_size,
         )
-        known = self.store.models()
-        here = next((m for m in known if m.path == model.path), None)
-        twins = [m for m in known if m.identity == model.identity and _is_current(m)]
-        if not self.reread and twins and (here is None or here in twins):
-            self.settle(model, here or twins[0], known)
-            return None
-        if here is not None:
-            model = replace(model, id=here.id, name=self.names.get(path, here.name))
-        _check_name(model, known)
+        return model, anatomy, checkpoint
+
+    def submit(self, model: Model, anatomy: ModelAnatomy, checkpoint: Checkpoint) -> _Job:
+        """Hand the tensors of a checkpoint to the executor, piece by piece."""
         refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in anatomy.parts]
         pieces = _pieces(refs)
         return _Job(
@@ -216,6 +236,20 @@ class _Ingest:
             ],
             sizes=[sum(ref.nbytes for ref in piece) for piece in pieces],
         )
+
+    def start(self, path: Path) -> _Job | None:
+        """Begin to fingerprint a checkpoint; None where it is settled without reading."""
+        model, anatomy, checkpoint = self.describe(path)
+        known = self.store.models()
+        here = next((m for m in known if m.path == model.path), None)
+        twins = [m for m in known if m.identity == model.identity and _is_current(m)]
+        if not self.reread and twins and (here is None or here in twins):
+            self.settle(model, here or twins[0], known)
+            return None
+        if here is not None:
+            model = replace(model, id=here.id, name=self.names.get(path, here.name))
+        _check_name(model, known)
+        return self.submit(model, anatomy, checkpoint)
 
     def settle(self, model: Model, twin: Model, known: Sequence[Model]) -> None:
         """A file known by its identity: at the same place, moved, or a second copy."""
@@ -237,36 +271,41 @@ class _Ingest:
 
     def finish(self, job: _Job) -> None:
         """Gather the fingerprints of a checkpoint and save it."""
+        try:
+            tensors = self.gather(job)
+            # the model read just before this one may have taken its name
+            _check_name(job.model, self.store.models())
+        except CheckpointError as error:
+            self.result.failed.append(error)
+            return
+        self.store.save_model(job.model, tensors)
+        (self.result.replaced if job.model.id else self.result.added).append(job.model.name)
+
+    def gather(self, job: _Job) -> list[ModelTensor]:
+        """Wait for the fingerprints of a checkpoint; the rest is cancelled where one fails."""
         prints: list[Fingerprint] = []
         try:
             for future, size in zip(job.futures, job.sizes, strict=True):
                 prints += future.result()
                 self.progress.advance(size)
                 self.result.bytes_read += size
-            # the model read just before this one may have taken its name
-            _check_name(job.model, self.store.models())
-        except CheckpointError as error:
+        except BaseException:
             job.cancel()
-            self.result.failed.append(error)
-            return
-        self.store.save_model(
-            job.model,
-            [
-                ModelTensor(
-                    sources=part.sources,
-                    transposed=part.transposed,
-                    canonical_key=part.canonical_key,
-                    canonical_shape=canonical_shape(ref.shape),
-                    shape=ref.shape,
-                    component=part.component,
-                    block=part.block,
-                    role=part.role,
-                    fingerprint=fingerprint,
-                )
-                for part, ref, fingerprint in zip(job.anatomy.parts, job.refs, prints, strict=True)
-            ],
-        )
-        (self.result.replaced if job.model.id else self.result.added).append(job.model.name)
+            raise
+        return [
+            ModelTensor(
+                sources=part.sources,
+                transposed=part.transposed,
+                canonical_key=part.canonical_key,
+                canonical_shape=canonical_shape(ref.shape),
+                shape=ref.shape,
+                component=part.component,
+                block=part.block,
+                role=part.role,
+                fingerprint=fingerprint,
+            )
+            for part, ref, fingerprint in zip(job.anatomy.parts, job.refs, prints, strict=True)
+        ]
 
 
 def _size(path: Path) -> int:

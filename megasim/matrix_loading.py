@@ -30,7 +30,7 @@ def load_matrix(
         NoAnswerError: no model holds the component.
     """
     _check_metric(metric)
-    members = pd.DataFrame({"component": list(component_members(component))})
+    members = pd.DataFrame({"component": member_names(store, component)})
     ids = _holders(store, component, members, models)
     place = {model_id: i for i, model_id in enumerate(ids.values())}
     n = len(ids)
@@ -78,7 +78,7 @@ def load_layers(
         NoAnswerError: no model holds the component.
     """
     _check_metric(metric)
-    members = pd.DataFrame({"component": list(component_members(component))})
+    members = pd.DataFrame({"component": member_names(store, component)})
     ids = _holders(store, component, members, models)
     chosen = pd.DataFrame({"model_id": list(ids.values())})
     rows = store.frame("layer_matrix_rows", tables={"batch": members, "chosen": chosen})
@@ -106,6 +106,24 @@ def load_layers(
     )
 
 
+def component_names(store: Store, model: str | None = None) -> list[str]:
+    """Return the components of the store, or of one model; those that most models hold first."""
+    if model is None:
+        return [name for name, _ in store.rows("components")]
+    ids = store.model_ids([model])
+    return [name for (name,) in store.rows("components_of", id=ids[model])]
+
+
+def member_names(store: Store, component: str) -> list[str]:
+    """Return the stored components that a name stands for.
+
+    "all" is every component but the training state and the EMA copy, which people do not run.
+    """
+    if component == "all":
+        return [c for c in component_names(store) if c not in ("training_state", "ema")]
+    return list(component_members(component))
+
+
 def _check_metric(metric: str) -> None:
     if metric not in METRICS:
         raise UsageError(f"no such metric: {printable(metric)!r}", f"choose {', '.join(METRICS)}")
@@ -117,7 +135,7 @@ def _holders(
     """Return name → id of the models to show, in order."""
     holders = {name: int(i) for i, name in store.rows("holders", tables={"batch": members})}
     if not holders:
-        known = [name for name, _ in store.rows("components")]
+        known = component_names(store)
         raise NoAnswerError(
             f"no model in the store has a component {printable(component)!r}",
             "there are: " + ", ".join(map(printable, known)) if known else "the store is empty",

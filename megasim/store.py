@@ -213,6 +213,18 @@ class Store:
                 self._add_tensors(model_id, tensors)
         return model_id
 
+    @contextmanager
+    def looking_at(self, model: Model, tensors: Sequence[ModelTensor]) -> Iterator[int]:
+        """Hold a model in the store for the length of a block, under an id of its own."""
+        self.connection.begin()
+        try:
+            model_id = int(self.rows("next_model_id")[0][0])
+            self._add_model(model, model_id)
+            self._add_tensors(model_id, tensors)
+            yield model_id
+        finally:
+            self.connection.rollback()
+
     def copy_model(self, model: Model, twin: int) -> int:
         """Save a model whose file is a known one over again, and return its id."""
         with self.transaction():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -195,18 +196,29 @@ class Workspace:
         groups: Iterable[str] | None = None,
         model_map: Path | None = None,
         metrics: Sequence[str] = (),
+        nearest: int | None = None,
+        component: str = "all",
         device: str | None = None,
         workers: int | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> CompareResult:
-        """Compute the exact distances still missing. See `compare_models` and `pairs_of`."""
+        """Compute the exact distances still missing. See `compare_models` and `pairs_of`.
+
+        With `nearest`, only those of each model with its nearest by estimate of `component`.
+        """
         from megasim.compare import compare_models
 
+        pairs = self.pairs_of(models=models, groups=groups, model_map=model_map)
+        if nearest is not None:
+            from megasim.nearest import nearest_pairs
+
+            near = set(nearest_pairs(self.store, component, nearest, progress=progress))
+            pairs = [pair for pair in pairs if pair in near]
         count = workers or _cores()
         with ThreadPoolExecutor(count) as executor:
             return compare_models(
                 self.store,
-                self.pairs_of(models=models, groups=groups, model_map=model_map),
+                pairs,
                 executor=executor,
                 metrics=metrics,
                 memory=self.memory // 2,
@@ -218,11 +230,47 @@ class Workspace:
     # Answers
 
     def matrix(
-        self, component: str = "unet", metric: str = "l2", *, models: Sequence[str] | None = None
+        self,
+        component: str = "unet",
+        metric: str = "l2",
+        *,
+        models: Sequence[str] | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
     ) -> MatrixResult:
-        """Return the distance matrix of a component. See `load_matrix`."""
-        found = load_matrix(self.store, component, metric, models=models)
-        return MatrixResult(**vars(found))
+        """Return the distance matrix of a component. See `load_matrix`.
+
+        With `estimate`, pairs that were not compared are estimated from the sketches and marked.
+        """
+        if estimate:
+            from megasim.estimate import save_estimates
+
+            if metric != "l2":
+                raise UsageError("only l2 can be estimated", "leave --estimate out, or ask for l2")
+            save_estimates(self.store, [component], progress=progress)
+        return MatrixResult(**vars(load_matrix(self.store, component, metric, models=models)))
+
+    def nearest(
+        self,
+        model: str | Path,
+        components: Sequence[str] | None = None,
+        *,
+        k: int = 5,
+        progress: Progress = NO_PROGRESS,
+    ) -> pd.DataFrame:
+        """Return the models nearest to one of the store, or to a file that is only looked at."""
+        from megasim.ingest import fingerprint_checkpoint
+        from megasim.nearest import nearest_models, nearest_to_outsider
+
+        if str(model) in self.store.model_ids() or not Path(model).exists():
+            return nearest_models(self.store, str(model), components, k=k, progress=progress)
+        with ThreadPoolExecutor(_cores()) as executor:
+            seen, tensors = fingerprint_checkpoint(
+                self.store, Path(model), executor=executor, progress=progress
+            )
+        # its name may be taken; the path is not a name that a model has
+        with self.store.looking_at(replace(seen, name=str(seen.path)), tensors) as outsider:
+            return nearest_to_outsider(self.store, outsider, components, k=k, progress=progress)
 
     def layers(
         self, component: str = "unet", metric: str = "l2", *, models: Sequence[str] | None = None

@@ -24,9 +24,16 @@ from tensor t
 join batch b on b.tensor_id = t.id
 order by t.id;
 
--- name: known_components
--- The pairs of which one of some components is known already, from whatever source.
-select c.model_a, c.model_b, c.component
+-- name: tensor_holders
+-- The models that hold tensors of a component, in the order they came.
+select distinct mt.model_id
+from model_tensor mt
+join batch b on b.component = mt.component
+order by mt.model_id;
+
+-- name: known_pairs
+-- The pairs of which a component is known already, from whatever source.
+select distinct c.model_a, c.model_b
 from component_distance c
 join batch b on b.component = c.component;
 

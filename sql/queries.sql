@@ -398,3 +398,12 @@ order by l.canonical_key, l.model_a, l.model_b;
 -- name: show_models
 -- The view of all models, in the order they came.
 select v.* from models v join model m on m.name = v.name order by m.id;
+
+-- name: components_of
+-- The components of a model, the largest first.
+select mt.component
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where mt.model_id = $id
+group by mt.component
+order by sum(t.numel) desc, mt.component;
