@@ -1,0 +1,245 @@
+"""Which files of a folder make one model: shards, diffusers pipelines, variants.
+
+Only names and the small json files beside the weights are read here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from megasim.errors import CheckpointError, printable
+from megasim.strict_json import JSON, read_json
+
+SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".jit", ".th")
+
+# Files that end like checkpoints and stand beside them, but hold no model.
+SKIPPED_FILES: Final = {
+    "optimizer.bin": "the state of the optimiser",
+    "optimizer.pt": "the state of the optimiser",
+    "scheduler.bin": "the state of the learning-rate schedule",
+    "scheduler.pt": "the state of the learning-rate schedule",
+    "scaler.pt": "the state of the gradient scaler",
+    "training_args.bin": "the arguments of a training run",
+    "rng_state.pth": "the state of the random generators",
+    "openvino_model.bin": "weights of OpenVINO, not of torch",
+}
+
+# The names Hugging Face gives to the weights of a folder, to their index, and to their shards.
+_WEIGHTS = re.compile(
+    r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
+    r"(?:\.(?P<variant>[\w-]+))?\.(?P<suffix>safetensors|bin)"
+)
+_INDEX = re.compile(r".+\.(?P<suffix>safetensors|bin)\.index(?:\.(?P<variant>[\w-]+))?\.json")
+_SHARD = re.compile(r".+-\d{5}-of-\d{5}(\.[\w-]+)?\.(safetensors|bin)")
+_GENERIC_STEM = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(?=$|\.)")
+
+# Most faithful first: the plain weights before their casts, before those without EMA.
+_VARIANT_ORDER = {"": 0, "fp32": 1, "bf16": 3, "fp16": 4, "non_ema": 9}
+_NO_WEIGHTS = {"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor"}
+_CONFIG_BYTES = 64 << 10
+_DAMAGED = "get the folder again"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The files of one state dict.
+
+    Attributes:
+        files: one file, or the shards in the order of their names.
+        shard_of: key to the name of its shard; None for a single file.
+        metadata: what the index json says of the whole.
+    """
+
+    files: tuple[Path, ...]
+    shard_of: dict[str, str] | None = None
+    metadata: dict[str, JSON] = field(default_factory=dict)
+
+
+def choose_weights(folder: Path) -> Path | None:
+    """Return the weights file, or the index json of the shards, that stands for a folder.
+
+    Of several, the plain variant comes before fp16 and the like, and `non_ema` last; then
+    .safetensors before .bin; then shards last. None if no file has one of the usual names.
+    """
+    found: list[tuple[int, int, int, str]] = []
+    for name in _file_names(folder):
+        index = _INDEX.fullmatch(name)
+        if match := index or (None if _SHARD.fullmatch(name) else _WEIGHTS.fullmatch(name)):
+            rank = _VARIANT_ORDER.get(match["variant"] or "", 2)
+            found.append((rank, match["suffix"] == "bin", index is not None, name))
+    return folder / min(found)[-1] if found else None
+
+
+def read_index(path: Path) -> Weights:
+    """Return the shards that an index json lists.
+
+    Raises CheckpointError if it is malformed, names a file outside of its folder, or one that
+    is not there.
+    """
+    try:
+        index = read_json(path)
+    except ValueError as e:
+        raise CheckpointError(path, str(e), _DAMAGED) from None
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(index, dict) or not isinstance(shards, dict) or not shards:
+        raise CheckpointError(path, "an index without a weight_map", _DAMAGED)
+    shard_of: dict[str, str] = {}
+    for key, name in shards.items():
+        if not isinstance(name, str) or not name or re.search(r"[/\\:\0]|^\.", name):
+            raise CheckpointError(path, "a shard outside of the folder", "do not use it", key)
+        shard_of[key] = name
+    names = sorted(set(shard_of.values()))
+    for name in names:
+        if not (path.parent / name).is_file():
+            raise CheckpointError(path, f"the shard {printable(name)} is not there", _DAMAGED)
+    metadata = index.get("metadata")
+    return Weights(
+        files=tuple(path.parent / name for name in names),
+        shard_of=shard_of,
+        metadata=metadata if isinstance(metadata, dict) else {},
+    )
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file name is that of an index of shards.
+
+    >>> is_index(Path("model.safetensors.index.json")), is_index(Path("config.json"))
+    (True, False)
+    """
+    return _INDEX.fullmatch(path.name) is not None
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is a diffusers pipeline: `model_index.json`, or a denoiser and company."""
+    if (folder / "model_index.json").is_file():
+        return True
+    names = {name for name in _folder_names(folder) if choose_weights(folder / name)}
+    return bool(names & {"unet", "transformer"}) and len(names) > 1
+
+
+def pipeline_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the weights of each part of a pipeline, and the parts whose weights are not there.
+
+    Parts are the subfolders that hold weights, in the order of their names. Those that
+    `model_index.json` promises and that have none are in the second mapping, with the reason.
+    """
+    chosen = {name: choose_weights(folder / name) for name in _folder_names(folder)}
+    parts = {name: path for name, path in chosen.items() if path is not None}
+    promised = read_config(folder / "model_index.json")
+    missing = {
+        f"{name}/": "model_index.json names it, but its weights are not there"
+        for name, kind in promised.items()
+        if isinstance(kind, list)
+        and len(kind) == 2
+        and isinstance(kind[1], str)
+        and name not in parts
+        and name not in _NO_WEIGHTS
+    }
+    return parts, missing
+
+
+def read_config(path: Path) -> dict[str, JSON]:
+    """Return a small json file as metadata: empty if it is absent, no object, or over 64 KiB."""
+    try:
+        config = read_json(path) if path.stat().st_size <= _CONFIG_BYTES else None
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def walk_checkpoints(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints of a folder and of those inside, in the order of their names.
+
+    A folder of shards and a diffusers pipeline are yielded themselves. Where one folder holds
+    the same weights as .safetensors and .bin, the latter are left out. Hidden names and
+    `SKIPPED_FILES` are passed over, and a folder reached twice by links is visited once. A folder
+    that cannot be listed is yielded, for opening it to fail.
+    """
+    yield from _walk(folder, set())
+
+
+def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in visited:
+        return
+    visited.add((status.st_dev, status.st_ino))
+    parts: dict[str, Path] = {}
+    files = _file_names(folder)
+    if is_pipeline(folder):
+        parts, _ = pipeline_parts(folder)
+        yield folder
+    elif indexes := [name for name in files if _INDEX.fullmatch(name)]:
+        yield folder
+        shards = {name for index in indexes for name in _shard_names(folder / index)}
+        files = [
+            n for n in files if not (n in shards or _SHARD.fullmatch(n) or _WEIGHTS.fullmatch(n))
+        ]
+    yield from (folder / name for name in files if _is_candidate(name, files))
+    for name in _folder_names(folder):
+        if name not in parts:
+            try:
+                inside = list(_walk(folder / name, visited))
+            except OSError:  # opening it will say why, and the others are still found
+                inside = [folder / name]
+            yield from inside
+
+
+def _shard_names(index: Path) -> set[str]:
+    try:
+        return {file.name for file in read_index(index).files}
+    except CheckpointError:  # opening the folder will say why
+        return set()
+
+
+def _is_candidate(name: str, beside: list[str]) -> bool:
+    if not name.endswith(SUFFIXES) or name in SKIPPED_FILES:
+        return False
+    match = _WEIGHTS.fullmatch(name)
+    if not match or match["suffix"] != "bin":
+        return True
+    twins = (_WEIGHTS.fullmatch(other) for other in beside)
+    return not any(
+        twin and twin["suffix"] == "safetensors" and twin["variant"] == match["variant"]
+        for twin in twins
+    )
+
+
+def default_name(path: Path) -> str:
+    """Return a model's name from its path: the name of a folder, or of a file without its ending.
+
+    A name that every such folder holds, `pytorch_model.bin` say, gives that of the folder.
+
+    >>> default_name(Path("models/sd-v1.5.ckpt")), default_name(Path("bert/pytorch_model.bin"))
+    ('sd-v1.5', 'bert')
+    >>> default_name(Path("unet/diffusion_pytorch_model.fp16.safetensors"))
+    'unet.fp16'
+    """
+    path = path.absolute()
+    if path.is_dir():
+        return path.name
+    name = path.name.partition(".index.")[0] if is_index(path) else path.name
+    stem = Path(name).stem
+    generic = _GENERIC_STEM.match(stem) if name.endswith((".safetensors", ".bin")) else None
+    return path.parent.name + stem[generic.end() :] if generic and path.parent.name else stem
+
+
+def _file_names(folder: Path) -> list[str]:
+    return _names(folder, folders=False)
+
+
+def _folder_names(folder: Path) -> list[str]:
+    return _names(folder, folders=True)
+
+
+def _names(folder: Path, *, folders: bool) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        item.name
+        for item in folder.iterdir()
+        if not item.name.startswith(".") and (item.is_dir() if folders else item.is_file())
+    )

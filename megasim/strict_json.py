@@ -1,0 +1,62 @@
+"""JSON written by strangers: bounded, without duplicate keys, and without NaN."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeAlias
+
+from megasim.errors import printable
+
+JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
+
+_MAX_FILE_BYTES = 64 << 20
+
+
+def parse_json(text: bytes) -> JSON:
+    """Return the value of a JSON text.
+
+    Raises ValueError, in one short line, for anything that is not strict UTF-8 JSON: duplicate
+    keys, NaN and Infinity, lone surrogates, or nesting too deep for the parser.
+
+    >>> parse_json(b'{"a": [1, 2.5, null]}')
+    {'a': [1, 2.5, None]}
+    """
+    try:
+        value: JSON = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse
+        )
+        if b"\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("the JSON is nested too deep") from None
+    except UnicodeError:
+        raise ValueError("the JSON is not UTF-8 text") from None
+    except json.JSONDecodeError as e:
+        raise ValueError(f"not JSON: {e.msg} at byte {e.pos}") from None
+    return value
+
+
+def read_json(path: Path) -> JSON:
+    """Return the value of a JSON file of at most 64 MiB.
+
+    Raises ValueError as `parse_json` does, and OSError where the file cannot be read.
+    """
+    with path.open("rb") as file:
+        text = file.read(_MAX_FILE_BYTES + 1)
+    if len(text) > _MAX_FILE_BYTES:
+        raise ValueError(f"the JSON is larger than {_MAX_FILE_BYTES >> 20} MiB")
+    return parse_json(text)
+
+
+def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise ValueError(f"the JSON has the key {printable(twice, 80)!r} twice")
+    return found
+
+
+def _refuse(name: str) -> JSON:
+    raise ValueError(f"the JSON holds {name}")
