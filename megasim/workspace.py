@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from megasim.compare import CompareResult
     from megasim.ingest import IngestResult
+    from megasim.legacy import ImportResult
+    from megasim.legacy_export import ExportResult
     from megasim.model_map import ModelMap
 
 DEFAULT_STORE = "megasim.duckdb"
@@ -226,6 +228,32 @@ class Workspace:
                 device=device,
                 progress=progress,
             )
+
+    def import_path(self, path: Path | str, *, progress: Progress = NO_PROGRESS) -> ImportResult:
+        """Import results of mega_cmp, or a file of fingerprints. See `legacy.import_path`."""
+        from megasim.legacy import import_path
+
+        return import_path(self.store, Path(path), progress=progress)
+
+    def export_mega_cmp(
+        self,
+        folder: Path | str,
+        *,
+        models: Sequence[str] | None = None,
+        groups: Iterable[str] | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> ExportResult:
+        """Write pairs as mega_cmp did. See `legacy_export.export_mega_cmp`."""
+        from megasim.legacy_export import export_mega_cmp
+
+        pairs = None
+        if groups is not None:
+            pairs = self.pairs_of(groups=groups)
+        elif models is not None:
+            ids = self.store.model_ids(models).values()
+            known = self.store.rows("finding_pairs")
+            pairs = [(a, b) for a, b in known if a in ids and b in ids]
+        return export_mega_cmp(self.store, Path(folder), pairs, progress=progress)
 
     # Answers
 
