@@ -13,7 +13,7 @@ never end. Walk it with a budget, and never print, hash or compare it as a whole
 
 from __future__ import annotations
 
-import ast
+import codecs
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -111,7 +111,7 @@ def read_pickle(data: bytes, start: int = 0) -> Pickle:
         raise
     except struct.error:  # pieces taken are of the right size, so it was at the very end
         raise PickleCutShort("the pickle is cut short") from None
-    except (ValueError, OverflowError, SyntaxError):
+    except (ValueError, OverflowError):
         raise PickleError("the pickle is malformed") from None
     return Pickle(value, machine.position, machine.persistent_ids)
 
@@ -156,14 +156,17 @@ class _Machine:
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
 
-    def line(self) -> str:
+    def raw_line(self) -> bytes:
         end = self.data.find(b"\n", self.position)
         if end < 0:
             self.position = len(self.data)
             raise PickleCutShort("the pickle is cut short")
         text = self.data[self.position : end]
         self.position = end + 1
-        return text.decode("utf-8")
+        return text
+
+    def line(self) -> str:
+        return self.raw_line().decode("utf-8")
 
     def push(self, value: object) -> None:
         self.stack.append(value)
@@ -292,19 +295,18 @@ class _Machine:
     def text(self, size: int) -> None:
         self.push(self.take(size).decode("utf-8", "surrogatepass"))
 
-    def old_text(self, size: int) -> None:
+    def old_text(self, piece: bytes) -> None:
         """A str of Python 2: text in real checkpoints, though it may be any bytes."""
-        piece = self.take(size)
         try:
             self.push(piece.decode("utf-8"))
         except UnicodeDecodeError:
             self.push(piece.decode("latin-1"))
 
     def quoted_text(self) -> None:
-        value = ast.literal_eval(self.line()[:65536])
-        if type(value) is not str:
+        line = self.raw_line()
+        if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
             raise PickleError("the pickle is malformed: a text without quotes")
-        self.push(value)
+        self.old_text(codecs.escape_decode(line[1:-1])[0])
 
     def extension(self, size: int) -> None:
         self.push(Global(f"copyreg.extension_{self.number(size)}"))
@@ -382,9 +384,9 @@ def _operations() -> list[_Operation]:
         "G": lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
         # text and bytes
         "S": _Machine.quoted_text,
-        "T": lambda m: m.old_text(m.number(4)),
-        "U": lambda m: m.old_text(m.byte()),
-        "V": lambda m: m.push(m.line().encode("latin-1").decode("raw-unicode-escape")),
+        "T": lambda m: m.old_text(m.take(m.number(4))),
+        "U": lambda m: m.old_text(m.take(m.byte())),
+        "V": lambda m: m.push(m.raw_line().decode("raw-unicode-escape")),
         "X": lambda m: m.text(m.number(4)),
         "\x8c": lambda m: m.text(m.byte()),
         "\x8d": lambda m: m.text(m.number(8)),

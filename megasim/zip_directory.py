@@ -86,10 +86,12 @@ class ZipDirectory:
         magic, _, _, method, *_, name_size, extra_size = _LOCAL.unpack(header)
         begin = entry.header_offset + _LOCAL.size
         data = begin + name_size + extra_size
+        extra = source.read(begin + name_size, extra_size)
         if (
             magic != b"PK\x03\x04"
             or method != entry.method
             or source.read(begin, name_size).decode("utf-8", "replace") != entry.name
+            or not _is_whole(extra)
             or data + entry.packed > self.offset
         ):
             raise CheckpointError(source.path, f"{label} is not where it should be", CUT_SHORT)
@@ -116,6 +118,8 @@ def read_zip_directory(source: ByteSource) -> ZipDirectory:
                     source.path, f"the zip names {printable(entry.name, 80)} twice", _RESAVE
                 )
             entries[entry.name] = entry
+        if at != size:
+            raise ValueError("bytes after the last record")
     except (struct.error, ValueError):
         raise _broken(source) from None
     return ZipDirectory(entries, raw, offset)
@@ -165,6 +169,14 @@ def _parse_entry(raw: bytes, at: int) -> tuple[ZipEntry, int]:
     if min(size, packed, header_offset) < 0 or (method == _STORED and size != packed):
         raise ValueError("sizes that contradict each other")
     return ZipEntry(name, method, flags, header_offset, packed, size, crc), end
+
+
+def _is_whole(extra: bytes) -> bool:
+    """Whether an extra field is made of whole records: torch pads with one, up to the data."""
+    at = 0
+    while at + 4 <= len(extra):
+        at += 4 + int.from_bytes(extra[at + 2 : at + 4], "little")
+    return at == len(extra)
 
 
 def _zip64_numbers(extra: bytes) -> list[int]:
