@@ -151,7 +151,8 @@ def fingerprint_checkpoint(
     sizes = {model.sketch_size for model in store.models() if model.sketch_size is not None}
     size = max(sizes, default=256)
     run = _Ingest(store, executor, {}, rules, size, False, progress, IngestResult())
-    job = run.submit(*run.describe(path.resolve()))
+    checkpoint = open_checkpoint(path.resolve())
+    job = run.submit(run.describe(checkpoint), checkpoint)
     progress.start("Fingerprinting", sum(job.sizes), "bytes")
     try:
         return job.model, run.gather(job)
@@ -202,33 +203,31 @@ class _Ingest:
             if ahead is not None:
                 ahead.cancel()
 
-    def describe(self, path: Path) -> tuple[Model, ModelAnatomy, Checkpoint]:
-        """Read the header of a checkpoint."""
-        checkpoint = open_checkpoint(path)
-        anatomy = classify_keys({k: r.shape for k, r in checkpoint.tensors.items()}, self.rules)
-        model = Model(
-            name=self.names.get(path) or default_name(path),
-            path=str(path),
+    def describe(self, checkpoint: Checkpoint) -> Model:
+        """Return what the header of a checkpoint says, before its keys are classified."""
+        identity = checkpoint.identity
+        return Model(
+            name=self.names.get(checkpoint.path) or default_name(checkpoint.path),
+            path=str(checkpoint.path),
             format=checkpoint.format,
-            bytes=checkpoint.identity.size,
-            mtime_ns=checkpoint.identity.mtime_ns,
-            header_hash=checkpoint.identity.header_hash,
-            family=anatomy.family,
-            variant=anatomy.variant,
-            layout=anatomy.layout,
+            bytes=identity.size,
+            mtime_ns=identity.mtime_ns,
+            header_hash=identity.header_hash,
             metadata=checkpoint.metadata,
             skipped=checkpoint.skipped,
             fingerprint_version=FINGERPRINT_VERSION,
             sketch_size=self.sketch_size,
         )
-        return model, anatomy, checkpoint
 
-    def submit(self, model: Model, anatomy: ModelAnatomy, checkpoint: Checkpoint) -> _Job:
+    def submit(self, model: Model, checkpoint: Checkpoint) -> _Job:
         """Hand the tensors of a checkpoint to the executor, piece by piece."""
+        anatomy = classify_keys({k: r.shape for k, r in checkpoint.tensors.items()}, self.rules)
         refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in anatomy.parts]
         pieces = _pieces(refs)
         return _Job(
-            model=model,
+            model=replace(
+                model, family=anatomy.family, variant=anatomy.variant, layout=anatomy.layout
+            ),
             anatomy=anatomy,
             refs=refs,
             futures=[
@@ -239,7 +238,8 @@ class _Ingest:
 
     def start(self, path: Path) -> _Job | None:
         """Begin to fingerprint a checkpoint; None where it is settled without reading."""
-        model, anatomy, checkpoint = self.describe(path)
+        checkpoint = open_checkpoint(path)
+        model = self.describe(checkpoint)
         known = self.store.models()
         here = next((m for m in known if m.path == model.path), None)
         twins = [m for m in known if m.identity == model.identity and _is_current(m)]
@@ -249,14 +249,14 @@ class _Ingest:
         if here is not None:
             model = replace(model, id=here.id, name=self.names.get(path, here.name))
         _check_name(model, known)
-        return self.submit(model, anatomy, checkpoint)
+        return self.submit(model, checkpoint)
 
     def settle(self, model: Model, twin: Model, known: Sequence[Model]) -> None:
         """A file known by its identity: at the same place, moved, or a second copy."""
         assert model.path is not None
         if twin.path != model.path and twin.path is not None and Path(twin.path).exists():
             _check_name(model, known)
-            self.store.copy_model(model, twin.id)
+            self.store.copy_model(model, twin)
             self.result.copied.append(model.name)
             return
         wanted = self.names.get(Path(model.path), twin.name)

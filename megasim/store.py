@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -151,8 +151,10 @@ class Store:
         try:
             yield
         finally:
-            for name in tables:
-                self.connection.unregister(name)
+            # in a transaction that failed nothing can be unregistered, and nothing needs to be
+            with suppress(duckdb.TransactionException):
+                for name in tables:
+                    self.connection.unregister(name)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -169,18 +171,15 @@ class Store:
 
     def models(self) -> list[Model]:
         """Return all models, in the order they came."""
-        frame = self.frame("models").astype(object)
-        records = frame.where(frame.notna(), None).to_dict("records")
-        return [
-            Model(
-                **{
-                    **{str(k): v for k, v in record.items()},
-                    "metadata": json.loads(record["metadata"] or "{}"),
-                    "skipped": json.loads(record["skipped"] or "{}"),
-                }
-            )
-            for record in records
-        ]
+        found = self._execute("models", {})
+        columns = [column[0] for column in found.description]
+        models = []
+        for row in found.fetchall():
+            values = dict(zip(columns, row, strict=True))
+            values["metadata"] = json.loads(values["metadata"] or "{}")
+            values["skipped"] = json.loads(values["skipped"] or "{}")
+            models.append(Model(**values))
+        return models
 
     def model_ids(self, names: Iterable[str] | None = None) -> dict[str, int]:
         """Return name → id, of all models or of `names` in their order.
@@ -225,12 +224,13 @@ class Store:
         finally:
             self.connection.rollback()
 
-    def copy_model(self, model: Model, twin: int) -> int:
-        """Save a model whose file is a known one over again, and return its id."""
+    def copy_model(self, model: Model, twin: Model) -> int:
+        """Save a model whose file is that of `twin` over again, and return its id."""
+        model = replace(model, family=twin.family, variant=twin.variant, layout=twin.layout)
         with self.transaction():
             model_id = int(self.rows("next_model_id")[0][0])
             self._add_model(model, model_id)
-            self.rows("copy_model_tensors", copy=model_id, twin=twin)
+            self.rows("copy_model_tensors", copy=model_id, twin=twin.id)
         return model_id
 
     def move_model(self, model_id: int, path: str) -> None:
@@ -286,7 +286,7 @@ class Store:
                 "transposed": [t.transposed for t in tensors],
                 "canonical_key": [t.canonical_key for t in tensors],
                 "canonical_shape": [shape_text(t.canonical_shape) for t in tensors],
-                "shape": [np.array(t.shape, dtype=np.int64) for t in tensors],
+                "shape": [shape_text(t.shape) for t in tensors],
                 "component": [t.component for t in tensors],
                 "block": [t.block for t in tensors],
                 "role": [t.role for t in tensors],

@@ -74,7 +74,9 @@ order by id;
 -- What a model holds.
 insert into model_tensor
 select
-    model_id, tensor_id, key, sources, transposed, canonical_key, canonical_shape, shape,
+    model_id, tensor_id, key, sources, transposed, canonical_key, canonical_shape,
+    -- a scalar has the empty text and the empty shape
+    list_transform(list_filter(string_split(shape, 'x'), lambda n: n <> ''), lambda n: n::bigint),
     component, block, role
 from batch
 order by canonical_key;
