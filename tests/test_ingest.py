@@ -1,0 +1,128 @@
+"""What is known is not read again; what cannot be read costs nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import megasim
+from megasim.errors import UsageError
+from tests.models import nudged, random_model, write_model
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with megasim.open_store(tmp_path / "s.duckdb") as opened:
+        yield opened
+
+
+def test_a_known_file_is_not_read_again(tmp_path: Path, store) -> None:
+    path = write_model(tmp_path / "m" / "a.safetensors", random_model(0))
+    assert store.ingest(path).added == ["a"]
+    again = store.ingest(path)
+    assert (again.known, again.added, again.bytes_read) == (["a"], [], 0)
+    assert store.ingest(path, reread=True).replaced == ["a"]
+
+
+def test_a_moved_file_is_noticed_and_not_read(tmp_path: Path, store) -> None:
+    path = write_model(tmp_path / "a.safetensors", random_model(0))
+    store.ingest(path)
+    moved = tmp_path / "elsewhere" / "b.safetensors"
+    moved.parent.mkdir()
+    path.rename(moved)
+    result = store.ingest(moved)
+    assert (result.moved, result.bytes_read) == (["a"], 0)
+    assert store.models()["path"].tolist() == [str(moved.resolve())]
+
+
+def test_a_copy_is_a_model_of_its_own_and_not_read(tmp_path: Path, store) -> None:
+    path = write_model(tmp_path / "a.safetensors", random_model(0))
+    store.ingest(path)
+    shutil.copy2(path, tmp_path / "b.safetensors")
+    result = store.ingest(tmp_path / "b.safetensors")
+    assert (result.copied, result.bytes_read) == (["b"], 0)
+    assert store.sql("select count(distinct content_hash) as c from layers")["c"][0] == 4
+
+
+def test_equal_size_and_time_do_not_confuse_two_trainings(tmp_path: Path, store) -> None:
+    a = write_model(tmp_path / "a.safetensors", random_model(0))
+    b = write_model(tmp_path / "b.safetensors", random_model(1))
+    os.utime(a, ns=(10**18, 10**18))
+    os.utime(b, ns=(10**18, 10**18))
+    assert a.stat().st_size == b.stat().st_size
+    assert store.ingest(a, b).added == ["a", "b"]
+    assert store.sql("select count(distinct content_hash) as c from layers")["c"][0] == 8
+
+
+def test_a_changed_file_replaces_the_model(tmp_path: Path, store) -> None:
+    path = write_model(tmp_path / "a.safetensors", random_model(0))
+    other = write_model(tmp_path / "b.safetensors", random_model(1))
+    store.ingest(path, other)
+    store.compare()
+    write_model(path, nudged(random_model(0), 5))
+    assert store.ingest(path).replaced == ["a"]
+    assert store.sql("select count(*) as c from layer_distances")["c"][0] == 0
+    assert store.compare().pairs_done == 1
+
+
+def test_two_models_of_one_name(tmp_path: Path, store) -> None:
+    write_model(tmp_path / "x" / "a.safetensors", random_model(0))
+    write_model(tmp_path / "y" / "a.safetensors", random_model(1))
+    result = store.ingest(tmp_path)
+    assert result.added == ["a"]
+    (error,) = result.failed
+    assert "belongs to the model of" in error.message
+    assert "--name NAME=PATH" in error.remedy
+    path = tmp_path / "y" / "a.safetensors"
+    assert store.ingest(path, names={path: "a2"}).added == ["a2"]
+
+
+def test_bad_files_cost_the_good_ones_nothing(tmp_path: Path, store) -> None:
+    good = write_model(tmp_path / "m" / "good.safetensors", random_model(0))
+    (tmp_path / "m" / "text.safetensors").write_text("hello, I am not weights\n")
+    (tmp_path / "m" / "short.safetensors").write_bytes(good.read_bytes()[:-100])
+    (tmp_path / "m" / "cut.pt").write_bytes(b"PK\x03\x04 cut")
+    result = store.ingest(tmp_path / "m")
+    assert result.added == ["good"]
+    assert len(result.failed) == 3
+    assert all(error.exit_code == 4 and error.remedy for error in result.failed)
+
+
+def test_an_empty_folder_and_a_wrong_path(tmp_path: Path, store) -> None:
+    (tmp_path / "empty").mkdir()
+    result = store.ingest(tmp_path / "empty")
+    assert result.failed or pytest.fail("an empty folder is an error")
+    with pytest.raises(UsageError):
+        store.ingest(tmp_path / "nowhere")
+
+
+def test_epoch_and_step_are_kept(tmp_path: Path, store) -> None:
+    torch.save(
+        {"state_dict": random_model(0), "epoch": 7, "global_step": 1234}, tmp_path / "a.ckpt"
+    )
+    store.ingest(tmp_path / "a.ckpt")
+    row = store.models().iloc[0]
+    assert (row["epoch"], row["global_step"]) == (7, 1234)
+
+
+def test_one_sketch_size_a_store(tmp_path: Path, store) -> None:
+    store.ingest(write_model(tmp_path / "a.safetensors", random_model(0)), sketch_size=64)
+    with pytest.raises(UsageError, match="64"):
+        store.ingest(write_model(tmp_path / "b.safetensors", random_model(1)))
+
+
+def test_a_model_map_names_models_and_limits_pairs(tmp_path: Path, store) -> None:
+    for name, seed in (("one", 0), ("two", 1), ("three", 2)):
+        write_model(tmp_path / f"{name}.safetensors", random_model(seed))
+    (tmp_path / "model_map.json").write_text(
+        '[["g", [[["a", "one.safetensors"], ["b", "two.safetensors"]],'
+        ' [["b", "two.safetensors"], ["c", "three.safetensors"]]]]]'
+    )
+    result = store.ingest(tmp_path / "model_map.json")
+    assert sorted(result.added) == ["a", "b", "c"]
+    assert store.compare(model_map=tmp_path / "model_map.json").pairs_done == 2
+    assert store.compare().pairs_done == 1
