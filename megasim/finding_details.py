@@ -103,8 +103,9 @@ def component_detail(verdict: str, evidence: ComponentEvidence) -> str:
         pieces.append("never used: " + " · ".join(reason for reason, _ in reasons))
     if evidence.rounding:
         pieces.append(_rounding(evidence))
-    pieces.append(_renames(evidence))
-    return "; ".join(piece for piece in pieces if piece)
+    text = "; ".join(piece for piece in pieces if piece)
+    renames = _renames(evidence)
+    return f"{text}, {renames}" if text and renames else text + renames
 
 
 def _keys(count: int) -> str:

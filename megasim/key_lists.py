@@ -51,8 +51,9 @@ def describe_keys(
     groups = [node for node in nodes if node not in leaves]
     tensors.sort(key=lambda node: -leaves[node])
     places = Counter(map(_short, nodes))
+    tree = _Tree(paths.values())
     labels = Counter(
-        short if places[short := _short(node)] >= _MANY else _full(node)
+        short if places[short := _short(node)] >= _MANY else tree.label(node)
         for node in (*groups, *tensors)
     )
     items = _ranges(label for label, count in labels.items() if count == 1)
@@ -113,17 +114,33 @@ def _common(paths: Collection[Path]) -> Path:
 def _short(node: Path) -> str:
     """Return the last name, or the last that says something and those behind it."""
     start = len(node) - 1
-    while start > 0 and node[start] in _BARE and not node[start - 1].isdigit():
-        start -= 1
-    return _full(node) if node[-1].isdigit() else ".".join(node[start:])
-
-
-def _full(node: Path) -> str:
-    """Return the last name and what stands before it, back to one that is not a number."""
-    start = len(node) - 1
-    while start > 0 and (node[start].isdigit() or node[start] in _BARE):
+    while start > 0 and (node[start] in _BARE or node[start].isdigit()):
+        if node[start] in _BARE and node[start - 1].isdigit():
+            break
         start -= 1
     return ".".join(node[start:])
+
+
+class _Tree:
+    """The nodes of a tree of keys, to find out how much of a path it takes to name one."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._by_name: dict[str, set[Path]] = {}
+        for path in paths:
+            for depth in range(1, len(path) + 1):
+                self._by_name.setdefault(path[depth - 1], set()).add(path[:depth])
+
+    def label(self, node: Path) -> str:
+        """Return the last names of a node: enough to say something, and to be the only one."""
+        alike = self._by_name[node[-1]]
+        start = len(node) - 1
+        while start > 0 and (
+            node[start].isdigit()
+            or node[start] in _BARE
+            or sum(other[start - len(node) :] == node[start:] for other in alike) > 1
+        ):
+            start -= 1
+        return ".".join(node[start:])
 
 
 def _ranges(labels: Iterable[str]) -> list[str]:

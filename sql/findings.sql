@@ -46,6 +46,7 @@ with held as (
         mt.canonical_key || ' ' || mt.canonical_shape || ' ' as place,
         t.dtype,
         t.numel,
+        not t.is_constant and t.numel >= 64 as is_telling,
         md5_number(place || t.content_hash) as bytes_at,
         md5_number(place || t.value_hash)   as values_at,
         md5_number(place || case when t.linf <= 65504 then t.fp16_hash else t.value_hash end)
@@ -69,6 +70,7 @@ select
     component,
     count(*)                                         as keys,
     sum(numel)::bigint                               as parameters,
+    count(*) filter (is_telling)                     as telling,
     coalesce(list(distinct dtype order by dtype)
         filter (dtype like '%float%'), [])           as dtypes,
     bit_xor(bytes_at)::varchar                       as same_bytes,
@@ -90,3 +92,267 @@ select
 from imported_layer l
 join batch b on b.model_a = l.model_a and b.model_b = l.model_b
 order by l.model_a, l.model_b, l.component, l.canonical_key;
+
+-- name: pairs_beside_signatures
+-- The pairs whose components may be equal though their signatures are not: published ones, and
+-- those whose keys a rename brings together.
+select distinct model_a, model_b
+from component_distance
+where source = 'imported' or renamed > 0
+order by model_a, model_b;
+
+-- name: core_distances
+-- How far the models of each pair are apart: by their UNets where either has one, else in all.
+with summed as (
+    select
+        model_a,
+        model_b,
+        bool_or(component = 'unet') as by_unet,
+        sum(l2 * l2) filter (component = 'unet') as of_unet,
+        sum(l2 * l2) filter (component not in ('ema', 'training_state')) as of_all
+    from component_distance
+    group by model_a, model_b
+)
+select model_a, model_b, sqrt(case when by_unet then of_unet else of_all end) as l2
+from summed
+where l2 is not null
+order by model_a, model_b;
+
+-- name: compared_norms
+-- The squared norms of the matrices that the components of some pairs have in common.
+select
+    p.model_a,
+    p.model_b,
+    a.component,
+    sum(ta.l2 * ta.l2) as of_a,
+    sum(tb.l2 * tb.l2) as of_b
+from batch p
+join model_tensor a on a.model_id = p.model_a
+left join renamed_key r
+    on r.model_a = p.model_a and r.model_b = p.model_b and r.key_a = a.canonical_key
+join model_tensor b
+    on b.model_id = p.model_b
+    and b.canonical_key = coalesce(r.key_b, a.canonical_key)
+    and b.canonical_shape = a.canonical_shape
+join tensor ta on ta.id = a.tensor_id and ta.l2 is not null
+join tensor tb on tb.id = b.tensor_id and tb.l2 is not null
+where len(a.shape) >= 2
+group by p.model_a, p.model_b, a.component
+order by p.model_a, p.model_b, a.component;
+
+-- name: ema_matches
+-- How the EMA copy of a model stands to the UNets of all models: behind `model_ema.` the dots of
+-- a key are removed.
+with ema as (
+    select mt.model_id, substr(mt.canonical_key, len('model_ema.') + 1) as place, t.*
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where mt.component = 'ema' and starts_with(mt.canonical_key, 'model_ema.')
+),
+unet as (
+    select
+        mt.model_id, replace(substr(mt.canonical_key, len('model.') + 1), '.', '') as place, t.*
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where mt.component = 'unet' and exists (select 1 from ema)
+),
+ema_keys as (select model_id, count(*) as keys from ema group by model_id)
+select
+    e.model_id as ema_model,
+    u.model_id as unet_model,
+    any_value(k.keys) as keys,
+    count(*) filter (e.value_hash = u.value_hash) as same_values,
+    count(*) filter (
+        e.value_hash = u.value_hash
+        or e.fp16_hash = u.fp16_hash and greatest(e.linf, u.linf) <= 65504
+    ) as same_at_fp16
+from ema e
+join ema_keys k on k.model_id = e.model_id
+join unet u on u.place = e.place
+group by e.model_id, u.model_id
+having same_at_fp16 = any_value(k.keys)
+order by e.model_id, u.model_id;
+
+-- name: odd_keys
+-- Tensors that hold NaN or inf, or nothing but zeros; single numbers and counters may be 0.
+select
+    mt.model_id, mt.component, mt.canonical_key, mt.block, t.nans, t.infs, t.numel, t.zeros,
+    len(mt.shape) as dims
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where t.nans + t.infs > 0
+    or t.zeros = t.numel and t.numel > 1 and mt.component <> 'training_state'
+order by mt.model_id, mt.component, mt.canonical_key;
+
+-- name: position_ids
+-- The positions that text encoders look their embeddings up by, where the sketch holds them whole.
+select mt.model_id, mt.component, mt.canonical_key, t.dtype, t.sketch
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where mt.canonical_key like '%position_ids' and len(t.sketch) = t.numel and t.numel > 0
+order by mt.model_id, mt.canonical_key;
+
+-- name: float_dtypes
+-- How many tensors of each float dtype a component holds, where it holds several dtypes.
+select model_id, component, list(dtype order by keys desc, dtype), list(keys order by keys desc, dtype)
+from (
+    select mt.model_id, mt.component, t.dtype, count(*) as keys
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where t.dtype like '%float%' and mt.component not in ('training_state', 'other')
+    group by mt.model_id, mt.component, t.dtype
+)
+group by model_id, component
+having count(*) > 1
+order by model_id, component;
+
+-- name: keys_of_component
+-- All keys of some components of some models, to name a few of them by.
+select mt.model_id, mt.component, mt.canonical_key
+from model_tensor mt
+join batch b on b.model_id = mt.model_id and b.component = mt.component
+order by mt.model_id, mt.component, mt.canonical_key;
+
+-- name: held_components
+-- Which components each model that has tensors here holds.
+select distinct model_id, component from model_tensor order by model_id, component;
+
+-- name: fingerprint_models
+-- The models that have tensors here, of the wanted components.
+select distinct m.id, m.name
+from model_tensor mt
+join model m on m.id = mt.model_id
+join batch b on b.component = mt.component
+order by m.id;
+
+-- name: write_fingerprints
+-- Fingerprints of some components of some models, under the names given: hashes, norms and
+-- sketches, no weights, no paths and no metadata.
+copy (
+    select
+        c.name as model, m.family, m.variant, m.layout,
+        mt.component, mt.block, mt.role, mt.canonical_key, mt.canonical_shape, mt.shape,
+        mt.sources, mt.transposed,
+        t.dtype, t.numel, t.content_hash, t.value_hash, t.fp16_hash, t.bf16_hash,
+        t.l1, t.l2, t.linf, t.mean, t.std, t.kurtosis, t.zeros, t.nans, t.infs, t.is_constant,
+        t.sketch
+    from chosen c
+    join model m on m.id = c.model_id
+    join model_tensor mt on mt.model_id = m.id
+    join batch b on b.component = mt.component
+    join tensor t on t.id = mt.tensor_id
+    order by c.name, mt.canonical_key
+) to $path (
+    format parquet,
+    compression zstd,
+    kv_metadata {
+        megasim_fingerprints: $format_version,
+        fingerprint_version: $fingerprint_version,
+        sketch_size: $sketch_size
+    }
+);
+
+-- name: fingerprint_file_versions
+-- What a fingerprint file says of itself.
+select decode(key), decode(value) from parquet_kv_metadata($path) order by all;
+
+-- name: fingerprint_file_rows
+-- How many rows a Parquet file says it has.
+select num_rows from parquet_file_metadata($path);
+
+-- name: fingerprint_file_columns
+-- The columns of a Parquet file.
+select column_name, column_type from (describe select * from read_parquet($path));
+
+-- name: fingerprint_file_faults
+-- The first row of a fingerprint file that cannot be one, with the reason.
+with judged as (
+    select
+        model,
+        canonical_key,
+        case
+            when not coalesce(
+                len(model) between 1 and 200
+                and len(canonical_key) between 1 and 1024
+                and len(component) between 1 and 200
+                and regexp_full_match(canonical_shape, '(\d{1,15}(x\d{1,15}){0,15})?')
+                and greatest(len(family), len(variant), len(layout), len(block), len(role), 0) <= 200
+                and len(sources) between 1 and 64
+                and coalesce(list_max(list_transform(sources, lambda s: len(s))), 0) <= 1024
+                and not list_contains(list_transform(sources, lambda s: s is null), true)
+            , false) then 'names that are missing or too long'
+            when not coalesce(
+                len(shape) <= 16
+                and not list_contains(list_transform(shape, lambda n: coalesce(n < 0, true)), true)
+                and numel = coalesce(list_product(shape), 1)
+                and numel = coalesce(list_product(list_transform(
+                    string_split(nullif(canonical_shape, ''), 'x'), lambda n: n::bigint)), 1)
+                and numel >= 0
+            , false) then 'a shape that its number of elements does not fit'
+            when not coalesce(list_contains($dtypes, dtype), false) then 'an unknown dtype'
+            when not coalesce(
+                least(zeros, nans, infs) >= 0
+                and zeros <= numel
+                and nans <= numel
+                and infs <= numel
+                and transposed is not null
+                and is_constant is not null
+            , false) then 'counts that cannot be'
+            when not coalesce(
+                regexp_full_match(content_hash, '[0-9a-f]{64}')
+                and regexp_full_match(value_hash, '[0-9a-f]{32}')
+                and regexp_full_match(fp16_hash, '[0-9a-f]{32}')
+                and regexp_full_match(bf16_hash, '[0-9a-f]{32}')
+            , false) then 'hashes that cannot be'
+            when not coalesce(
+                len(sketch) in (0, least(numel, $sketch_size))
+                and not list_contains(
+                    list_transform(sketch, lambda x: coalesce(not isfinite(x), true)), true)
+            , false) then 'a sketch that cannot be'
+            when list_contains(list_transform(
+                [l1, l2, linf, std, abs(mean), abs(kurtosis)],
+                lambda x: not isfinite(x) or x < 0), true) then 'norms that cannot be'
+            when count(*) over (partition by model, canonical_key) > 1 then 'a key that stands twice'
+        end as fault
+    from read_parquet($path)
+)
+select fault, coalesce(model, ''), coalesce(canonical_key, '')
+from judged
+where fault is not null
+limit 1;
+
+-- name: fingerprint_file_contradictions
+-- Contents of which a fingerprint file says two things, or another than the store has measured.
+with told as (
+    select content_hash, value_hash, fp16_hash, bf16_hash, dtype, numel from read_parquet($path)
+    union
+    select t.content_hash, t.value_hash, t.fp16_hash, t.bf16_hash, t.dtype, t.numel
+    from tensor t
+    semi join read_parquet($path) r on r.content_hash = t.content_hash
+)
+select content_hash from told group by content_hash having count(*) > 1 limit 1;
+
+-- name: fingerprint_file_models
+-- The models of a fingerprint file.
+select model, any_value(family), any_value(variant), any_value(layout)
+from read_parquet($path)
+group by model
+order by model;
+
+-- name: fingerprint_file_tensors
+-- What a fingerprint file says of one model.
+select
+    sources, transposed, canonical_key, canonical_shape, shape, component, block, role,
+    content_hash, value_hash, fp16_hash, bf16_hash, dtype, numel,
+    l1, l2, linf, mean, std, kurtosis, zeros, nans, infs, is_constant, sketch
+from read_parquet($path)
+where model = $model
+order by canonical_key;
+
+-- name: contents_of_model
+-- What a model holds, to see whether it is the same as another of its name.
+select mt.canonical_key, t.content_hash
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where mt.model_id = $id
+order by mt.canonical_key;

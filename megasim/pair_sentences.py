@@ -1,0 +1,127 @@
+"""What became of a pair of models, in sentences as a person would write them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from megasim import identity
+from megasim.anatomy import component_title
+from megasim.errors import printable
+from megasim.findings import NEVER_USED, Finding
+
+VERDICT_WORDS = {
+    identity.IDENTICAL: "identical",
+    identity.SAME_VALUES: "same values in another dtype",
+    identity.SAME_AT_FP16: "same at fp16",
+    identity.SAME_AT_BF16: "same at bf16",
+    identity.SAME_WHERE_USED: "same where used",
+    identity.PARTLY_CHANGED: "partly changed",
+    identity.CHANGED: "changed",
+    identity.OTHER_ARCHITECTURE: "another architecture",
+    identity.ABSENT: "in neither model",
+}
+_VAE_PARTS = {
+    "vae_encoder": "encoder",
+    "vae_decoder": "decoder",
+    "vae_quant": "quant convolutions",
+}
+
+
+def pair_sentences(findings: Sequence[Finding]) -> list[str]:
+    """Return a sentence for each component of one pair; the parts of a VAE share one.
+
+    Args:
+        findings: of one pair, in the order to tell them.
+    """
+    sentences = []
+    vae = [finding for finding in findings if finding.component in _VAE_PARTS]
+    for finding in findings:
+        if finding not in vae:
+            sentences.append(finding_sentence(finding))
+        elif finding is vae[0]:
+            sentences.append(_vae_sentence(vae))
+    return sentences
+
+
+def finding_sentence(finding: Finding) -> str:
+    """Return e.g. "text encoder: identical (197 keys)"."""
+    return f"{component_title(finding.component)}: {_state(finding)}"
+
+
+def verdict_words(finding: Finding) -> str:
+    """Return the verdict in words, e.g. "only in nai7g"."""
+    if finding.verdict == identity.ABSENT_A:
+        return f"only in {printable(finding.model_b, 80)}"
+    if finding.verdict == identity.ABSENT_B:
+        dropped = finding.component in NEVER_USED
+        return "dropped" if dropped else f"only in {printable(finding.model_a, 80)}"
+    return VERDICT_WORDS[finding.verdict]
+
+
+def _state(finding: Finding) -> str:
+    text = verdict_words(finding)
+    if not finding.equal and finding.l2:
+        text += f", L2 {_number(finding.l2)}"
+    if finding.verdict == identity.ABSENT:
+        return text
+    return f"{text} ({finding.detail})" if finding.detail else text
+
+
+def _number(value: float) -> str:
+    """Four digits, as many as an L2 is quoted with.
+
+    >>> _number(133.4699), _number(551602.0), _number(0.04941)
+    ('133.5', '551,602', '0.04941')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _vae_sentence(parts: Sequence[Finding]) -> str:
+    verdicts = {part.verdict for part in parts}
+    by_key = all(part.keys_compared is not None for part in parts)
+    if len(verdicts) == 1 and by_key and not any(part.rounding for part in parts):
+        (verdict,) = verdicts
+        return f"VAE: {_whole_state(parts, verdict)}"
+    changed = [p for p in parts if p.verdict in (identity.CHANGED, identity.PARTLY_CHANGED)]
+    states = "; ".join(f"{_VAE_PARTS[part.component]} {_state(part)}" for part in parts)
+    alone = [part for part in changed if part.component != "vae_quant"]
+    if len(alone) == 1 and all(part.equal for part in parts if part not in changed):
+        side = " side" if len(changed) > 1 else ""
+        return f"VAE: only the {_VAE_PARTS[alone[0].component]}{side} changed: {states}"
+    return f"VAE: {states}"
+
+
+def _whole_state(parts: Sequence[Finding], verdict: str) -> str:
+    """Say what holds of all parts alike."""
+    first = parts[0]
+    if verdict in (identity.ABSENT_A, identity.ABSENT_B):
+        keys = sum((p.missing_a or 0) + (p.missing_b or 0) for p in parts)
+        return f"{verdict_words(first)} ({keys:,} keys)"
+    l2 = math.sqrt(sum(part.l2 * part.l2 for part in parts if part.l2 is not None))
+    if verdict == identity.IDENTICAL:
+        keys = sum(part.keys_compared or 0 for part in parts)
+        _, comma, renamed = first.detail.partition(", ")
+        return f"identical ({keys:,} keys{comma}{renamed})"
+    text = VERDICT_WORDS[verdict] + (f", L2 {_number(l2)}" if l2 and not first.equal else "")
+    details = "; ".join(f"{_VAE_PARTS[part.component]} {part.detail}" for part in parts)
+    return f"{text} ({details})"
+
+
+def model_verdict(findings: Sequence[Finding]) -> str:
+    """Return the verdict of two whole models, from the components that are used.
+
+    Components that only training needs do not count. Models that share components and hold
+    others alone are partly changed; models without a component in common are other networks.
+
+    Args:
+        findings: of one pair.
+    """
+    used = [f for f in findings if f.component not in NEVER_USED and f.verdict != identity.ABSENT]
+    common = [f for f in used if f.verdict not in (identity.ABSENT_A, identity.ABSENT_B)]
+    verdicts = {finding.verdict for finding in common}
+    if not common or verdicts == {identity.OTHER_ARCHITECTURE}:
+        return identity.OTHER_ARCHITECTURE
+    if len(common) == len(used) and (verdicts <= identity.EQUAL or len(verdicts) == 1):
+        return identity.weakest(verdicts)
+    return identity.PARTLY_CHANGED
