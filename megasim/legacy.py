@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -14,7 +14,7 @@ import pandas as pd
 
 from megasim.anatomy import Part, classify_keys
 from megasim.errors import MegasimError, UsageError, printable
-from megasim.legacy_names import MAP_NAME, NO_MAP, PairMap, read_map
+from megasim.legacy_names import MAP_NAME, NO_MAP, PairMap, read_pair_map
 from megasim.legacy_read import PublishedMatrices, PublishedPair, read_published
 from megasim.legacy_zeros import ZeroVerdict, judge_zeros
 from megasim.matrix import Floats
@@ -61,7 +61,7 @@ def import_path(store: Store, path: Path, *, progress: Progress = NO_PROGRESS) -
     """Import a published result of mega_cmp, or all of them in a folder and the folders in it.
 
     Models of a name the store knows are taken to be those; others are saved without weights. A
-    `model_map.json` beside a file tells which models a file name means. A pair that was compared
+    `model_map.json` beside a file tells which models its name means. A pair that was compared
     here, or that is known layer by layer, takes nothing weaker; a file of a name that was
     imported before replaces what it said of its pairs.
 
@@ -109,7 +109,7 @@ class _Import:
             self.maps[path] = NO_MAP
             if path.is_file():
                 try:
-                    self.maps[path] = read_map(path)
+                    self.maps[path] = read_pair_map(path)
                 except MegasimError as error:
                     self.result.failed.append(error)
         return self.maps[path]
@@ -124,7 +124,7 @@ class _Import:
         before: dict[str, dict[str, None]] = {}
         for file in files:
             try:
-                found, _ = read_published(file, self.map_beside(file))
+                found, _ = self.read(file)
             except MegasimError as error:
                 self.result.failed.append(error)
                 continue
@@ -144,25 +144,36 @@ class _Import:
                 self.result.models.append(name)
         return readable
 
-    def add_file(self, file: Path) -> None:
+    def read(self, file: Path) -> tuple[PublishedPair | PublishedMatrices, str]:
+        """Return what a file holds, under the names its models have in the store."""
         known = self.map_beside(file)
         found, note = read_published(file, known)
+        if isinstance(found, PublishedPair):
+            names = (found.model_a, found.model_b)
+            own = known.own_names.get(file.stem, names)
+            a, b = (o if o in self.ids else n for o, n in zip(own, names, strict=True))
+            found = replace(found, model_a=a, model_b=b)
+        return found, note
+
+    def add_file(self, file: Path) -> None:
+        found, note = self.read(file)
         origin = printable(file.name)
         if note:
             self.result.notes.append(f"{origin}: {note}.")
         if isinstance(found, PublishedPair):
             self.add_pair(found, origin)
+            files = self.map_beside(file).files
             for name in (found.model_a, found.model_b):
-                self.tell_of_paths(name, known.paths.get(name, ()))
+                self._tell_of_files(name, files.get(name, ()))
         else:
             self.add_matrices(found, origin)
 
-    def tell_of_paths(self, name: str, paths: Sequence[str]) -> None:
-        if len(paths) > 1 and name not in self.told:
+    def _tell_of_files(self, name: str, files: Sequence[str]) -> None:
+        if len(files) > 1 and name not in self.told:
             self.told.add(name)
             self.result.notes.append(
-                f"{MAP_NAME} gives {printable(name)} to {len(paths)} files ({_listed(paths)}); "
-                "it is kept as one model."
+                f"{MAP_NAME} gives the name {printable(name)} to {len(files)} files "
+                f"({_listed(files)}); here it is one model."
             )
 
     def add_pair(self, pair: PublishedPair, origin: str) -> None:
@@ -178,10 +189,11 @@ class _Import:
             self.result.left_out.append(f"{origin}: {names} {better[a, b]}.")
         else:
             layers = _layer_frame(pair, (a, b), origin)
+            components = layers[["model_a", "model_b", "component"]].drop_duplicates()
             with self.store.transaction():
                 self.store.rows("drop_imported_layers", tables=batch)
                 self.store.rows("drop_imported_components", tables=batch)
-                self.store.rows("drop_estimated_components", tables={"batch": layers})
+                self.store.rows("drop_estimated_components", tables={"batch": components})
                 self.store.rows("add_imported_layers", tables={"batch": layers})
                 self.store.rows("add_imported_components", tables=batch)
             self._tell_of_layers(layers, names, origin)

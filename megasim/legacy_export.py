@@ -12,7 +12,7 @@ import pandas as pd
 
 from megasim.errors import UsageError, printable
 from megasim.figure_files import save_figure
-from megasim.legacy_names import MAP_NAME, file_stem, load_json, read_map
+from megasim.legacy_names import MAP_NAME, file_stem, load_json, read_pair_map
 from megasim.legacy_read import renamed_key
 from megasim.plots_histogram import component_histogram, role_histogram
 from megasim.progress import NO_PROGRESS, Progress
@@ -58,7 +58,7 @@ def export_mega_cmp(
         UsageError: `folder` is a file, its model map is none, or two pairs get the same file name.
     """
     names = {model.id: model.name for model in store.models()}
-    paths = {model.name: model.path or "" for model in store.models()}
+    paths = {model.name: model.path or model.name for model in store.models()}
     known = [(a, b) for a, b in store.rows("pairs_with_layers")]
     layered = set(known)
     wanted = known if pairs is None else list(dict.fromkeys(pairs))
@@ -161,7 +161,7 @@ def _merged_map(
     """Return a model map of the pairs, behind what the map at `path` holds already."""
     merged: list[Any] = []
     if path.exists():
-        read_map(path)
+        read_pair_map(path)
         merged = load_json(path)
     place: dict[str, list[Any]] = dict(merged)
     have = {(group, e[0][0], e[1][0]) for group, entries in merged for e in entries}

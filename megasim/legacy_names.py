@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from megasim.errors import CheckpointError, printable
+from megasim.model_map import read_model_map
 
 LARGEST_FILE = 64 << 20  # bytes; 232 models of version 2 take a fifth of it
 MAP_NAME = "model_map.json"
@@ -35,13 +36,21 @@ class PairNames:
 
 @dataclass(frozen=True)
 class PairMap:
-    """The pairs of a model map: names by the stem of their file, and the paths of each name."""
+    """What the model map beside some results tells of their names.
+
+    Attributes:
+        by_stem: the group and the models that the stem of a file name means.
+        own_names: for the same stems, the names under which `megasim ingest` saves the two
+            models; they differ where the map gives one name to several files.
+        files: the files of each name.
+    """
 
     by_stem: Mapping[str, PairNames]
-    paths: Mapping[str, tuple[str, ...]]
+    own_names: Mapping[str, tuple[str, str]]
+    files: Mapping[str, tuple[str, ...]]
 
 
-NO_MAP = PairMap({}, {})
+NO_MAP = PairMap({}, {}, {})
 
 
 def load_json(path: Path) -> Any:
@@ -51,12 +60,13 @@ def load_json(path: Path) -> Any:
         CheckpointError: unreadable, too large, not JSON, nested too deeply, a key given twice.
     """
     try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise CheckpointError(
-                path, f"{size >> 20} MiB; no result of mega_cmp is larger than 64 MiB", REMEDY
-            )
-        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_once_each)
+        if not path.is_file():
+            raise CheckpointError(path, "not a file", "name a file or a folder of results")
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise CheckpointError(path, f"larger than {LARGEST_FILE >> 20} MiB", REMEDY)
+        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once_each)
     except OSError as error:
         raise CheckpointError(path, str(error.strerror), "check the path") from None
     except RecursionError:
@@ -156,26 +166,20 @@ def pair_names(path: Path, known: PairMap = NO_MAP) -> PairNames:
     return names
 
 
-def read_map(path: Path) -> PairMap:
-    """Return the pairs of a `model_map.json`: [group, [[[a, path], [b, path]], …]] each.
-
-    Raises:
-        CheckpointError: it has another form.
-    """
+def read_pair_map(path: Path) -> PairMap:
+    """Return what a `model_map.json` tells of the names of results. See `read_model_map`."""
+    content = read_model_map(path)
     by_stem: dict[str, PairNames] = {}
-    paths: dict[str, dict[str, None]] = {}
-    try:
-        for group, pairs in load_json(path):
-            for (a, path_a), (b, path_b) in pairs:
-                for text in (group, a, path_a, b, path_b):
-                    checked_text(path, text)
-                by_stem.setdefault(file_stem(group, a, b), PairNames(group, a, b))
-                paths.setdefault(a, {})[path_a] = None
-                paths.setdefault(b, {})[path_b] = None
-    except (TypeError, ValueError):
-        raise CheckpointError(
-            path,
-            "not a model map",
-            "its form is [[group, [[[name, path], [name, path]], …]], …]",
-        ) from None
-    return PairMap(by_stem, {name: tuple(found) for name, found in paths.items()})
+    own_names: dict[str, tuple[str, str]] = {}
+    for group, pairs in content.groups.items():
+        for own in pairs:
+            a, b = (content.renamed.get(name, name) for name in own)
+            stem = file_stem(group, a, b)
+            if stem not in by_stem:
+                by_stem[stem] = PairNames(group, a, b)
+                own_names[stem] = own
+    files: dict[str, tuple[str, ...]] = {}
+    for own_name, file in content.models.items():
+        name = content.renamed.get(own_name, own_name)
+        files[name] = (*files.get(name, ()), file.name)
+    return PairMap(by_stem, own_names, files)

@@ -102,8 +102,9 @@ from (
 order by model_a, model_b;
 
 -- name: layers_of_pair
--- What is known of the layers of one pair.
+-- What is known of the layers of one pair; what was computed here goes before what was published.
 select key_a, key_b, canonical_key, component, role, status, l2
 from layer_rows
 where model_a = $model_a and model_b = $model_b
+qualify source = min(source) over ()
 order by canonical_key, status;
