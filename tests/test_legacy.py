@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,16 @@ PLAIN = "cond_stage_model.transformer.text_model."
 NOVELAI = "cond_stage_model.transformer."
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "s.duckdb"
+    Store(path, "write").close()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "s.duckdb", "write") as opened:
+def store(tmp_path: Path, empty: Path) -> Iterator[Store]:
+    with Store(shutil.copy(empty, tmp_path / "s.duckdb"), "write") as opened:
         yield opened
 
 
