@@ -88,8 +88,7 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted; what was done is saved, and the same command does the rest")
-        return 130
+        return _interrupted()
     except MegasimError as error:
         show_error(error)
         return error.exit_code
@@ -100,6 +99,21 @@ def run(arguments: list[str]) -> int:
     except (OSError, MemoryError) as error:
         show_error(MegasimError(printable(error, 300) or type(error).__name__))
         return 1
+    except Exception as error:
+        # DuckDB is not imported for an error alone; if one is its own, it is loaded already
+        duckdb = sys.modules.get("duckdb")
+        if duckdb is None or not isinstance(error, duckdb.Error):
+            raise
+        # an interrupt that reaches it comes back as an error of its own
+        if "Interrupt" in str(error):
+            return _interrupted()
+        show_error(MegasimError(f"the database failed: {printable(error, 300)}"))
+        return 1
+
+
+def _interrupted() -> int:
+    say("interrupted; what was done is saved, and the same command does the rest")
+    return 130
 
 
 if __name__ == "__main__":
