@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -117,7 +118,7 @@ def is_pipeline(folder: Path) -> bool:
     """Whether a folder is a diffusers pipeline: `model_index.json`, or a denoiser and company."""
     if (folder / "model_index.json").is_file():
         return True
-    names = {name for name in _folder_names(folder) if choose_weights(folder / name)}
+    names = _part_names(folder)
     return bool(names & {"unet", "transformer"}) and len(names) > 1
 
 
@@ -167,10 +168,10 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
     if (status.st_dev, status.st_ino) in visited:
         return
     visited.add((status.st_dev, status.st_ino))
-    parts: dict[str, Path] = {}
+    parts: set[str] = set()
     files = _file_names(folder)
     if is_pipeline(folder):
-        parts, _ = pipeline_parts(folder)
+        parts = _part_names(folder)
         yield folder
     elif indexes := [name for name in files if _INDEX.fullmatch(name)]:
         yield folder
@@ -186,6 +187,16 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
             except OSError:  # opening it will say why, and the others are still found
                 inside = [folder / name]
             yield from inside
+
+
+def _part_names(folder: Path) -> set[str]:
+    """The subfolders that hold weights, as far as they can be listed."""
+    names = set()
+    for name in _folder_names(folder):
+        with suppress(OSError):
+            if choose_weights(folder / name):
+                names.add(name)
+    return names
 
 
 def _shard_names(index: Path) -> set[str]:

@@ -18,6 +18,7 @@ import numpy as np
 from megasim.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.errors import CheckpointError
 
+_TILE = 64
 CUT_SHORT = "the file is incomplete: copy or download it again"
 
 
@@ -272,7 +273,7 @@ class TensorReader:
 
 
 def _copy_range(view: AnyArray, start: int, stop: int, out: AnyArray) -> None:
-    """Copy elements `start` to `stop` of `view`, row-major, without a copy in between."""
+    """Copy elements `start` to `stop` of `view`, row-major, with no whole copy in between."""
     if view.ndim <= 1:
         out[:] = view[start:stop]
         return
@@ -284,7 +285,11 @@ def _copy_range(view: AnyArray, start: int, stop: int, out: AnyArray) -> None:
     head, tail = first * row - start, stop - last * row
     if head:
         _copy_range(view[first - 1], row - head, row, out[:head])
-    whole = out[head : len(out) - tail]
-    whole.reshape(last - first, *view.shape[1:])[...] = view[first:last]
+    whole = out[head : len(out) - tail].reshape(last - first, *view.shape[1:])
+    if view.ndim > 2 or view.strides[0] >= view.strides[1]:
+        whole[...] = view[first:last]
+    else:  # transposed: copied by tiles, as it lies, or every element would miss the cache
+        for i in range(0, view.shape[1], _TILE):
+            whole[:, i : i + _TILE] = view[first:last, i : i + _TILE].T.copy().T
     if tail:
         _copy_range(view[last], 0, tail, out[len(out) - tail :])
