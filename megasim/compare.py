@@ -135,6 +135,7 @@ def compare_models(
             with store.transaction():
                 store.rows("finish_pairs", tables=batch, **flags)
                 store.rows("drop_weaker_components", tables=batch)
+                store.rows("drop_imported_layers", tables=batch)
                 store.rows("add_exact_components", tables=batch)
             result.pairs_done += len(batch["batch"])
             progress.advance(len(batch["batch"]))

@@ -38,6 +38,7 @@ def load_matrix(
         "matrix_values",
         tables={"batch": members, "chosen": pd.DataFrame({"model_id": list(place)})},
         metric=metric,
+        whole=members["component"].iloc[0] if component != "all" else "",
     )
     i = np.array([place[x] for x in found["model_a"].tolist()], dtype=np.intp)
     j = np.array([place[x] for x in found["model_b"].tolist()], dtype=np.intp)

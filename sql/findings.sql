@@ -47,6 +47,7 @@ with held as (
         t.dtype,
         t.numel,
         not t.is_constant and t.numel >= 64 as is_telling,
+        t.nans + t.infs > 0 as is_non_finite,
         md5_number(place || t.content_hash) as bytes_at,
         md5_number(place || t.value_hash)   as values_at,
         md5_number(place || case when t.linf <= 65504 then t.fp16_hash else t.value_hash end)
@@ -71,6 +72,7 @@ select
     count(*)                                         as keys,
     sum(numel)::bigint                               as parameters,
     count(*) filter (is_telling)                     as telling,
+    count(*) filter (is_non_finite)                  as non_finite,
     coalesce(list(distinct dtype order by dtype)
         filter (dtype like '%float%'), [])           as dtypes,
     bit_xor(bytes_at)::varchar                       as same_bytes,
@@ -95,10 +97,10 @@ order by l.model_a, l.model_b, l.component, l.canonical_key;
 
 -- name: pairs_beside_signatures
 -- The pairs whose components may be equal though their signatures are not: published ones, and
--- those whose keys a rename brings together.
-select distinct model_a, model_b
-from component_distance
-where source = 'imported' or renamed > 0
+-- those whose canonical keys a rename brings together.
+select model_a, model_b from component_distance where source = 'imported'
+union
+select model_a, model_b from rename
 order by model_a, model_b;
 
 -- name: core_distances

@@ -72,7 +72,7 @@ select
     count(*) filter (i.status = 'non_finite'),
     null,
     null,
-    sqrt(sum(i.l2 * i.l2)),
+    sqrt(sum(i.l2 * i.l2 order by i.canonical_key)),
     null,
     null,
     case when sum(i.l2) is not null then 0 end,

@@ -283,10 +283,11 @@ select
     count(*) filter (l.status = 'shape_mismatch'),
     count(*) filter (l.status = 'non_finite'),
     sum(l.l0)::bigint,
-    sum(l.l1),
-    sqrt(sum(l.l2 * l.l2)),
+    -- in a fixed order, so that the last digit is the same on every run
+    sum(l.l1 order by l.canonical_key),
+    sqrt(sum(l.l2 * l.l2 order by l.canonical_key)),
     max(l.linf),
-    avg(l.cossim),
+    avg(l.cossim order by l.canonical_key),
     case when sum(l.l2) is not null then 0 end,
     keys_compared / count(*)
 from layer_rows l
@@ -297,17 +298,27 @@ order by l.model_a, l.model_b, l.component;
 
 -- name: matrix_values
 -- One value for each pair out of some components: l0 and l1 add, l2 is the root of the sum of
--- squares, linf the maximum, cossim the mean over keys. A pair of which a component was compared
--- and has no value has none.
+-- squares, linf the maximum, cossim the mean over keys. Where the whole was measured, its parts
+-- are left aside. A pair of which a component was compared and has no value has none.
+with member as (
+    select c.*
+    from component_distance c
+    join batch b on b.component = c.component
+    join chosen ca on ca.model_id = c.model_a
+    join chosen cb on cb.model_id = c.model_b
+    qualify c.component = $whole
+        or not bool_or(c.component = $whole) over (partition by c.model_a, c.model_b)
+)
 select
     c.model_a,
     c.model_b,
     case $metric
         when 'l0' then sum(c.l0)::double
-        when 'l1' then sum(c.l1)
-        when 'l2' then sqrt(sum(c.l2 * c.l2))
+        when 'l1' then sum(c.l1 order by c.component)
+        when 'l2' then sqrt(sum(c.l2 * c.l2 order by c.component))
         when 'linf' then max(c.linf)
-        when 'cossim' then sum(c.cossim * c.keys_compared) / nullif(sum(c.keys_compared), 0)
+        when 'cossim' then sum(c.cossim * c.keys_compared order by c.component)
+            / nullif(sum(c.keys_compared), 0)
     end as value,
     case max(case c.source when 'exact' then 0 when 'imported' then 1 else 2 end)
         when 0 then 'exact'
@@ -315,16 +326,15 @@ select
         else 'estimated'
     end as source,
     case when $metric = 'l2' then coalesce(
-        sqrt(sum(power(c.l2 * c.l2_error, 2))) / nullif(sqrt(sum(c.l2 * c.l2)), 0), 0)
+        sqrt(sum(power(c.l2 * c.l2_error, 2) order by c.component))
+            / nullif(sqrt(sum(c.l2 * c.l2 order by c.component)), 0),
+        0)
     else 0 end as error,
     coalesce(sum(c.keys_compared), 0)::bigint as keys_compared,
     sum(c.keys_compared) / nullif(sum(
         c.keys_compared + c.missing_a + c.missing_b + c.shape_mismatch + c.non_finite
     ), 0) as coverage
-from component_distance c
-join batch b on b.component = c.component
-join chosen ca on ca.model_id = c.model_a
-join chosen cb on cb.model_id = c.model_b
+from member c
 group by c.model_a, c.model_b
 having value is not null
     and not bool_or(
