@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from megasim.contents import Contents
+from megasim.contents import Contents, storable
 from megasim.dtypes import STORAGE_DTYPES
 from megasim.errors import CheckpointError, UsageError, printable
 from megasim.file_identity import FileIdentity, combine, identify
@@ -260,10 +260,11 @@ def _open_pipeline(folder: Path) -> Checkpoint:
         metadata["model_index"] = model_index
     for name, file in weights.items():
         part = _open_weights(folder, file)
+        name = storable(name)
         tensors.update({f"{name}/{key}": ref for key, ref in part.tensors.items()})
         skipped.update({f"{name}/{key}": reason for key, reason in part.skipped.items()})
         identities[f"{name}/{file.name}"] = part.identity
-        if config := read_config(folder / name / "config.json"):
+        if config := read_config(file.parent / "config.json"):
             metadata[f"{name}/config"] = config
     identity = combine(identities)
     return Checkpoint(folder, "diffusers", tensors, metadata, skipped, identity, identity.size)

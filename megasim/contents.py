@@ -31,6 +31,15 @@ class Contents:
     header: bytes
 
 
+def storable(text: str) -> str:
+    r"""Return `text` as it can be written in UTF-8: lone surrogates become escapes.
+
+    >>> storable("a\udcffb")
+    'a\\udcffb'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shorten(text: str, limit: int) -> str:
     """Return `text`, or a note of its length when it is longer than `limit` characters.
 

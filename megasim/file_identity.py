@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -47,7 +48,8 @@ def combine(parts: Mapping[str, FileIdentity]) -> FileIdentity:
     """Return the identity of a folder from those of its files, by their names within it."""
     digest = blake3()
     for name, part in sorted(parts.items()):
-        digest.update(f"{len(name.encode())} {name} {part.header_hash}\n".encode())
+        raw = os.fsencode(name)
+        digest.update(b"%d %b %b\n" % (len(raw), raw, part.header_hash.encode()))
     return FileIdentity(
         size=sum(part.size for part in parts.values()),
         mtime_ns=max((part.mtime_ns for part in parts.values()), default=0),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from megasim.contents import SCALAR_LIMIT, shorten
+from megasim.contents import SCALAR_LIMIT, shorten, storable
 from megasim.errors import CheckpointError, printable
 from megasim.pickle_reader import MAX_OPCODES, Global, Made, PersistentId
 from megasim.pickled_tensors import BadTensor, PickledTensor, is_tensor, parse_tensor
@@ -139,7 +139,7 @@ class _Walk:
             raise CheckpointError(self.path, "more than a million entries", _DAMAGED)
         if len(name) > _MAX_KEY:
             raise CheckpointError(self.path, "a key of absurd length", _DAMAGED, name[:80])
-        return name.encode("utf-8", "backslashreplace").decode()  # lone surrogates
+        return storable(name)
 
     def reach(self, value: object) -> Iterator[object]:
         """Everything that `value` is made of, once each however often it is shared."""
@@ -288,7 +288,7 @@ def _scalar(value: str | int | float | None) -> JSON:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, str):
-        return shorten(value.encode("utf-8", "backslashreplace").decode(), SCALAR_LIMIT)
+        return shorten(storable(value), SCALAR_LIMIT)
     if isinstance(value, int) and value.bit_length() > 63:
         return hex(value)
     return value

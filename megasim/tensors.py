@@ -228,7 +228,10 @@ class TensorReader:
                 _copy_range(self._view(ref, dtype), start, stop, out)
         except OSError as e:
             raise CheckpointError(
-                ref.path, f"cannot be read: {e.strerror}", "check the path and its permissions"
+                ref.path,
+                f"cannot be read: {e.strerror}",
+                "check the path and its permissions",
+                ref.key,
             ) from None
         return out
 
