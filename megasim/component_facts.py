@@ -20,7 +20,7 @@ class ComponentFacts:
     A signature is a hash over the canonical keys, shapes and contents; equal signatures mean equal
     components (collisions aside). The `used` ones leave out what the family never uses, and are
     None where it uses nothing of the component. `telling` counts the tensors that are evidence:
-    not constant, and of 64 elements or more.
+    not constant, and of 64 elements or more; `non_finite` those that hold NaN or inf.
     """
 
     model_id: int
@@ -28,6 +28,7 @@ class ComponentFacts:
     keys: int
     parameters: int
     telling: int
+    non_finite: int
     dtypes: tuple[str, ...]
     same_bytes: str
     same_values: str
@@ -60,9 +61,9 @@ def load_component_facts(store: Store) -> dict[tuple[int, str], ComponentFacts]:
     batch = pd.DataFrame(unused, columns=columns, dtype=str)
     rows = store.rows("component_facts", tables={"unused": batch})
     found = {}
-    for model_id, component, keys, parameters, telling, dtypes, *signatures in rows:
+    for model_id, component, keys, parameters, telling, non_finite, dtypes, *signatures in rows:
         found[model_id, component] = ComponentFacts(
-            model_id, component, keys, parameters, telling, tuple(dtypes), *signatures
+            model_id, component, keys, parameters, telling, non_finite, tuple(dtypes), *signatures
         )
     return found
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megasim import identity
 from megasim.errors import printable
 from megasim.identity import FP16_RELATIVE_ERROR, Counts, substitution
-from megasim.key_lists import describe_keys
+from megasim.key_lists import brief_items
 
 # More substitutions than this are another way of naming, not a rename.
 _MOST_RENAMES = 2
 _LONGEST_PREFIX = 80
+# A list longer than this says less than the count before it; what stayed as it was in a component
+# that changed is worth naming only when it is less than that.
+_MOST_ITEMS = 8
+_MOST_UNCHANGED = 2
+TIER_WORDS = {
+    identity.IDENTICAL: "identical",
+    identity.SAME_VALUES: "same values in another dtype",
+    identity.SAME_AT_FP16: "same at fp16",
+    identity.SAME_AT_BF16: "same at bf16",
+}
 _SWAPPED = {"missing_a": "missing_b", "missing_b": "missing_a"}
 
 
@@ -75,15 +85,16 @@ class ComponentEvidence:
     layout_b: str | None = None
     rounding: bool = False
 
-    def name_keys(self, chosen: Callable[[LayerRow], bool]) -> str:
-        """Name the chosen keys as briefly as possible, "" when the layers are not here."""
-        keys = [row.key for row in self.layers if chosen(row)]
+    def name_keys(self, *statuses: str, most: int = _MOST_ITEMS) -> str:
+        """Name the keys of some statuses; "" when that takes too many items."""
+        keys = [row.key for row in self.layers if row.status in statuses]
         among = [row.key for row in self.layers]
         if not keys or len(keys) == len(among):
             return ""
         blocks = {row.key: row.block for row in self.layers}
         sizes = {row.key: row.l2 for row in self.layers if row.l2 is not None}
-        return printable(describe_keys(keys, among, blocks=blocks, sizes=sizes), 300)
+        items = brief_items(keys, among, blocks=blocks, sizes=sizes)
+        return printable(", ".join(items), 300) if len(items) <= most else ""
 
 
 def component_detail(verdict: str, evidence: ComponentEvidence) -> str:
@@ -138,12 +149,16 @@ def _tiers(verdict: str, evidence: ComponentEvidence) -> str:
         text += f", {' and '.join(before)} → {' and '.join(after)}"
     elif before:
         text += f", {' and '.join(before)} in both"
-    names = {"identical": "identical", "same_values": "of the same values"}
-    names |= {"same_at_fp16": "same at fp16", "same_at_bf16": "same at bf16"}
-    present = [(tier, getattr(counts, tier)) for tier in identity.TIERS if getattr(counts, tier)]
-    if len(present) > 1:
-        text += " (" + ", ".join(f"{n:,} {names[tier]}" for tier, n in present) + ")"
+    stronger = [
+        (n, tier) for tier in identity.TIERS if tier != verdict and (n := _count(counts, tier))
+    ]
+    if sum(n for n, _ in stronger) > (1 - identity.MOSTLY) * counts.compared:
+        text += ", of them " + ", ".join(f"{n:,} {TIER_WORDS[tier]}" for n, tier in stronger)
     return text
+
+
+def _count(counts: Counts, tier: str) -> int:
+    return int(getattr(counts, tier))
 
 
 def _changed(evidence: ComponentEvidence) -> str:
@@ -156,8 +171,8 @@ def _changed(evidence: ComponentEvidence) -> str:
     if not counts.unchanged:
         return text
     if counts.changed < identity.MOSTLY * counts.compared:
-        return _named(text, evidence.name_keys(lambda row: row.status == "changed"))
-    kept = evidence.name_keys(lambda row: row.status in identity.TIERS)
+        return _named(text, evidence.name_keys("changed"))
+    kept = evidence.name_keys(*identity.TIERS, most=_MOST_UNCHANGED)
     return f"{text}; unchanged: {kept}" if kept else text
 
 
@@ -165,10 +180,7 @@ def _non_finite(evidence: ComponentEvidence) -> str:
     count = evidence.counts.non_finite
     if not count:
         return ""
-    return _named(
-        f"{_keys(count)} with NaN or inf",
-        evidence.name_keys(lambda row: row.status == "non_finite"),
-    )
+    return _named(f"{_keys(count)} with NaN or inf", evidence.name_keys("non_finite"))
 
 
 def _shapes(evidence: ComponentEvidence) -> str:
@@ -178,7 +190,7 @@ def _shapes(evidence: ComponentEvidence) -> str:
     rows = [row for row in evidence.layers if row.status == "shape_mismatch"]
     text = _named(
         f"{_keys(count)} of another shape",
-        evidence.name_keys(lambda row: row.status == "shape_mismatch"),
+        evidence.name_keys("shape_mismatch"),
     )
     shapes = {(row.shape_a, row.shape_b) for row in rows}
     if len(shapes) == 1 and (None, None) not in shapes:
@@ -194,7 +206,7 @@ def _missing(verdict: str, evidence: ComponentEvidence, status: str) -> str:
     holder = evidence.model_a if status == "missing_b" else evidence.model_b
     text = _named(
         f"{_keys(count)} only in {printable(holder, 60)}",
-        evidence.name_keys(lambda row: row.status == status),
+        evidence.name_keys(status),
     )
     missing = [row.key for row in evidence.layers if row.status == status]
     unused = missing and all(key in evidence.unused for key in missing)
@@ -221,7 +233,7 @@ def _renames(evidence: ComponentEvidence) -> str:
     if len(found) > _MOST_RENAMES:
         layouts = (evidence.layout_a, evidence.layout_b)
         if None not in layouts and layouts[0] != layouts[1]:
-            return f"named otherwise ({layouts[0]} → {layouts[1]})"
+            return f"named otherwise: {layouts[0]} → {layouts[1]}"
         return f"{_keys(found.total())} named otherwise"
     return "renamed: " + ", ".join(
         f"{_prefix(before)} → {_prefix(after)}" for before, after in sorted(found)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -161,6 +161,19 @@ class Teller:
             )
         return found
 
+    def verdict_counts(self, pairs: Sequence[Pair]) -> Counter[tuple[str, str]]:
+        """Return how often each (component, verdict) occurs, without telling the findings."""
+        counts: Counter[tuple[str, str]] = Counter()
+        by_key: list[Pair] = []
+        for pair, rows in self._component_rows(pairs).items():
+            if any(map(_is_imported, rows)):
+                by_key.append(pair)
+                continue
+            for row in rows:
+                counts[row.component, self._verdict(*pair, row, [], {})] += 1
+        counts.update((f.component, f.verdict) for f in self.findings(by_key, details=False))
+        return counts
+
     def _component_rows(self, pairs: Sequence[Pair]) -> dict[Pair, list[_ComponentRow]]:
         stored = {(min(pair), max(pair)) for pair in pairs}
         found: dict[Pair, list[_ComponentRow]] = {pair: [] for pair in sorted(stored)}
@@ -205,14 +218,8 @@ class Teller:
         counts = row.counts
         if a > b:
             counts, layers = counts.swapped(), [layer.swapped() for layer in layers]
-        unused: dict[str, str] = {}
-        if row.component in NEVER_USED:
-            verdict = component_verdict(counts)
-            if verdict == identity.OTHER_ARCHITECTURE:
-                verdict = identity.CHANGED  # other leftovers of training are no architecture
-        else:
-            unused = self._unused(a, b, layers)
-            verdict = component_verdict(counts, self._same_where_used(a, b, row, layers, unused))
+        unused = {} if row.component in NEVER_USED else self._unused(a, b, layers)
+        verdict = self._verdict(a, b, replace(row, counts=counts), layers, unused)
         distances = {layer.key: layer.l2 for layer in layers if layer.l2 is not None}
         rounding = (
             verdict == identity.CHANGED and _is_imported(row) and is_rounding_level(distances)
@@ -245,6 +252,23 @@ class Teller:
             rounding=rounding,
         )
 
+    def _verdict(
+        self,
+        a: int,
+        b: int,
+        row: _ComponentRow,
+        layers: Sequence[LayerRow],
+        unused: Mapping[str, str],
+    ) -> str:
+        if row.counts is None:
+            return identity.IDENTICAL if row.l2 == 0 else identity.CHANGED
+        if row.component not in NEVER_USED:
+            same = self._same_where_used(a, b, row, layers, unused)
+            return component_verdict(row.counts, same)
+        verdict = component_verdict(row.counts)
+        # Other leftovers of training are no other architecture.
+        return identity.CHANGED if verdict == identity.OTHER_ARCHITECTURE else verdict
+
     def _unused(self, a: int, b: int, layers: Iterable[LayerRow]) -> dict[str, str]:
         families = (self._family(a), self._family(b))
         differing = (layer for layer in layers if layer.status not in identity.TIERS)
@@ -272,6 +296,7 @@ class Teller:
     def _absent_in_both(self, a: int, b: int, told: Sequence[Finding]) -> list[Finding]:
         """Of what makes images, say also what neither model has."""
         present = {finding.component for finding in told}
+        present |= {component for model_id, component in self.facts if model_id in (a, b)}
         if "unet" not in present:
             return []
         return [

@@ -51,6 +51,11 @@ class HealthNote:
     keys: int
     text: str
 
+    @property
+    def rank(self) -> int:
+        """The place of its kind, the gravest first."""
+        return KINDS.index(self.kind)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain strings and numbers."""
         return asdict(self)
@@ -85,7 +90,7 @@ def model_health(store: Store, models: Iterable[str] | None = None) -> list[Heal
         *_missing_parts(store, known),
     ]
     order = {model.name: place for place, model in enumerate(known.values())}
-    return sorted(notes, key=lambda n: (order[n.model], KINDS.index(n.kind), n.component, n.text))
+    return sorted(notes, key=lambda n: (order[n.model], n.rank, n.component, n.text))
 
 
 def metadata_claims(store: Store, models: Iterable[str] | None = None) -> list[Claim]:

@@ -38,9 +38,11 @@ EQUAL = frozenset(VERDICTS[:5])
 # A component is changed as a whole when this share of its keys is: norms at their start values and
 # counters like position_ids stay what they were in any training.
 MOSTLY = 0.95
-# Two components are of other architectures when this share of the keys of one name has another
-# shape, or when less than half of their keys have a counterpart, and not one tensor is equal.
-OTHER_SHAPES = 0.05
+# Two components are of other architectures when not one tensor is equal, and either this share of
+# their keys has another shape, more of them than a new input layer or head would, or less than half
+# of their keys have a counterpart. SD1 and SD2 differ in 32 to 64 of 686 shapes, inpainting in 1.
+OTHER_SHAPES = 0.02
+SHAPES_OF_A_HEAD = 4
 COUNTERPARTS = 0.5
 
 # Root mean square of the relative error that rounding to float16 leaves, for significands spread
@@ -135,7 +137,7 @@ def component_verdict(counts: Counts, same_where_used: bool = False) -> str:
 def _is_other_architecture(counts: Counts) -> bool:
     if counts.unchanged:
         return False
-    if counts.shape_mismatch > OTHER_SHAPES * counts.common:
+    if counts.shape_mismatch > max(OTHER_SHAPES * counts.common, SHAPES_OF_A_HEAD):
         return True
     larger = counts.common + max(counts.missing_a, counts.missing_b)
     lacking = counts.missing_a > 0 and counts.missing_b > 0

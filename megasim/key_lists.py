@@ -29,7 +29,7 @@ def describe_keys(
 
     A block all of whose keys are meant is named once, consecutive ones as a range, and names that
     stand at many places are counted. Blocks come first, then single tensors, large ones first. At
-    most `limit` items; the rest is counted.
+    most `limit` items; the rest is counted. See `brief_items` for the items themselves.
 
     Args:
         keys: those to name; a subset of `among`.
@@ -44,6 +44,23 @@ def describe_keys(
     >>> describe_keys([k for k in layers if k.endswith("bias")], layers)
     'bias at 12 places'
     """
+    items = brief_items(keys, among, blocks=blocks, sizes=sizes)
+    if len(items) > limit:
+        items = [*items[: limit - 1], f"{len(items) - limit + 1} more"]
+    return ", ".join(items)
+
+
+def brief_items(
+    keys: Collection[str],
+    among: Collection[str],
+    *,
+    blocks: Mapping[str, str | None] | None = None,
+    sizes: Mapping[str, float] | None = None,
+) -> list[str]:
+    """Return the items that together name some of the keys of a component.
+
+    Args: as of `describe_keys`.
+    """
     paths = {key: _path(key, (blocks or {}).get(key)) for key in among}
     leaves = {paths[key]: (sizes or {}).get(key, 0.0) for key in keys}
     nodes = cover(leaves, list(paths.values()))
@@ -57,10 +74,7 @@ def describe_keys(
         for node in (*groups, *tensors)
     )
     items = _ranges(label for label, count in labels.items() if count == 1)
-    items += [f"{label} at {count} places" for label, count in labels.items() if count > 1]
-    if len(items) > limit:
-        items = [*items[: limit - 1], f"{len(items) - limit + 1} more"]
-    return ", ".join(items)
+    return items + [f"{label} at {n} places" for label, n in labels.items() if n > 1]
 
 
 def cover(paths: Iterable[Path], among: Iterable[Path]) -> list[Path]:

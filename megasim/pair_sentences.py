@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from megasim import identity
 from megasim.anatomy import component_title
 from megasim.errors import printable
+from megasim.finding_details import TIER_WORDS
 from megasim.findings import NEVER_USED, Finding
 
 VERDICT_WORDS = {
-    identity.IDENTICAL: "identical",
-    identity.SAME_VALUES: "same values in another dtype",
-    identity.SAME_AT_FP16: "same at fp16",
-    identity.SAME_AT_BF16: "same at bf16",
+    **TIER_WORDS,
     identity.SAME_WHERE_USED: "same where used",
     identity.PARTLY_CHANGED: "partly changed",
     identity.CHANGED: "changed",
@@ -34,6 +33,9 @@ def pair_sentences(findings: Sequence[Finding]) -> list[str]:
     Args:
         findings: of one pair, in the order to tell them.
     """
+    common = [f for f in findings if not f.verdict.startswith("absent")]
+    if findings and not common:
+        return [_other_networks(findings)]
     sentences = []
     vae = [finding for finding in findings if finding.component in _VAE_PARTS]
     for finding in findings:
@@ -42,6 +44,32 @@ def pair_sentences(findings: Sequence[Finding]) -> list[str]:
         elif finding is vae[0]:
             sentences.append(_vae_sentence(vae))
     return sentences
+
+
+def _other_networks(findings: Sequence[Finding]) -> str:
+    held = (
+        component_list([f.component for f in findings if f.verdict == verdict])
+        for verdict in (identity.ABSENT_B, identity.ABSENT_A)
+    )
+    sides = " against ".join(printable(text, 300) or "nothing" for text in held)
+    return f"other networks: no component in common ({sides})"
+
+
+def component_list(components: Sequence[str]) -> str:
+    """Name some components; the parts of a VAE are one where they are all there.
+
+    >>> component_list(["unet", "vae_encoder", "vae_decoder", "vae_quant"])
+    'UNet and VAE'
+    """
+    named = list(components)
+    if set(named) >= set(_VAE_PARTS):
+        place = named.index("vae_encoder")
+        named = [c for c in named[:place] if c not in _VAE_PARTS] + [
+            "vae",
+            *(c for c in named[place:] if c not in _VAE_PARTS),
+        ]
+    titles = [component_title(c) for c in named]
+    return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
 
 
 def finding_sentence(finding: Finding) -> str:
@@ -62,7 +90,8 @@ def verdict_words(finding: Finding) -> str:
 def _state(finding: Finding) -> str:
     text = verdict_words(finding)
     if not finding.equal and finding.l2:
-        text += f", L2 {_number(finding.l2)}"
+        estimated = "≈ " if finding.source == "estimated" else ""
+        text += f", L2 {estimated}{_number(finding.l2)}"
     if finding.verdict == identity.ABSENT:
         return text
     return f"{text} ({finding.detail})" if finding.detail else text
@@ -81,10 +110,13 @@ def _vae_sentence(parts: Sequence[Finding]) -> str:
     verdicts = {part.verdict for part in parts}
     by_key = all(part.keys_compared is not None for part in parts)
     if len(verdicts) == 1 and by_key and not any(part.rounding for part in parts):
-        (verdict,) = verdicts
-        return f"VAE: {_whole_state(parts, verdict)}"
-    changed = [p for p in parts if p.verdict in (identity.CHANGED, identity.PARTLY_CHANGED)]
+        return f"VAE: {_whole_state(parts)}"
+    # All parts are renamed alike; once is enough to say it.
+    heads, renames = zip(*(_split_renames(part.detail) for part in parts), strict=True)
+    parts = [replace(part, detail=head) for part, head in zip(parts, heads, strict=True)]
     states = "; ".join(f"{_VAE_PARTS[part.component]} {_state(part)}" for part in parts)
+    states += "".join(f"; {text}" for text in dict.fromkeys(renames) if text)
+    changed = [p for p in parts if p.verdict in (identity.CHANGED, identity.PARTLY_CHANGED)]
     alone = [part for part in changed if part.component != "vae_quant"]
     if len(alone) == 1 and all(part.equal for part in parts if part not in changed):
         side = " side" if len(changed) > 1 else ""
@@ -92,18 +124,31 @@ def _vae_sentence(parts: Sequence[Finding]) -> str:
     return f"VAE: {states}"
 
 
-def _whole_state(parts: Sequence[Finding], verdict: str) -> str:
+def _split_renames(detail: str) -> tuple[str, str]:
+    """Return a detail without what it says of renames, and that."""
+    for word in (", renamed: ", ", named otherwise: "):
+        head, found, rest = detail.partition(word)
+        if found:
+            return head, found.removeprefix(", ") + rest
+    return detail, ""
+
+
+def _whole_state(parts: Sequence[Finding]) -> str:
     """Say what holds of all parts alike."""
     first = parts[0]
-    if verdict in (identity.ABSENT_A, identity.ABSENT_B):
+    if first.verdict in (identity.ABSENT_A, identity.ABSENT_B):
         keys = sum((p.missing_a or 0) + (p.missing_b or 0) for p in parts)
         return f"{verdict_words(first)} ({keys:,} keys)"
-    l2 = math.sqrt(sum(part.l2 * part.l2 for part in parts if part.l2 is not None))
-    if verdict == identity.IDENTICAL:
+    split = [_split_renames(part.detail) for part in parts]
+    tails = {head.partition(" keys")[2] for head, _ in split}
+    if first.verdict in identity.TIERS and len(tails) == 1:
         keys = sum(part.keys_compared or 0 for part in parts)
-        _, comma, renamed = first.detail.partition(", ")
-        return f"identical ({keys:,} keys{comma}{renamed})"
-    text = VERDICT_WORDS[verdict] + (f", L2 {_number(l2)}" if l2 and not first.equal else "")
+        # Where one part is named otherwise throughout, the renames of the others say less.
+        renames = sorted({text for _, text in split if text})[:1]
+        tail = ", ".join([tails.pop(), *renames]) if renames else tails.pop()
+        return f"{VERDICT_WORDS[first.verdict]} ({keys:,} keys{tail})"
+    l2 = math.sqrt(sum(part.l2 * part.l2 for part in parts if part.l2 is not None))
+    text = VERDICT_WORDS[first.verdict] + (f", L2 {_number(l2)}" if l2 and not first.equal else "")
     details = "; ".join(f"{_VAE_PARTS[part.component]} {part.detail}" for part in parts)
     return f"{text} ({details})"
 
