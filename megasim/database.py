@@ -154,17 +154,16 @@ def _schema_version(con: duckdb.DuckDBPyConnection, path: Path, fresh: bool) -> 
     if fresh:
         return 0
     try:
-        row = con.execute(statement("schema_version")).fetchone()
+        ((version,),) = con.execute(statement("schema_version")).fetchall()
     except duckdb.CatalogException:
         # An empty database is what a run that was stopped at the start leaves.
-        tables = con.execute(statement("table_count")).fetchone()
-        if tables == (0,):
+        if con.execute(statement("table_count")).fetchall() == [(0,)]:
             return 0
         raise NotAStoreError(
             f"{printable(path)} is a DuckDB file, but not a megasim store",
             "name another file with --db",
         ) from None
-    return int(row[0]) if row and row[0] is not None else 0
+    return int(version or 0)
 
 
 def _migrate(con: duckdb.DuckDBPyConnection, version: int) -> None:
@@ -193,5 +192,4 @@ def _views_text() -> str:
 
 
 def _views_are_current(con: duckdb.DuckDBPyConnection) -> bool:
-    row = con.execute(statement("views_text")).fetchone()
-    return row == (_views_text(),)
+    return con.execute(statement("views_text")).fetchall() == [(_views_text(),)]
