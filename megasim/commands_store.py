@@ -90,11 +90,11 @@ def _count(result: object, *kinds: str) -> str:
     return f"{count} model{'' if count == 1 else 's'}"
 
 
-def _named_path(text: str) -> tuple[Path, str]:
+def _named_path(text: str) -> tuple[str, Path]:
     name, sign, path = text.partition("=")
     if not (name and sign and path):
         raise UsageError(f"{printable(text)!r} is no name", "write --name NAME=PATH")
-    return Path(path), name
+    return name, Path(path)
 
 
 @click.command("compare")

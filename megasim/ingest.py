@@ -91,7 +91,7 @@ def ingest_paths(
     paths: Sequence[Path],
     *,
     executor: Executor,
-    names: Mapping[Path, str] | None = None,
+    names: Mapping[str, Path] | None = None,
     rules: Rules | None = None,
     sketch_size: int = 256,
     reread: bool = False,
@@ -105,7 +105,8 @@ def ingest_paths(
 
     Args:
         executor: runs `fingerprint_refs` on pieces of a file; only this function writes.
-        names: the name of the model at a path; its file name without ending otherwise.
+        names: names to give, with the path of each; the file name without ending otherwise. A
+            file with several names is several models, and read once.
         rules: anatomy rules; the built-in ones when None.
         sketch_size: numbers a sketch; one size for a whole store.
 
@@ -113,10 +114,13 @@ def ingest_paths(
         UsageError: no path leads to a checkpoint, or the store has sketches of another size.
     """
     _check_sketch_size(store, sketch_size)
+    aliases = {name: path.resolve() for name, path in (names or {}).items()}
+    # the first name of a path is its model's; the others are copies
+    first = {path: name for name, path in reversed(aliases.items())}
     run = _Ingest(
         store=store,
         executor=executor,
-        names={path.resolve(): name for path, name in (names or {}).items()},
+        names=first,
         rules=rules,
         sketch_size=sketch_size,
         reread=reread,
@@ -130,6 +134,9 @@ def ingest_paths(
     try:
         for job in run.jobs(found):
             run.finish(job)
+        for name, path in aliases.items():
+            if first[path] != name:
+                run.alias(name, path)
     finally:
         progress.finish()
     return run.result
@@ -268,6 +275,24 @@ class _Ingest:
         else:
             self.store.move_model(twin.id, model.path)
             self.result.moved.append(wanted)
+
+    def alias(self, name: str, path: Path) -> None:
+        """Save the model at a path under another name, too."""
+        known = self.store.models()
+        twin = next((m for m in known if m.path == str(path) and m.name != name), None)
+        here = next((m for m in known if m.name == name and m.path == str(path)), None)
+        if twin is None or (here is not None and here.identity == twin.identity):
+            return
+        model = replace(twin, name=name, id=0)
+        try:
+            _check_name(replace(model, id=here.id if here else 0), known)
+        except CheckpointError as error:
+            self.result.failed.append(error)
+            return
+        if here is not None:
+            self.store.remove_model(here.id)
+        self.store.copy_model(model, twin)
+        self.result.copied.append(name)
 
     def finish(self, job: _Job) -> None:
         """Gather the fingerprints of a checkpoint and save it."""

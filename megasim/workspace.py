@@ -116,7 +116,7 @@ class Workspace:
     def ingest(
         self,
         *paths: Path | str,
-        names: Mapping[Path, str] | None = None,
+        names: Mapping[str, Path] | None = None,
         anatomy: Path | None = None,
         sketch_size: int = 256,
         reread: bool = False,
@@ -126,15 +126,15 @@ class Workspace:
         """Fingerprint checkpoints: files, folders, or a mega_cmp model map. See `ingest_paths`."""
         from megasim.anatomy import load_rules
         from megasim.ingest import ingest_paths
+        from megasim.model_map import is_model_map
 
         given = [Path(path) for path in paths]
         maps = [_read_map(path) for path in given if is_model_map(path)]
         places = [path for path in given if not is_model_map(path)]
         all_names = dict(names or {})
         for model_map in maps:
-            for name, path in model_map.models.items():
-                all_names[path] = name
-                places.append(path)
+            all_names.update(model_map.models)
+            places.extend(model_map.models.values())
         with ThreadPoolExecutor(workers or _cores()) as executor:
             result = ingest_paths(
                 self.store,
@@ -323,11 +323,6 @@ class MatrixResult(DistanceMatrix):
 def sql_examples() -> dict[str, str]:
     """Return the queries of `sql/examples.sql` by name."""
     return named_statements("examples.sql")
-
-
-def is_model_map(path: Path) -> bool:
-    """Whether a path is given as a mega_cmp model map: a JSON file that is no index of shards."""
-    return path.suffix.lower() == ".json" and not path.name.endswith(".index.json")
 
 
 def _read_map(path: Path) -> ModelMap:

@@ -78,7 +78,7 @@ def test_two_models_of_one_name(tmp_path: Path, store) -> None:
     assert "belongs to the model of" in error.message
     assert "--name NAME=PATH" in error.remedy
     path = tmp_path / "y" / "a.safetensors"
-    assert store.ingest(path, names={path: "a2"}).added == ["a2"]
+    assert store.ingest(path, names={"a2": path}).added == ["a2"]
 
 
 def test_bad_files_cost_the_good_ones_nothing(tmp_path: Path, store) -> None:
@@ -98,6 +98,14 @@ def test_an_empty_folder_and_a_wrong_path(tmp_path: Path, store) -> None:
     assert result.failed or pytest.fail("an empty folder is an error")
     with pytest.raises(UsageError):
         store.ingest(tmp_path / "nowhere")
+
+
+def test_one_file_with_two_names_is_read_once(tmp_path: Path, store) -> None:
+    path = write_model(tmp_path / "a.safetensors", random_model(0))
+    result = store.ingest(path, names={"one": path, "two": path})
+    assert (result.added, result.copied) == (["one"], ["two"])
+    assert result.bytes_read == 4 * 16 * 24 * 4
+    assert store.ingest(path, names={"one": path, "two": path}).copied == []
 
 
 def test_epoch_and_step_are_kept(tmp_path: Path, store) -> None:
