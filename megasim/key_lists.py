@@ -104,7 +104,8 @@ def cover(paths: Iterable[Path], among: Iterable[Path]) -> list[Path]:
         )
         node = next(whole, path)
         if len(node) == 1 < len(path) and under_all[path[:2]] == under_all[node]:
-            node = path[:2]  # the first name is but a prefix, as in first_stage_model.loss
+            # The first name is but a prefix, as in first_stage_model.loss; blocks are not.
+            node = node if _MERGE_BLOCK.fullmatch(node[0]) else path[:2]
         nodes.add(node)
     return sorted(nodes, key=_natural)
 
