@@ -102,11 +102,11 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         # DuckDB is not imported for an error alone; if one is its own, it is loaded already
         duckdb = sys.modules.get("duckdb")
+        # an interrupt in the middle of a query comes back as an error
+        if "interrupt" in str(error).lower():
+            return _interrupted()
         if duckdb is None or not isinstance(error, duckdb.Error):
             raise
-        # an interrupt that reaches it comes back as an error of its own
-        if "Interrupt" in str(error):
-            return _interrupted()
         show_error(MegasimError(f"the database failed: {printable(error, 300)}"))
         return 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -17,6 +17,7 @@ import pandas as pd
 from megasim.checkpoint import Checkpoint, TensorRef, open_checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
 from megasim.ingest import assemble_ref
+from megasim.interrupts import held_interrupts
 from megasim.pair_pass import PairDistances, PairPiece, Position, run_pair_piece
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.renames import NamedTensor, find_renames
@@ -126,8 +127,24 @@ def compare_models(
     _add_pairs(store, todo)
     flags = {metric: metric in metrics for metric in ON_REQUEST}
     store.rows("plan_work", tables={"batch": pair_frame(todo)}, **flags)
-    run = _Comparison(store, executor, checkpoints, memory // workers, device, result)
-    run.compute(2 * workers, progress)
+    with held_interrupts() as stop_if_asked:
+        run = _Comparison(
+            store, executor, checkpoints, memory // workers, device, result, stop_if_asked
+        )
+        run.compute(2 * workers, progress)
+        _finish_pairs(store, todo, flags, result, stop_if_asked, progress)
+    return result
+
+
+def _finish_pairs(
+    store: Store,
+    todo: Sequence[Pair],
+    flags: Mapping[str, bool],
+    result: CompareResult,
+    stop_if_asked: Callable[[], None],
+    progress: Progress,
+) -> None:
+    """Sum the layers of pairs up and mark them as done, some at a time."""
     progress.start("Summing up", len(todo), "pairs")
     try:
         for i in range(0, len(todo), _FINISH_PAIRS):
@@ -139,9 +156,9 @@ def compare_models(
                 store.rows("add_exact_components", tables=batch)
             result.pairs_done += len(batch["batch"])
             progress.advance(len(batch["batch"]))
+            stop_if_asked()
     finally:
         progress.finish()
-    return result
 
 
 def _open_checkpoints(
@@ -232,6 +249,7 @@ class _Comparison:
     memory: int
     device: str | None
     result: CompareResult
+    stop_if_asked: Callable[[], None]
     rows: list[pd.DataFrame] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
     files: set[int] = field(default_factory=set)
@@ -254,6 +272,7 @@ class _Comparison:
                     for following in itertools.islice(planned, 1):
                         running[self.executor.submit(run_pair_piece, following.piece)] = following
                 self._save_in_time()
+                self.stop_if_asked()
         finally:
             for future in running:
                 future.cancel()

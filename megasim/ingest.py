@@ -23,6 +23,7 @@ from megasim.fingerprint import (
     Fingerprint,
     fingerprint_refs,
 )
+from megasim.interrupts import held_interrupts
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Model, ModelTensor, Store
 
@@ -132,8 +133,10 @@ def ingest_paths(
         raise UsageError("no checkpoint was named", "name files or folders that hold checkpoints")
     progress.start("Fingerprinting", sum(_size(path) for path in found), "bytes")
     try:
-        for job in run.jobs(found):
-            run.finish(job)
+        with held_interrupts() as stop_if_asked:
+            for job in run.jobs(found):
+                run.finish(job)
+                stop_if_asked()
         for name, path in aliases.items():
             if first[path] != name:
                 run.alias(name, path)
