@@ -16,6 +16,7 @@ from megasim.walk import (
     Walk,
     find_walk,
     same_edges,
+    spanning_tree,
     step_products,
     unrelated_walks,
 )
@@ -193,13 +194,13 @@ def _shares(squared: Floats, walk: Walk) -> tuple[Floats, Floats, Floats, float]
     walks = [unrelated_walks(squared, walk)]
     if walk.kind == "path":
         # an order that jumps to and fro is far from the distances; the tree keeps near to them
-        tree = find_walk(squared)
+        tree = spanning_tree(squared)
         if not same_edges(walk, tree):
             walks.append(unrelated_walks(squared, tree))
     values = spectrum(np.concatenate([squared[None], *walks]))
     # N points always lie in N−1 dimensions, so that the share of the last says nothing
     shares = cumulative_shares(values)[:, : max(len(squared) - 2, 0)]
-    noise = float(np.nan_to_num(negative_mass(values[0])))
+    noise = float(negative_mass(values[0]))
     return shares[0], shares[1], shares[1:].max(axis=0), noise
 
 
@@ -224,7 +225,7 @@ def _left_out_ratios(squared: Floats, walk: Walk) -> Floats:
         place = {model: i for i, model in enumerate(kept)}
         order = [place[i] for i in walk.order if i in place] if walk.kind == "path" else []
         rest = squared[np.ix_(kept, kept)]
-        shares, _, references, noise = _shares(rest, find_walk(rest, order))
+        shares, _, references, noise = _shares(rest, spanning_tree(rest, order))
         ratios[group, : len(shares)] = _outside(shares, references, noise)
     return ratios
 

@@ -47,12 +47,31 @@ def find_walk(squared: Floats, order: Sequence[int] = ()) -> Walk:
     >>> find_walk(np.array([[0.0, 1, 9], [1, 0, 4], [9, 4, 0]])).order
     (2, 1, 0)
     """
-    given = tuple(int(i) for i in order) if len(order) > 1 else ()
-    edges = _spanning_edges(squared, given)
-    if given:
-        return _outward(edges, given, "path", len(squared))
-    trunk = _trunk(edges, squared)
-    return _outward(edges, trunk, "spanning tree", len(squared))
+    tree = spanning_tree(squared, order)
+    if tree.kind == "path":
+        return tree
+    trunk = _trunk(tree, squared)
+    return _walk("spanning tree", trunk, _visit(tree, trunk), len(squared))
+
+
+def spanning_tree(squared: Floats, order: Sequence[int] = ()) -> Walk:
+    """Return `find_walk` without its search for the longest path: the order is the first model."""
+    # Prim's algorithm, begun with the given path; argmin takes the first of equals
+    start = tuple(int(i) for i in order) if len(order) > 1 else (0,)
+    edges = list(pairwise(start))
+    inside = np.zeros(len(squared), dtype=bool)
+    inside[list(start)] = True
+    nearest = np.array(start, dtype=np.intp)[np.argmin(squared[list(start)], axis=0)]
+    best = np.where(inside, np.inf, squared[list(start)].min(axis=0))
+    for _ in range(len(squared) - len(start)):
+        new = int(np.argmin(best))
+        edges.append((int(nearest[new]), new))
+        inside[new] = True
+        best[new] = np.inf
+        nearer = (squared[new] < best) & ~inside
+        nearest[nearer] = new
+        best[nearer] = squared[new][nearer]
+    return _walk("path" if len(start) > 1 else "spanning tree", start, edges, len(squared))
 
 
 def orthogonal_walk(squared: Floats, walk: Walk) -> Floats:
@@ -179,40 +198,22 @@ def _quotient(part: Floats, whole: Floats, defined: npt.NDArray[np.bool_]) -> Fl
     return np.where(defined, part / np.where(defined, whole, 1.0), np.nan)
 
 
-def _spanning_edges(squared: Floats, order: tuple[int, ...]) -> list[tuple[int, int]]:
-    # Prim's algorithm, begun with the given path; argmin takes the first of equals
-    edges = list(pairwise(order))
-    inside = np.zeros(len(squared), dtype=bool)
-    start = list(order) or [0]
-    inside[start] = True
-    nearest = np.array(start, dtype=np.intp)[np.argmin(squared[start], axis=0)]
-    best = np.where(inside, np.inf, squared[start].min(axis=0))
-    for _ in range(len(squared) - len(start)):
-        new = int(np.argmin(best))
-        edges.append((int(nearest[new]), new))
-        inside[new] = True
-        best[new] = np.inf
-        nearer = (squared[new] < best) & ~inside
-        nearest[nearer] = new
-        best[nearer] = squared[new][nearer]
-    return edges
+def _walk(kind: str, order: tuple[int, ...], edges: list[tuple[int, int]], n: int) -> Walk:
+    outward = np.array(edges, dtype=np.intp).reshape(-1, 2)
+    parents = np.full(n, -1, dtype=np.intp)
+    parents[outward[:, 1]] = outward[:, 0]
+    return Walk(kind, order, outward, parents)
 
 
-def _neighbours(edges: Sequence[tuple[int, int]], n: int) -> list[list[int]]:
-    found: list[list[int]] = [[] for _ in range(n)]
-    for a, b in edges:
-        found[a].append(b)
-        found[b].append(a)
-    return [sorted(x) for x in found]
-
-
-def _visit(neighbours: list[list[int]], start: Sequence[int]) -> list[tuple[int, int]]:
-    # edges outward, those along `start` first, then breadth first
-    visited = set(start)
-    edges = list(pairwise(start))
-    queue = list(start)
+def _visit(tree: Walk, start: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the edges of the tree outward: those along `start` first, then breadth first."""
+    around: list[list[int]] = [[] for _ in tree.parents]
+    for a, b in tree.edges.tolist():
+        around[a].append(b)
+        around[b].append(a)
+    edges, visited, queue = list(pairwise(start)), set(start), list(start)
     for model in queue:
-        for other in neighbours[model]:
+        for other in around[model]:
             if other not in visited:
                 visited.add(other)
                 edges.append((model, other))
@@ -220,13 +221,10 @@ def _visit(neighbours: list[list[int]], start: Sequence[int]) -> list[tuple[int,
     return edges
 
 
-def _trunk(edges: Sequence[tuple[int, int]], squared: Floats) -> tuple[int, ...]:
-    neighbours = _neighbours(edges, len(squared))
-
+def _trunk(tree: Walk, squared: Floats) -> tuple[int, ...]:
     def farthest(start: int) -> list[int]:
-        length = np.zeros(len(squared))
-        before = {start: -1}
-        for a, b in _visit(neighbours, [start]):
+        length, before = np.zeros(len(squared)), {start: -1}
+        for a, b in _visit(tree, [start]):
             length[b] = length[a] + np.sqrt(squared[a, b])
             before[b] = a
         path = [int(np.argmax(length))]
@@ -238,14 +236,6 @@ def _trunk(edges: Sequence[tuple[int, int]], squared: Floats) -> tuple[int, ...]
     if len(trunk) > 1 and squared[trunk[0], trunk[1]] < squared[trunk[-2], trunk[-1]]:
         trunk.reverse()
     return tuple(trunk)
-
-
-def _outward(edges: Sequence[tuple[int, int]], order: tuple[int, ...], kind: str, n: int) -> Walk:
-    outward = _visit(_neighbours(edges, n), order)
-    parents = np.full(n, -1, dtype=np.intp)
-    for a, b in outward:
-        parents[b] = a
-    return Walk(kind, order, np.array(outward, dtype=np.intp).reshape(-1, 2), parents)
 
 
 def _path_sums(steps: Floats, walk: Walk) -> Floats:
@@ -273,4 +263,4 @@ def _own_changes(squared: Floats, walk: Walk) -> Floats:
     between = np.bincount(model, weights=near[model, neighbour], minlength=len(squared))
     pairs = count * (count - 1) / 2
     products = 0.5 * (count - 1) * to - 0.25 * between
-    return np.maximum(np.nan_to_num(_quotient(products, pairs, pairs > 0)), 0.0)
+    return np.where(pairs > 0, np.maximum(products, 0.0) / np.maximum(pairs, 1.0), 0.0)
