@@ -1,0 +1,265 @@
+"""One piece of the pair pass: positions of the models → distances of pairs of contents.
+
+A piece needs nothing but its own description and the files, so any executor can run it. At one
+position all contents are read chunk by chunk, side by side, and each is read once for all the
+pairs it takes part in. Memory does not grow with the size of the tensors.
+
+A pair of which either tensor is float64, integer or bool is compared in float64, any other in
+float32; sums are kept in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from megasim import pair_kernels
+from megasim.compiled import Doubles
+from megasim.dtypes import STORAGE_DTYPES
+from megasim.elements import is_wide, to_double, to_single
+from megasim.pair_kernels import TILE, Counts, Pairs
+from megasim.tensors import TensorReader, TensorRef
+
+# Elements of a content read at a time, at most: Python's share is then a few per cent.
+MAX_CHUNK = 256 * TILE
+# Norms count as this at least in cossim, as in torch.
+EPS = 1e-8
+
+Rows = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Position:
+    """The contents that stand under one key, and the pairs of them that are wanted.
+
+    Attributes:
+        refs: N contents of equal size, all finite.
+        pairs: (P, 2) int32 indices into `refs`.
+        rows: the first dimension of the shape, for cossim; 1 for a scalar.
+        metrics: of l0, l1, l2, linf, cossim. The first three cost the same as one of them.
+    """
+
+    refs: tuple[TensorRef, ...]
+    pairs: Pairs
+    rows: int
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PairPiece:
+    """Some positions, the bytes of buffers they may take, and a torch device or None."""
+
+    positions: tuple[Position, ...]
+    memory: int
+    device: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PairDistances:
+    """(P,) arrays of one position, in the order of its pairs; None where not asked for.
+
+    Attributes:
+        rows: as in the position.
+        l0: how many elements differ (−0 equals 0).
+        l1, l2, linf: of the difference; 0 for empty tensors.
+        cossim: mean over columns of `torch.cosine_similarity(a, b, dim=0)` with eps 1e-8, where a
+            tensor has `rows` rows and numel / rows columns; NaN for empty tensors.
+    """
+
+    rows: int
+    l0: Counts | None = None
+    l1: Doubles | None = None
+    l2: Doubles | None = None
+    linf: Doubles | None = None
+    cossim: Doubles | None = None
+
+
+class Arithmetic(Protocol):
+    """The inner loops, over a chunk of (N, n) rows and (P, 2) pairs of them."""
+
+    def add_distances(self, rows: Rows, pairs: Pairs, counts: Counts, sums: Doubles) -> None:
+        """Add to the (P,) counts of differing elements and the (P, 2) sums of |d| and d²."""
+
+    def raise_to_largest(self, rows: Rows, pairs: Pairs, linf: Doubles) -> None:
+        """Raise the (P,) maxima of |d|."""
+
+    def add_products(self, rows: Rows, pairs: Pairs, products: Doubles) -> None:
+        """Add the products of the pairs to (P, C) sums by column, over whole lines of C."""
+
+
+class _Compiled:
+    """The compiled loops. Rows of uint16 are the bits of float16 or bfloat16."""
+
+    def __init__(self, refs: Sequence[TensorRef]) -> None:
+        self._is_bfloat16 = np.array([ref.dtype == "bfloat16" for ref in refs])
+        self._tile = np.empty((len(refs), TILE), dtype=np.float32)
+
+    def add_distances(self, rows: Rows, pairs: Pairs, counts: Counts, sums: Doubles) -> None:
+        if rows.dtype == np.uint16:
+            pair_kernels.add_halves(rows, self._is_bfloat16, self._tile, pairs, counts, sums)
+        elif rows.dtype == np.float32:
+            pair_kernels.add_singles(rows, pairs, counts, sums)
+        else:
+            pair_kernels.add_doubles(rows, pairs, counts, sums)
+
+    def raise_to_largest(self, rows: Rows, pairs: Pairs, linf: Doubles) -> None:
+        if rows.dtype == np.float32:
+            pair_kernels.raise_singles(rows, pairs, linf)
+        else:
+            pair_kernels.raise_doubles(rows, pairs, linf)
+
+    def add_products(self, rows: Rows, pairs: Pairs, products: Doubles) -> None:
+        pair_kernels.add_products(rows, pairs, products)
+
+
+def run_pair_piece(piece: PairPiece) -> list[PairDistances]:
+    """Return the distances of each position of a piece, good to 1e-6 relative.
+
+    Buffers take at most `piece.memory` bytes: mostly far less, what `MAX_CHUNK` elements of all
+    contents of a position need at 2 bytes each (float16 and bfloat16), 4 or 8; and more only
+    where 1024 elements of every content do not fit. The values depend neither on the memory nor
+    on what else is in the piece (but for the last digit of cossim).
+
+    Raises:
+        CheckpointError: a content cannot be read.
+    """
+    widest = max((len(position.refs) for position in piece.positions), default=0)
+    room = max(min(piece.memory, (widest + 1) * MAX_CHUNK * 8), (widest + 1) * TILE * 8)
+    buffer = np.empty(room, dtype=np.uint8)
+    with TensorReader() as reader:
+        return [_compare(reader, buffer, piece, position) for position in piece.positions]
+
+
+def _compare(
+    reader: TensorReader, buffer: npt.NDArray[np.uint8], piece: PairPiece, position: Position
+) -> PairDistances:
+    """Compare the pairs of a position, those in float32 and those in float64 by themselves."""
+    found: dict[str, Any] = {
+        metric: np.zeros(len(position.pairs), dtype=np.int64 if metric == "l0" else np.float64)
+        for metric in position.metrics
+    }
+    wide = np.array([is_wide(ref.dtype) for ref in position.refs], dtype=np.bool_)
+    in_double = wide[position.pairs].any(axis=1)
+    for double in (False, True):
+        (chosen,) = np.nonzero(in_double == double)
+        if not len(chosen):
+            continue
+        used, index = np.unique(position.pairs[chosen], return_inverse=True)
+        group = _Group(reader, buffer, piece, [position.refs[i] for i in used.tolist()], double)
+        pairs: Pairs = index.reshape(-1, 2).astype(np.int32)
+        for metric, values in group.distances(pairs, position.metrics).items():
+            found[metric][chosen] = values
+        if "cossim" in found:
+            found["cossim"][chosen] = group.cossim(pairs, position.rows, piece.memory // 2)
+    return PairDistances(position.rows, **found)
+
+
+class _Group:
+    """Contents that are compared in one precision, read side by side into the rows of an array."""
+
+    def __init__(
+        self,
+        reader: TensorReader,
+        buffer: npt.NDArray[np.uint8],
+        piece: PairPiece,
+        refs: Sequence[TensorRef],
+        double: bool,
+    ) -> None:
+        self._reader, self._buffer, self._refs = reader, buffer, refs
+        self._numel = refs[0].numel
+        self._dtype = np.dtype(np.float64 if double else np.float32)
+        self._narrow = piece.device is None and {r.dtype for r in refs} <= {"float16", "bfloat16"}
+        self._arithmetic: Arithmetic = _Compiled(refs)
+        if piece.device is not None:
+            from megasim.torch_pairs import TorchArithmetic
+
+            self._arithmetic = TorchArithmetic(piece.device, piece.memory)
+
+    def distances(self, pairs: Pairs, metrics: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Return l0, l1, l2 and linf, those that are among the metrics."""
+        counts = np.zeros(len(pairs), dtype=np.int64)
+        sums = np.zeros((len(pairs), 2), dtype=np.float64)
+        linf = np.zeros(len(pairs), dtype=np.float64)
+        with_sums, with_linf = bool({"l0", "l1", "l2"} & set(metrics)), "linf" in metrics
+        if not (with_sums or with_linf):
+            return {}
+        # float16 rows stay as they are: the compiled loop converts them in the cache
+        dtype = np.dtype(np.uint16) if self._narrow and not with_linf else self._dtype
+        chunk = min(self._columns(dtype) // TILE * TILE, MAX_CHUNK)
+        for start in range(0, self._numel, chunk):
+            rows = self._read(dtype, [(start, min(start + chunk, self._numel))])
+            if with_sums:
+                self._arithmetic.add_distances(rows, pairs, counts, sums)
+            if with_linf:
+                self._arithmetic.raise_to_largest(rows, pairs, linf)
+        found = {"l0": counts, "l1": sums[:, 0], "l2": np.sqrt(sums[:, 1]), "linf": linf}
+        return {metric: values for metric, values in found.items() if metric in metrics}
+
+    def cossim(self, pairs: Pairs, lines: int, memory: int) -> Doubles:
+        """Return the mean over columns of the cosine similarity.
+
+        Sums of products are kept for as many columns at a time as fit in `memory` bytes.
+        """
+        columns = self._numel // lines if lines else 0
+        if not columns:
+            return np.full(len(pairs), np.nan)
+        selves = np.arange(len(self._refs), dtype=np.int32)
+        both = np.concatenate([pairs, np.stack([selves, selves], axis=1)])
+        total = np.zeros(len(pairs), dtype=np.float64)
+        width = max(1, min(columns, memory // (8 * len(both)), self._columns(self._dtype)))
+        height = max(1, min(self._columns(self._dtype), MAX_CHUNK) // width)
+        for left in range(0, columns, width):
+            right = min(left + width, columns)
+            products = np.zeros((len(both), right - left), dtype=np.float64)
+            for top in range(0, lines, height):
+                bottom = min(top + height, lines)
+                ranges = [(i * columns + left, i * columns + right) for i in range(top, bottom)]
+                if right - left == columns:
+                    ranges = [(top * columns, bottom * columns)]
+                rows = self._read(self._dtype, ranges)
+                self._arithmetic.add_products(rows, both, products)
+            norms = np.maximum(np.sqrt(products[len(pairs) :]), EPS)
+            cosines = products[: len(pairs)] / norms[pairs[:, 0]] / norms[pairs[:, 1]]
+            total += cosines.sum(axis=1)
+        return total / columns
+
+    def _columns(self, dtype: np.dtype[Any]) -> int:
+        """How many elements of every content, and of one more before conversion, have room."""
+        return len(self._buffer) // (len(self._refs) * dtype.itemsize + 8)
+
+    def _read(self, dtype: np.dtype[Any], ranges: Sequence[tuple[int, int]]) -> Rows:
+        """Return (N, n) elements of some ranges, n in all; valid until the next call."""
+        n = sum(stop - start for start, stop in ranges)
+        used = len(self._refs) * n * dtype.itemsize
+        rows = self._buffer[:used].view(dtype).reshape(len(self._refs), n)
+        spare = self._buffer[-(-used // 8) * 8 :]
+        for ref, row in zip(self._refs, rows, strict=True):
+            begin = 0
+            for start, stop in ranges:
+                self._fill(ref, start, stop, row[begin : begin + stop - start], spare)
+                begin += stop - start
+        return rows
+
+    def _fill(
+        self,
+        ref: TensorRef,
+        start: int,
+        stop: int,
+        out: Rows,
+        spare: npt.NDArray[np.uint8],
+    ) -> None:
+        """Read a range of a content as numbers of the dtype of `out`."""
+        stored = STORAGE_DTYPES[ref.dtype]
+        if out.dtype == np.uint16 or stored == out.dtype:
+            self._reader.read(ref, start, stop, out.view(stored))
+            return
+        raw = spare[: (stop - start) * stored.itemsize].view(stored)
+        self._reader.read(ref, start, stop, raw)
+        if out.dtype == np.float32:
+            to_single(raw, ref.dtype, out)
+        else:
+            to_double(raw, ref.dtype, out)
