@@ -30,8 +30,13 @@ def show(text: str) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Print a result as JSON, on stdout; what is missing is null."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    """Print a result as JSON, on stdout."""
+    click.echo(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return a result as JSON; what is missing is null."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
 
 
 def show_error(error: MegasimError) -> None:

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from megasim.console import json_text, say
 from megasim.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from megasim.database import Mode
     from megasim.workspace import Workspace
+
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,7 +53,7 @@ def output(required: bool, help_text: str) -> Callable[[F], F]:
     )
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[list[str]]):
     """Names of models, parted by commas."""
 
     name = "A,B,…"
@@ -61,7 +66,7 @@ class Names(click.ParamType):
         return [name.strip() for name in str(value).split(",") if name.strip()]
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """A number of bytes, such as 512M or 2GiB."""
 
     name = "SIZE"
@@ -80,6 +85,7 @@ class Size(click.ParamType):
         return size
 
 
+path = click.option("--path", type=Names(), help="Models in the order they came: A,B,C.")
 models = click.option("--models", type=Names(), help="Only these models, in this order.")
 memory = click.option(
     "--memory", type=Size(), default="1G", show_default=True, help="Memory for buffers, e.g. 512M."
@@ -93,6 +99,20 @@ def open_workspace(
     from megasim.workspace import open_store
 
     return ctx.with_resource(open_store(ctx.find_root().obj, mode, memory=memory))
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, the same bytes for the same figure, and say so."""
+    from megasim.figure_files import save_figure
+
+    save_figure(figure, path)
+    say(f"wrote {printable(path)}")
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write a result as JSON, and say so."""
+    path.write_text(json_text(value) + "\n", encoding="utf-8")
+    say(f"wrote {printable(path)}")
 
 
 def check_ending(path: Path, endings: tuple[str, ...]) -> None:

@@ -20,7 +20,8 @@ import duckdb
 import pandas as pd
 
 from megasim.database import Mode, named_statements
-from megasim.errors import UsageError, printable
+from megasim.errors import NoAnswerError, UsageError, printable
+from megasim.geometry import MapResult, map_models
 from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.matrix_loading import load_layers, load_matrix
 from megasim.progress import NO_PROGRESS, Progress
@@ -29,14 +30,24 @@ from megasim.store import Pair, Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from megasim.claims import CheckedClaim
     from megasim.compare import CompareResult
+    from megasim.findings_report import FindingsReport
+    from megasim.fingerprint_file import FingerprintImport
     from megasim.ingest import IngestResult
+    from megasim.inner_products import Direction
     from megasim.legacy import ImportResult
     from megasim.legacy_export import ExportResult
+    from megasim.lineage import Lineage
     from megasim.model_map import ModelMap
+    from megasim.recipe import Recipe
+    from megasim.report import ReportResult
+    from megasim.trajectory import Trajectory
 
 DEFAULT_STORE = "megasim.duckdb"
 DEFAULT_MEMORY = 1 << 30
+# Of more models, the matrices of every layer would take more than 150 MB.
+_MOST_LAYERED_MODELS = 150
 
 
 def open_store(
@@ -229,10 +240,18 @@ class Workspace:
                 progress=progress,
             )
 
-    def import_path(self, path: Path | str, *, progress: Progress = NO_PROGRESS) -> ImportResult:
-        """Import results of mega_cmp, or a file of fingerprints. See `legacy.import_path`."""
+    def import_path(
+        self, path: Path | str, *, progress: Progress = NO_PROGRESS
+    ) -> ImportResult | FingerprintImport:
+        """Import results of mega_cmp, or a file of fingerprints.
+
+        See `legacy.import_path` and `fingerprint_file.import_fingerprints`.
+        """
+        from megasim.fingerprint_file import import_fingerprints
         from megasim.legacy import import_path
 
+        if Path(path).suffix.lower() == ".parquet":
+            return import_fingerprints(self.store, Path(path))
         return import_path(self.store, Path(path), progress=progress)
 
     def export_mega_cmp(
@@ -306,9 +325,189 @@ class Workspace:
         """Return one matrix for each key of a component. See `load_layers`."""
         return load_layers(self.store, component, metric, models=models)
 
+    def pair_layers(self, a: str, b: str) -> pd.DataFrame:
+        """Return the layer distances of one pair: canonical_key, component, block, role, l2, …"""
+        ids = sorted(self.store.model_ids([a, b]).values())
+        frame = self.store.frame("pair_layers", a=ids[0], b=ids[-1])
+        if frame.empty:
+            raise NoAnswerError(
+                f"the layers of {printable(a)} and {printable(b)} are not known",
+                "run `megasim compare`",
+            )
+        return frame
+
+    def findings(
+        self, a: str | None = None, b: str | None = None, *, group: str | None = None
+    ) -> FindingsReport:
+        """Return what is found between two models, the pairs of a group, or all models."""
+        from megasim.findings_report import findings_report
+
+        pairs = [(a, b)] if a is not None and b is not None else None
+        return findings_report(self.store, pairs, group=group)
+
+    def export_fingerprints(self, path: Path | str, *, models: Sequence[str] | None = None) -> int:
+        """Write hashes, norms and sketches of models to a Parquet file; return how many."""
+        from megasim.fingerprint_file import export_fingerprints
+
+        return export_fingerprints(self.store, Path(path), models=models)
+
+    def map(
+        self,
+        component: str = "unet",
+        metric: str = "l2",
+        *,
+        path: Sequence[str] = (),
+        models: Sequence[str] | None = None,
+        complete: bool = False,
+    ) -> MapView:
+        """Return the map of the models with the flat-plane test. See `map_models`."""
+        matrix = load_matrix(self.store, component, metric, models=models)
+        layers = self._layers_of(matrix, metric)
+        return MapView(**vars(map_models(matrix, path=path, layers=layers, complete=complete)))
+
+    def trajectories(
+        self,
+        chain: Sequence[str],
+        component: str = "unet",
+        metric: str = "l2",
+        *,
+        by: str = "role",
+    ) -> tuple[Trajectory, ...]:
+        """Return the figures of a chain of models: the whole component, then its groups.
+
+        Args:
+            by: how layers are grouped, see `layer_groups`.
+        """
+        from megasim.trajectory import layer_groups, layer_trajectories, trajectory
+
+        matrix = load_matrix(self.store, component, metric, models=chain)
+        whole = trajectory(matrix, chain)
+        layers = self._layers_of(matrix, metric)
+        if layers is None:
+            return (whole,)
+        return (whole, *layer_trajectories(layers, chain, layer_groups(layers, by)))
+
+    def recipe(
+        self, model: str, component: str = "unet", *, parents: Sequence[str] | None = None
+    ) -> Recipe:
+        """Return a model as a weighted sum of others. See `recover_recipe`."""
+        from megasim.evidence import rounding_of
+        from megasim.lineage_facts import load_model_facts
+        from megasim.recipe import recover_recipe
+
+        matrix = self._near(load_matrix(self.store, component), model, parents or ())
+        facts = load_model_facts(self.store, component)
+        return recover_recipe(
+            matrix,
+            model,
+            parents=parents,
+            layers=self._layers_of(matrix, "l2"),
+            rounding=rounding_of(facts, component),
+        )
+
+    def direction(self, a: str, b: str, c: str, d: str, component: str = "unet") -> Direction:
+        """Return the cosine between the changes A→B and C→D. See `inner_products.direction`."""
+        from megasim.inner_products import direction
+
+        matrix = load_matrix(self.store, component, models=list(dict.fromkeys((a, b, c, d))))
+        return direction(matrix, a, b, c, d, self._layers_of(matrix, "l2"))
+
+    def lineage(
+        self,
+        component: str = "unet",
+        *,
+        models: Sequence[str] | None = None,
+        use_metadata: bool = True,
+    ) -> Lineage:
+        """Return the family tree of the models. See `build_lineage`.
+
+        Args:
+            use_metadata: whether step counts and claims in the metadata count as evidence.
+        """
+        from megasim.claims import claims_of_metadata
+        from megasim.lineage import build_lineage
+        from megasim.lineage_facts import load_model_facts, load_pair_facts, stated_parents
+
+        matrix = load_matrix(self.store, component, models=models)
+        facts = load_model_facts(self.store, component)
+        stated = {}
+        if use_metadata:
+            stated = stated_parents(claims_of_metadata(facts), list(matrix.models))
+        else:
+            facts = [replace(f, epoch=None, global_step=None, metadata={}) for f in facts]
+        return build_lineage(
+            matrix,
+            layers=self._layers_of(matrix, "l2"),
+            facts=facts,
+            pairs=load_pair_facts(self.store),
+            stated=stated,
+        )
+
+    def claims(self, component: str = "unet", *, file: Path | None = None) -> list[CheckedClaim]:
+        """Return the claims of the metadata, and of a file, with what the weights say of them.
+
+        The lineage they are held against is built without them.
+        """
+        from megasim.claims import check_claims, claims_of_metadata, read_claims
+        from megasim.evidence import rounding_of
+        from megasim.lineage_facts import load_model_facts
+
+        facts = load_model_facts(self.store, component)
+        found = claims_of_metadata(facts) + (read_claims(file) if file else [])
+        matrix = load_matrix(self.store, component)
+        return check_claims(
+            found,
+            matrix,
+            layers=self._layers_of(matrix, "l2"),
+            rounding=rounding_of(facts, component),
+            lineage=self.lineage(component, use_metadata=False),
+        )
+
+    def report(
+        self,
+        folder: Path | str,
+        *,
+        models: Sequence[str] | None = None,
+        components: Sequence[str] | None = None,
+        path: Sequence[str] | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> ReportResult:
+        """Write the report. See `write_report`."""
+        from megasim.report import write_report
+
+        return write_report(
+            self.store,
+            Path(folder),
+            models=models,
+            components=components,
+            path=path,
+            progress=progress,
+        )
+
+    def _layers_of(self, matrix: DistanceMatrix, metric: str) -> LayerMatrices | None:
+        """Return the layers beneath a matrix, where they are known and fit into memory."""
+        n = len(matrix.models)
+        if n > _MOST_LAYERED_MODELS:
+            return None
+        layers = load_layers(self.store, matrix.component, metric, models=matrix.models)
+        return layers if layers.keys else None
+
+    def _near(self, matrix: DistanceMatrix, model: str, parents: Sequence[str]) -> DistanceMatrix:
+        """Return the matrix of a model, its parents and those nearest to it."""
+        if model not in matrix.models or len(matrix.models) <= _MOST_LAYERED_MODELS:
+            return matrix
+        row = matrix.values[matrix.models.index(model)]
+        near = [matrix.models[i] for i in row.argsort(kind="stable")[:_MOST_LAYERED_MODELS]]
+        wanted = {model, *parents, *near}
+        return matrix.subset([name for name in matrix.models if name in wanted])
+
 
 class MatrixResult(DistanceMatrix):
     """A distance matrix that draws itself; a notebook shows it as a table."""
+
+    def map(self, *, path: Sequence[str] = (), complete: bool = False) -> MapView:
+        """Return the map of these models; without layers. See `map_models`."""
+        return MapView(**vars(map_models(self, path=path, complete=complete)))
 
     def heatmap(self) -> Figure:
         """Return the clustered heatmap. See `heatmap_figure`."""
@@ -318,6 +517,16 @@ class MatrixResult(DistanceMatrix):
 
     def _repr_html_(self) -> str:
         return str(self.to_frame().style.format(precision=4, na_rep="–").to_html())
+
+
+class MapView(MapResult):
+    """A map that draws itself; a notebook shows its verdict and coordinates."""
+
+    def plot(self) -> Figure:
+        """Return the figure. See `map_figure`."""
+        from megasim.plots_map import map_figure
+
+        return map_figure(self)
 
 
 def sql_examples() -> dict[str, str]:

@@ -419,3 +419,7 @@ join tensor t on t.id = mt.tensor_id
 where mt.model_id = $id
 group by mt.component
 order by sum(t.numel) desc, mt.component;
+
+-- name: pair_layers
+-- The layers of one pair.
+select * from layer_rows where model_a = $a and model_b = $b order by canonical_key;

@@ -1,19 +1,13 @@
-"""Commands that answer out of the store: findings, matrices, heatmaps."""
+"""Commands that answer with distances: matrices, heatmaps, nearest models."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from megasim import options
 from megasim.console import ConsoleProgress, say, show, show_json, table_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 
 
 @click.command("matrix")
@@ -92,14 +86,6 @@ def heatmap_command(
     ctx: click.Context, component: str, metric: str, models: list[str] | None, output: Path
 ) -> None:
     """Draw the distance matrix of a component, similar models side by side."""
-    options.check_ending(output, FIGURE_ENDINGS)
+    options.check_ending(output, options.FIGURE_ENDINGS)
     matrix = options.open_workspace(ctx).matrix(component, metric, models=models)
-    write_figure(matrix.heatmap(), output)
-
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, the same bytes for the same figure, and say so."""
-    from megasim.figure_files import save_figure
-
-    save_figure(figure, path)
-    say(f"wrote {path}")
+    options.write_figure(matrix.heatmap(), output)
