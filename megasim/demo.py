@@ -39,11 +39,11 @@ def run_demo(folder: Path, *, progress: Progress = NO_PROGRESS) -> DemoResult:
         if compared.pairs_done or not csv.exists():
             write_matrix(matrix, csv)
         write_if_new(folder / "unet.png", figure_bytes(matrix.heatmap(), "png"))
-        store.report(folder / "report", progress=progress)
+        told = store.report(folder / "report", progress=progress)
         sentences = (
             f"{len(models)} models, {compared.pairs_asked} pairs, "
             f"{compared.pairs_known} of them known before.",
-            *report.highlights(),
+            *told.lead,
         )
     names = ("report/index.html", "findings.md", "unet.png", "unet.csv", "demo.duckdb")
     return DemoResult(sentences, tuple(folder / name for name in names))

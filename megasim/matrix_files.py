@@ -31,7 +31,7 @@ def matrix_to_long(matrix: DistanceMatrix) -> pd.DataFrame:
             "model_b": names[j],
             "component": matrix.component,
             matrix.metric: matrix.values[i, j],
-            "source": np.where(matrix.sources[i, j] == "", None, matrix.sources[i, j]),
+            "source": [source or None for source in matrix.sources[i, j].tolist()],
             "error": matrix.errors[i, j],
             "keys_compared": matrix.keys_compared[i, j],
             "coverage": matrix.coverage[i, j],

@@ -21,15 +21,13 @@ import pandas as pd
 
 from megasim.database import Mode, named_statements
 from megasim.errors import NoAnswerError, UsageError, printable
-from megasim.geometry import MapResult, map_models
 from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.matrix_loading import load_layers, load_matrix
+from megasim.matrix_view import MatrixView
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Pair, Store
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megasim.claims import CheckedClaim
     from megasim.compare import CompareResult
     from megasim.findings_report import FindingsReport
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from megasim.legacy import ImportResult
     from megasim.legacy_export import ExportResult
     from megasim.lineage import Lineage
+    from megasim.map_view import MapView
     from megasim.model_map import ModelMap
     from megasim.recipe import Recipe
     from megasim.report import ReportResult
@@ -284,7 +283,7 @@ class Workspace:
         models: Sequence[str] | None = None,
         estimate: bool = False,
         progress: Progress = NO_PROGRESS,
-    ) -> MatrixResult:
+    ) -> MatrixView:
         """Return the distance matrix of a component. See `load_matrix`.
 
         With `estimate`, pairs that were not compared are estimated from the sketches and marked.
@@ -295,7 +294,7 @@ class Workspace:
             if metric != "l2":
                 raise UsageError("only l2 can be estimated", "leave --estimate out, or ask for l2")
             save_estimates(self.store, [component], progress=progress)
-        return MatrixResult(**vars(load_matrix(self.store, component, metric, models=models)))
+        return MatrixView(**vars(load_matrix(self.store, component, metric, models=models)))
 
     def nearest(
         self,
@@ -361,6 +360,9 @@ class Workspace:
         complete: bool = False,
     ) -> MapView:
         """Return the map of the models with the flat-plane test. See `map_models`."""
+        from megasim.geometry import map_models
+        from megasim.map_view import MapView
+
         matrix = load_matrix(self.store, component, metric, models=models)
         layers = self._layers_of(matrix, metric)
         return MapView(**vars(map_models(matrix, path=path, layers=layers, complete=complete)))
@@ -500,33 +502,6 @@ class Workspace:
         near = [matrix.models[i] for i in row.argsort(kind="stable")[:_MOST_LAYERED_MODELS]]
         wanted = {model, *parents, *near}
         return matrix.subset([name for name in matrix.models if name in wanted])
-
-
-class MatrixResult(DistanceMatrix):
-    """A distance matrix that draws itself; a notebook shows it as a table."""
-
-    def map(self, *, path: Sequence[str] = (), complete: bool = False) -> MapView:
-        """Return the map of these models; without layers. See `map_models`."""
-        return MapView(**vars(map_models(self, path=path, complete=complete)))
-
-    def heatmap(self) -> Figure:
-        """Return the clustered heatmap. See `heatmap_figure`."""
-        from megasim.plots import heatmap_figure
-
-        return heatmap_figure(self.require(2))
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().style.format(precision=4, na_rep="–").to_html())
-
-
-class MapView(MapResult):
-    """A map that draws itself; a notebook shows its verdict and coordinates."""
-
-    def plot(self) -> Figure:
-        """Return the figure. See `map_figure`."""
-        from megasim.plots_map import map_figure
-
-        return map_figure(self)
 
 
 def sql_examples() -> dict[str, str]:
