@@ -32,6 +32,7 @@ def run_demo(folder: Path, *, progress: Progress = NO_PROGRESS) -> DemoResult:
     with open_store(folder / "demo.duckdb") as store:
         store.ingest(folder / "models", progress=progress)
         compared = store.compare(progress=progress)
+    with open_store(folder / "demo.duckdb", "read") as store:
         report = store.findings()
         write_if_new(folder / "findings.md", report.to_markdown().encode())
         matrix = store.matrix("unet")

@@ -70,9 +70,9 @@ class Workspace:
     """An open store and the jobs on it. Use it as a context manager."""
 
     def __init__(self, path: Path, mode: Mode, *, memory: int = DEFAULT_MEMORY) -> None:
-        # a quarter of the budget for the database, the rest for buffers and the process itself
+        # the database gets its share, the buffers of the workers theirs, the process the rest
         self.memory = memory
-        self.store = Store(path, mode, memory=memory // 4 if mode == "write" else None)
+        self.store = Store(path, mode, memory=memory * 7 // 16 if mode == "write" else None)
 
     def __enter__(self) -> Workspace:
         return self
@@ -233,7 +233,7 @@ class Workspace:
                 pairs,
                 executor=executor,
                 metrics=metrics,
-                memory=self.memory // 2,
+                memory=self.memory // 4,
                 workers=count,
                 device=device,
                 progress=progress,
