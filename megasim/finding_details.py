@@ -164,9 +164,9 @@ def _count(counts: Counts, tier: str) -> int:
 def _changed(evidence: ComponentEvidence) -> str:
     counts = evidence.counts
     if not counts.changed:
-        if counts.unchanged:
-            return f"{counts.unchanged:,} of {_keys(counts.common)} equal"
-        return ""
+        if counts.unchanged == counts.common:
+            return f"{_keys(counts.common)} equal"
+        return f"{counts.unchanged:,} of {_keys(counts.common)} equal" if counts.unchanged else ""
     text = f"{counts.changed:,} of {_keys(counts.compared)}"
     if not counts.unchanged:
         return text

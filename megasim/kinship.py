@@ -53,7 +53,10 @@ class Kinship:
         return len(self.equal.held[a] ^ self.equal.held[b])
 
     def norms(self, pairs: Sequence[Pair]) -> dict[tuple[int, int, str], tuple[float, float]]:
-        """Return the squared norms of the matrices that pairs have in common, by component."""
+        """Return the squared norms of what pairs have in common and differ in, by component.
+
+        Only float matrices count.
+        """
         stored = {ordered(*pair) for pair in pairs}
         rows = self.teller.store.rows("compared_norms", tables={"batch": pair_frame(stored)})
         return {(a, b, component): (of_a, of_b) for a, b, component, of_a, of_b in rows}

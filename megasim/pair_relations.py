@@ -159,7 +159,7 @@ class PairRelations:
 
     def _cast(self, verdict: str) -> Relation:
         model = self._rounded_model()
-        if model is not None:
+        if model is not None and verdict != identity.SAME_VALUES:
             other = self.a if model == self.b else self.b
             text = f"{self._name(model)} is {self._name(other)} cast to {self._half_dtypes(model)}"
             return self._relation(CAST, model, other, text)
@@ -332,7 +332,7 @@ class PairRelations:
         return cosine is not None and cosine >= LEAST_COSINE
 
     def _cosine(self) -> float | None:
-        """Return the least that the cosine of the compared matrices can be; None if not known.
+        """Return the least that the cosine of the changed matrices can be; None if not known.
 
         Vectors are left out of the norms, since the gains of unrelated norms are alike, but their
         share of the distance is not known: it counts as if it were of the matrices.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ VERDICT_WORDS = {
     identity.OTHER_ARCHITECTURE: "another architecture",
     identity.ABSENT: "in neither model",
 }
+_COUNT = re.compile(r"^[\d,]+ keys?")
 _VAE_PARTS = {
     "vae_encoder": "encoder",
     "vae_decoder": "decoder",
@@ -140,7 +142,7 @@ def _whole_state(parts: Sequence[Finding]) -> str:
         keys = sum((p.missing_a or 0) + (p.missing_b or 0) for p in parts)
         return f"{verdict_words(first)} ({keys:,} keys)"
     split = [_split_renames(part.detail) for part in parts]
-    tails = {head.partition(" keys")[2] for head, _ in split}
+    tails = {_COUNT.sub("", head) for head, _ in split}
     if first.verdict in identity.TIERS and len(tails) == 1:
         keys = sum(part.keys_compared or 0 for part in parts)
         # Where one part is named otherwise throughout, the renames of the others say less.

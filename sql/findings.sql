@@ -121,7 +121,8 @@ where l2 is not null
 order by model_a, model_b;
 
 -- name: compared_norms
--- The squared norms of the matrices that the components of some pairs have in common.
+-- The squared norms of the matrices that some pairs have in common and that differ, by component.
+-- Vectors, tables of positions and what is equal anyway would make unrelated weights look alike.
 select
     p.model_a,
     p.model_b,
@@ -139,6 +140,12 @@ join model_tensor b
 join tensor ta on ta.id = a.tensor_id and ta.l2 is not null
 join tensor tb on tb.id = b.tensor_id and tb.l2 is not null
 where len(a.shape) >= 2
+    and ta.dtype like '%float%'
+    and tb.dtype like '%float%'
+    and a.canonical_key not like '%position_ids'
+    and ta.value_hash <> tb.value_hash
+    and ta.fp16_hash <> tb.fp16_hash
+    and ta.bf16_hash <> tb.bf16_hash
 group by p.model_a, p.model_b, a.component
 order by p.model_a, p.model_b, a.component;
 
@@ -201,7 +208,9 @@ from (
     select mt.model_id, mt.component, t.dtype, count(*) as keys
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
-    where t.dtype like '%float%' and mt.component not in ('training_state', 'other')
+    where t.dtype like '%float%'
+        and mt.component not in ('training_state', 'other')
+        and mt.canonical_key not like '%position_ids'
     group by mt.model_id, mt.component, t.dtype
 )
 group by model_id, component

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from tests.models import write_model
 
 from megasim.workspace import open_store
 from megasim.zoo import unrelated_models
+from tests.models import write_model
 
 StateDict = dict[str, torch.Tensor]
 
@@ -27,7 +27,11 @@ SHAPES: dict[str, tuple[int, ...]] = {
     UNET + "input_blocks.2.1.transformer_blocks.0.attn1.to_k.weight": (8, 8),
     UNET + "middle_block.1.transformer_blocks.0.attn1.to_q.weight": (8, 8),
     UNET + "out.2.weight": (4, 8, 3, 3),
-    **{TEXT + f"encoder.layers.{i}.mlp.fc1.weight": (16, 8) for i in range(12)},
+    **{
+        TEXT + f"encoder.layers.{i}.{name}.weight": (16, 8)
+        for i in range(12)
+        for name in ("mlp.fc1", "mlp.fc2", "self_attn.out_proj")
+    },
     TEXT + "final_layer_norm.weight": (8,),
     VAE + "encoder.conv_in.weight": (8, 3, 3, 3),
     VAE + "encoder.conv_out.weight": (8, 8, 3, 3),
@@ -93,17 +97,11 @@ def raised_ema(state: Mapping[str, torch.Tensor]) -> StateDict:
     return raised
 
 
-def compared_store(
-    folder: Path, models: Mapping[str, Mapping[str, torch.Tensor]], endings: Iterable[str] = ()
-) -> Path:
-    """Write models, ingest and compare them all, and return the path of their store."""
-    names = {}
-    ends = dict(zip(models, endings, strict=False))
-    for name, state in models.items():
-        path = write_model(folder / f"{name}{ends.get(name, '.safetensors')}", state)
-        names[path] = name
+def compared_store(folder: Path, models: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:
+    """Write models under their names, ingest and compare them all; return their store's path."""
+    paths = [write_model(folder / f"{name}.safetensors", state) for name, state in models.items()]
     store = folder / "store.duckdb"
     with open_store(store) as workspace:
-        workspace.ingest(*names, names=names)
-        workspace.compare()
+        assert not workspace.ingest(*paths).failed
+        assert not workspace.compare().failed
     return store
