@@ -78,6 +78,7 @@ class LayerFigures:
             planarity_q1 … q3, excess_q1 … q3: the same of the planarity, and of the planarity
                 minus that of the orthogonal walk.
             persists: "yes" when the coherence is at least `PERSISTS` and two errors above 0;
+                "in most layers" when that of three layers in four is, but not of the large ones;
                 "in few layers" when it is not that firm; "no"; "" below `LEAST_LAYERS`.
             leading_key: the layer without which the coherence would be lowest.
         """
@@ -119,6 +120,7 @@ class LayerFigures:
             if n >= LEAST_LAYERS:
                 deviations = np.square(without - without.mean())
                 error = float(np.sqrt((n - 1) / n * deviations.sum()))
+        layer = _quartiles("layer", each[used])
         excess = self.planarity - self.orthogonal_walk
         return {
             "layers": int(keep.sum()),
@@ -127,11 +129,11 @@ class LayerFigures:
             "coherence": pooled,
             "coherence_error": error,
             "turn_cosines": whole.turn_cosines().tolist(),
-            **_quartiles("layer", each[used]),
+            **layer,
             "positive": float((each[used] > 0).mean()) if n else float("nan"),
             **_quartiles("planarity", self.planarity[keep]),
             **_quartiles("excess", excess[keep]),
-            "persists": _persists(pooled, error),
+            "persists": _persists(pooled, error, layer["layer_q1"]),
             "leading_key": leading,
         }
 
@@ -201,12 +203,14 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _persists(pooled: float, error: float) -> str:
+def _persists(pooled: float, error: float, lower_quartile: float) -> str:
     if np.isnan(error):
         return ""
-    if pooled < PERSISTS:
-        return "no"
-    return "yes" if pooled > 2 * error else "in few layers"
+    if pooled >= PERSISTS and pooled > 2 * error:
+        return "yes"
+    if lower_quartile >= PERSISTS:
+        return "in most layers"
+    return "in few layers" if pooled >= PERSISTS else "no"
 
 
 def _quartiles(label: str, values: Floats) -> dict[str, float]:

@@ -12,6 +12,8 @@ from megasim.errors import printable
 from megasim.layer_geometry import LayerFigures
 from megasim.matrix import DistanceMatrix
 from megasim.plane_test import (
+    ALPHA,
+    COHERENCE,
     LEAST_MODELS,
     LINE,
     MORE,
@@ -121,6 +123,8 @@ def _direction(models: Sequence[str], walk: Walk, direction: Direction) -> list[
     if direction.name == "not testable":
         return [*sentences, f"{steps} steps are too few to show a direction by that test."]
     if direction.name == "none":
+        if direction.p_value <= ALPHA:
+            return [*sentences, f"A coherence below {COHERENCE} is no direction, however certain."]
         return [*sentences, "No persistent direction."]
     if direction.name == "turning back":
         return [*sentences, "The steps turn back on the whole."]
@@ -154,6 +158,7 @@ def _where(table: pd.DataFrame) -> str:
     parts = []
     for verdict, words in (
         ("yes", "a direction persists in"),
+        ("in most layers", "in most layers but not the largest of"),
         ("in few layers", "in few layers only of"),
         ("no", "not in"),
     ):
