@@ -72,7 +72,7 @@ def trajectory_command(
     as_json: bool,
 ) -> None:
     """Follow a chain of epochs or versions: steps, distance from the start, turns."""
-    from megasim.plots_map import trajectory_figure
+    from megasim.plots_trajectory import trajectory_figure
     from megasim.trajectory import step_table, summary_table, to_json
 
     if output is not None:

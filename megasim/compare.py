@@ -311,16 +311,17 @@ class _Comparison:
             self.files.add(model_id)
         positions = []
         tensor_pairs = []
-        needs = ["needs_distance", "needs_linf", "needs_cossim"]
-        for (_, rows, *flags), group in work.groupby(["canonical_key", "rows", *needs]):
+        alike = ["canonical_key", "rows", "needs_distance", "needs_linf", "needs_cossim"]
+        for _, group in work.groupby(alike, sort=True):
+            first = group.iloc[0]
             pairs = group[["tensor_a", "tensor_b"]].to_numpy(dtype=np.int32)
             ids, index = np.unique(pairs, return_inverse=True)
             positions.append(
                 Position(
                     refs=tuple(refs[int(i)] for i in ids),
                     pairs=index.reshape(-1, 2).astype(np.int32),
-                    rows=int(rows),
-                    metrics=_metrics(*flags),
+                    rows=int(first["rows"]),
+                    metrics=_metrics(*(bool(first[need]) for need in alike[2:])),
                 )
             )
             tensor_pairs.append(pairs)

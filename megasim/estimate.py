@@ -101,7 +101,8 @@ class ComponentEstimate:
     def l2_error(self) -> Floats:
         """(R, N) its standard error."""
         root, spread = np.sqrt(self.squared), np.sqrt(self.variance)
-        return np.divide(spread, 2 * root, out=np.zeros_like(root), where=root > 0)
+        error = np.divide(spread, 2 * root, out=np.zeros_like(root), where=root > 0)
+        return np.asarray(error, dtype=np.float64)
 
     def add(self, key: KeyContents) -> None:
         """Add one key: the models of the rows against all.

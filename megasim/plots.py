@@ -203,7 +203,9 @@ def _mark_missing(axes: Axes, matrix: DistanceMatrix) -> None:
     image = np.full((n, n), np.nan)
     image[rows, columns] = 1.0
     # hatching blurs where cells are only a few pixels wide
-    style = {"hatch": "////", "edgecolor": "#b0b0b0"} if n <= 60 else {"edgecolor": MISSING}
+    style: dict[str, Any] = {"edgecolor": MISSING}
+    if n <= 60:
+        style = {"hatch": "////", "edgecolor": "#b0b0b0"}
     axes.pcolor(
         np.arange(n + 1),
         np.arange(n + 1),
@@ -240,7 +242,9 @@ def _colour_bar(
     place.tick_params(labelsize=7, length=2, pad=1)
     bar.outline.set_visible(False)
     if zero_note:
-        place.text(0, -0.6, "0 is drawn as the darkest", transform=place.transAxes, fontsize=6)
+        place.text(
+            1.03, 0.9, "0 is drawn as the darkest", transform=place.transAxes, fontsize=6, va="top"
+        )
 
 
 def model_order(matrix: DistanceMatrix, by: str) -> Sequence[str]:
