@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 
 from megasim import identity
 from megasim.anatomy import component_title
 from megasim.errors import printable
-from megasim.findings_report import FindingsReport, PairReport
 from megasim.pair_sentences import VERDICT_WORDS
 from megasim.resources import resource_path
+
+if TYPE_CHECKING:
+    from megasim.findings_report import FindingsReport, PairReport
 
 _SOURCES = {"imported": "published distances", "estimated": "estimated distances"}
 _MOST_GROUPS = 20
