@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-__version__ = "0.1.0"
+from megasim.version import __version__
+
 __all__ = ["MegasimError", "Workspace", "__version__", "open_store"]
 
 

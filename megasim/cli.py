@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from megasim import __version__
 from megasim.console import say, show_error
 from megasim.errors import MegasimError, printable
+from megasim.version import __version__
 
 # Command → the module that holds it; a module is imported when one of its commands is used.
 COMMANDS = {
