@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from megasim.errors import NoAnswerError
 from megasim.matrix import Floats
@@ -27,7 +28,7 @@ def trajectory_figure(trajectories: Sequence[Trajectory], *, title: str = "") ->
     """Return distance from the start, step lengths, turns and coherence along one chain.
 
     Up to 6 parts are lines, more are rows of heatmaps. What was not compared is left out of a
-    line, and grey and hatched in a heatmap.
+    line, and grey in a heatmap.
 
     Args:
         trajectories: all of one chain and one metric.
@@ -68,8 +69,8 @@ def _as_lines(trajectories: Sequence[Trajectory]) -> Figure:
     }
     palette = sns.color_palette("colorblind", len(trajectories))
     for k, (name, values) in enumerate(panels.items()):
-        left = 0.055 + k * 0.255
-        axes = figure.add_axes((left, bottom / height, 0.205, 3.1 / height))
+        left = 0.075 + k * 0.25
+        axes = figure.add_axes((left, bottom / height, 0.2, 3.1 / height))
         for t, colour, marker in zip(trajectories, palette, _MARKERS, strict=False):
             label = drawable(short_label(t.label, 18))
             style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4.5, "lw": 1.3}
@@ -92,7 +93,7 @@ def _as_lines(trajectories: Sequence[Trajectory]) -> Figure:
         sns.despine(ax=axes)
         if k == 0 and len(trajectories) > 1:
             axes.legend(fontsize=7.5, frameon=False)
-    _coherence_bars(figure.add_axes((0.87, bottom / height, 0.115, 3.1 / height)), trajectories)
+    _coherence_bars(figure.add_axes((0.875, bottom / height, 0.11, 3.1 / height)), trajectories)
     return figure
 
 
@@ -100,7 +101,7 @@ def _as_heatmaps(trajectories: Sequence[Trajectory]) -> Figure:
     models = figure_names(trajectories[0].models, 20)
     parts, n = len(trajectories), len(models)
     rows = parts * 0.2
-    width, height = 12.5, rows + 2.5
+    width, height = 12.5, rows + 2.0
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     labels = [drawable(short_label(t.label, 20)) for t in trajectories]
@@ -115,17 +116,18 @@ def _as_heatmaps(trajectories: Sequence[Trajectory]) -> Figure:
         reach = max(0.2, float(np.nanmax(np.abs(turns))))
         style = {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach}
         shown.append(("turn cosine", turns, models[1:-1], style))
-    left = 0.12
+    left, bottom, tall = 0.1, 1.0 / height, rows / height
     for k, (name, values, columns, style) in enumerate(shown):
-        wide = (0.42 if len(shown) == 2 else 0.6) * (values.shape[1] / max(n - 1, 1))
-        axes = figure.add_axes((left, 1.45 / height, max(wide, 0.1), rows / height))
+        wide = (0.35 if len(shown) == 2 else 0.7) * max(values.shape[1] / max(n - 1, 1), 0.3)
+        axes = figure.add_axes((left, bottom, wide, tall))
+        bar = figure.add_axes((left + wide + 0.005, bottom, 0.008, tall))
         axes.set_facecolor(MISSING)
         written = values.size <= _WRITTEN
         sns.heatmap(
             values,
             mask=np.isnan(values),
             ax=axes,
-            cbar_kws={"fraction": 0.05, "pad": 0.02},
+            cbar_ax=bar,
             annot=written,
             fmt=".2f",
             annot_kws={"size": 6},
@@ -134,15 +136,15 @@ def _as_heatmaps(trajectories: Sequence[Trajectory]) -> Figure:
             linewidths=0.3,
             **style,
         )
-        axes.collections[0].colorbar.ax.tick_params(labelsize=6.5, length=2)
+        bar.tick_params(labelsize=6.5, length=2)
         axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, fontsize=7)
         for tick in axes.get_xticklabels():
             tick.set_horizontalalignment("right")
             tick.set_rotation_mode("anchor")
         axes.tick_params(axis="y", labelsize=7, length=0)
         axes.set_title(name, fontsize=8.5, loc="left")
-        left += max(wide, 0.1) + 0.03
-    place = figure.add_axes((0.905, 1.45 / height, 0.085, rows / height))
+        left += wide + 0.06
+    place = figure.add_axes((0.9, bottom, 0.09, tall))
     _coherence_bars(place, trajectories, labelled=False)
     return figure
 
@@ -188,10 +190,14 @@ def _turn_limits(trajectories: Sequence[Trajectory]) -> tuple[float, float]:
 
 
 def _scale(axes: Axes, values: Floats) -> None:
-    positive = values[np.isfinite(values) & (values > 0)]
-    if positive.size and positive.max() > _DECADE * positive.min():
-        axes.set_yscale("symlog", linthresh=float(positive.min()))
-    axes.set_ylim(bottom=0.0)
+    known = values[np.isfinite(values)]
+    if known.size and 0 < known.min() * _DECADE < known.max():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.tick_params(axis="y", which="minor", labelleft=False)
+    else:
+        axes.set_ylim(bottom=0.0)
 
 
 def _say(axes: Axes, text: str) -> None:
@@ -209,7 +215,8 @@ def _note(trajectories: Sequence[Trajectory]) -> str:
         listed = ", ".join(named) if len(named) <= LINES else f"{sum(keys)} in {len(keys)} parts"
         parts.append(f"layers: {listed}")
     if missing:
-        parts.append(f"{missing} layers left out, not compared at every step")
+        layers = "layer" if missing == 1 else "layers"
+        parts.append(f"{missing} {layers} left out, not compared at every step")
     if any(np.isnan(t.from_start).any() for t in trajectories):
         parts.append("pairs that were not compared are missing")
     return drawable("; ".join(parts))
