@@ -83,7 +83,7 @@ def trajectory_command(
     else:
         show(table_text(step_table(found)))
         show("")
-        show(table_text(summary_table(found)))
+        show(table_text(summary_table(found).reset_index()))
     if output is not None:
         options.write_figure(trajectory_figure(found), output)
 
