@@ -9,13 +9,22 @@ Run `python benchmarks/trained_trees.py --seeds 10` for the figures of `docs/lin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 
+import networkx as nx
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import pdist, squareform
 from sklearn.datasets import load_digits
+
+from megasim.evidence import ModelFacts
+from megasim.lineage import build_lineage
+from megasim.matrix import DistanceMatrix, LayerMatrices
 
 Array = npt.NDArray[np.float32]
 Weights = dict[str, Array]
@@ -87,7 +96,7 @@ def task_variants() -> dict[str, Callable[[np.random.Generator], Task]]:
 def initial_weights(rng: np.random.Generator) -> Weights:
     """Return He-initialised layers of `WIDTHS`, biases 0."""
     weights: Weights = {}
-    for i, (n_in, n_out) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for i, (n_in, n_out) in enumerate(pairwise(WIDTHS)):
         scale = np.sqrt(2 / n_in)
         weights[f"layers.{i}.weight"] = rng.normal(0, scale, (n_out, n_in)).astype(np.float32)
         weights[f"layers.{i}.bias"] = np.zeros(n_out, np.float32)
@@ -208,7 +217,7 @@ def as_half(weights: Weights) -> Weights:
 
 
 def grow_family(forest: Forest, family: int, rng: np.random.Generator) -> None:
-    """Add a base, fine-tunes of it and of those, the epochs of one run, and two merges."""
+    """Add a base, fine-tunes of it and of those, the epochs of one run, and a merge."""
     names = iter(rng.permutation(MODELS_PER_FAMILY))
 
     def name() -> str:
@@ -248,11 +257,10 @@ def grow_family(forest: Forest, family: int, rng: np.random.Generator) -> None:
         last = step
     tuned.append(last)
 
-    a, b, c = (str(n) for n in rng.choice(tuned, size=3, replace=False))
+    a, b = (str(n) for n in rng.choice(tuned, size=2, replace=False))
     share = float(rng.uniform(0.25, 0.75))
     merged = mix([(share, forest.weights[a]), (1 - share, forest.weights[b])])
     forest.add(name(), family, as_half(merged), {a: "merge", b: "merge"})
-    del c
 
 
 def grow_forest(seed: int) -> Forest:
@@ -261,3 +269,178 @@ def grow_forest(seed: int) -> Forest:
     for family in range(FAMILIES):
         grow_family(forest, family, np.random.default_rng([seed, family]))
     return forest
+
+
+def matrices(forest: Forest) -> tuple[DistanceMatrix, LayerMatrices, list[ModelFacts]]:
+    """Return the distances of a forest over all weights, by layer too, and the norms."""
+    names = tuple(forest.weights)
+    keys = tuple(forest.weights[names[0]])
+    stacks = {
+        key: np.stack([forest.weights[n][key].ravel().astype(np.float64) for n in names])
+        for key in keys
+    }
+    values = np.stack([squareform(pdist(stack)) for stack in stacks.values()])
+    layers = LayerMatrices(
+        models=names,
+        component="network",
+        metric="l2",
+        keys=keys,
+        blocks=tuple(key.rsplit(".", 1)[0] for key in keys),
+        roles=("",) * len(keys),
+        numels=np.array([stack.shape[1] for stack in stacks.values()], dtype=np.int64),
+        values=values,
+    )
+    facts = []
+    for i, name in enumerate(names):
+        rows = [stack[i] for stack in stacks.values()]
+        sizes = [len(row) for row in rows]
+        facts.append(
+            ModelFacts(
+                name,
+                dtype="float32",
+                norms={"network": float(np.linalg.norm(np.concatenate(rows)))},
+                kurtosis={
+                    "network": float(np.average([moment_4(row) for row in rows], weights=sizes))
+                },
+            )
+        )
+    matrix = DistanceMatrix.from_values(names, layers.total(), component="network")
+    return matrix, layers, facts
+
+
+def moment_4(values: npt.NDArray[np.float64]) -> float:
+    """Return the kurtosis, 3 for a normal distribution."""
+    centred = values - values.mean()
+    variance = np.square(centred).mean()
+    return float((centred**4).mean() / variance**2) if variance > 0 else 3.0
+
+
+@dataclass
+class Score:
+    """What of a true history was found.
+
+    `confusion` counts true kind → what it was drawn as: a kind, with " reversed" or
+    " undecided" after it, or "not drawn"; edges drawn that are not true count under "none".
+    """
+
+    families_right: int = 0
+    families: int = 0
+    confusion: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, forest: Forest, families: list[set[str]], drawn: list[Drawn]) -> None:
+        truth: dict[int, set[str]] = {}
+        for model, family in forest.family.items():
+            truth.setdefault(family, set()).add(model)
+        self.families += len(truth)
+        self.families_right += sum(t in families for t in truth.values())
+        by_pair = {frozenset((d.parent, d.child)): d for d in drawn}
+        for (parent, child), kind in forest.edges.items():
+            found = by_pair.pop(frozenset((parent, child)), None)
+            if found is None:
+                self.confusion[kind, "not drawn"] += 1
+            elif not found.decided:
+                self.confusion[kind, f"{found.kind} undecided"] += 1
+            else:
+                wrong = "" if found.parent == parent else " reversed"
+                self.confusion[kind, found.kind + wrong] += 1
+        for left in by_pair.values():
+            self.confusion["none", left.kind] += 1
+
+    def total(self, keep: Callable[[str, str], bool]) -> int:
+        return sum(n for (truth, drawn), n in self.confusion.items() if keep(truth, drawn))
+
+    def figures(self) -> dict[str, float]:
+        """Return the shares, 0 to 1, that the documentation reports."""
+        true = self.total(lambda t, d: t != "none")
+        drawn = self.total(lambda t, d: d != "not drawn")
+        both = self.total(lambda t, d: t != "none" and d != "not drawn")
+        undecided = self.total(lambda t, d: t != "none" and d.endswith("undecided"))
+        wrong = self.total(lambda t, d: d.endswith("reversed"))
+        decided = max(both - undecided, 1)
+        return {
+            "families": self.families_right / self.families,
+            "edges found": both / true,
+            "edges right": both / drawn,
+            "directions decided": (both - undecided) / both,
+            "directions right": 1 - wrong / decided,
+        }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    parent: str
+    child: str
+    kind: str
+    decided: bool = True
+
+
+def by_megasim(forest: Forest) -> tuple[list[set[str]], list[Drawn]]:
+    """Return the families and edges that `build_lineage` finds, without any metadata."""
+    matrix, layers, facts = matrices(forest)
+    lineage = build_lineage(matrix, layers=layers, facts=facts)
+    return [set(f.models) for f in lineage.families], [
+        Drawn(e.parent, e.child, e.kind, e.decided) for e in lineage.edges
+    ]
+
+
+def by_rivals(forest: Forest, seed: int) -> dict[str, list[Drawn]]:
+    """Return the edges of two simple ways, both told the families.
+
+    One draws the minimum spanning tree and tosses a coin for each direction. The other is the
+    minimum spanning arborescence whose edges all lead to a larger kurtosis.
+    """
+    matrix, _, facts = matrices(forest)
+    rng = np.random.default_rng(seed)
+    tossed: list[Drawn] = []
+    drifted: list[Drawn] = []
+    for family in range(FAMILIES):
+        rows = [i for i, n in enumerate(matrix.models) if forest.family[n] == family]
+        graph = nx.Graph()
+        for x, i in enumerate(rows):
+            for j in rows[x + 1 :]:
+                graph.add_edge(i, j, weight=float(matrix.values[i, j]))
+        for i, j in nx.minimum_spanning_tree(graph).edges:
+            a, b = (i, j) if rng.random() < 0.5 else (j, i)
+            tossed.append(Drawn(matrix.models[a], matrix.models[b], "fine-tune"))
+        kurtosis = {i: facts[i].kurtosis["network"] for i in rows}
+        for j in sorted(rows, key=lambda i: kurtosis[i])[1:]:
+            smaller = [i for i in rows if kurtosis[i] < kurtosis[j]]
+            nearest = min(smaller, key=lambda i: matrix.values[i, j])
+            drifted.append(Drawn(matrix.models[nearest], matrix.models[j], "fine-tune"))
+    return {"spanning tree, random direction": tossed, "arborescence by kurtosis": drifted}
+
+
+def measure(seeds: Sequence[int]) -> dict[str, Score]:
+    """Return the score of megasim and of the two rivals over the same forests."""
+    scores: dict[str, Score] = {}
+    for seed in seeds:
+        forest = grow_forest(seed)
+        families, drawn = by_megasim(forest)
+        scores.setdefault("megasim", Score()).add(forest, families, drawn)
+        told = [{m for m, f in forest.family.items() if f == k} for k in range(FAMILIES)]
+        for name, edges in by_rivals(forest, seed).items():
+            scores.setdefault(name, Score()).add(forest, told, edges)
+    return scores
+
+
+def report(scores: dict[str, Score]) -> str:
+    """Return the figures and megasim's confusion by kind as Markdown tables."""
+    columns = list(next(iter(scores.values())).figures())
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, score in scores.items():
+        cells = [f"{100 * v:.1f} %" for v in score.figures().values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    confusion = scores["megasim"].confusion
+    kinds = sorted({t for t, _ in confusion}, key=lambda k: (k == "none", k))
+    drawn = sorted({d for _, d in confusion}, key=lambda k: (k == "not drawn", k))
+    lines += ["", "| true kind | " + " | ".join(drawn) + " |", "|---" * (len(drawn) + 1) + "|"]
+    for kind in kinds:
+        cells = [str(confusion[kind, d] or "") for d in drawn]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10, help="how many forests to grow")
+    print(report(measure(range(parser.parse_args().seeds))))

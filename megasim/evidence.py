@@ -10,8 +10,8 @@ from megasim.recipe import ROUNDING, rounding_l2
 
 # Log odds that a piece of evidence shifts. Those of drifts were measured on really trained
 # trees (docs/lineage.md); those of records are judgement: a written step count or base model
-# is right in more than 98 of 100 cases.
-RECORD = 4.0
+# is right in more than 99 of 100 cases.
+RECORD = 6.0
 NORM_GROWTH = 1.2
 KURTOSIS = 0.2
 COURSE = 2.0

@@ -135,15 +135,15 @@ class _Walker:
         self._converted = np.empty(PIECE, dtype=np.float64)
 
     def fingerprint(self, reader: TensorReader, ref: TensorRef) -> Fingerprint:
-        walk = self._walk
+        walk, numel = self._walk, ref.numel
         for sums in (walk.moments, walk.counts, walk.folded, walk.sketch):
             sums.fill(0)
-        folding = plan_folding(ref.numel, self.sketch_size)
+        folding = plan_folding(numel, self.sketch_size)
         content = blake3(f"{ref.dtype}:".encode())
-        streams = {name: blake3(f"{name} {ref.numel}:".encode()) for name in _streams(ref.dtype)}
+        streams = {name: blake3(f"{name} {numel}:".encode()) for name in _streams(ref.dtype)}
         one_value: Any = None  # the bits that all elements so far have; None: there are two
-        for start in range(0, ref.numel, PIECE):
-            stop = min(start + PIECE, ref.numel)
+        for start in range(0, numel, PIECE):
+            stop = min(start + PIECE, numel)
             raw = self._raw.view(STORAGE_DTYPES[ref.dtype])[: stop - start]
             reader.read(ref, start, stop, raw)
             content.update(raw.view(np.uint8).data)
@@ -159,20 +159,20 @@ class _Walker:
         counts = walk.counts
         if counts[kernels.BEYOND_INT64]:  # else 2⁶⁴ − 1 would be taken for −1
             streams["integer"].update(b"unsigned")
-        is_constant = ref.numel == 0 or one_value is not None or counts[kernels.ZEROS] == ref.numel
+        is_constant = numel == 0 or one_value is not None or counts[kernels.ZEROS] == numel
         is_finite = not (counts[kernels.NANS] or counts[kernels.INFS])
         if folding.buckets:
             sketch = wrap_sketch(walk.sketch + walk.folded, self.sketch_size)
         else:
-            sketch = walk.sketch[: ref.numel].astype(np.float32)
+            sketch = walk.sketch[: numel].astype(np.float32)
         return Fingerprint(
             content_hash=content.hexdigest(),
             value_hash=streams[_narrowest(ref.dtype, counts)].hexdigest(16),
             fp16_hash=streams["half"].hexdigest(16),
             bf16_hash=streams["bfloat16"].hexdigest(16),
             dtype=ref.dtype,
-            numel=ref.numel,
-            **_moments(walk.moments, ref.numel, is_finite, bool(is_constant)),
+            numel=numel,
+            **_moments(walk.moments, numel, is_finite, bool(is_constant)),
             zeros=int(counts[kernels.ZEROS]),
             nans=int(counts[kernels.NANS]),
             infs=int(counts[kernels.INFS]),

@@ -329,7 +329,15 @@ class PairRelations:
         if any(f.source == "imported" for f in self.findings):
             return all(f.verdict != identity.OTHER_ARCHITECTURE for f in self.common)
         cosine = self._cosine()
-        return cosine is not None and cosine >= LEAST_COSINE
+        if cosine is None:  # nothing differs but shapes
+            return any(self._has_telling_equal(finding) for finding in self.common)
+        return cosine >= LEAST_COSINE
+
+    def _has_telling_equal(self, finding: Finding) -> bool:
+        """Whether more keys are equal than the component has trivial tensors."""
+        fact = self.kinship.teller.facts.get((self.a, finding.component))
+        equal = (finding.keys_compared or 0) - (finding.keys_changed or 0)
+        return fact is not None and equal > fact.keys - fact.telling
 
     def _cosine(self) -> float | None:
         """Return the least that the cosine of the changed matrices can be; None if not known.

@@ -144,7 +144,7 @@ def layers_figure(grid: LayerGrid, *, title: str, component: str) -> Figure:
     """
     rows, columns = grid.values.shape
     cell = float(np.clip(7.0 / columns, 0.115, 0.6))
-    width, height = max(cell * columns, 1.2), float(np.clip(rows * 0.016, 2.2, 9.5))
+    width, height = max(cell * columns, 1.2), float(np.clip(rows * 0.055, 1.3, 9.5))
     labels = [short_label(pair, 40) for pair in grid.pairs]
     size = float(np.clip(cell * 62, 4.2, 9.0))
     colours = _role_colours(grid.roles)

@@ -212,7 +212,11 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
     ]
     if any(style(r, c).colour is None for r in range(len(pairs)) for c in range(len(components))):
         handles.append(Patch(label="not compared, or in neither", **_HATCH))
-    labels = [f"{short_label(a, 26)} – {short_label(b, 26)}" for a, b in pairs]
+    common = set(pairs[0]).intersection(*pairs[1:])
+    if len(pairs) > 1 and common:  # one model against others: only these need naming
+        labels = [next(name for name in pair if name not in common) for pair in pairs]
+    else:
+        labels = [f"{short_label(a, 26)} – {short_label(b, 26)}" for a, b in pairs]
     note = f"{len(pairs)} pair{'s'[: len(pairs) != 1]} · keys changed of keys compared, or L2"
     if any(f.equal and f.keys_compared is None for f in findings):
         note += " · ?: a published 0, which may mean that it was not compared"

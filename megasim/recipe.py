@@ -305,7 +305,12 @@ def _choose(
         if candidates[0].residual <= (1 - LEAST_GAIN) * left:
             # Of sets that explain all but noise, the one that reaches farthest: every point of
             # a line of merges explains its neighbours, and only its ends are parents.
-            alike = [c for c in candidates if c.residual <= 2 * question.noise(model, c.parents)]
+            ceiling = 2 * question.noise(model, sorted(pool))
+            alike = [
+                c
+                for c in candidates
+                if c.residual <= ceiling and c.residual <= 2 * question.noise(model, c.parents)
+            ]
             best = max(alike, key=lambda c: question.reach(model, c.parents), default=candidates[0])
             level, left = candidates, best.residual
         elif best is None:
@@ -339,9 +344,10 @@ def _verdict(
 ) -> str:
     """Return what a set of parents proves of the model."""
     nearest = float(question.total[model, list(found.parents)].min())
-    if not nearest > 0:
+    noise = question.noise(model, found.parents)
+    if nearest <= noise:
         return "none"
-    beyond = max(0.0, found.residual - question.noise(model, found.parents)) / nearest
+    beyond = max(0.0, found.residual - noise) / nearest
     if beyond > max_unexplained or not bool(natural(np.array(found.weights))):
         return "none"
     if min(found.weights) >= NOT_NEGATIVE:
@@ -383,8 +389,8 @@ def _describe(
     total, model = question.total, MODEL
     if found is None:
         return Recipe(
-            question.names[model], question.component, verdict, (), 1.0, float("nan"), False, (), (), same,
-            question.source, tuple(question.notes),
+            question.names[model], question.component, verdict, (), 1.0, float("nan"), False,
+            (), (), same, question.source, tuple(question.notes),
         )  # fmt: skip
     heaviest = sorted(
         zip(found.weights, found.parents, strict=True), key=lambda x: (-x[0], question.names[x[1]])

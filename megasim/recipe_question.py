@@ -158,7 +158,7 @@ def ask(
         listed = [n for n in listed if n == model or (most and present[place[n]] >= 0.9 * most)]
         at = [place[n] for n in listed]
         values = layers.values[:, at][:, :, at]
-        whole = np.isfinite(values).all(axis=(1, 2))
+        whole = np.isfinite(values.sum(axis=(1, 2)))
         if len(listed) >= 3 and whole.any():
             if len(listed) < len(wanted):
                 notes.append(f"{len(wanted) - len(listed)} model(s) lack layers of this one")

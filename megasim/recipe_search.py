@@ -20,6 +20,8 @@ DEPENDENT = 1e-9
 # Weights a person would merge by: a weighted sum, or one subtracted model with a weight up to 1.
 MOST_NEGATIVE = -1.05
 NOT_NEGATIVE = -0.005
+# A parent of less weight than this is none.
+NO_SHARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def fit_weights(squared: Floats, model: int, parents: Sequence[int]) -> Fit:
     weights = np.concatenate([1 - w.sum(axis=1, keepdims=True), w], axis=1)
     if others:
         weights[spread <= 0] = np.nan
-    return Fit(weights, np.maximum(residual, 0.0), inverse)
+    return Fit(weights, np.maximum(residual, 0.0), np.asarray(inverse, dtype=np.float64))
 
 
 def dependent_parent(squared: Floats, parents: Sequence[int], noise: float) -> int | None:
@@ -171,7 +173,8 @@ def _collect(
 ) -> None:
     """Add to `sets` and `grown` the sets of `base` and one parent more; the model is row 0."""
     residual, weights = extend(squared, base, noise)
-    admissible = (weights >= NOT_NEGATIVE).all(axis=1) if convex else natural(weights)
+    admissible = np.min(weights, axis=1) > 0 if convex else natural(weights)
+    admissible &= np.min(np.abs(weights), axis=1) > NO_SHARE
     kept = BEAM if len(base) == 1 else BEAM // 4
     order = np.argsort(residual, kind="stable")
     order = order[np.isfinite(residual[order])]

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,7 @@ def sign_windows(block: int) -> Singles:
     return np.concatenate([signs, -signs])
 
 
+@lru_cache(maxsize=4096)
 def plan_folding(numel: int, size: int) -> Folding:
     """Return how a tensor of `numel` elements is folded into `size` numbers.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, logsumexp
+from scipy.special import logsumexp
 
 from megasim.evidence import COURSE, SHRINKING, Evidence
 from megasim.inner_products import Floats, difference_product
@@ -16,9 +16,18 @@ from megasim.matrix import DistanceMatrix, LayerMatrices
 RELATED_COSINE = 0.3
 # Without norms families part only where nothing of one is within this factor of the other.
 GAP = 10.0
+# The share of families whose base is at an end of the tree, having one child in the collection.
+ENDS = 0.5
+# Log odds for each step beside one e times as long as the step after it.
+LENGTHS = 0.3
 # The cosine between successive steps from which they count as one course.
 ONE_COURSE = 0.2
 SAME_LAYER = 1e-8
+# The cosine between the ways from one parent of a merge and to the other, through a model,
+# above which the model is on the way.
+BETWEEN = 0.2
+# How far the prior of a root is trusted: a collection holds what people kept, not all that grew.
+GROWTH = 0.5
 
 
 def related_groups(matrix: DistanceMatrix, norms: Mapping[str, float]) -> list[list[str]]:
@@ -80,57 +89,102 @@ def tree_costs(squared: Floats, layers: LayerMatrices | None) -> Floats:
         typical = float(np.median(d2[above]))
         if typical > 0:
             cost += size * np.log(np.maximum(d2 / typical, SAME_LAYER))
-    return cost / sizes.sum()
+    return np.asarray(cost / sizes.sum())
 
 
-def spanning_tree(costs: Floats, merges: Mapping[int, Collection[int]]) -> list[tuple[int, int]]:
+def spanning_tree(
+    costs: Floats, squared: Floats, merges: Mapping[int, Sequence[int]]
+) -> list[tuple[int, int]]:
     """Return the likeliest undirected tree; a merge is tied to its first parent.
 
     A merge lies between its parents, nearer to each than they are to their base, so a plain
-    spanning tree would hang everything on it. Therefore the tree is built without merges, and a
-    part of the tree is hung on a merge only if it is nearer to it, and no parent of the merge is
-    in that part.
+    spanning tree would hang everything on it, and on what was trained from it. Therefore the
+    tree is built without either; those follow their merge, and other parts of the tree move to
+    a merge if they are nearer to it and hold none of the models it is made of.
 
     Args:
         costs: (N, N) from `tree_costs`.
+        squared: (N, N) squared distances.
         merges: model → its parents, heaviest first.
     """
-    nodes = [i for i in range(len(costs)) if i not in merges]
-    edges = _kruskal(costs, nodes)
-    placed = set(nodes)
-    left = list(merges)
-    while left:
-        ready = [m for m in left if set(merges[m]) <= placed] or left[:1]
-        for merge in ready:
-            edges.append((next(iter(merges[merge])), merge))
+    following = _followers(squared, merges)
+    edges = _kruskal(costs, [i for i in range(len(costs)) if i not in {*merges, *following}])
+    placed = set(range(len(costs))) - {*merges, *following}
+    tied: set[tuple[int, int]] = set()
+    merges_left, left = list(merges), set(following)
+    while merges_left or left:
+        for merge in [m for m in merges_left if set(merges[m]) <= placed]:
+            tied.add((merges[merge][0], merge))
             placed.add(merge)
-            left.remove(merge)
-    tied = {(p, m) for p, m in edges if m in merges and p in merges[m]}
-    changed = True
-    while changed:
-        changed = False
-        for edge in sorted(edges, key=lambda e: -costs[e]):
-            if edge in tied:
-                continue
+            merges_left.remove(merge)
+        near = [
+            (costs[f, p], p, f)
+            for f in sorted(left)
+            for p in sorted(placed)
+            if following[f] in placed and (p in merges or p in following)
+        ]
+        if near:
+            _, place, follower = min(near)
+            tied.add((place, follower))
+            placed.add(follower)
+            left.remove(follower)
+        elif merges_left and not any(set(merges[m]) <= placed for m in merges_left):
+            # Its parents follow a merge that needs it: break the circle where it starts.
+            follower = min(left)
+            tied.add((min(sorted(placed), key=lambda p: costs[p, follower]), follower))
+            placed.add(follower)
+            left.remove(follower)
+    edges += sorted(tied)
+    moved = True
+    while moved:
+        moved = False
+        for edge in sorted(set(edges) - tied, key=lambda e: (-costs[e], e)):
             rest = [e for e in edges if e != edge]
-            for side in (edge[0], edge[1]):
-                part = _reach(side, rest)
-                for merge, parents in merges.items():
-                    if merge in part or part & set(parents) or _ancestors(merge, merges) & part:
-                        continue
-                    nearest = min(sorted(part), key=lambda x: costs[merge, x])
-                    if nearest not in merges and costs[merge, nearest] < costs[edge]:
-                        edges = [*rest, (merge, nearest)]
-                        changed = True
-                        break
-                if changed:
-                    break
-            if changed:
+            better = _better_place(costs, edge, rest, merges)
+            if better is not None:
+                edges, moved = [*rest, better], True
                 break
     return edges
 
 
-def _ancestors(merge: int, merges: Mapping[int, Collection[int]]) -> set[int]:
+def _followers(squared: Floats, merges: Mapping[int, Sequence[int]]) -> dict[int, int]:
+    """Return model → merge, of models trained from a merge that stand between its parents.
+
+    A common base of the parents sees them at a right angle; such a model sees them apart.
+    """
+    found: dict[int, int] = {}
+    made_of = {m: _ancestors(m, merges) for m in merges}
+    for merge, parents in merges.items():
+        a, b = parents[:2]
+        for i in range(len(squared)):
+            near = squared[i, merge] < min(squared[i, a], squared[i, b])
+            if i in merges or i in made_of[merge] or not near:
+                continue
+            if step_cosine(squared, a, i, b) > BETWEEN:
+                best = found.get(i, merge)
+                found[i] = merge if squared[i, merge] <= squared[i, best] else best
+    return found
+
+
+def _better_place(
+    costs: Floats,
+    edge: tuple[int, int],
+    rest: Sequence[tuple[int, int]],
+    merges: Mapping[int, Sequence[int]],
+) -> tuple[int, int] | None:
+    """Return the edge by which one side of a cut edge hangs on a merge of the other, if nearer."""
+    for start in edge:
+        part = _reach(start, rest)
+        for merge in merges:
+            if merge in part or _ancestors(merge, merges) & part:
+                continue
+            nearest = min(sorted(part), key=lambda x: costs[merge, x])
+            if nearest not in merges and costs[merge, nearest] < costs[edge]:
+                return merge, nearest
+    return None
+
+
+def _ancestors(merge: int, merges: Mapping[int, Sequence[int]]) -> set[int]:
     found: set[int] = set()
     stack = [merge]
     while stack:
@@ -197,16 +251,16 @@ def find_root(
     edges: Sequence[tuple[int, int]],
     squared: Floats,
     log_odds: Mapping[tuple[int, int], float],
-    merges: Mapping[int, Collection[int]],
+    merges: Mapping[int, Sequence[int]],
 ) -> Rooting:
     """Return how likely each model is the root.
 
-    All directions follow from the root, so evidence on any edge counts for all. The prior
-    of a root is the number of orders in which the tree can have grown from it, N! / Π of the
-    sizes of the subtrees (rumor centrality: Shah and Zaman, 2011). Evidence on edges multiplies
-    it, and so does each bend-free run of steps: successive steps of one training keep their
-    course, so the model in the middle came from one of its two neighbours there, more likely
-    from the farther, since steps shrink as the rate of learning falls.
+    All directions follow from the root, so evidence on any edge counts for all. The prior of a
+    root is the square root of the number of orders in which the tree can have grown from it,
+    N! / Π of the sizes of the subtrees (rumor centrality: Shah and Zaman, 2011). Evidence on
+    edges multiplies it, and so does each run of steps that keeps its course, as successive
+    steps of one training do: the model in the middle came from one of its two neighbours
+    there, more likely from the farther, since steps shrink as the rate of learning falls.
 
     Args:
         squared: (N, N) squared distances.
@@ -219,33 +273,44 @@ def find_root(
         near[a].append(b)
         near[b].append(a)
     sides = {e: frozenset(_reach(e[0], [x for x in edges if x != e])) for e in edges}
-
-    def side(a: int, b: int) -> frozenset[int]:
-        """Return the models on the side of a."""
-        return sides[a, b] if (a, b) in sides else frozenset(nodes) - sides[b, a]
+    # The models on the side of a, when a—b is cut, for both ends of every edge.
+    side = sides | {(b, a): frozenset(nodes) - models for (a, b), models in sides.items()}
 
     barred = {
         i
         for a, b in edges
         for p, m in ((a, b), (b, a))
         if m in merges and p in merges[m]
-        for i in side(m, p)
+        for i in side[m, p]
     }
     courses = _courses(near, squared)
+    allowed = [i for i in nodes if i not in barred]
+    grown = {}
+    for root in allowed:
+        sizes = [len(side[b, a] if root in side[a, b] else side[a, b]) for a, b in edges]
+        grown[root] = -GROWTH * float(np.log(sizes).sum())
+    whole = float(logsumexp(list(grown.values())))
+    ends = [i for i in allowed if len(near[i]) == 1]
     score: dict[int, float] = {}
-    for root in nodes:
-        if root in barred:
-            continue
-        value = float(gammaln(len(nodes) + 1)) - float(np.log(len(nodes)))
+    for root in allowed:
+        prior = (1 - ENDS) * np.exp(grown[root] - whole) + ENDS * (root in ends) / max(len(ends), 1)
+        value = float(np.log(max(prior, 1e-12)))
         for a, b in edges:
-            down = (a, b) if root in side(a, b) else (b, a)
-            value -= float(np.log(len(side(down[1], down[0]))))
-            value += log_odds.get((a, b), 0.0) * (0.5 if down == (a, b) else -0.5)
+            value += log_odds.get((a, b), 0.0) * (0.5 if root in side[a, b] else -0.5)
+        for middle, others in near.items():
+            if middle == root:
+                continue
+            before = next(o for o in others if root in side[o, middle])
+            for after in others:
+                if after != before:
+                    value += LENGTHS * float(
+                        np.clip(np.log(squared[before, middle] / squared[middle, after]) / 2, -1, 1)
+                    )
         for middle, runs in courses.items():
             for first, last, shrink in runs:
-                if root in side(first, middle):
+                if root in side[first, middle]:
                     value += COURSE + shrink.log_odds / 2
-                elif root in side(last, middle):
+                elif root in side[last, middle]:
                     value += COURSE - shrink.log_odds / 2
         score[root] = value
     total = float(logsumexp(list(score.values())))

@@ -1,0 +1,177 @@
+"""The known history of the demo zoo is told without a mistake.
+
+Of each series of the zoo (chain, run, mixes) two members are enough here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import combinations
+
+import pytest
+
+from megasim import identity
+from megasim.component_groups import shared_components
+from megasim.findings import Finding, pair_findings
+from megasim.findings_report import findings_report
+from megasim.health import model_health
+from megasim.relations import Relation, model_relations
+from megasim.store import Store
+from megasim.workspace import open_store
+from megasim.zoo import TRUTH, ZooModel, build_zoo, expected_identity
+
+LEFT_OUT = ("chain-3", "chain-4", "chain-5", "run-e03", "run-e04", "run-e05", "mix-15", "mix-30")
+LEFT_OUT += ("mix-50", "mix-70", "mix-85", "mix-mbw", "base-legacy")
+PLAN = [planned for planned in TRUTH if planned.name not in LEFT_OUT]
+BY_NAME = {planned.name: planned for planned in PLAN}
+CHANGED = {"changed", "partly_changed", "other_architecture"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("zoo")
+    build_zoo(PLAN, folder / "models", seed=0, width=1 / 32)
+    with open_store(folder / "store.duckdb") as workspace:
+        assert not workspace.ingest(folder / "models").failed
+        assert not workspace.compare().failed
+        yield workspace.store
+
+
+@pytest.fixture(scope="module")
+def told(store: Store) -> dict[tuple[str, str], dict[str, Finding]]:
+    found: dict[tuple[str, str], dict[str, Finding]] = defaultdict(dict)
+    for finding in pair_findings(store):
+        found[finding.model_a, finding.model_b][finding.component] = finding
+    return dict(found)
+
+
+def components(a: ZooModel, b: ZooModel) -> set[str]:
+    return (set(a.contents) | set(b.contents)) - {"training_state"}
+
+
+def test_every_component_of_every_pair(told) -> None:
+    assert len(told) == len(list(combinations(PLAN, 2)))
+    wrong = []
+    for (name_a, name_b), findings in told.items():
+        a, b = BY_NAME[name_a], BY_NAME[name_b]
+        for component in components(a, b):
+            truth = expected_identity(a, b, component)
+            allowed = {
+                "changed": CHANGED | ({"same_where_used"} if a.family == "sd2" else set()),
+                "missing_a": {"absent_a"},
+                "missing_b": {"absent_b"},
+            }.get(truth, {truth})
+            if findings[component].verdict not in allowed:
+                wrong.append((name_a, name_b, component, truth, findings[component].verdict))
+    assert wrong == []
+
+
+def pair(store: Store, a: str, b: str) -> dict[str, Finding]:
+    return {finding.component: finding for finding in pair_findings(store, [(a, b)])}
+
+
+def test_what_was_trained_is_told_to_the_key(store: Store) -> None:
+    text = pair(store, "base-fp16", "dreambooth")["text_encoder"]
+    assert (text.keys_changed, text.keys_compared) == BY_NAME["dreambooth"].changed_keys(
+        "text_encoder"
+    )
+    assert text.detail == "64 of 197 keys: layers.8–11"
+    tail = pair(store, "sd2-base", "sd2-tail")["text_encoder"]
+    assert tail.verdict == "same_where_used"
+    assert tail.detail.startswith("13 of 294 keys: resblocks.23, text_projection; never used: ")
+
+
+def test_the_novelai_layout_is_seen_through(store: Store) -> None:
+    findings = pair(store, "base-fp16", "nai-layout")
+    assert findings["text_encoder"].verdict == "identical"
+    assert findings["text_encoder"].detail == (
+        "197 keys, renamed: cond_stage_model.transformer.text_model. → "
+        "cond_stage_model.transformer."
+    )
+    assert findings["unet"].verdict == "changed"
+
+
+def test_a_folder_of_diffusers_is_the_single_file(store: Store) -> None:
+    findings = pair(store, "base-fp16", "base-diffusers")
+    assert {finding.verdict for finding in findings.values()} == {"identical"}
+    assert findings["unet"].detail == "686 keys, named otherwise: ldm → diffusers"
+
+
+def relation_of(relations: list[Relation], *names: str) -> Relation:
+    (found,) = (r for r in relations if {r.model, r.other} == set(names))
+    return found
+
+
+def test_relations(store: Store) -> None:
+    relations = model_relations(store)
+    expected = {
+        ("base-diffusers", "base-fp16"): "same_weights",
+        ("other-arch", "other-sharded"): "same_weights",
+        ("base-fp16", "base-pruned"): "cast",
+        ("base-pruned", "base-ema"): "pruned",
+        ("base-emaonly", "base-ema"): "pruned",
+        ("sd2-base", "sd2-tail"): "same_where_used",
+        ("nan-layer", "dreambooth"): "damaged",
+        ("vae-only", "new-decoder"): "part_of",
+        ("new-decoder", "base-fp16"): "vae_replaced",
+    }
+    for names, kind in expected.items():
+        assert relation_of(relations, *names).kind == kind, names
+    for relation in relations:
+        if relation.directed:  # made from it, or from the same
+            parents = {relation.other} & set(BY_NAME[relation.model].parents)
+            assert parents or relation.kind == "cast", relation
+    assert relation_of(relations, "new-decoder", "base-fp16").donors == ("vae-only",)
+    assert "raw UNet" in relation_of(relations, "base-pruned", "base-ema").text
+    assert "EMA copy as its UNet" in relation_of(relations, "base-emaonly", "base-ema").text
+
+
+def test_nothing_is_said_of_models_that_share_no_history(store: Store) -> None:
+    def founder(planned: ZooModel) -> str:
+        while planned.parents:
+            planned = next(p for p in TRUTH if p.name == planned.parents[0])
+        return planned.name
+
+    for relation in model_relations(store):
+        assert founder(BY_NAME[relation.model]) == founder(BY_NAME[relation.other])
+
+
+def test_groups_are_those_of_equal_contents(store: Store) -> None:
+    holders: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for planned in PLAN:
+        for component, content in planned.contents.items():
+            if component in ("unet", "text_encoder"):
+                holders[component, content].add(planned.name)
+    # What differs only where it is never used counts as one.
+    assert holders.pop(("text_encoder", "sd2-tail")) == {"sd2-tail"}
+    holders["text_encoder", "sd2-base"].add("sd2-tail")
+    expected = {(c, frozenset(names)) for (c, _), names in holders.items() if len(names) > 1}
+    groups = {
+        (group.component, frozenset(group.models))
+        for group in shared_components(store)
+        if group.component in ("unet", "text_encoder")
+    }
+    assert groups == expected
+
+
+def test_the_ill_are_found_and_only_they(store: Store) -> None:
+    notes = {(note.model, note.kind): note.text for note in model_health(store)}
+    lacking = {planned.name for planned in PLAN if planned.keeps == ("unet",)}
+    assert set(notes) == {
+        ("broken-ids", "broken_positions"),
+        ("nan-layer", "non_finite"),
+        *((name, "missing_parts") for name in lacking),
+    }
+    assert "41 became 40" in notes["broken-ids", "broken_positions"]
+    assert "attn1.to_v.weight" in notes["nan-layer", "non_finite"]
+
+
+def test_the_report_of_many_leads_with_what_is_shared_and_odd(store: Store) -> None:
+    text = findings_report(store).to_text()
+    headings = [line for line in text.splitlines() if line and not line.startswith(" ")]
+    assert headings[1:] == [
+        *("Shared components", "What is odd", "How they are related"),
+        *("What their metadata claims", "Over all pairs"),
+    ]
+    assert len(text.splitlines()) < 100
+    assert set(identity.VERDICTS) > {verdict for _, verdict, _ in findings_report(store).verdicts}
