@@ -33,6 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory):
     build_zoo(PLAN, folder / "models", seed=0, width=1 / 32)
     with open_store(folder / "store.duckdb") as workspace:
         assert not workspace.ingest(folder / "models").failed
+    with open_store(folder / "store.duckdb") as workspace:
         assert not workspace.compare().failed
         yield workspace.store
 
