@@ -164,7 +164,7 @@ class _Walker:
         if folding.buckets:
             sketch = wrap_sketch(walk.sketch + walk.folded, self.sketch_size)
         else:
-            sketch = walk.sketch[: numel].astype(np.float32)
+            sketch = walk.sketch[:numel].astype(np.float32)
         return Fingerprint(
             content_hash=content.hexdigest(),
             value_hash=streams[_narrowest(ref.dtype, counts)].hexdigest(16),

@@ -135,11 +135,19 @@ def add_doubles(rows: Doubles, pairs: Pairs, counts: Counts, sums: Doubles) -> N
 
 
 @compiled(REORDER)
-def _largest(a: Singles, b: Singles) -> float:
+def _largest_single(a: Singles, b: Singles) -> np.float64:
     largest = np.uint32(0)
     for i in range(a.shape[0]):
         largest = larger(largest, bits_of(abs(a[i] - b[i])))
     return np.float64(single_of(largest))
+
+
+@compiled()
+def _largest_double(a: Any, b: Any) -> np.float64:
+    largest = np.float64(0)
+    for i in range(a.shape[0]):
+        largest = max(largest, abs(np.float64(a[i]) - np.float64(b[i])))
+    return largest
 
 
 @compiled()
@@ -149,18 +157,17 @@ def raise_singles(rows: Singles, pairs: Pairs, linf: Doubles) -> None:
         for p in range(pairs.shape[0]):
             a = rows[pairs[p, 0], start : start + TILE]
             b = rows[pairs[p, 1], start : start + TILE]
-            linf[p] = max(linf[p], _largest(a, b))
-            if linf[p] == np.inf:  # beyond float32; the rest of the tensor is as large
-                raise_doubles(rows, pairs[p : p + 1], linf[p : p + 1])
+            largest = _largest_single(a, b)
+            if largest == np.inf:
+                largest = _largest_double(a, b)
+            linf[p] = max(linf[p], largest)
 
 
 @compiled()
-def raise_doubles(rows: Any, pairs: Pairs, linf: Doubles) -> None:
-    """As `raise_singles`, in float64."""
+def raise_doubles(rows: Doubles, pairs: Pairs, linf: Doubles) -> None:
+    """As `raise_singles`, of float64 rows."""
     for p in range(pairs.shape[0]):
-        a, b = rows[pairs[p, 0]], rows[pairs[p, 1]]
-        for i in range(a.shape[0]):
-            linf[p] = max(linf[p], abs(np.float64(a[i]) - np.float64(b[i])))
+        linf[p] = max(linf[p], _largest_double(rows[pairs[p, 0]], rows[pairs[p, 1]]))
 
 
 @compiled(REORDER)

@@ -216,7 +216,7 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="gone.bin"):
+    with pytest.raises(CheckpointError, match=r"gone\.bin"):
         fingerprint_refs([TensorRef("k", "float32", (3,), str(tmp_path / "gone.bin"), 0)])
 
 
@@ -229,13 +229,11 @@ def test_position_ids_fit_float16(tmp_path: Path, dtype: str) -> None:
 
 def test_fingerprints_are_the_same_for_ever(tmp_path: Path) -> None:
     """Stores keep fingerprints: whoever changes one of these raises FINGERPRINT_VERSION."""
-    x = torch.sin(torch.arange(3000, dtype=torch.float64)).float()
+    x = (torch.arange(3000, dtype=torch.float32) ** 2 % 1009 - 500) / 3
     got = fingerprint(tmp_path, x, sketch_size=4)
     assert module.FINGERPRINT_VERSION == 1
-    assert got.content_hash == (
-        "45a69bc7cfea2e964cbcf8a31f3ebf7c4827dcc3328eae8f5a0eff42c702f355"
-    )
-    assert got.value_hash == "27a9252db12da1ef73dd3df07bb7cb67"
-    assert got.fp16_hash == "29b2c000478766289de1710c3c4c656b"
-    assert got.bf16_hash == "16fc8ec273ebb13e1cf5ac5a323ff044"
-    assert got.sketch.tolist() == pytest.approx([-9.0951, 29.4429, 41.8365, -8.6808], abs=1e-4)
+    assert got.content_hash == ("6cffff8a9676d036cb7191b119489d1c5801444c27f8c2930a9ea28d00d2e331")
+    assert got.value_hash == "a2e1d6f1fe883392c1072bacdec15db0"
+    assert got.fp16_hash == "720914ed9dcf67f12c6f221559db0786"
+    assert got.bf16_hash == "00de17a08a4e0e15d498dad95266d8c9"
+    assert got.sketch.tolist() == pytest.approx([-1169.33, -2524.67, 1362.33, 562.33], abs=1e-2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megasim.fingerprint import _Walker, fingerprint_refs
-from megasim.kernels import TILE, walk_single
+from megasim.kernels import walk_single
 from megasim.sketch import estimate_l2, plan_folding, sign_sequence, wrap_sketch
 from tests.raw_tensors import write_raw
 
@@ -148,4 +148,3 @@ def test_no_estimate_without_sketches() -> None:
         estimate_l2([np.empty(0, np.float32)], [np.empty(0, np.float32)], [5000])
     with pytest.raises(ValueError, match="no distance"):
         estimate_l2([np.zeros(3, np.float32)], [np.zeros(4, np.float32)], [3])
-    assert TILE % 256 == 0
