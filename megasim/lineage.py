@@ -43,7 +43,7 @@ class Edge:
     """One step of the history.
 
     Attributes:
-        parent, child: in the direction that the likeliest root of the family gives.
+        parent, child: in the likelier direction.
         kind: one of `KINDS`.
         length: L2 over the component.
         weight: the parent's share, for a merge; NaN otherwise.
@@ -92,8 +92,8 @@ class Family:
 
     Attributes:
         models: sorted by name.
-        root: the likeliest base.
-        root_probability: how likely it is the base of those that are here.
+        root: the base from which all edges lead in their likelier direction.
+        root_probability: how likely all the others here came from it.
     """
 
     models: tuple[str, ...]
@@ -317,7 +317,7 @@ class _FamilyBuilder:
         evidence = {pair: self._evidence(*pair) for pair in pairs}
         log_odds = {pair: sum(e.log_odds for e in found) for pair, found in evidence.items()}
         rooting = find_root(pairs, self.squared, log_odds, merges)
-        root = max(rooting.probability, key=lambda i: (rooting.probability[i], self.names[i]))
+        root = rooting.base
         parent_of: dict[int, int] = {}
         directed: list[tuple[int, int, float, list[Evidence]]] = []
         for pair, found in evidence.items():

@@ -29,6 +29,10 @@ LEAST_GAIN = 0.25
 # most 2^-10 |x|: the root of its mean square is at most 2^-10 |x| / √12.
 ROUNDING = {"float16": 2.0**-10 / 12**0.5, "bfloat16": 2.0**-7 / 12**0.5}
 FEWEST_LAYERS = 8
+# What a merge stored in any precision leaves at most; and how far the weights of its layers
+# may scatter when it leaves more, having been trained further.
+NEARLY_ALL = 0.005
+UNEVEN = 0.1
 
 
 @dataclass(frozen=True)
@@ -236,6 +240,12 @@ def recover_recipe(
         verdict = _verdict(question, MODEL, found, max_unexplained, asked=True)
     else:
         found, rivals, verdict = _search(question, max_unexplained)
+    if found is not None and verdict != "none" and _uneven(question, found):
+        verdict = "none"
+        question.notes.append(
+            "it lies near the line of these models, but in each layer elsewhere on it, as an "
+            "epoch lies between others: no merge leaves that"
+        )
     return _describe(question, found, rivals, verdict, tuple(same))
 
 
@@ -439,6 +449,15 @@ def _describe(
         source=question.source,
         notes=tuple(question.notes),
     )
+
+
+def _uneven(question: Question, found: Candidate) -> bool:
+    """Return whether something is left unexplained and the layers disagree on the weights."""
+    nearest = float(question.total[MODEL, list(found.parents)].min())
+    left = found.residual - question.noise(MODEL, found.parents)
+    if left <= NEARLY_ALL * nearest:
+        return False
+    return bool(np.nanmax(_layer_spread(question, found.parents), initial=0.0) > UNEVEN)
 
 
 def _weight_errors(

@@ -21,7 +21,7 @@ DEPENDENT = 1e-9
 MOST_NEGATIVE = -1.05
 NOT_NEGATIVE = -0.005
 # A parent of less weight than this is none.
-NO_SHARE = 0.005
+NO_SHARE = 0.02
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ RELATED_COSINE = 0.3
 # Without norms families part only where nothing of one is within this factor of the other.
 GAP = 10.0
 # The share of families whose base is at an end of the tree, having one child in the collection.
-ENDS = 0.5
+ENDS = 0.4
 # Log odds for each step beside one e times as long as the step after it.
 LENGTHS = 0.3
 # The cosine between successive steps from which they count as one course.
@@ -241,6 +241,16 @@ class Rooting:
     probability: dict[int, float]
     sides: dict[tuple[int, int], frozenset[int]]
     courses: dict[int, list[tuple[int, int, Evidence]]]
+
+    @property
+    def base(self) -> int:
+        """The model from which every edge leads in its likelier direction."""
+        ahead = dict.fromkeys(self.probability, 0)
+        for edge, models in self.sides.items():
+            leads_away = self.away(edge) >= 0.5
+            for i in ahead:
+                ahead[i] += (i in models) == leads_away
+        return max(ahead, key=lambda i: (ahead[i], self.probability[i], -i))
 
     def away(self, edge: tuple[int, int]) -> float:
         """Return the probability that an edge leads from its first to its second end."""
