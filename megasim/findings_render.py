@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ from jinja2 import Environment, StrictUndefined
 
 from megasim import identity
 from megasim.anatomy import component_title
+from megasim.component_groups import listed
 from megasim.errors import printable
+from megasim.pair_relations import Relation
 from megasim.pair_sentences import VERDICT_WORDS
 from megasim.resources import resource_path
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 _SOURCES = {"imported": "published distances", "estimated": "estimated distances"}
 _MOST_GROUPS = 20
 _MOST_CLAIMS = 30
+_MOST_PAIRS = 8
 _MARKUP = re.compile(r"([\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)|^[#+-](?=\s))")
 
 Escape = Callable[[str], str]
@@ -49,9 +53,11 @@ def headline(report: FindingsReport) -> str:
 
 def sections(report: FindingsReport) -> list[Section]:
     """Return what a report says, what is shared and what is odd first where pairs are many."""
-    relations = tuple(relation.text for relation in report.relations)
+    relations = [relation.text for relation in report.relations]
+    if not report.pairs:
+        relations = _condensed(report.relations)
     groups = [group.sentence() for group in report.groups]
-    related = Section("How they are related", relations)
+    related = Section("How they are related", tuple(relations))
     shared = [
         Section("Shared components", _most(groups, _MOST_GROUPS, "groups")),
         Section("What is odd", tuple(report.health_lines())),
@@ -137,6 +143,18 @@ def _pair_section(pair: PairReport) -> Section:
     if pair.source in _SOURCES:
         title += f" ({_SOURCES[pair.source]})"
     return Section(title, pair.sentences)
+
+
+def _condensed(relations: Iterable[Relation]) -> list[str]:
+    """Return relations of many models: what changed between several pairs is said once."""
+    told = [relation.text for relation in relations if not relation.what]
+    pairs: dict[str, list[str]] = defaultdict(list)
+    for relation in relations:
+        if relation.what:
+            pairs[relation.what].append(f"{relation.other} – {relation.model}")
+    for what, between in pairs.items():
+        told.append(f"{what}, between nearest models: {listed(between, _MOST_PAIRS)}")
+    return told
 
 
 def _most(lines: Iterable[str], limit: int, noun: str) -> tuple[str, ...]:

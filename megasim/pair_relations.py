@@ -53,6 +53,7 @@ class Relation:
         directed: whether the evidence tells which one was made from the other.
         donors: other models that hold the replaced component of `model`.
         text: the relation in one sentence, safe to print.
+        what: what changed, without the names; "" for the relations that say more than that.
         evidence: what it follows from, a sentence for each component.
     """
 
@@ -62,6 +63,7 @@ class Relation:
     directed: bool
     donors: tuple[str, ...]
     text: str
+    what: str
     evidence: tuple[str, ...] = field(compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -101,6 +103,8 @@ class PairRelations:
         absent = (identity.ABSENT, identity.ABSENT_A, identity.ABSENT_B)
         self.common = [f for f in told if f.verdict not in absent]
         self.equal = [f for f in self.common if f.equal and f.keys_compared is not None]
+        # A published 0 may mean "not compared".
+        self.unproven = [f for f in self.common if f.equal and f.keys_compared is None]
         self.altered = [f for f in self.common if f.verdict in _ALTERED]
         self.unet = next((f for f in self.common if f.component == "unet"), None)
         # Estimates may be there for some components only; those do not tell of whole models.
@@ -292,22 +296,25 @@ class PairRelations:
             return []
         texts = [f for f in self.common if f.component in _TEXT]
         others = [f for f in self.altered if f is not self.unet]
-        if self.unet is not None and texts and all(f.equal for f in texts):
+        if self.unet is not None and texts and all(f in self.equal for f in texts):
             kind = UNET_FINE_TUNED
-            text = f"{self._names()}: the UNet was fine-tuned on an unchanged text encoder"
-            text += f"; {_titles(others)} changed" if others else self._may_be_ema()
-        elif self.equal or self.only_a or self.only_b or self._lack_parts():
+            what = "the UNet was fine-tuned on an unchanged text encoder"
+            what += f"; {_titles(others)} changed" if others else self._may_be_ema()
+        elif len(self.altered) < len(self.common) or self._lack_parts():
             kind = FINE_TUNED
-            text = f"{self._names()}: {_titles(self.altered)} changed"
-            unchanged = f", {_titles(self.equal)} unchanged"
-            text += unchanged if self.equal else "; that is all that both hold"
+            what = f"{_titles(self.altered)} changed"
+            what += f", {_titles(self.equal)} unchanged" if self.equal else ""
+            what += f", {_titles(self.unproven)} at a published 0" if self.unproven else ""
+            if len(self.altered) == len(self.common):
+                what += "; that is all that both hold"
         else:
             kind = EVERYTHING_CHANGED
-            text = f"{self._names()}: everything changed ({_titles(self.altered)})"
+            what = f"everything changed ({_titles(self.altered)})"
+        text = f"{self._names()}: {what}"
         cosine = self._cosine()
         if cosine is not None:
             text += f" (cosine of the weights {_cosine_text(cosine)})"
-        return [self._relation(kind, self.b, self.a, text, directed=False)]
+        return [self._relation(kind, self.b, self.a, text, directed=False, what=what)]
 
     def _may_be_ema(self) -> str:
         """Say so when one has no EMA copy, and the other's is not here to be compared."""
@@ -322,7 +329,8 @@ class PairRelations:
         )
 
     def _lack_parts(self) -> bool:
-        return any(f.verdict == identity.ABSENT for f in self.findings)
+        absent = any(f.verdict == identity.ABSENT for f in self.findings)
+        return absent or bool(self.only_a or self.only_b)
 
     def _is_kin(self) -> bool:
         """Whether what changed still resembles what it was; of published pairs, taken so."""
@@ -377,11 +385,12 @@ class PairRelations:
         *,
         directed: bool = True,
         donors: tuple[str, ...] = (),
+        what: str = "",
     ) -> Relation:
         models = self.kinship.teller.models
         evidence = tuple(pair_sentences(self.findings))
         names = models[model].name, models[other].name
-        return Relation(kind, *names, directed, donors, text, evidence)
+        return Relation(kind, *names, directed, donors, text, what, evidence)
 
 
 def _titles(findings: Sequence[Finding]) -> str:
