@@ -8,15 +8,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from megasim import identity
+from megasim.anatomy import component_title
 from megasim.component_groups import ComponentGroup, Equalities, listed, shared_components
+from megasim.errors import printable
 from megasim.findings import MOST_DETAILED_PAIRS, Finding, Teller, chosen_pairs, component_order
+from megasim.findings_render import (
+    Page,
+    Section,
+    Table,
+    render_html,
+    render_markdown,
+    render_text,
+)
 from megasim.health import Claim, HealthNote, metadata_claims, model_health
-from megasim.pair_sentences import model_verdict, pair_sentences
+from megasim.pair_sentences import VERDICT_WORDS, model_verdict, pair_sentences
 from megasim.relations import Relation, model_relations
 from megasim.store import Store
 
 _SHOWN_MODELS = 8
 _SHOWN_CLAIMS = 10
+_MOST_GROUPS = 20
+_MOST_CLAIMS = 30
+_MOST_PAIRS = 8
+_SOURCES = {"imported": "published distances", "estimated": "estimated distances"}
 
 
 @dataclass(frozen=True)
@@ -82,23 +96,39 @@ class FindingsReport:
             for model, claims in said.items()
         ]
 
+    def page(self) -> Page:
+        """Return what is said, what is shared and what is odd first where pairs are many."""
+        return Page(
+            f"{_count(len(self.models), 'model')}, {_count(self.pair_count, 'pair')}",
+            tuple(section for section in self._sections() if section.lines),
+            None if self.pairs or not self.verdicts else _as_table(self.verdicts),
+        )
+
+    def _sections(self) -> list[Section]:
+        groups = [group.sentence() for group in self.groups]
+        shared = [
+            Section("Shared components", _most(groups, _MOST_GROUPS, "groups")),
+            Section("What is odd", tuple(self.health_lines())),
+        ]
+        claims = _most(self.claim_lines(), _MOST_CLAIMS, "models")
+        claimed = Section("What their metadata claims", claims)
+        title = "How they are related"
+        if not self.pairs:
+            return [*shared, Section(title, tuple(_condensed(self.relations))), claimed]
+        related = Section(title, tuple(relation.text for relation in self.relations))
+        return [*map(_pair_section, self.pairs), related, *shared, claimed]
+
     def to_text(self) -> str:
         """Return it as plain text for a terminal, without colour."""
-        from megasim.findings_render import render_text
-
-        return render_text(self)
+        return render_text(self.page())
 
     def to_markdown(self) -> str:
         """Return it as Markdown; names are escaped."""
-        from megasim.findings_render import render_markdown
-
-        return render_markdown(self)
+        return render_markdown(self.page())
 
     def to_html(self) -> str:
         """Return it as one page of HTML that needs nothing else; names are escaped."""
-        from megasim.findings_render import render_html
-
-        return render_html(self)
+        return render_html(self.page())
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain lists and numbers; `findings` is what `--json` promises."""
@@ -169,11 +199,15 @@ def _pair_reports(findings: Iterable[Finding]) -> list[PairReport]:
         by_pair[finding.model_a, finding.model_b].append(finding)
     return [
         PairReport(
-            a, b, model_verdict(of_pair), of_pair[0].source, tuple(pair_sentences(of_pair)),
-            tuple(of_pair),
+            model_a=a,
+            model_b=b,
+            verdict=model_verdict(of_pair),
+            source=of_pair[0].source,
+            sentences=tuple(pair_sentences(of_pair)),
+            findings=tuple(of_pair),
         )
         for (a, b), of_pair in by_pair.items()
-    ]  # fmt: skip
+    ]
 
 
 def _verdict_table(counts: Counter[tuple[str, str]]) -> tuple[tuple[str, str, int], ...]:
@@ -188,3 +222,45 @@ def _verdict_table(counts: Counter[tuple[str, str]]) -> tuple[tuple[str, str, in
         return order.get(row[0], -1), row[0], identity.VERDICTS.index(row[1])
 
     return tuple(sorted(((c, v, n) for (c, v), n in merged.items()), key=place))
+
+
+def _as_table(counts: tuple[tuple[str, str, int], ...]) -> Table:
+    """Return the counts with a row for each component and a column for each verdict."""
+    cells = {(component, verdict): f"{count:,}" for component, verdict, count in counts}
+    used = [v for v in identity.VERDICTS if any(verdict == v for _, verdict in cells)]
+    words = {**VERDICT_WORDS, identity.ABSENT: "not in both"}
+    rows = tuple(
+        (component_title(component), tuple(cells.get((component, v), "") for v in used))
+        for component in dict.fromkeys(component for component, _ in cells)
+    )
+    return Table("Over all pairs", tuple(words[v] for v in used), rows)
+
+
+def _pair_section(pair: PairReport) -> Section:
+    title = f"{printable(pair.model_a, 80)} → {printable(pair.model_b, 80)}"
+    if pair.source in _SOURCES:
+        title += f" ({_SOURCES[pair.source]})"
+    return Section(title, pair.sentences)
+
+
+def _condensed(relations: Iterable[Relation]) -> list[str]:
+    """Return relations of many models: what changed between several pairs is said once."""
+    told = [relation.text for relation in relations if not relation.what]
+    pairs: dict[str, list[str]] = defaultdict(list)
+    for relation in relations:
+        if relation.what:
+            pairs[relation.what].append(f"{relation.other} – {relation.model}")
+    for what, between in pairs.items():
+        told.append(f"{what}, between nearest models: {listed(between, _MOST_PAIRS)}")
+    return told
+
+
+def _most(lines: Iterable[str], limit: int, noun: str) -> tuple[str, ...]:
+    every = tuple(lines)
+    if len(every) <= limit:
+        return every
+    return (*every[:limit], f"and {len(every) - limit:,} {noun} more")
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
