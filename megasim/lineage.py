@@ -168,7 +168,7 @@ def build_lineage(
     facts: Sequence[ModelFacts] = (),
     pairs: Sequence[PairFacts] = (),
     stated: Mapping[tuple[str, str], str] | None = None,
-    max_unexplained: float = 0.1,
+    max_unexplained: float = 0.02,
 ) -> Lineage:
     """Return the families of the models of a matrix and the tree in each.
 
@@ -181,6 +181,8 @@ def build_lineage(
         layers: the same by layer; blocks tell merges by block, layers sharpen the tree.
         facts: of any of the models; norms part unrelated families and tell directions.
         pairs: of any pairs; identity of the other components tells prunings and swaps.
+        max_unexplained: what a merge may leave. Less than `recover_recipe` allows: an epoch of a
+            straight run lies as near the line of two others as a merge that was trained further.
         stated: (parent, child) → where it is written that the one was made from the other.
 
     Raises:

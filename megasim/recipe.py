@@ -29,6 +29,7 @@ LEAST_GAIN = 0.25
 # most 2^-10 |x|: the root of its mean square is at most 2^-10 |x| / √12.
 ROUNDING = {"float16": 2.0**-10 / 12**0.5, "bfloat16": 2.0**-7 / 12**0.5}
 FEWEST_LAYERS = 8
+SHOWN_POOL = 12
 # What a merge stored in any precision leaves at most; and how far the weights of its layers
 # may scatter when it leaves more, having been trained further.
 NEARLY_ALL = 0.005
@@ -297,10 +298,12 @@ def _choose(
     left = float(total[model, sorted(pool)].min())
     best: Candidate | None = None
     level: list[Candidate] = []
-    # Where all models together do not explain enough, pairs are tried only to be shown.
+    # Where all models together do not explain enough, near pairs are tried only to be shown.
     hopeless = least_residual(question.squared, model, pool) > (1 - LEAST_GAIN) * left
     if hopeless and convex:
         return None, [], "none"
+    if hopeless:
+        pool = set(sorted(pool, key=lambda p: (total[model, p], p))[:SHOWN_POOL])
     found = search_parents(
         question.squared,
         model,
