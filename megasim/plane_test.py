@@ -81,6 +81,8 @@ class PlaneTest:
             what lies outside, as a multiple of what unrelated steps leave there.
         outside_left_out: the least and the greatest of it when models are left out; NaN where
             too few models are left.
+        held: (N − 2,) share of the variance within 1, 2 … dimensions.
+        held_by_walk: (N − 2,) the same of the steps at right angles.
         models: N.
         groups: in how many parts they were left out.
         direction: along the path of the walk.
@@ -93,6 +95,8 @@ class PlaneTest:
     reference: float
     outside: float
     outside_left_out: tuple[float, float]
+    held: Floats
+    held_by_walk: Floats
     models: int
     groups: int
     direction: Direction
@@ -141,6 +145,8 @@ def plane_test(squared: Floats, walk: Walk | None = None) -> PlaneTest:
         reference=_at(references, 1),
         outside=_at(ratios, k),
         outside_left_out=_range(left_out[:, k]) if k < left_out.shape[1] else (np.nan, np.nan),
+        held=shares,
+        held_by_walk=plain,
         models=len(squared),
         groups=len(left_out),
         direction=direction,

@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from megasim.anatomy import component_title
-from megasim.embedding import cumulative_shares, share, spectrum, squared_distances
+from megasim.embedding import share
 from megasim.geometry import MapResult
 from megasim.layer_geometry import LayerFigures
 from megasim.matrix import Floats
@@ -36,7 +36,6 @@ from megasim.plots_map_panel import (
     outline,
     shown_part,
 )
-from megasim.walk import orthogonal_walk
 
 # inches
 _WIDTH = 12.0
@@ -46,6 +45,8 @@ _TOP, _AXIS, _ZOOM_TITLE = 0.85, 0.55, 0.2
 _CAPTION_LINE, _NAME_LINE, _GROUP_LINE, _STEP_LINE = 0.165, 0.125, 0.19, 0.13
 _SPECTRUM, _SCALED = 1.05, 1.75
 
+_FIGURE_SPACE = "\u2007"  # as wide as a digit
+_LINE_OF_FONT = 1.2  # what matplotlib takes for a line, in font sizes
 _WRAP = 126  # characters of a caption line
 _GROUPS = 30  # blocks or roles of layers shown
 
@@ -70,12 +71,14 @@ class _Sheet:
 def map_figure(result: MapResult) -> Figure:
     """Return the map of classical MDS with its walk, the spectrum, metric MDS and the layers.
 
-    Up to 40 models carry their names, more carry numbers and are listed below; a crowd is enlarged
-    in a second panel. The third axis is colour where it holds half a percent of the variance or
-    more. Up to 16 steps are listed with length and turn. The verdict and its
-    evidence stand below the map. Nothing is random: the same result gives the same figure.
+    Up to 40 models carry their names, more carry numbers and are listed below; of more than 300
+    those on the path are numbered. A crowd is enlarged in a second panel. The third axis is
+    colour where it holds half a percent of the variance or more. Up to 16 steps are listed with
+    length and turn. The verdict and its evidence stand below the map. Nothing is random: the
+    same result gives the same figure.
     """
-    art = MapArt(result, figure_names(result.models, 34 if len(result.models) <= 10 else 26))
+    n = len(result.models)
+    art = MapArt(result, figure_names(result.models, 26 if 10 < n <= NAMED else 34))
     xy = result.coordinates[:, :2]
     spans = np.ptp(xy, axis=0)
     tall = _MAP * float(np.clip(spans[1] / max(float(spans[0]), 1e-300), 0.42, 0.95))
@@ -94,7 +97,8 @@ def map_figure(result: MapResult) -> Figure:
     if groups:
         layers_end += 0.75 + _GROUP_LINE * max(map(len, groups.values()))
     columns = max(1, int((_WIDTH - 0.8) / (0.35 + 0.055 * max(map(len, art.names)))))
-    rows = 0 if art.named else -(-len(art.names) // columns)
+    listed = [] if art.named else np.flatnonzero(art.labelled).tolist()
+    rows = -(-len(listed) // columns)
     sheet = _Sheet(layers_end + (0.3 + rows * _NAME_LINE if rows else 0.0) + 0.1)
     metric = METRIC_TITLES[result.matrix.metric]
     title = f"{component_title(result.matrix.component)}: where {len(art.names)} models lie"
@@ -103,14 +107,14 @@ def map_figure(result: MapResult) -> Figure:
     sheet.text(_LEFT, 0.47, note, fontsize=8.5, color=GREY)
     with sns.axes_style("white"):
         main = sheet.axes(_LEFT, _TOP, _MAP, tall)
-        labelled = np.ones(len(xy), dtype=bool) if crowd is None else ~inside(xy, crowd)
-        draw_panel(main, art, size, whole, labelled)
+        enlarged = np.zeros(len(xy), dtype=bool) if crowd is None else inside(xy, crowd)
+        draw_panel(main, art, size, whole, ~enlarged)
         _name_axes(main, result, metric)
         if crowd is not None:
             outline(main, crowd)
             below = sheet.axes(_LEFT, _TOP + tall + _AXIS + _ZOOM_TITLE, _MAP, tall)
             below.set_title("the framed part, enlarged", fontsize=8.5, loc="left")
-            draw_panel(below, art, size, crowd, ~labelled)
+            draw_panel(below, art, size, crowd, enlarged)
             _name_axes(below, result, metric)
         if art.colours is not None:
             place = sheet.axes(_LEFT + _MAP + 0.12, _TOP, 0.13, min(2.4, tall))
@@ -133,7 +137,8 @@ def map_figure(result: MapResult) -> Figure:
         style: dict[str, Any] = {"fontsize": 8.2} if i else {"fontsize": 10, "weight": "bold"}
         sheet.text(_LEFT, top + i * _CAPTION_LINE, line, **style)
     if rows:
-        _write_names(sheet, art.names, rows, layers_end + 0.2, (_WIDTH - 0.8) / columns)
+        width = (_WIDTH - 0.8) / columns
+        _write_names(sheet, art.names, listed, rows, layers_end + 0.2, width)
     return sheet.figure
 
 
@@ -144,11 +149,10 @@ def _name_axes(axes: Axes, result: MapResult, metric: str) -> None:
 
 def _draw_spectrum(axes: Axes, result: MapResult) -> None:
     """Draw how much the first dimensions hold together, beside unrelated steps."""
-    shown = min(8, max(len(result.models) - 1, 1))
-    own = cumulative_shares(result.eigenvalues)[:shown]
-    unrelated = orthogonal_walk(squared_distances(result.matrix), result.walk)
-    walk = cumulative_shares(spectrum(unrelated))[:shown]
-    places = np.arange(1, shown + 1)
+    # N points lie in N − 1 dimensions, which hold all
+    own = np.append(result.test.held, 1.0)[:8]
+    walk = np.append(result.test.held_by_walk, 1.0)[:8]
+    places = np.arange(1, len(own) + 1)
     axes.bar(places, 100 * own, color=PLAIN, width=0.62, lw=0)
     axes.plot(places, 100 * walk, "D", ms=3.6, mfc="white", mec=DARK, mew=0.9)
     axes.set_title("% of the variance in n dimensions", fontsize=8, loc="left")
@@ -237,13 +241,21 @@ def _caption(result: MapResult) -> list[str]:
     return lines
 
 
-def _write_names(sheet: _Sheet, names: Sequence[str], rows: int, top: float, width: float) -> None:
+def _write_names(
+    sheet: _Sheet,
+    names: Sequence[str],
+    listed: Sequence[int],
+    rows: int,
+    top: float,
+    width: float,
+) -> None:
     """Write the list of numbers and names, a column at a time."""
-    for column, start in enumerate(range(0, len(names), rows)):
-        for row, name in enumerate(names[start : start + rows]):
-            x, y = 0.4 + column * width, top + row * _NAME_LINE
-            sheet.text(x + 0.2, y, str(start + row + 1), fontsize=6, weight="bold", ha="right")
-            sheet.text(x + 0.26, y, name, fontsize=6)
+    # one text a column: a thousand small ones take seconds to draw
+    spacing = _NAME_LINE * 72 / 6 / _LINE_OF_FONT
+    for column, start in enumerate(range(0, len(listed), rows)):
+        lines = [f"{i + 1:{_FIGURE_SPACE}>4}  {names[i]}" for i in listed[start : start + rows]]
+        x = 0.4 + column * width
+        sheet.text(x, top, "\n".join(lines), fontsize=6, linespacing=spacing)
 
 
 def _held(result: MapResult, axis: int) -> str:

@@ -26,6 +26,7 @@ from megasim.matrix import Floats
 from megasim.plots import COLOURS, short_label
 
 NAMED = 40  # models up to which names stand at the points; beyond, numbers and a list
+LABELLED = 300  # models up to which all have a label
 TABLE = 16  # steps up to which length and turn are printed
 DARK, GREY = "#222222", "#8a8a8a"
 EDGE, TRUNK = "#b5b5b5", "#5a5a5a"
@@ -58,6 +59,12 @@ class MapArt:
     def named(self) -> bool:
         """Whether names stand at the points, not numbers."""
         return len(self.names) <= NAMED
+
+    @property
+    def labelled(self) -> Mask:
+        """(N,) which models have a label: all, or of more than `LABELLED` those on the path."""
+        on_path = np.isin(np.arange(len(self.names)), self.result.walk.order)
+        return on_path | (len(self.names) <= LABELLED)
 
     @cached_property
     def colours(self) -> ScalarMappable | None:
@@ -202,7 +209,9 @@ def _draw_walk(axes: Axes, art: MapArt) -> None:
 def _draw_labels(
     axes: Axes, art: MapArt, at: Floats, size: tuple[float, float], within: Mask, marker: float
 ) -> None:
-    n, labelled = len(art.names), np.flatnonzero(within)
+    n = len(art.names)
+    within = within & art.labelled
+    labelled = np.flatnonzero(within)
     texts = art.names if art.named else [str(i) for i in range(1, n + 1)]
     font = (8.0 if n <= 12 else 7.0) if art.named else 6.0 if n <= 150 else 5.4
     box = (2.0, 2.0, size[0] - 2.0, size[1] - 2.0)

@@ -104,7 +104,17 @@ def test_all_models_are_labelled_and_no_two_labels_collide(n: int) -> None:
             assert width <= 1.5 or height <= 1.5
     assert sorted(labelled) == sorted(names)
     if n > 40:
-        assert set(figure_names(result.models, 26)) <= set(texts(figure))
+        listed = "\n".join(texts(figure)).splitlines()
+        numbered = {line.split("  ")[0].strip("\u2007"): line.split("  ")[-1] for line in listed}
+        for i, name in enumerate(figure_names(result.models), start=1):
+            assert numbered[str(i)] == name
+
+
+def test_more_models_than_can_be_read_are_labelled_along_the_path() -> None:
+    result = map_models(tree_of_fine_tunes(310))
+    figure = map_figure(result)
+    labelled = {t.get_text() for axes in figure.axes for t in axes.texts}
+    assert labelled == {str(i + 1) for i in result.walk.order}
 
 
 def test_the_figure_says_what_was_found_and_over_what() -> None:

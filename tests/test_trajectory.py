@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from megasim.errors import NoAnswerError, UsageError
+from megasim.layer_geometry import layer_figures
 from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.trajectory import (
     layer_groups,
@@ -19,6 +20,7 @@ from megasim.trajectory import (
     to_json,
     trajectory,
 )
+from megasim.walk import find_walk
 
 CHAIN = ("ac", "mk0", "mk3", "mk5", "nman")
 
@@ -80,6 +82,16 @@ def test_published_direction_of_self_attention_lies_in_the_last_block(shared: Pa
     t = layer_trajectories(layers, CHAIN, {"last": attn1 & last, "before": attn1 & ~last})
     assert t[0].coherence > 0.7
     assert t[1].coherence < 0.03
+
+
+def test_published_direction_of_self_attention_is_not_firm_over_layers(shared: Path) -> None:
+    layers = published_chain(shared)
+    walk = find_walk(np.zeros((5, 5)), range(5))
+    row = layer_figures(layers, CHAIN, walk).summary("role").loc["attn1"]
+    assert round(row["coherence"], 3) == 0.161
+    assert round(row["coherence_error"], 3) == 0.083
+    assert row["persists"] == "in few layers"
+    assert ".output_blocks.11." in row["leading_key"]
 
 
 def square(metric: str = "l2") -> DistanceMatrix:
