@@ -34,7 +34,7 @@ _PIECE_ELEMENTS = 32 << 20
 _SAVE_ROWS = 200_000
 _SAVE_SECONDS = 5.0
 # Pairs whose layers are summed up in one statement; bounds the memory it takes.
-_FINISH_PAIRS = 512
+_FINISH_PAIRS = 64
 
 
 @dataclass

@@ -26,7 +26,8 @@ from megasim.resources import resource_path
 from megasim.store import Store
 from megasim.version import __version__
 
-_LEAD = 6  # sentences at the top
+_LEAD = 5  # sentences at the top
+_TELLING = ("findings", "shared", "health", "lineage", "map", "distances")  # the most first
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def write_report(
             progress.advance(1)
     finally:
         progress.finish()
-    lead = tuple(sentence for section in sections for sentence in section.lead)[:_LEAD]
+    told = sorted((s for s in sections if s.lead), key=lambda s: _TELLING.index(s.slug))[:_LEAD]
+    lead = tuple(sentence for section in sections if section in told for sentence in section.lead)
     return _write(folder, source, sections, lead)
 
 

@@ -14,6 +14,7 @@ from megasim.report_parts import (
     Block,
     Section,
     answer_file,
+    cell_text,
     counted,
     file_name,
     note,
@@ -34,7 +35,28 @@ def heatmap_section(source: Source) -> Section:
     blocks: list[Block] = []
     for component in source.components:
         blocks += _heatmap(source, component)
-    return Section("distances", "Distances", tuple(blocks) or (note("No component is known."),))
+    none = (note("No component is known."),)
+    return Section("distances", "Distances", tuple(blocks) or none, _distances_lead(source))
+
+
+def _distances_lead(source: Source) -> tuple[str, ...]:
+    """Name the nearest and the farthest pair of the first component."""
+    if not source.components:
+        return ()
+    matrix = source.matrix(source.components[0])
+    above = np.triu(matrix.values, 1)
+    apart = np.argwhere(above > 0)
+    if len(apart) < 2:
+        return ()
+    apart = apart[np.argsort(above[apart[:, 0], apart[:, 1]], kind="stable")]
+    (a, b), (c, d) = apart[0], apart[-1]
+    names = [printable(name, 60) for name in matrix.models]
+    title = printable(component_title(matrix.component))
+    return (
+        f"The nearest two that differ in the {title} are {names[a]} and {names[b]} "
+        f"(L2 {cell_text(float(above[a, b]))}), the farthest {names[c]} and {names[d]} "
+        f"({cell_text(float(above[c, d]))}).",
+    )
 
 
 def _heatmap(source: Source, component: str) -> list[Block]:
@@ -50,7 +72,7 @@ def _heatmap(source: Source, component: str) -> list[Block]:
     if not known.size:
         return [note(f"{title}: none of the pairs of {n} models was compared.")]
     if len(known) == n * (n - 1) // 2 and not known.any():
-        return [say(f"{title}: the distance of all {counted(len(known), 'pair')} is 0.")]
+        return [say(f"{title}: all {n} models are at distance 0 from each other.")]
     answer = source.ask("report_distances", components=component_members(component))
     name = file_name("distances", component)
     caption = (

@@ -13,9 +13,10 @@ from megasim.component_groups import ComponentGroup, listed, shared_components
 from megasim.errors import printable
 from megasim.findings import MOST_DETAILED_PAIRS, Finding, component_order
 from megasim.health import BROKEN_POSITIONS, NON_FINITE, HealthNote, model_health
-from megasim.identity import ABSENT, ABSENT_A, ABSENT_B, VERDICTS
+from megasim.identity import ABSENT, ABSENT_A, ABSENT_B, CHANGED, IDENTICAL, VERDICTS
 from megasim.pair_sentences import VERDICT_WORDS, pair_sentences
 from megasim.plots_overview import (
+    OWN,
     SharingGrid,
     group_letter,
     sharing_figure,
@@ -47,9 +48,9 @@ _MOST_PAIRS = 60  # rows of the overview of tiers
 _VECTOR_ROWS = 45
 _KIND_WORDS = {
     "same_weights": "hold the same weights as another",
-    "cast": "are another in other precision",
+    "cast": "are another cast to half precision",
     "same_where_used": "differ from another only in keys that are never used",
-    "pruned": "are another without its EMA copy or training state",
+    "pruned": "are pruned copies of another",
     "vae_replaced": "have another VAE put in",
     "text_encoder_replaced": "have another text encoder put in",
     "unet_fine_tuned": "were fine-tuned on an unchanged text encoder",
@@ -164,7 +165,7 @@ def _findings_lead(source: Source, relations: Sequence[Relation]) -> tuple[str, 
 def _singular(words: str) -> str:
     first, _, rest = words.partition(" ")
     forms = {"hold": "holds", "are": "is", "differ": "differs", "have": "has", "were": "was"}
-    return f"{forms[first]} {rest}"
+    return f"{forms[first]} {rest}".replace("pruned copies", "a pruned copy")
 
 
 def _enumerated(parts: Sequence[str]) -> str:
@@ -185,19 +186,26 @@ def shared_section(source: Source) -> Section:
         if len(groups) > _MOST_GROUPS:
             more = counted(len(groups) - _MOST_GROUPS, "smaller group")
             blocks.append(say(f"{more} are in shared.csv."))
-    elif len(source.models) > 1:
-        blocks.append(note("No two of these models are known to hold the same component."))
+    elif source.models:
+        blocks.append(note("No two models are known to hold the same component."))
     if source.models:
         blocks += _sharing_picture(source)
         blocks += _tier_picture(source)
     else:
         blocks.append(note("The store is empty."))
-    lead = []
+    return Section("shared", "Shared components", tuple(blocks), _shared_lead(source, groups))
+
+
+def _shared_lead(source: Source, groups: Sequence[ComponentGroup]) -> tuple[str, ...]:
+    parts = []
     for group in _largest(groups)[:2]:
-        exact = "the very same" if group.verdict == "identical" else "the same, once rounded,"
-        share = f"{len(group.models)} of {len(source.models)} models"
-        lead.append(f"The {group.title} is {exact} in {share}: {listed(group.models, 5)}.")
-    return Section("shared", "Shared components", tuple(blocks), tuple(lead))
+        rounded = "" if group.verdict == IDENTICAL else ", once rounded,"
+        parts.append(
+            f"the same {group.title}{rounded} is in {len(group.models)} of "
+            f"{len(source.models)} models ({listed(group.models, 4)})"
+        )
+    text = "; ".join(parts)
+    return (f"{text[0].upper()}{text[1:]}.",) if text else ()
 
 
 def _largest(groups: Sequence[ComponentGroup]) -> list[ComponentGroup]:
@@ -221,8 +229,8 @@ def _groups(source: Source) -> list[ComponentGroup]:
 
 def _sharing_picture(source: Source) -> list[Block]:
     grid = sharing_grid(source.equalities, source.models)
-    if not grid.components:
-        return [note("What these models hold is not known.")]
+    if not (grid.groups > OWN).any():
+        return []
     files = [frame_file("shared", _sharing_frame(grid), "the letters of the figure")]
     signatures = source.ask("report_signatures")
     if len(signatures.frame):
@@ -265,9 +273,9 @@ def _tier_picture(source: Source) -> list[Block]:
         answer = source.ask("report_components_of_one", model=model)
         (of,) = source.store.model_ids([model]).values()
         pairs = [(of, b if a == of else a) for a, b in pairs if of in (a, b)]
-    findings = teller.findings(pairs, details=False)
-    if len(pairs) <= MOST_DETAILED_PAIRS:
-        findings = teller.findings(pairs, details=True)
+    findings = teller.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS)
+    if {finding.verdict for finding in findings} <= {CHANGED, ABSENT}:
+        return [note(f"Nothing is unchanged between these {counted(len(pairs), 'pair')}.")]
     drawn = picture(
         tier_figure(findings, title),
         "unchanged",
@@ -303,7 +311,7 @@ def health_section(source: Source) -> Section:
     return Section(
         "health",
         title,
-        (table(frame, files, caption=f"{counted(odd, 'model')} of {len(source.models)}."),),
+        (table(frame, files, caption=f"{odd} of {counted(len(source.models), 'model')}."),),
         _health_lead(notes),
     )
 
@@ -337,9 +345,8 @@ def models_section(source: Source) -> Section:
             table(
                 renames.frame,
                 [answer_file("renames", renames)],
-                caption=f"{counted(len(renames.frame), 'component')} of pairs in which keys stand "
-                "under another name, found from their content.",
-                most=12,
+                caption="How many keys of a pair stand under another name in the other.",
+                most=8,
             )
         )
     return Section("models", "Models", tuple(blocks))

@@ -12,19 +12,20 @@ from megasim.chains import Chain, find_chains
 from megasim.errors import NoAnswerError, printable
 from megasim.geometry import MapResult, map_models
 from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.plane_test import LEAST_MODELS, distinct_models
+from megasim.plane_test import TOO_FEW, distinct_models
 from megasim.plots_map import map_figure
 from megasim.plots_trajectory import trajectory_figure
 from megasim.report_parts import (
     Block,
+    Details,
     Section,
     answer_file,
-    bullets,
     counted,
     file_name,
     frame_file,
     note,
     picture,
+    say,
     table,
 )
 from megasim.report_source import Source
@@ -38,8 +39,11 @@ from megasim.trajectory import (
 )
 
 _MOST_MAPS = 3
+_WORTH_A_MAP = 7  # different contents; of the first component, any number
 _MOST_CHAINS = 4
 _MOST_VECTOR = 40
+# Among more models, a number in a name is more often an index than a version; epochs stay.
+_MOST_VERSIONED = 60
 # Pairs that cover less of a component than this are of other shapes: of another family.
 _SAME_KEYS = 0.98
 
@@ -57,9 +61,10 @@ def map_section(source: Source) -> Section:
         except NoAnswerError as error:
             blocks.append(note(_sentence(error.message)))
             continue
-        if distinct_models(np.square(found.matrix.values)) < LEAST_MODELS and drawn:
+        distinct = distinct_models(np.square(found.matrix.values))
+        if drawn and distinct < _WORTH_A_MAP:
             title = printable(component_title(component))
-            blocks.append(note(f"{title}: fewer than {LEAST_MODELS} different ones; no map."))
+            blocks.append(note(f"{title}: {distinct} different ones are too few for a map."))
             continue
         drawn += 1
         blocks += _map_blocks(source, component, found)
@@ -117,7 +122,9 @@ def _map_blocks(source: Source, component: str, found: MapResult) -> list[Block]
     if found.layers is not None:
         by_layer = found.layers.to_frame()
         files.append(frame_file(f"{name}-layers", by_layer, "the same figures layer by layer"))
+    verdict = [f"{title}: {found.verdict}.", *found.evidence[:1]]
     return [
+        say(*verdict),
         picture(
             map_figure(found),
             name,
@@ -126,14 +133,14 @@ def _map_blocks(source: Source, component: str, found: MapResult) -> list[Block]
             files=files,
             vector=n <= _MOST_VECTOR,
         ),
-        bullets([f"Verdict: {found.verdict}.", *found.evidence]),
+        Details("The evidence, and what it does not show", ((title, found.evidence),)),
     ]
 
 
 def _map_lead(component: str, found: MapResult) -> tuple[str, ...]:
     title = printable(component_title(component))
     n = len(found.models)
-    if found.verdict == "too few models":
+    if found.verdict == TOO_FEW:
         return ()
     share = f"two axes hold {100 * found.planarity:.0f} % of the variance"
     unrelated = f"unrelated steps would give {100 * found.orthogonal_walk:.0f} %"
@@ -144,6 +151,8 @@ def trajectory_section(source: Source) -> Section:
     """Return the chains: how far each step goes, and whether the steps keep their direction."""
     title = "Trajectories"
     chains = find_chains(source.models)
+    if len(source.models) > _MOST_VERSIONED:
+        chains = [chain for chain in chains if chain.is_run]
     if source.path:
         chains = [Chain(source.path, "the path", True)]
     blocks: list[Block] = []
@@ -189,7 +198,7 @@ def _chain_blocks(source: Source, component: str, chain: Chain) -> list[Block]:
             "Coherence is 0 for steps at right angles and 1 for a straight line.",
             files=files,
         ),
-        table(summary, files, caption=f"Steps of {label}, in L2."),
+        table(summary, caption=f"Steps of {label}, in L2."),
     ]
 
 

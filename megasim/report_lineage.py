@@ -135,17 +135,16 @@ def _claims_table(checked: Sequence[CheckedClaim]) -> Table:
 
 
 def _lead(found: Lineage, checked: Sequence[CheckedClaim]) -> tuple[str, ...]:
-    sentences = []
-    for claim in checked:
-        if claim.verdict == "contradicted":
-            text = f"The weights contradict a claim: {claim.claim.sentence()}: {claim.reason}"
-            sentences.append(text.rstrip(".") + ".")
+    wrong = [claim for claim in checked if claim.verdict == "contradicted"]
+    if wrong:
+        text = f"{wrong[0].claim.sentence()}: {wrong[0].reason}"
+        several = f"{len(wrong)} claims" if len(wrong) > 1 else "a claim"
+        return (f"The weights contradict {several} of the metadata, e.g. {text}".rstrip(".") + ".",)
     merges = [recipe for recipe in found.recipes if recipe.claimed]
     if merges:
-        first = merges[0].sentence()
-        text = f"{counted(len(merges), 'merge')} recovered from the weights, e.g. {first}"
-        sentences.append(text.rstrip(".") + ".")
-    return tuple(sentences[:2])
+        text = f"{counted(len(merges), 'merge')} recovered from the weights, e.g. "
+        return ((text + merges[0].sentence()).rstrip(".") + ".",)
+    return ()
 
 
 def _edge_frame(found: Lineage) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from megasim.report_source import Answer
 
 _PIXELS = 96  # CSS pixels of an inch
 _LARGEST_SVG = 400_000  # bytes; a larger figure is drawn as PNG
-_CELL = 70  # characters of a table cell
+_CELL = 240  # characters of a table cell
 MOST_ROWS = 30  # of a table on the page; its file has all
 
 
@@ -181,7 +181,7 @@ def picture(
 
 def table(
     frame: pd.DataFrame,
-    files: Sequence[DataFile],
+    files: Sequence[DataFile] = (),
     *,
     caption: str,
     most: int = MOST_ROWS,
@@ -207,7 +207,9 @@ def table(
 
 
 def _is_number_or_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    if value is None or value is pd.NA:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cell_text(value: Any) -> str:

@@ -70,9 +70,9 @@ class Workspace:
     """An open store and the jobs on it. Use it as a context manager."""
 
     def __init__(self, path: Path, mode: Mode, *, memory: int = DEFAULT_MEMORY) -> None:
-        # the database gets its share, the buffers of the workers theirs, the process the rest
+        # the database spills to disk beyond its share; below 1 GiB some joins cannot
         self.memory = memory
-        self.store = Store(path, mode, memory=memory * 7 // 16 if mode == "write" else None)
+        self.store = Store(path, mode, memory=max(memory, 1 << 30) if mode == "write" else None)
 
     def __enter__(self) -> Workspace:
         return self

@@ -31,7 +31,13 @@ def model_names(count: int) -> list[str]:
 
 
 def simulate_store(
-    path: Path, names: Sequence[str], shapes: Shapes, *, seed: int = 0, compared: bool = True
+    path: Path,
+    names: Sequence[str],
+    shapes: Shapes,
+    *,
+    seed: int = 0,
+    compared: bool = True,
+    alike: bool = False,
 ) -> None:
     """Write a store of models of one architecture.
 
@@ -39,6 +45,7 @@ def simulate_store(
         names: what the models are called; those that start with "run-" are a chain of epochs.
         shapes: key → shape of all of them.
         compared: whether the distances are there too.
+        alike: whether all models hold the same weights.
     """
     random = np.random.default_rng(seed)
     parts = classify_keys(shapes).parts
@@ -49,7 +56,7 @@ def simulate_store(
     }
 
     def content(part: Part, model: int) -> str:
-        of = held.get(part.component, range(len(names)))[model]
+        of = 0 if alike else held.get(part.component, range(len(names)))[model]
         return f"{part.canonical_key} {of}"
 
     with Store(path, "write") as store:
@@ -62,6 +69,8 @@ def simulate_store(
             )
             store.save_model(model, tensors)
         if compared:
+            if alike:
+                held = {part.component: [0] * len(names) for part in parts}
             _compare(store, parts, shapes, points, held)
 
 

@@ -31,9 +31,8 @@ CHANGED = {"changed", "partly_changed", "other_architecture"}
 def store(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("zoo")
     build_zoo(PLAN, folder / "models", seed=0, width=1 / 32)
-    with open_store(folder / "store.duckdb") as workspace:
+    with open_store(folder / "store.duckdb", memory=3 << 30) as workspace:
         assert not workspace.ingest(folder / "models").failed
-    with open_store(folder / "store.duckdb") as workspace:
         assert not workspace.compare().failed
         yield workspace.store
 

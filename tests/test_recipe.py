@@ -173,25 +173,6 @@ def test_no_fine_tune_is_called_a_merge(sketched: bool) -> None:
     assert some == []
 
 
-def test_errors_cover_the_truth() -> None:
-    world = World(11)
-    base = world.random(0.05)
-    for name in "abc":
-        world.add(name, base + world.random(0.003))
-    w = world.weights
-    misses = []
-    for i in range(40):
-        share = world.rng.uniform(0.35, 0.65)
-        world.add("m", share * w["a"] + (1 - share) * w["b"] + world.random(0.0003))
-        matrix, layers = world.matrices()
-        recipe = recover_recipe(matrix, "m", layers=layers)
-        assert recipe.verdict == "merge", i
-        (a,) = [p for p in recipe.parents if p.model == "a"]
-        misses.append((a.weight - share) / a.error)
-    # Forty standard normal numbers have a root mean square within 0.7 and 1.4 (99.9 %).
-    assert 0.6 < np.sqrt(np.mean(np.square(misses))) < 1.5
-
-
 def test_a_merge_trained_further_says_what_is_left() -> None:
     world = World(5)
     base = world.random(0.05)
