@@ -23,7 +23,7 @@ from megasim import kernels
 from megasim.compiled import Singles
 from megasim.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.elements import is_wide, to_double, to_single
-from megasim.kernels import BLOCK, PASSES, TILE, Digests, Folding, Walk
+from megasim.kernels import PASSES, TILE, Digests, Folding, Walk
 from megasim.sketch import DEFAULT_SIZE, plan_folding, sign_windows, wrap_sketch
 from megasim.tensors import TensorReader, TensorRef
 
@@ -32,7 +32,7 @@ FINGERPRINT_VERSION = 1
 
 # Elements read at a time, a multiple of TILE: large enough that Python's share is a few per cent,
 # small enough that hashing and arithmetic find them in the cache.
-PIECE = 512 * TILE
+PIECE = 256 * TILE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +97,7 @@ def fingerprint_refs(
 
     Opens what files it needs, shares nothing with other calls, and lets go of the GIL while it
     reads, hashes and computes: several calls run well side by side in threads or processes. Takes
-    about 9 MB of memory, however large the tensors are.
+    about 8 MB of memory, however large the tensors are.
 
     Raises CheckpointError when a tensor cannot be read.
     """
@@ -111,23 +111,24 @@ class _Walker:
 
     def __init__(self, sketch_size: int) -> None:
         self.sketch_size = sketch_size
-        plan_folding(0, sketch_size)  # refuses a size below 1
+        block = plan_folding(0, sketch_size).block
         single = np.zeros(TILE, dtype=np.float32)
         half = np.zeros(TILE, dtype=np.uint16)
         double = np.zeros(TILE, dtype=np.float64)
         self._walk = Walk(
             keys=_hash_keys(),
-            signs=sign_windows(),
+            signs=sign_windows(block),
             single=single,
             single_words=single.view(np.uint64),
             half=half,
             half_words=half.view(np.uint64),
             double=double,
             double_words=double.view(np.uint64),
+            packed=np.zeros(TILE // 4, dtype=np.uint64),
             moments=np.zeros(7, dtype=np.float64),
             counts=np.zeros(8, dtype=np.int64),
-            folded=np.zeros(sketch_size + BLOCK, dtype=np.float32),
-            sketch=np.zeros(sketch_size + BLOCK, dtype=np.float64),
+            folded=np.zeros(sketch_size + block, dtype=np.float32),
+            sketch=np.zeros(sketch_size + block, dtype=np.float64),
         )
         self._digests = Digests(*np.zeros((5, PIECE // TILE, PASSES), dtype=np.uint64))
         self._raw = np.empty(PIECE, dtype=np.float64)

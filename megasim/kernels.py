@@ -40,8 +40,6 @@ Counts = npt.NDArray[np.int64]
 TILE = 1024
 # 64-bit results of NH for each tile; see `_hash_words`.
 PASSES = 3
-# Elements folded into the sketch at a time, and the period of their signs; see `sketch`.
-BLOCK, PERIOD = 256, 1023
 # Where sums are kept in `Walk.moments` and `Walk.counts`.
 COUNT, MEAN, M2, M3, M4, L1, LINF = range(7)
 ZEROS, NANS, INFS = range(3)
@@ -70,17 +68,18 @@ class Walk(NamedTuple):
     """What a walk over one tensor reads and writes, beside the elements."""
 
     keys: Words  # (TILE + PASSES - 1,) random words of the hashes
-    signs: Singles  # (2·(PERIOD + BLOCK),) of the sketch: the sign sequence, and minus it
+    signs: Singles  # (2, period + block) of the sketch, flattened: a sign sequence and its negative
     single: Singles  # (TILE,) the tile as float32
     single_words: Words  # the same memory
     half: Halves  # (TILE,) the tile rounded to float16
     half_words: Words  # the same memory
     double: Doubles  # (TILE,) the tile as float64, where needed
     double_words: Words  # the same memory
+    packed: Words  # (TILE / 4,) the tile rounded to bfloat16
     moments: Doubles  # (7,) count, mean, central sums 2 to 4, sum and maximum of magnitudes
     counts: Counts  # (8,) zeros, NaNs, infs; and the marks named above
-    folded: Singles  # (buckets + BLOCK,) the sketch of the last tiles
-    sketch: Doubles  # (buckets + BLOCK,) and of those before
+    folded: Singles  # (buckets + block,) the sketch of the last tiles
+    sketch: Doubles  # (buckets + block,) and of those before
 
 
 class Digests(NamedTuple):
@@ -98,6 +97,8 @@ class Folding(NamedTuple):
 
     seed: np.uint64
     buckets: int  # 0: the tensor is kept whole
+    block: int  # a power of two, at most `buckets`
+    period: int  # of the sign sequence
     flush: int  # tiles between two additions in float64
 
 
@@ -168,19 +169,20 @@ def _merge(m: Doubles, n: float, centre: float, sums: tuple[float, float, float,
     m2 = sums[1] - n * shift * shift
     m3 = sums[2] - 3 * shift * sums[1] + 2 * n * shift**3
     m4 = sums[3] - 4 * shift * sums[2] + 6 * shift * shift * sums[1] - 3 * n * shift**4
-    k, d = m[COUNT], mean - m[MEAN]
-    new = n / (k + n)  # the share of the new elements, and of those before
-    old = 1 - new
+    k = m[COUNT]
+    total = k + n
+    d = mean - m[MEAN]
+    d2 = d * d
     m[M4] += (
         m4
-        + d**4 * k * new * (old * old - old * new + new * new)
-        + 6 * d * d * (old * old * m2 + new * new * m[M2])
-        + 4 * d * (old * m3 - new * m[M3])
+        + d2 * d2 * k * n * (k * k - k * n + n * n) / (total * total * total)
+        + 6 * d2 * (k * k * m2 + n * n * m[M2]) / (total * total)
+        + 4 * d * (k * m3 - n * m[M3]) / total
     )
-    m[M3] += m3 + d**3 * k * new * (old - new) + 3 * d * (old * m2 - new * m[M2])
-    m[M2] += m2 + d * d * k * new
-    m[MEAN] += d * new
-    m[COUNT] = k + n
+    m[M3] += m3 + d2 * d * k * n * (k - n) / (total * total) + 3 * d * (k * m2 - n * m[M2]) / total
+    m[M2] += m2 + d2 * k * n / total
+    m[MEAN] += d * n / total
+    m[COUNT] = total
 
 
 @compiled()
@@ -255,23 +257,6 @@ def _add_single(x: Singles, scratch: Doubles, moments: Doubles, counts: Counts) 
 
 
 @compiled()
-def _add_word(word: np.uint64, keys: Words, i: int, sums: Any) -> Any:
-    """Return the three sums with one word added, and its lanes' −0 taken as 0."""
-    a, b, c = word + keys[i], word + keys[i + 1], word + keys[i + 2]
-    return (
-        sums[0] + (a & _LOW) * (a >> _32),
-        sums[1] + (b & _LOW) * (b >> _32),
-        sums[2] + (c & _LOW) * (c >> _32),
-    )
-
-
-@compiled()
-def _unsigned_zeros(word: np.uint64, lanes: np.uint64) -> np.uint64:
-    """Return a word with −0 turned to 0: a sign stays if another bit of its lane is set."""
-    return word & (((word & lanes) + lanes) | lanes)
-
-
-@compiled()
 def _hash_words(words: Words, lanes: np.uint64, keys: Words, out: Words) -> None:
     """Compress a tile to `PASSES` words by NH, with −0 taken as 0 in every lane.
 
@@ -282,34 +267,31 @@ def _hash_words(words: Words, lanes: np.uint64, keys: Words, out: Words) -> None
     well as two separate ones: it is a constant once the lower halves are fixed. The keys are
     public, so a collision can be made on purpose; by chance there is none.
     """
-    zero = np.uint64(0)
-    sums = (zero, zero, zero)
+    s0 = s1 = s2 = np.uint64(0)
     for i in range(words.shape[0]):
-        sums = _add_word(_unsigned_zeros(words[i], lanes), keys, i, sums)
-    out[0], out[1], out[2] = sums
+        w = words[i]
+        w &= ((w & lanes) + lanes) | lanes  # a sign stays if another bit of its lane is set
+        a = w + keys[i]
+        b = w + keys[i + 1]
+        c = w + keys[i + 2]
+        s0 += (a & _LOW) * (a >> _32)
+        s1 += (b & _LOW) * (b >> _32)
+        s2 += (c & _LOW) * (c >> _32)
+    out[0], out[1], out[2] = s0, s1, s2
 
 
 @compiled()
-def _hash_bfloat16(words: Words, keys: Words, out: Words) -> None:
+def _hash_bfloat16(words: Words, packed: Words, keys: Words, out: Words) -> None:
     """Hash a tile of float32, two to a word, rounded to bfloat16, ties to even.
 
     A finite float32 cannot carry into its neighbour, nor can inf or the one NaN of `_mark`.
     """
-    zero = np.uint64(0)
-    sums = (zero, zero, zero)
-    half = words.shape[0] // 2
-    for i in range(half):
-        word = _pack_bfloat16(words[i], words[half + i])
-        sums = _add_word(_unsigned_zeros(word, _HALF_LANES), keys, i, sums)
-    out[0], out[1], out[2] = sums
-
-
-@compiled()
-def _pack_bfloat16(a: np.uint64, b: np.uint64) -> np.uint64:
-    """Round two words of two float32 each to one word of four bfloat16."""
-    a += _BELOW_HALF + ((a >> _16) & _LOWEST)
-    b += _BELOW_HALF + ((b >> _16) & _LOWEST)
-    return (a & _TOP_HALVES) | ((b & _TOP_HALVES) >> _16)
+    low, high = words[: packed.shape[0]], words[packed.shape[0] :]
+    for i in range(packed.shape[0]):
+        a = low[i] + _BELOW_HALF + ((low[i] >> _16) & _LOWEST)
+        b = high[i] + _BELOW_HALF + ((high[i] >> _16) & _LOWEST)
+        packed[i] = (a & _TOP_HALVES) | ((b & _TOP_HALVES) >> _16)
+    _hash_words(packed, _HALF_LANES, keys, out)
 
 
 @compiled()
@@ -349,20 +331,22 @@ def _fold(
     x: Singles, tile: int, signs: Singles, folding: Folding, folded: Singles, sketch: Doubles
 ) -> None:
     """Add a tile to the sketch, block by block; see `sketch`."""
-    for b in range(TILE // BLOCK):
+    size = folding.block
+    per_tile = TILE // size
+    for b in range(per_tile):
         # SplitMix64: G. Steele et al., "Fast splittable pseudorandom number generators", 2014
-        z = folding.seed + np.uint64(tile * (TILE // BLOCK) + b) * _GOLDEN
+        z = folding.seed + np.uint64(tile * per_tile + b) * _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * _MIX1
         z = (z ^ (z >> np.uint64(27))) * _MIX2
         z ^= z >> np.uint64(31)
-        bucket = np.int64(((z & _LOW) * np.uint64(folding.buckets)) >> _32)
-        window = np.int64(((z >> _32 & _31_BITS) * np.uint64(PERIOD)) >> np.uint64(31))
+        offset = np.int64(((z & _LOW) * np.uint64(folding.buckets)) >> _32)
+        window = np.int64(((z >> _32 & _31_BITS) * np.uint64(folding.period)) >> np.uint64(31))
         if z >> np.uint64(63):
-            window += PERIOD + BLOCK
+            window += signs.shape[0] // 2
         _fold_block(
-            x[b * BLOCK : (b + 1) * BLOCK],
-            signs[window : window + BLOCK],
-            folded[bucket : bucket + BLOCK],
+            x[b * size : (b + 1) * size],
+            signs[window : window + size],
+            folded[offset : offset + size],
         )
     if (tile + 1) % folding.flush == 0:
         for i in range(folded.shape[0]):
@@ -401,7 +385,7 @@ def walk_half(raw: Halves, walk: Walk, digests: Digests, first: int, folding: Fo
         else:
             round_to_half(single, half)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
-        _hash_bfloat16(walk.single_words, keys, digests.bfloat16[t])
+        _hash_bfloat16(walk.single_words, walk.packed, keys, digests.bfloat16[t])
 
 
 @compiled()
@@ -417,7 +401,7 @@ def walk_bfloat16(raw: Halves, walk: Walk, digests: Digests, first: int, folding
             _sketch_tile(walk, first + t, n, folding)
         counts[LOST_HALF] |= round_to_half(single, half)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
-        _hash_bfloat16(walk.single_words, keys, digests.bfloat16[t])
+        _hash_bfloat16(walk.single_words, walk.packed, keys, digests.bfloat16[t])
 
 
 @compiled()
@@ -433,7 +417,7 @@ def walk_single(raw: Singles, walk: Walk, digests: Digests, first: int, folding:
         counts[LOST_HALF] |= round_to_half(single, half)
         counts[LOST_BFLOAT16] |= _below_bfloat16(single)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
-        _hash_bfloat16(walk.single_words, keys, digests.bfloat16[t])
+        _hash_bfloat16(walk.single_words, walk.packed, keys, digests.bfloat16[t])
         _hash_words(walk.single_words, _SINGLE_LANES, keys, digests.single[t])
 
 
@@ -460,6 +444,6 @@ def walk_double(raw: Doubles, walk: Walk, digests: Digests, first: int, folding:
         counts[LOST_HALF] |= round_to_half(single, half)
         counts[LOST_BFLOAT16] |= _below_bfloat16(single)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
-        _hash_bfloat16(walk.single_words, keys, digests.bfloat16[t])
+        _hash_bfloat16(walk.single_words, walk.packed, keys, digests.bfloat16[t])
         _hash_words(walk.single_words, _SINGLE_LANES, keys, digests.single[t])
         _hash_words(walk.double_words, _DOUBLE_LANES, keys, digests.double[t])

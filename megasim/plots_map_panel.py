@@ -216,10 +216,10 @@ def _draw_labels(
     font = (8.0 if n <= 12 else 7.0) if art.named else 6.0 if n <= 150 else 5.4
     box = (2.0, 2.0, size[0] - 2.0, size[1] - 2.0)
     lines = np.hstack([at[art.result.walk.edges[:, 0]], at[art.result.walk.edges[:, 1]]])
-    hidden = [_square(*point, marker) for point in at[~within].tolist()]
+    hidden = [_square(x, y, marker) for x, y in at[~within].tolist()]
     extents = np.array([_extent(texts[i], font) for i in labelled]).reshape(-1, 2)
     places = place_labels(at[labelled], extents, box, lines=lines, taken=hidden, marker=marker)
-    leaders, taken = [], [*hidden, *(_square(*point, marker) for point in at[labelled].tolist())]
+    leaders, taken = [], [*hidden, *(_square(x, y, marker) for x, y in at[labelled].tolist())]
     for i, place, extent in zip(labelled.tolist(), places, extents, strict=True):
         if place is None:
             continue
@@ -293,7 +293,7 @@ def _rectangle(place: Place, extent: Floats) -> Box:
 @cache
 def _extent(text: str, font: float) -> tuple[float, float]:
     """Return width and height of a line of text in typographic points."""
-    width, height, descent = TextToPath().get_text_width_height_descent(  # type: ignore[no-untyped-call]
+    width, height, descent = TextToPath().get_text_width_height_descent(
         text, FontProperties(size=font), ismath=False
     )
     return _WIDER * width, max(height + descent, font)

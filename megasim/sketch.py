@@ -1,15 +1,16 @@
 """The sketch: a linear map of a tensor to m numbers that keeps distances.
 
-Definition. The elements x of a tensor, row-major, are cut into blocks of B = 256. Block b is
-multiplied element by element by a window of B signs r[w], …, r[w + B − 1] and by one more sign s,
-and added onto the m buckets from bucket o on, going on at bucket 0 after the last. w, s and o are
-independent and uniform, from a hash of b and of a seed made of the number of elements and m; r is
-a fixed sequence of signs of period P = 1023. A tensor of m elements or fewer is kept as it is.
-Tensors of equal size share one map, so S(a) − S(b) = S(a − b).
+Definition. The elements x of a tensor, row-major, are cut into blocks of B = 256 (the largest
+power of two ≤ m where m < 256). Block b is multiplied element by element by a window of B signs
+r[w], …, r[w + B − 1] and by one more sign s, and added onto the m buckets from bucket o on, going
+on at bucket 0 after the last. w, s and o are independent and uniform, from a hash of b and of a
+seed made of the number of elements and m; r is a fixed sequence of signs of period P = 1023.
+A tensor of m elements or fewer is kept as it is. Tensors of equal size share one map, so
+S(a) − S(b) = S(a − b).
 
-Error. Write ‖S(x)‖² = ‖x‖² + Σ over pairs i, j that fall on one bucket of σᵢσⱼxᵢxⱼ. Elements of
-one block do not meet where m ≥ B. As s is independent for each block, the terms of different
-blocks have mean 0: ‖S(x)‖² has no bias. Offsets are uniform over all m, so i and j meet with
+Error. Write ‖S(x)‖² = ‖x‖² + Σ over pairs i, j of different blocks that fall on one bucket of
+σᵢσⱼxᵢxⱼ; within a block B ≤ m elements never meet. As s is independent for each block, all terms
+have mean 0: ‖S(x)‖² has no bias. Offsets are uniform over all m, so i and j meet with
 probability 1/m, and the squares of the terms give a variance of at most (2/m)‖x‖⁴. What remains
 are products of two terms of one pair of blocks, (i, j) and (i + δ, j + δ), which meet together;
 their mean is (1/m)·A(δ)², A(δ) = mean over w of r[w]r[w + δ]. With one window for all blocks A(δ)
@@ -22,8 +23,6 @@ Hence for every x, however structured, the relative standard error is
 
 It is no more than that for a sum over keys with independent errors; keys of one size share their
 map, so that the errors of equal (not merely similarly large) differences in them are equal too.
-Where m < B, elements of one block that lie a multiple of m apart do meet, with a mean of −1/P for
-their signs, which is small beside the error of so short a sketch.
 
 Rounding. Sketches are stored as float32 and summed so that they are good to about 1e-7 of
 ‖S(a)‖: distances below some 1e-6 of the norm are lost in it.
@@ -41,13 +40,15 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from megasim.kernels import BLOCK, PERIOD, TILE, Folding
+from megasim.kernels import TILE, Folding
 
 Singles = npt.NDArray[np.float32]
 
 # Raised when the map changes; sketches of two versions cannot be compared.
 SKETCH_VERSION = 1
 DEFAULT_SIZE = 256
+_BLOCK = 256
+_PERIOD = 1023
 # Additions onto one bucket in float32 before the sum goes on in float64.
 _ADDITIONS = 32
 _MASK = (1 << 64) - 1
@@ -63,14 +64,14 @@ def sign_sequence() -> npt.NDArray[np.int8]:
     {-1}
     """
     bits = [1] * 10
-    while len(bits) < PERIOD:
+    while len(bits) < _PERIOD:
         bits.append(bits[-10] ^ bits[-7])
     return (1 - 2 * np.array(bits)).astype(np.int8)
 
 
-def sign_windows() -> Singles:
-    """Return (2·(1023 + 256),): the sequence, long enough for a window anywhere, and minus it."""
-    signs = np.resize(sign_sequence(), PERIOD + BLOCK).astype(np.float32)
+def sign_windows(block: int) -> Singles:
+    """Return (2·(1023 + block),): the sequence, long enough for a window anywhere, and minus it."""
+    signs = np.resize(sign_sequence(), _PERIOD + block).astype(np.float32)
     return np.concatenate([signs, -signs])
 
 
@@ -82,19 +83,23 @@ def plan_folding(numel: int, size: int) -> Folding:
     """
     if size < 1:
         raise ValueError(f"a sketch holds at least one number, not {size}")
+    block = min(_BLOCK, 1 << (size.bit_length() - 1))
     return Folding(
         seed=np.uint64(_mix(_mix(_mix(SKETCH_VERSION) ^ numel) ^ size)),
         buckets=size if numel > size else 0,
+        block=block,
+        period=_PERIOD,
         flush=max(1, _ADDITIONS * size // TILE),
     )
 
 
 def wrap_sketch(sums: npt.NDArray[np.float64], size: int) -> Singles:
-    """Return the (size,) sketch of (size + 256,) sums: what lies past the end starts over."""
-    rounds = np.zeros(-(-len(sums) // size) * size)
-    rounds[: len(sums)] = sums
+    """Return the (size,) sketch of (size + block,) sums: what lies past the end is put in front."""
+    sketch = sums[:size].copy()
+    tail = sums[size:]
+    sketch[: len(tail)] += tail
     with np.errstate(over="ignore"):  # float64 tensors may leave the range; the caller looks
-        return rounds.reshape(-1, size).sum(axis=0).astype(np.float32)
+        return sketch.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

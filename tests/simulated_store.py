@@ -48,7 +48,8 @@ def simulate_store(
         alike: whether all models hold the same weights.
     """
     random = np.random.default_rng(seed)
-    parts = classify_keys(shapes).parts
+    anatomy = classify_keys(shapes)
+    parts = anatomy.parts
     points = _points(names, random)
     held = {
         component: [int(i) for i in np.minimum(random.geometric(0.5, len(names)) - 1, count - 1)]
@@ -64,10 +65,7 @@ def simulate_store(
             tensors = [
                 _tensor(part, shapes[part.sources[0]], content(part, number)) for part in parts
             ]
-            model = Model(
-                name, path=f"/models/{name}.safetensors", format="safetensors", family="SD1"
-            )
-            store.save_model(model, tensors)
+            store.save_model(Model(name, format="safetensors", family=anatomy.family), tensors)
         if compared:
             if alike:
                 held = {part.component: [0] * len(names) for part in parts}
@@ -150,7 +148,7 @@ def _compare(
         # each layer moves by its own share
         scale = 1e-3 * (1 + int(blake2b(part.canonical_key.encode()).hexdigest()[:4], 16) % 7)
         l2 = np.array(list(first.values())) * scale * math.sqrt(numel)
-        ends = np.array([[tensor[x], tensor[y]] for x, y in first]).reshape(-1, 2)
+        ends = np.array([[tensor[x], tensor[y]] for x, y in first], dtype=np.int64).reshape(-1, 2)
         batches.append((ends.min(axis=1), ends.max(axis=1), np.full(len(l2), numel), l2))
     a, b, numels, l2 = (np.concatenate(column) for column in zip(*batches, strict=True))
     l1 = l2 * np.sqrt(numels) * 0.8

@@ -26,7 +26,7 @@ def by_definition(x: np.ndarray, size: int) -> np.ndarray:
     plan = plan_folding(x.size, size)
     signs = sign_sequence().astype(float)
     mask, out = 2**64 - 1, np.zeros(size)
-    for b in range(-(-x.size // 256)):
+    for b in range(-(-x.size // plan.block)):
         z = (int(plan.seed) + b * 0x9E3779B97F4A7C15) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
@@ -34,7 +34,7 @@ def by_definition(x: np.ndarray, size: int) -> np.ndarray:
         offset = (z % 2**32) * size >> 32
         window = (z >> 32) % 2**31 * 1023 >> 31
         sign = -1 if z >> 63 else 1
-        for i, value in enumerate(x[256 * b : 256 * b + 256].tolist()):
+        for i, value in enumerate(x[b * plan.block : (b + 1) * plan.block].tolist()):
             out[(offset + i) % size] += sign * signs[(window + i) % 1023] * value
     return out
 
