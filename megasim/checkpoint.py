@@ -23,7 +23,7 @@ from megasim.folders import (
     read_index,
     walk_checkpoints,
 )
-from megasim.safetensors_format import read_safetensors
+from megasim.safetensors_format import is_safetensors, read_safetensors
 from megasim.strict_json import JSON
 from megasim.tensors import CUT_SHORT, ByteSource, TensorReader, TensorRef, fuse_refs, transpose_ref
 from megasim.torch_format import read_torch_legacy, read_torch_zip
@@ -161,6 +161,8 @@ def _format_reader(source: ByteSource) -> Callable[[ByteSource], Contents]:
     start = source.read(0, min(source.size, 512))
     if not start:
         raise CheckpointError(source.path, "an empty file", CUT_SHORT)
+    if is_safetensors(start):
+        return read_safetensors
     for magic, (problem, remedy) in _STRANGERS.items():
         if start.startswith(magic):
             raise CheckpointError(source.path, problem, remedy)
@@ -172,10 +174,10 @@ def _format_reader(source: ByteSource) -> Callable[[ByteSource], Contents]:
             "a tar file, as torch wrote before version 0.2",
             "load it in an old torch and save it again",
         )
-    if start[0] == 0x80:
+    if start[0] == 0x80 and start[1:2] <= b"\x05":  # a pickle, and the version of its protocol
         return read_torch_legacy
     if start[8:9] == b"{":
-        return read_safetensors
+        return read_safetensors  # which says that the header is too large
     if start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
         raise CheckpointError(
             source.path,

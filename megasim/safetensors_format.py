@@ -21,6 +21,17 @@ _MAX_DIMENSION = 1 << 62
 _NOT_ONE = "not a .safetensors file, or a damaged one: get it again"
 
 
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file that begins so is a .safetensors file: a length of its header, then a `{`.
+
+    No other format has both: the length alone may begin with the bytes of any other one.
+
+    >>> is_safetensors(b"\\x80\\x02\\0\\0\\0\\0\\0\\0{"), is_safetensors(b"\\x80\\x02}q\\0X\\1\\0{")
+    (True, False)
+    """
+    return int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES and start[8:9] == b"{"
+
+
 def read_safetensors(source: ByteSource) -> Contents:
     """Return where the tensors of a .safetensors file lie; only its header is read.
 

@@ -37,6 +37,7 @@ SAVERS: dict[str, Callable[[Any, Path], None]] = {
         content, path, _use_new_zipfile_serialization=False
     ),
 }
+W = torch.arange(6.0).reshape(2, 3)
 many_times = settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
@@ -108,6 +109,27 @@ def test_safetensors_round_trip(content: dict[str, torch.Tensor], tmp_path: Path
     assert checkpoint.format == "safetensors"
     assert checkpoint.metadata == {"format": "pt"}
     assert_same(checkpoint, content)
+
+
+# Lengths whose bytes are also how a pickle (0x80) and a gzip file begin.
+@pytest.mark.parametrize("length", [120, 128, 384, 640, 0x0280, 0x0480, 0x2A80, 0x8B1F])
+def test_the_length_of_a_header_is_not_taken_for_another_format(
+    length: int, tmp_path: Path
+) -> None:
+    header = b'{"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'.ljust(length)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header + b"\x01\x02")
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.format == "safetensors"
+    assert_same(checkpoint, {"w": torch.tensor([1, 2], dtype=torch.uint8)})
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_pickle_protocol_is_read(zipped: bool, protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"w": W}, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    assert_same(open_checkpoint(path), {"w": W})
 
 
 @many_times
@@ -226,7 +248,6 @@ def save(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any], Path
     return write
 
 
-W = torch.arange(6.0).reshape(2, 3)
 STATE = collections.OrderedDict({"a.weight": W, "a.bias": W[0]})
 
 PLACES: dict[str, tuple[Any, set[str]]] = {

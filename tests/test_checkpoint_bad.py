@@ -113,6 +113,7 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
     "tar": (tar(), "tar file"),
     "another zip": (zipped({"word/document.xml": b"<x/>"}), "not one of torch.save"),
     "empty zip": (zipped({}), "empty zip"),
+    "a pickle with a brace": (b"\x80\x02X\x02\0\0\0a{.", "not one of torch.save"),
     "another pickle": (b"\x80\x04K\x01.", "not one of torch.save"),
     "a compressed zip": (zipped(unzipped(FILES["zip"]), zipfile.ZIP_DEFLATED), "is compressed"),
     "a big-endian zip": (
@@ -135,6 +136,7 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
     "only complex": (torch_bytes({"c": torch.zeros(2, dtype=torch.complex64)}), "complex64"),
     "a frozen header": (safetensors(b"{" + b" " * 50), "bad header"),
     "header of 2**63": (b"\xff" * 7 + b"\x7f{}", "larger than 100 MB"),
+    "header of 0x80 and much": (b"\x80" * 8 + b"{}", "larger than 100 MB"),
     "header of 100 MB": ((100_000_000).to_bytes(8, "little") + b"{}", "cut short"),
     "a list for a header": (safetensors(b"{}"), "no tensor in it"),
     "a deep header": (safetensors(b'{"a":' + b"[" * 100_000), "nested too deep"),

@@ -14,11 +14,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def commands() -> dict[str, click.Command]:
-    context = click.Context(cli.megasim)
-    return {name: cli.megasim.get_command(context, name) for name in cli.COMMANDS}
-
-
 def help_page() -> str:
     """Return docs/commands.md as it should be: the help of every command."""
     lines = [
@@ -30,9 +25,12 @@ def help_page() -> str:
         "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked or too new · 4 some",
         "checkpoints unreadable, the rest saved · 130 interrupted, progress kept.",
     ]
-    for name, command in commands().items():
+    group = click.Context(cli.megasim, info_name="megasim", **cli.megasim.context_settings)
+    for name in cli.COMMANDS:
+        command = cli.megasim.get_command(group, name)
+        assert command is not None
         context = click.Context(
-            command, info_name=f"megasim {name}", max_content_width=88, terminal_width=88
+            command, parent=group, info_name=name, max_content_width=88, terminal_width=88
         )
         lines += ["", f"## {name}", "", "```", command.get_help(context), "```"]
     return "\n".join(lines) + "\n"
