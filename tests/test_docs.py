@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
-from megasim import cli
+from megasim import cli, open_store
+from megasim.database import purpose_of
+from megasim.workspace import Workspace, sql_examples
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,10 +38,52 @@ def help_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_every_command_is_documented() -> None:
-    page = ROOT / "docs" / "commands.md"
-    assert page.read_text(encoding="utf-8") == help_page(), (
-        "docs/commands.md is behind: run `python -m tests.test_docs`"
+def sql_page() -> str:
+    """Return docs/sql.md as it should be: the views with their columns, and the cookbook."""
+    lines = [
+        "# SQL over the store",
+        "",
+        "The store is one DuckDB file. Four views are a promise: their names, columns and types",
+        "stay. Ask them with `megasim sql \"select …\"`, with `--json` or `--csv`, or with any DuckDB",
+        "client while megasim does not write. What is missing is NULL, never 0.",
+    ]
+    with open_store(":memory:") as store:
+        for view in ("models", "layers", "layer_distances", "component_distances"):
+            lines += ["", f"## {view}", "", comment_of(store, view), ""]
+            lines += ["| column | type | |", "|---|---|---|"]
+            lines += [
+                f"| {column} | {kind.lower()} | {comment} |"
+                for column, kind, comment in store.sql(VIEW_COLUMNS.format(view)).itertuples(
+                    index=False
+                )
+            ]
+    lines += ["", "## Cookbook", "", "`megasim sql --example NAME` runs one of these."]
+    for name, text in sql_examples().items():
+        query = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+        lines += ["", f"### {name}", "", purpose_of(text), "", "```sql", query, "```"]
+    return "\n".join(lines) + "\n"
+
+
+VIEW_COLUMNS = """
+    select column_name, data_type, comment from duckdb_columns()
+    where table_name = '{}' and schema_name = 'main' order by column_index
+"""
+
+
+def comment_of(store: Workspace, view: str) -> str:
+    """Return what a view says of itself."""
+    found = store.sql(f"select comment from duckdb_views() where view_name = '{view}'")
+    return str(found["comment"].item())
+
+
+GENERATED = {"commands.md": help_page, "sql.md": sql_page}
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_pages_are_up_to_date(name: str) -> None:
+    page = ROOT / "docs" / name
+    assert page.read_text(encoding="utf-8") == GENERATED[name](), (
+        f"docs/{name} is behind: run `python -m tests.test_docs`"
     )
 
 
@@ -58,4 +102,5 @@ def test_commands_of_the_readme_exist() -> None:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "commands.md").write_text(help_page(), encoding="utf-8")
+    for name, page in GENERATED.items():
+        (ROOT / "docs" / name).write_text(page(), encoding="utf-8")
