@@ -44,8 +44,8 @@ def sql_page() -> str:
         "# SQL over the store",
         "",
         "The store is one DuckDB file. Four views are a promise: their names, columns and types",
-        'stay. Ask them with `megasim sql "select …"`, with `--json` or `--csv`, or with any DuckDB',
-        "client while megasim does not write. What is missing is NULL, never 0.",
+        'stay. Ask them with `megasim sql "select …"`, with `--json` or `--csv`, or with any',
+        "DuckDB client while megasim does not write. What is missing is NULL, never 0.",
     ]
     with open_store(":memory:") as store:
         for view in ("models", "layers", "layer_distances", "component_distances"):
