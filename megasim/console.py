@@ -61,6 +61,9 @@ def table_text(frame: pd.DataFrame, limit: int | None = None) -> str:
     model     l2
     a       1.5
     –      22.25
+    >>> import numpy as np
+    >>> table_text(pd.DataFrame({"components": [np.array(["unet", "ema"])]})).splitlines()[1]
+    'unet, ema'
     """
     shown = frame if limit is None else frame.head(limit)
     columns = []
@@ -90,6 +93,8 @@ def _aligned(cells: list[str], width: int) -> list[str]:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, list) or type(value).__name__ == "ndarray":
+        return printable(", ".join(map(str, value)), _CELL)
     if value is None or value != value:
         return "–"
     if isinstance(value, bool):
@@ -98,8 +103,6 @@ def _cell(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, int):
         return str(value)
-    if isinstance(value, list) or type(value).__name__ == "ndarray":
-        return printable(", ".join(map(str, value)), _CELL)
     return printable(value, _CELL)
 
 
