@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,19 @@ from megasim.findings import NEVER_USED, Finding, Teller, component_order
 from megasim.pair_sentences import VERDICT_WORDS
 from megasim.store import Pair, Store
 
+Held = tuple[int, str]
+"""The id of a model and one of its components, as that model calls it."""
+
 _VAE_PARTS = component_members("vae")[1:]
+_SIGNATURES = (
+    (identity.IDENTICAL, "same_bytes"),
+    (identity.SAME_VALUES, "same_values"),
+    (identity.SAME_AT_FP16, "same_at_fp16"),
+    (identity.SAME_AT_BF16, "same_at_bf16"),
+    (identity.SAME_WHERE_USED, "used_values"),
+    (identity.SAME_WHERE_USED, "used_at_fp16"),
+    (identity.SAME_WHERE_USED, "used_at_bf16"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +89,20 @@ def listed(names: Sequence[str], limit: int) -> str:
 
 
 class _Classes:
-    """Classes of equal things, grown by saying which two are equal (union-find)."""
+    """Classes of equal parts, grown by saying which two are equal (union-find)."""
 
     def __init__(self) -> None:
-        self._parent: dict[int, int] = {}
+        self._parent: dict[Held, Held] = {}
 
-    def of(self, item: int) -> int:
-        """Return the least member of the class of an item."""
-        root = item
+    def of(self, part: Held) -> Held:
+        """Return the least member of the class of a part."""
+        root = part
         while (parent := self._parent.get(root, root)) != root:
             root = parent
-        self._parent[item] = root
+        self._parent[part] = root
         return root
 
-    def join(self, a: int, b: int) -> None:
+    def join(self, a: Held, b: Held) -> None:
         low, high = sorted((self.of(a), self.of(b)))
         self._parent[high] = low
 
@@ -98,94 +110,77 @@ class _Classes:
 class Equalities:
     """Which models hold equal components, by signature, and by findings where there are none.
 
-    Trivial components, all of whose tensors are constant or tiny, equal nothing.
+    Trivial components, all of whose tensors are constant or tiny, equal nothing. What one family
+    calls its text encoder may be the first of two in another.
+
+    Attributes:
+        held: the components of each model.
     """
 
     def __init__(self, teller: Teller) -> None:
         self.teller = teller
         self.held: dict[int, set[str]] = defaultdict(set)
-        self._exact: dict[str, _Classes] = defaultdict(_Classes)
-        self._rounded: dict[str, _Classes] = defaultdict(_Classes)
-        self._verdicts: dict[tuple[str, int, int], str] = {}
+        # Those of a tier hold what is equal in it or in a stronger one.
+        self._classes = {tier: _Classes() for tier in identity.VERDICTS if tier in identity.EQUAL}
         self._add_signatures()
         pairs: list[Pair] = [(a, b) for a, b in teller.store.rows("pairs_beside_signatures")]
         ids = {model.name: model.id for model in teller.models.values()}
         for finding in teller.findings(pairs, details=False):
-            self._add_finding(finding, ids)
+            self._add_finding(finding, ids[finding.model_a], ids[finding.model_b])
 
     def _add_signatures(self) -> None:
-        first: dict[tuple[str, str, str], int] = {}
+        first: dict[tuple[str, str, str], Held] = {}
         for (model_id, component), fact in self.teller.facts.items():
             self.held[model_id].add(component)
             if component in NEVER_USED or not fact.telling:
                 continue
-            signatures = {"same_bytes": fact.same_bytes, "same_values": fact.same_values}
-            signatures |= {"fp16": fact.same_at_fp16, "bf16": fact.same_at_bf16}
-            signatures |= {
-                name: value
-                for name, value in (
-                    ("used", fact.used_values),
-                    ("used_fp16", fact.used_at_fp16),
-                    ("used_bf16", fact.used_at_bf16),
-                )
-                if value is not None
-            }
-            for kind, signature in signatures.items():
-                other = first.setdefault((component, kind, signature), model_id)
-                self._rounded[component].join(model_id, other)
-                if kind == "same_bytes":
-                    self._exact[component].join(model_id, other)
+            for tier, name in _SIGNATURES:
+                signature = getattr(fact, name)
+                if signature is not None:
+                    part = (model_id, component)
+                    self._join(tier, part, first.setdefault((component, name, signature), part))
 
-    def _add_finding(self, finding: Finding, ids: Mapping[str, int]) -> None:
-        a, b, component = ids[finding.model_a], ids[finding.model_b], finding.component
-        if finding.verdict == identity.ABSENT or component in NEVER_USED:
+    def _add_finding(self, finding: Finding, a: int, b: int) -> None:
+        if finding.verdict == identity.ABSENT or finding.component in NEVER_USED:
             return
+        parts = tuple(zip((a, b), self.teller.names_of(a, b, finding.component), strict=True))
         if finding.verdict != identity.ABSENT_A:
-            self.held[a].add(component)
+            self.held[a].add(parts[0][1])
         if finding.verdict != identity.ABSENT_B:
-            self.held[b].add(component)
+            self.held[b].add(parts[1][1])
         proven = finding.source != "imported" or finding.keys_compared is not None
-        if finding.equal and proven and self._is_telling(a, b, component):
-            self._rounded[component].join(a, b)
-            if finding.verdict == identity.IDENTICAL:
-                self._exact[component].join(a, b)
-            else:
-                self._verdicts[component, min(a, b), max(a, b)] = finding.verdict
+        if finding.equal and proven and all(map(self._is_telling, parts)):
+            self._join(finding.verdict, *parts)
 
-    def _is_telling(self, a: int, b: int, component: str) -> bool:
-        facts = [self.teller.facts.get((m, component)) for m in (a, b)]
-        return all(fact is None or fact.telling > 0 for fact in facts)
+    def _join(self, tier: str, a: Held, b: Held) -> None:
+        weaker = identity.VERDICTS.index(tier)
+        for verdict, classes in self._classes.items():
+            if identity.VERDICTS.index(verdict) >= weaker:
+                classes.join(a, b)
 
-    def class_of(self, model_id: int, component: str) -> int:
-        """Return what stands for the class of equal components: its first model."""
-        return self._rounded[component].of(model_id)
+    def _is_telling(self, part: Held) -> bool:
+        fact = self.teller.facts.get(part)
+        return fact is None or fact.telling > 0
 
-    def bytes_of(self, model_id: int, component: str) -> int:
-        """Return what stands for the class of components of equal bytes: its first model."""
-        return self._exact[component].of(model_id)
+    def class_of(self, model_id: int, component: str) -> Held:
+        """Return what stands for the class of equal components: its first member."""
+        return self._classes[identity.SAME_WHERE_USED].of((model_id, component))
+
+    def bytes_of(self, model_id: int, component: str) -> Held:
+        """Return what stands for the class of components of equal bytes: its first member."""
+        return self._classes[identity.IDENTICAL].of((model_id, component))
 
     def used(self, model_id: int) -> frozenset[str]:
         """Return the components of a model that its family uses."""
         return used_components(self.held[model_id])
 
-    def verdict(self, models: Sequence[int], component: str) -> str:
-        """Return the weakest tier that holds among models of one class."""
-        first, *others = models
-        return identity.weakest(
-            [identity.IDENTICAL, *(self._tier(first, other, component) for other in others)]
-        )
-
-    def _tier(self, a: int, b: int, component: str) -> str:
-        if self.bytes_of(a, component) == self.bytes_of(b, component):
-            return identity.IDENTICAL
-        one, other = (self.teller.facts.get((m, component)) for m in (a, b))
-        if one is None or other is None:
-            key = (component, min(a, b), max(a, b))
-            return self._verdicts.get(key, identity.SAME_WHERE_USED)
-        for tier in identity.TIERS[1:]:
-            if getattr(one, tier) == getattr(other, tier):
+    def verdict(self, parts: Iterable[Held]) -> str:
+        """Return the strongest tier that ties all of some equal components together."""
+        members = list(parts)
+        for tier, classes in self._classes.items():
+            if len(set(map(classes.of, members))) == 1:
                 return tier
-        return self._verdicts.get((component, min(a, b), max(a, b)), identity.SAME_WHERE_USED)
+        raise ValueError("the components are not equal")
 
 
 def used_components(components: Iterable[str]) -> frozenset[str]:
@@ -206,21 +201,22 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
     models share them. Components that are never used are left out.
     """
     equal = Equalities(Teller(store)) if equalities is None else equalities
-    members: dict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)
+    members: dict[tuple[Held, ...], list[Held]] = defaultdict(list)
+    wholes: dict[tuple[Held, ...], list[list[Held]]] = defaultdict(list)
     for model_id in sorted(equal.held):
         used = equal.used(model_id)
         for component in used:
-            members[component, (equal.class_of(model_id, component),)].append(model_id)
-        parts = [part for part in _VAE_PARTS if part in used]
+            members[(equal.class_of(model_id, component),)].append((model_id, component))
+        vae = [(model_id, part) for part in _VAE_PARTS if part in used]
+        if len(vae) > 1:
+            wholes[tuple(equal.class_of(*part) for part in vae)].append(vae)
+    groups = [_group(equal, "vae", vaes) for vaes in wholes.values() if len(vaes) > 1]
+    whole_vaes = {group.models for group in groups}
+    for parts in members.values():
         if len(parts) > 1:
-            classes = tuple(equal.class_of(model_id, part) for part in parts)
-            members["vae", classes].append(model_id)
-    whole = {tuple(ids) for (component, _), ids in members.items() if component == "vae"}
-    groups = [
-        _group(equal, component, ids)
-        for (component, _), ids in members.items()
-        if len(ids) > 1 and not (component in _VAE_PARTS and tuple(ids) in whole)
-    ]
+            group = _group(equal, parts[0][1], [[part] for part in parts])
+            if group.component not in _VAE_PARTS or group.models not in whole_vaes:
+                groups.append(group)
     order = component_order()
     return sorted(
         groups,
@@ -228,22 +224,21 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
     )
 
 
-def _group(equal: Equalities, component: str, ids: Sequence[int]) -> ComponentGroup:
+def _group(equal: Equalities, component: str, members: Sequence[Sequence[Held]]) -> ComponentGroup:
+    """Return the group of some models, of each of which the same parts are given."""
     models = equal.teller.models
-    parts = [part for part in _VAE_PARTS if part in equal.held[ids[0]]]
-    parts = parts if component == "vae" and parts else [component]
-    facts = [equal.teller.facts.get((ids[0], part)) for part in parts]
-    known = [fact for fact in facts if fact is not None]
-    same_bytes: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for model_id in ids:
-        classes = tuple(equal.bytes_of(model_id, part) for part in parts)
-        same_bytes[classes].append(models[model_id].name)
+    facts = [fact for part in members[0] if (fact := equal.teller.facts.get(part)) is not None]
+    same_bytes: dict[tuple[Held, ...], list[str]] = defaultdict(list)
+    for parts in members:
+        classes = tuple(equal.bytes_of(*part) for part in parts)
+        same_bytes[classes].append(models[parts[0][0]].name)
+    ids = [parts[0][0] for parts in members]
     return ComponentGroup(
         component=component,
         models=tuple(models[i].name for i in ids),
-        verdict=identity.weakest(equal.verdict(ids, part) for part in parts),
+        verdict=identity.weakest(map(equal.verdict, zip(*members, strict=True))),
         identical=tuple(tuple(names) for names in same_bytes.values()),
         known=tuple(models[i].name for i in ids if models[i].source == "fingerprints"),
-        keys=sum(fact.keys for fact in known) if known else None,
-        parameters=sum(fact.parameters for fact in known) if known else None,
+        keys=sum(fact.keys for fact in facts) if facts else None,
+        parameters=sum(fact.parameters for fact in facts) if facts else None,
     )

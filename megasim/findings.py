@@ -11,7 +11,7 @@ from typing import Any
 from megasim import identity
 from megasim.anatomy import classify_keys, component_members
 from megasim.anatomy_rules import load_components
-from megasim.component_facts import load_component_facts, why_unused
+from megasim.component_facts import ComponentFacts, load_component_facts, why_unused
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.finding_details import ComponentEvidence, LayerRow, component_detail
 from megasim.identity import Counts, component_verdict, is_rounding_level
@@ -19,6 +19,8 @@ from megasim.store import Pair, Store, pair_frame
 
 # Up to this many pairs are looked at key by key when nobody named them.
 MOST_DETAILED_PAIRS = 40
+# Positions, logit scale, projection: no more is left unused where a rename brought keys together.
+MOST_UNUSED = 4
 # What a family uses nothing of when it makes an image; differences there change no image.
 NEVER_USED = ("ema", "training_state")
 
@@ -141,6 +143,19 @@ class Teller:
         self.facts = load_component_facts(store)
         self.models = {model.id: model for model in store.models()}
         self._families: dict[int, str] = {}
+        self._counterparts = {
+            (a, b, component): other for a, b, component, other in store.rows("renamed_components")
+        }
+
+    def names_of(self, a: int, b: int, component: str) -> tuple[str, str]:
+        """Return what the component of a finding between a and b is called in either model.
+
+        A rename may bring together what two families call otherwise: SDXL's first text encoder
+        is that of SD1.
+        """
+        low, high = min(a, b), max(a, b)
+        names = component, self._counterparts.get((low, high, component), component)
+        return names if a < b else names[::-1]
 
     def findings(self, pairs: Sequence[Pair], *, details: bool) -> list[Finding]:
         """Return the findings of pairs of ids, each told in the direction given."""
@@ -153,7 +168,7 @@ class Teller:
             pair = (min(a, b), max(a, b))
             layers = imported.get(pair)
             if layers is None:
-                layers = self._exact_layers(pair, rows[pair]) if details else {}
+                layers = self._exact_layers(pair, rows[pair], details)
             told = [self._finding(a, b, row, layers.get(row.component, [])) for row in rows[pair]]
             told += self._absent_in_both(a, b, told)
             found += sorted(
@@ -166,7 +181,7 @@ class Teller:
         counts: Counter[tuple[str, str]] = Counter()
         by_key: list[Pair] = []
         for pair, rows in self._component_rows(pairs).items():
-            if any(map(_is_imported, rows)):
+            if any(_is_imported(row) or row.needs_layers() for row in rows):
                 by_key.append(pair)
                 continue
             for row in rows:
@@ -181,16 +196,38 @@ class Teller:
             a, b, component, source, unproven, keys_compared, l2, renamed, *counts = row
             told = None if keys_compared is None else Counts(*(n or 0 for n in counts))
             found[a, b].append(_ComponentRow(component, source, unproven, told, l2, renamed or 0))
-        return found
+        return {pair: self._with_leftovers(pair, of_pair) for pair, of_pair in found.items()}
 
-    def _exact_layers(self, pair: Pair, rows: Iterable[_ComponentRow]) -> dict[str, list[LayerRow]]:
+    def _with_leftovers(self, pair: Pair, rows: Sequence[_ComponentRow]) -> list[_ComponentRow]:
+        """Count what a rename left behind in b where the rest of its component went."""
+        told = {row.component: row for row in rows}
+        for row in rows:
+            left = told.get(self._counterparts.get((*pair, row.component), ""))
+            if row.counts is None or left is None or left.counts is None:
+                continue
+            if not left.counts.common and not left.counts.missing_b:
+                missing_a = row.counts.missing_a + left.counts.missing_a
+                counts = replace(row.counts, missing_a=missing_a)
+                told[row.component] = replace(row, counts=counts)
+                del told[left.component]
+        return list(told.values())
+
+    def _exact_layers(
+        self, pair: Pair, rows: Iterable[_ComponentRow], details: bool
+    ) -> dict[str, list[LayerRow]]:
         """Look at the keys of the components of which the counts do not say all."""
-        components = [row.component for row in rows if row.asks_for_layers()]
+        components = [
+            row.component
+            for row in rows
+            if row.needs_layers() or (details and row.asks_for_layers())
+        ]
         if not components:
             return {}
         a, b = pair
-        found = self.store.rows("finding_layers", model_a=a, model_b=b, components=components)
-        return _by_component(LayerRow(*row) for row in found)
+        of = {self._counterparts.get((a, b, c), c): c for c in components}
+        of |= {component: component for component in components}
+        found = self.store.rows("finding_layers", model_a=a, model_b=b, components=list(of))
+        return _by_component(LayerRow(of[component], *row) for component, *row in found)
 
     def _imported_layers(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, list[LayerRow]]]:
         rows: dict[Pair, list[LayerRow]] = defaultdict(list)
@@ -224,7 +261,7 @@ class Teller:
         rounding = (
             verdict == identity.CHANGED and _is_imported(row) and is_rounding_level(distances)
         )
-        first, second = self.facts.get((a, row.component)), self.facts.get((b, row.component))
+        first, second = self._facts_of(a, b, row.component)
         evidence = ComponentEvidence(
             *names,
             counts=counts,
@@ -288,10 +325,16 @@ class Teller:
     ) -> bool:
         if row.counts is None or not row.counts.unchanged:
             return False
-        first, second = self.facts.get((a, row.component)), self.facts.get((b, row.component))
-        if first is not None and second is not None:
+        first, second = self._facts_of(a, b, row.component)
+        if first is not None and second is not None and not row.renamed:
             return first.same_where_used(second)
         return bool(layers) and row.counts.differing == len(unused)
+
+    def _facts_of(
+        self, a: int, b: int, component: str
+    ) -> tuple[ComponentFacts | None, ComponentFacts | None]:
+        name_a, name_b = self.names_of(a, b, component)
+        return self.facts.get((a, name_a)), self.facts.get((b, name_b))
 
     def _absent_in_both(self, a: int, b: int, told: Sequence[Finding]) -> list[Finding]:
         """Of what makes images, say also what neither model has."""
@@ -330,6 +373,11 @@ class _ComponentRow:
     counts: Counts | None
     l2: float | None
     renamed: int
+
+    def needs_layers(self) -> bool:
+        """Whether single keys decide: signatures are over the names before a rename."""
+        few = self.counts is not None and 0 < self.counts.differing <= MOST_UNUSED
+        return self.renamed > 0 and few
 
     def asks_for_layers(self) -> bool:
         """Whether single keys have something to add to the counts."""

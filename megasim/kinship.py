@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from megasim.component_groups import Equalities
+from megasim.component_groups import Equalities, Held
 from megasim.store import Pair, pair_frame
 
-Sheet = frozenset[tuple[str, int]]
+Sheet = frozenset[Held]
 
 
 def ordered(a: int, b: int) -> Pair:
@@ -45,7 +45,7 @@ class Kinship:
     def sheet(self, model_id: int) -> Sheet:
         """Return what a model holds, as classes of equal components."""
         used = self.equal.used(model_id)
-        return frozenset((c, self.equal.class_of(model_id, c)) for c in used)
+        return frozenset(self.equal.class_of(model_id, component) for component in used)
 
     def unlike(self, pair: Pair) -> int:
         """Return how many components only one of two models holds."""

@@ -109,10 +109,14 @@ class PairRelations:
         self.unet = next((f for f in self.common if f.component == "unet"), None)
         # Estimates may be there for some components only; those do not tell of whole models.
         self.complete = all(
-            component in present
+            self.kinship.equal.used(model_id) <= {self._own(model_id, c) for c in present} | present
             for model_id in (self.a, self.b)
-            for component in self.kinship.equal.used(model_id)
         )
+
+    def _own(self, model_id: int, component: str) -> str:
+        """Return what one of the two models calls the component of a finding."""
+        names = self.kinship.teller.names_of(self.a, self.b, component)
+        return names[0] if model_id == self.a else names[1]
 
     def relations(self) -> list[Relation]:
         """Return the relations of the pair, none when the models are unrelated."""
@@ -189,7 +193,7 @@ class PairRelations:
 
     def _dtypes(self, model_id: int) -> set[str]:
         facts = self.kinship.teller.facts
-        held = (facts.get((model_id, f.component)) for f in self.equal)
+        held = (facts.get((model_id, self._own(model_id, f.component))) for f in self.equal)
         return {dtype for fact in held if fact is not None for dtype in fact.dtypes}
 
     def _formats(self) -> str:
@@ -220,7 +224,7 @@ class PairRelations:
 
     def _non_finite(self, model_id: int) -> int:
         facts = self.kinship.teller.facts
-        held = (facts.get((model_id, f.component)) for f in self.common)
+        held = (facts.get((model_id, self._own(model_id, f.component))) for f in self.common)
         return sum(fact.non_finite for fact in held if fact is not None)
 
     def _pruned_to_ema(self) -> Relation | None:
@@ -279,7 +283,7 @@ class PairRelations:
         """
         equal, kinship = self.kinship.equal, self.kinship
         apart = kinship.distance(self.a, self.b)
-        classes = {(f.component, equal.class_of(model_id, f.component)) for f in parts}
+        classes = {equal.class_of(model_id, self._own(model_id, f.component)) for f in parts}
         holders = [
             other
             for other in sorted(equal.held)
@@ -343,7 +347,8 @@ class PairRelations:
 
     def _has_telling_equal(self, finding: Finding) -> bool:
         """Whether more keys are equal than the component has trivial tensors."""
-        fact = self.kinship.teller.facts.get((self.a, finding.component))
+        own = self._own(self.a, finding.component)
+        fact = self.kinship.teller.facts.get((self.a, own))
         equal = (finding.keys_compared or 0) - (finding.keys_changed or 0)
         return fact is not None and equal > fact.keys - fact.telling
 
@@ -367,7 +372,7 @@ class PairRelations:
 
     def _is_telling(self, findings: Iterable[Finding]) -> bool:
         facts = self.kinship.teller.facts
-        held = [facts.get((self.a, f.component)) for f in findings]
+        held = [facts.get((self.a, self._own(self.a, f.component))) for f in findings]
         return any(fact is None or fact.telling > 0 for fact in held)
 
     def _name(self, model_id: int) -> str:

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from megasim import identity
 from megasim.anatomy import component_title
-from megasim.component_groups import Equalities, used_components
+from megasim.component_groups import Equalities, Held, used_components
 from megasim.errors import NoAnswerError
 from megasim.findings import Finding, component_order
 from megasim.plots import MISSING, short_label
@@ -86,7 +86,7 @@ def sharing_grid(equalities: Equalities, models: Sequence[str] | None = None) ->
         of = {row: equalities.class_of(ids[row], component) for row in holders}
         numbers = _numbers(Counter(of.values()))
         exact = {row: (of[row], equalities.bytes_of(ids[row], component)) for row in holders}
-        usual: dict[int, int] = {}
+        usual: dict[Held, Held] = {}
         for (group, content), _ in sorted(
             Counter(exact.values()).items(), key=lambda item: (-item[1], item[0])
         ):
@@ -103,7 +103,7 @@ def sharing_grid(equalities: Equalities, models: Sequence[str] | None = None) ->
     )
 
 
-def _numbers(sizes: Mapping[int, int]) -> dict[int, int]:
+def _numbers(sizes: Mapping[Held, int]) -> dict[Held, int]:
     """Return class → number: the largest is 1, classes of one model are `OWN`."""
     ranked = sorted(sizes, key=lambda group: (-sizes[group], group))
     return {group: OWN if sizes[group] == 1 else n for n, group in enumerate(ranked, 1)}

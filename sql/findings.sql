@@ -103,6 +103,15 @@ union
 select model_a, model_b from rename
 order by model_a, model_b;
 
+-- name: renamed_components
+-- Components that two models call otherwise, as far as renames bring their keys together.
+select distinct r.model_a, r.model_b, a.component, b.component
+from renamed_key r
+join model_tensor a on a.model_id = r.model_a and a.canonical_key = r.key_a
+join model_tensor b on b.model_id = r.model_b and b.canonical_key = r.key_b
+where a.component <> b.component
+order by all;
+
 -- name: core_distances
 -- How far the models of each pair are apart: by their UNets where either has one, else in all.
 with summed as (

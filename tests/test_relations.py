@@ -16,6 +16,7 @@ from megasim.workspace import open_store
 from megasim.zoo import unrelated_models
 from tests.models import write_model
 from tests.small_sd import (
+    POSITIONS,
     SHAPES,
     TEXT,
     UNET,
@@ -144,6 +145,42 @@ def test_a_model_in_two_layouts_is_one(tmp_path: Path) -> None:
     ) as store:
         (relation,) = model_relations(store)
     assert relation.kind == "same_weights"
+
+
+def sdxl_with(text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a small model of the SDXL family whose first text encoder is one of SD1."""
+    spatial = UNET + "input_blocks.4.1.transformer_blocks."
+    own = {
+        **{spatial + f"{i}.attn1.to_q.weight": torch.randn(16, 16) for i in range(2)},
+        "conditioner.embedders.1.model.ln_final.weight": torch.randn(128),
+        VAE + "decoder.conv_in.weight": torch.randn(16, 4, 3, 3),
+    }
+    first = "conditioner.embedders.0.transformer.text_model."
+    return own | {first + key.removeprefix(TEXT): value for key, value in text.items()}
+
+
+def test_families_that_share_a_text_encoder(tmp_path: Path) -> None:
+    """What SD1 calls its text encoder is the first of two in SDXL."""
+    sd1 = small_sd(1)
+    clip = only(sd1, TEXT)
+    sdxl = sdxl_with(without(clip, POSITIONS))
+    files = {"sd1": sd1, "sdxl": sdxl, "sdxl-half": cast(sdxl, torch.float16), "clip": clip}
+    with Store(compared_store(tmp_path, files)) as store:
+        findings = {f.component: f for f in pair_findings(store, [("sd1", "sdxl")])}
+        text = findings["text_encoder"]
+        assert (text.verdict, text.missing_b) == ("same_where_used", 1)
+        assert "position_ids" in text.detail
+        assert "text_encoder_1" not in findings
+        assert findings["text_encoder_2"].verdict == "absent_a"
+        groups = [g.models for g in shared_components(store) if "text" in g.component]
+        assert groups == [("sd1", "sdxl", "sdxl-half", "clip"), ("sdxl", "sdxl-half")]
+        relations = {(r.kind, r.model, r.other) for r in model_relations(store)}
+        assert relations == {
+            ("cast", "sdxl-half", "sdxl"),
+            ("part_of", "clip", "sd1"),
+            ("part_of", "clip", "sdxl"),
+            ("part_of", "clip", "sdxl-half"),
+        }
 
 
 @pytest.mark.parametrize("shapes", [None, SHAPES], ids=["language", "image"])
