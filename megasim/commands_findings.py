@@ -33,7 +33,7 @@ def findings_command(
     Of two models A and B, of the pairs of a group, or of all. With --json a list, one item for
     each pair and component.
     """
-    from megasim.component_groups import shared_components
+    from megasim.component_groups import group_sentences, shared_components
     from megasim.findings import pair_findings
 
     if len(models) not in (0, 2):
@@ -47,8 +47,8 @@ def findings_command(
         if as_json:
             show_json([g.to_json() for g in found])
         else:
-            for g in found:
-                show(g.sentence())
+            for sentence in group_sentences(found):
+                show(sentence)
         return
     if as_json or (output is not None and output.suffix.lower() == ".json"):
         pairs = [(a, b)] if a is not None and b is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,15 @@ from megasim import identity
 from megasim.anatomy import component_members, component_title
 from megasim.errors import printable
 from megasim.findings import NEVER_USED, Finding, Teller, component_order
-from megasim.pair_sentences import VERDICT_WORDS
+from megasim.pair_sentences import VERDICT_WORDS, component_list
 from megasim.store import Pair, Store
 
 Held = tuple[int, str]
 """The id of a model and one of its components, as that model calls it."""
 
 _VAE_PARTS = component_members("vae")[1:]
+# So many names need no count before them.
+_MANY_OTHERS = 3
 _SIGNATURES = (
     (identity.IDENTICAL, "same_bytes"),
     (identity.SAME_VALUES, "same_values"),
@@ -55,15 +57,6 @@ class ComponentGroup:
         """What people call the component."""
         return component_title(self.component)
 
-    def sentence(self, limit: int = 12) -> str:
-        """Say who holds it, naming at most `limit` models."""
-        text = f"{self.title}: the same in {len(self.models)} models"
-        if self.verdict != identity.IDENTICAL:
-            text += f" ({VERDICT_WORDS[self.verdict]})"
-        text += ": " + listed(self.models, limit)
-        known = [name for name in self.known if name in self.models]
-        return text + (f"; known by fingerprint: {listed(known, limit)}" if known else "")
-
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
         return {
@@ -77,15 +70,69 @@ class ComponentGroup:
         }
 
 
-def listed(names: Sequence[str], limit: int) -> str:
-    """Return names safe to print, at most `limit` of them.
+def listed(names: Sequence[str], limit: int, longest: int = 80) -> str:
+    """Return names safe to print, at most `limit` of them, each cut to `longest` characters.
 
     >>> listed(["a", "b", "c", "d"], 3)
     'a, b and 2 more'
     """
     shown = names if len(names) <= limit else names[: limit - 1]
-    text = ", ".join(printable(name, 80) for name in shown)
+    text = ", ".join(printable(name, longest) for name in shown)
     return text + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
+
+
+def group_sentences(groups: Iterable[ComponentGroup], limit: int = 12) -> list[str]:
+    """Say who holds which component; what the same models share is said at once.
+
+    Args:
+        limit: the most models to name.
+    """
+    return [
+        f"{titles}: the same in {len(models)} models{how}: {listed(models, limit)}{known}"
+        for titles, models, how, known in _told_at_once(groups)
+    ]
+
+
+def other_holders(
+    groups: Iterable[ComponentGroup], among: Collection[str], limit: int = 12
+) -> list[str]:
+    """Say which other models hold what some models do.
+
+    Args:
+        among: the names of those models.
+        limit: the most models to name.
+    """
+    sentences = []
+    whole: set[tuple[str, ...]] = set()
+    for titles, models, how, known in _told_at_once(sorted(groups, key=_is_part_of_vae)):
+        inside = tuple(name for name in models if name in among)
+        others = [name for name in models if name not in among]
+        # That still others share a part of a VAE says less than who shares all of it.
+        if not inside or not others or (titles.startswith("VAE ") and inside in whole):
+            continue
+        whole |= {inside} if titles.endswith("VAE") else set()
+        held = "both" if len(inside) == len(among) == 2 else listed(inside, limit)
+        count = f"{len(others):,} others: " if len(others) > _MANY_OTHERS else ""
+        sentences.append(f"{titles} of {held}: also in {count}{listed(others, limit)}{how}{known}")
+    return sentences
+
+
+def _is_part_of_vae(group: ComponentGroup) -> bool:
+    return group.component in _VAE_PARTS
+
+
+def _told_at_once(
+    groups: Iterable[ComponentGroup],
+) -> Iterator[tuple[str, tuple[str, ...], str, str]]:
+    """Yield (titles, models, tier unless they are identical, who is known by fingerprint)."""
+    told: dict[tuple[tuple[str, ...], str], list[ComponentGroup]] = defaultdict(list)
+    for group in groups:
+        told[group.models, group.verdict].append(group)
+    for (models, verdict), alike in told.items():
+        how = "" if verdict == identity.IDENTICAL else f" ({VERDICT_WORDS[verdict]})"
+        known = listed(alike[0].known, len(alike[0].known))
+        known = f"; known by fingerprint: {known}" if known else ""
+        yield component_list([group.component for group in alike]), models, how, known
 
 
 class _Classes:

@@ -18,6 +18,7 @@ _LONGEST_PREFIX = 80
 # that changed is worth naming only when it is less than that.
 _MOST_ITEMS = 8
 _MOST_UNCHANGED = 2
+_MOST_ROLES = 4
 TIER_WORDS = {
     identity.IDENTICAL: "identical",
     identity.SAME_VALUES: "same values in another dtype",
@@ -43,6 +44,7 @@ class LayerRow:
     key_a: str | None
     key_b: str | None
     block: str | None
+    role: str | None
     status: str
     l2: float | None
     shape_a: str | None
@@ -56,6 +58,7 @@ class LayerRow:
             key_a=self.key_b,
             key_b=self.key_a,
             block=self.block,
+            role=self.role,
             status=_SWAPPED.get(self.status, self.status),
             l2=self.l2,
             shape_a=self.shape_b,
@@ -84,6 +87,16 @@ class ComponentEvidence:
     layout_a: str | None = None
     layout_b: str | None = None
     rounding: bool = False
+
+    def name_roles(self, *statuses: str) -> str:
+        """Count the keys of some statuses by role, e.g. "59 of 218 norm, 2 of 132 conv"."""
+        among = Counter(row.role or "other" for row in self.layers)
+        counts = Counter(row.role or "other" for row in self.layers if row.status in statuses)
+        if not counts:
+            return ""
+        shown = [f"{n} of {among[role]} {role}" for role, n in counts.most_common(_MOST_ROLES)]
+        rest = counts.total() - sum(n for _, n in counts.most_common(_MOST_ROLES))
+        return printable(", ".join([*shown, *([f"{rest} more"] if rest else [])]), 300)
 
     def name_keys(self, *statuses: str, most: int = _MOST_ITEMS) -> str:
         """Name the keys of some statuses; "" when that takes too many items."""
@@ -170,9 +183,15 @@ def _changed(evidence: ComponentEvidence) -> str:
     text = f"{counts.changed:,} of {_keys(counts.compared)}"
     if not counts.unchanged:
         return text
-    if counts.changed < identity.MOSTLY * counts.compared:
-        return _named(text, evidence.name_keys("changed"))
+    mostly = counts.changed >= identity.MOSTLY * counts.compared
+    if not mostly and (named := evidence.name_keys("changed")):
+        return f"{text}: {named}"
+    # Too scattered to name them: what is fewer, by role.
+    if counts.changed < counts.unchanged:
+        return _named(text, evidence.name_roles("changed"))
     kept = evidence.name_keys(*identity.TIERS, most=_MOST_UNCHANGED)
+    if not mostly:
+        kept = kept or evidence.name_roles(*identity.TIERS)
     return f"{text}; unchanged: {kept}" if kept else text
 
 
@@ -236,9 +255,10 @@ def _renames(evidence: ComponentEvidence) -> str:
             return f"named otherwise: {layouts[0]} → {layouts[1]}"
         return f"{_keys(found.total())} named otherwise"
     return "renamed: " + ", ".join(
-        f"{_prefix(before)} → {_prefix(after)}" for before, after in sorted(found)
+        f"{shown_prefix(before)} → {shown_prefix(after)}" for before, after in sorted(found)
     )
 
 
-def _prefix(text: str) -> str:
+def shown_prefix(text: str) -> str:
+    """Return a prefix safe to print; an empty one is said to be none."""
     return printable(text, _LONGEST_PREFIX) if text else "(none)"

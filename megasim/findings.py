@@ -157,6 +157,19 @@ class Teller:
         names = component, self._counterparts.get((low, high, component), component)
         return names if a < b else names[::-1]
 
+    def renames(self, a: int, b: int) -> list[tuple[str, str, int, int]]:
+        """Return (prefix in a, prefix in b, keys, of them with equal content) of each rename.
+
+        Of known layouts there is none: their keys are the same in the canonical form.
+        """
+        rows = self.store.rows("pair_renames", model_a=min(a, b), model_b=max(a, b))
+        return [(before, after, *n) if a < b else (after, before, *n) for before, after, *n in rows]
+
+    def kind_of(self, model_id: int) -> str:
+        """Return family and variant of a model; "" where they are not known."""
+        model = self.models[model_id]
+        return " ".join(filter(None, (self._family(model_id), model.variant)))
+
     def findings(self, pairs: Sequence[Pair], *, details: bool) -> list[Finding]:
         """Return the findings of pairs of ids, each told in the direction given."""
         rows = self._component_rows(pairs)

@@ -9,7 +9,14 @@ from typing import Any
 
 from megasim import identity
 from megasim.anatomy import component_title
-from megasim.component_groups import ComponentGroup, Equalities, listed, shared_components
+from megasim.component_groups import (
+    ComponentGroup,
+    Equalities,
+    group_sentences,
+    listed,
+    other_holders,
+    shared_components,
+)
 from megasim.errors import printable
 from megasim.findings import MOST_DETAILED_PAIRS, Finding, Teller, chosen_pairs, component_order
 from megasim.findings_render import (
@@ -21,15 +28,23 @@ from megasim.findings_render import (
     render_text,
 )
 from megasim.health import Claim, HealthNote, metadata_claims, model_health
-from megasim.pair_sentences import VERDICT_WORDS, model_verdict, pair_sentences
+from megasim.pair_sentences import (
+    VERDICT_WORDS,
+    model_verdict,
+    pair_sentences,
+    rename_sentence,
+)
 from megasim.relations import Relation, model_relations
-from megasim.store import Store
+from megasim.store import Pair, Store
 
 _SHOWN_MODELS = 8
 _SHOWN_CLAIMS = 10
 _MOST_GROUPS = 20
 _MOST_CLAIMS = 30
 _MOST_PAIRS = 8
+_MOST_OF_A_KIND = 12
+# Up to so many pairs come before what is said of all of them together.
+_FIRST_PAIRS = 3
 _SOURCES = {"imported": "published distances", "estimated": "estimated distances"}
 
 
@@ -38,13 +53,15 @@ class PairReport:
     """One pair, told from a to b.
 
     Attributes:
+        families: what each of them is, e.g. "SD1 inpainting"; "" where that is not known.
         verdict: of the models as wholes, one of `identity.VERDICTS`.
         source: "exact", "imported" or "estimated": where its distances come from.
-        sentences: one for each component.
+        sentences: one for each component, and for each rename found between their keys.
     """
 
     model_a: str
     model_b: str
+    families: tuple[str, str]
     verdict: str
     source: str
     sentences: tuple[str, ...]
@@ -57,6 +74,7 @@ class FindingsReport:
 
     Attributes:
         models: names of the models it is about, in the order they came.
+        whole_store: whether these are all there are.
         pair_count: how many pairs of them are known.
         pairs: each of them, when they were named or are few; else empty.
         verdicts: (component, verdict, pairs) of all pairs; "absent" of one or both models is one.
@@ -64,6 +82,7 @@ class FindingsReport:
     """
 
     models: tuple[str, ...]
+    whole_store: bool
     pair_count: int
     pairs: tuple[PairReport, ...]
     verdicts: tuple[tuple[str, str, int], ...]
@@ -97,7 +116,7 @@ class FindingsReport:
         ]
 
     def page(self) -> Page:
-        """Return what is said, what is shared and what is odd first where pairs are many."""
+        """Return what is said; what is shared and what is odd come first where pairs are many."""
         return Page(
             f"{_count(len(self.models), 'model')}, {_count(self.pair_count, 'pair')}",
             tuple(section for section in self._sections() if section.lines),
@@ -105,18 +124,23 @@ class FindingsReport:
         )
 
     def _sections(self) -> list[Section]:
-        groups = [group.sentence() for group in self.groups]
+        title, groups = "Shared components", group_sentences(self.groups)
+        if not self.whole_store:
+            title, groups = "Who else holds the same", other_holders(self.groups, self.models)
         shared = [
-            Section("Shared components", _most(groups, _MOST_GROUPS, "groups")),
+            Section(title, _most(groups, _MOST_GROUPS, "groups")),
             Section("What is odd", tuple(self.health_lines())),
         ]
+        lines = [relation.text for relation in self.relations]
+        if not self.pairs:
+            lines = _condensed(self.relations)
+        related = Section("How they are related", tuple(lines))
         claims = _most(self.claim_lines(), _MOST_CLAIMS, "models")
         claimed = Section("What their metadata claims", claims)
-        title = "How they are related"
-        if not self.pairs:
-            return [*shared, Section(title, tuple(_condensed(self.relations))), claimed]
-        related = Section(title, tuple(relation.text for relation in self.relations))
-        return [*map(_pair_section, self.pairs), related, *shared, claimed]
+        told = [_pair_section(pair) for pair in self.pairs]
+        if self.pair_count > _FIRST_PAIRS:
+            return [*shared, related, *told, claimed]
+        return [*told, related, *shared, claimed]
 
     def to_text(self) -> str:
         """Return it as plain text for a terminal, without colour."""
@@ -179,10 +203,11 @@ def findings_report(
     models = tuple(teller.models[i].name for i in ids)
     told: tuple[PairReport, ...] = ()
     if pairs is not None or len(chosen) <= MOST_DETAILED_PAIRS:
-        told = tuple(_pair_reports(teller.findings(chosen, details=True)))
+        told = tuple(_pair_reports(teller, chosen))
     wanted = frozenset(models)
     return FindingsReport(
         models=models,
+        whole_store=len(models) == len(teller.models),
         pair_count=len(chosen),
         pairs=told,
         verdicts=_verdict_table(teller.verdict_counts(chosen)),
@@ -193,21 +218,28 @@ def findings_report(
     )
 
 
-def _pair_reports(findings: Iterable[Finding]) -> list[PairReport]:
+def _pair_reports(teller: Teller, pairs: Sequence[Pair]) -> list[PairReport]:
     by_pair: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in findings:
+    for finding in teller.findings(pairs, details=True):
         by_pair[finding.model_a, finding.model_b].append(finding)
-    return [
-        PairReport(
-            model_a=a,
-            model_b=b,
-            verdict=model_verdict(of_pair),
-            source=of_pair[0].source,
-            sentences=tuple(pair_sentences(of_pair)),
-            findings=tuple(of_pair),
+    reports = []
+    for a, b in pairs:
+        names = teller.models[a].name, teller.models[b].name
+        of_pair = by_pair[names]
+        reports.append(
+            PairReport(
+                *names,
+                families=(teller.kind_of(a), teller.kind_of(b)),
+                verdict=model_verdict(of_pair),
+                source=of_pair[0].source,
+                sentences=(
+                    *pair_sentences(of_pair),
+                    *(rename_sentence(*found) for found in teller.renames(a, b)),
+                ),
+                findings=tuple(of_pair),
+            )
         )
-        for (a, b), of_pair in by_pair.items()
-    ]
+    return reports
 
 
 def _verdict_table(counts: Counter[tuple[str, str]]) -> tuple[tuple[str, str, int], ...]:
@@ -237,22 +269,30 @@ def _as_table(counts: tuple[tuple[str, str, int], ...]) -> Table:
 
 
 def _pair_section(pair: PairReport) -> Section:
-    title = f"{printable(pair.model_a, 80)} → {printable(pair.model_b, 80)}"
+    names = [printable(name, 80) for name in (pair.model_a, pair.model_b)]
+    if pair.families[0] != pair.families[1] and all(pair.families):
+        names = [f"{name} ({what})" for name, what in zip(names, pair.families, strict=True)]
+    title = " → ".join(names)
     if pair.source in _SOURCES:
         title += f" ({_SOURCES[pair.source]})"
     return Section(title, pair.sentences)
 
 
-def _condensed(relations: Iterable[Relation]) -> list[str]:
+def _condensed(relations: Sequence[Relation]) -> list[str]:
     """Return relations of many models: what changed between several pairs is said once."""
-    told = [relation.text for relation in relations if not relation.what]
+    told: dict[str, list[str]] = defaultdict(list)
     pairs: dict[str, list[str]] = defaultdict(list)
+    tuned = {frozenset((r.model, r.other)) for r in relations if r.what}
     for relation in relations:
         if relation.what:
             pairs[relation.what].append(f"{relation.other} – {relation.model}")
+        elif relation.directed or frozenset((relation.model, relation.other)) not in tuned:
+            # Which of two known parts a changed model holds is said among the shared ones.
+            told[relation.kind].append(relation.text)
+    lines = [line for texts in told.values() for line in _most(texts, _MOST_OF_A_KIND, "pairs")]
     for what, between in pairs.items():
-        told.append(f"{what}, between nearest models: {listed(between, _MOST_PAIRS)}")
-    return told
+        lines.append(f"{what}, between nearest models: {listed(between, _MOST_PAIRS, 200)}")
+    return lines
 
 
 def _most(lines: Iterable[str], limit: int, noun: str) -> tuple[str, ...]:

@@ -3,7 +3,9 @@ their metadata claims."""
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +31,9 @@ KINDS = (NON_FINITE, BROKEN_POSITIONS, ZERO_LAYERS, MIXED_DTYPES, MISSING_PARTS)
 # Where trainers and mergers write what a model is said to be.
 _CLAIMS = ("modelspec.", "ss_", "sd_merge", "merge", "recipe", "epoch", "global_step")
 _NO_CLAIMS = ("ss_tag_frequency", "ss_bucket_info", "ss_dataset_dirs", "ss_datasets")
-_LONGEST_CLAIM = 160
+_LONGEST_CLAIM = 240
+_LONG_HASH = re.compile("[0-9a-f]{32,}")
+_SHOWN_HASH = 10
 _MOST_CLAIMS = 40
 _SHOWN_POSITIONS = 5
 
@@ -103,7 +107,7 @@ def metadata_claims(store: Store, models: Iterable[str] | None = None) -> list[C
     for model in _chosen(store, models):
         said = [(key, value) for key, value in sorted(model.metadata.items()) if _is_claim(key)]
         claims += [
-            Claim(model.name, printable(key, 80), printable(value, _LONGEST_CLAIM))
+            Claim(model.name, printable(key, 80), printable(_brief(value), _LONGEST_CLAIM))
             for key, value in said[:_MOST_CLAIMS]
             if value not in (None, "", "None", "null")
         ]
@@ -118,6 +122,31 @@ def _chosen(store: Store, models: Iterable[str] | None) -> list[Model]:
 def _is_claim(key: str) -> bool:
     name = key.removeprefix("__metadata__.")
     return name.startswith(_CLAIMS) and name not in _NO_CLAIMS
+
+
+def _brief(value: Any, depth: int = 3) -> Any:
+    """Return JSON that a program wrote into a claim as a person would: what it says, no more.
+
+    >>> _brief('{"type": "webui", "multiplier": 0.3, "custom_name": null, "calc": {"a": [1, 2]}}')
+    'type webui, multiplier 0.3, calc (a 1, 2)'
+    """
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if isinstance(value, str) and _LONG_HASH.fullmatch(value):
+        return value[:_SHOWN_HASH]
+    if not isinstance(value, dict | list):
+        return value
+    if not depth:
+        return "…"
+    pairs = value.items() if isinstance(value, dict) else (("", item) for item in value)
+    said = [(_brief(key), _brief(item, depth - 1), item) for key, item in pairs if item]
+    return ", ".join(
+        f"{key} ({text})" if key and isinstance(item, dict) else f"{key} {text}".lstrip()
+        for key, text, item in said
+    )
 
 
 def _odd_keys(store: Store, models: Mapping[int, Model]) -> list[HealthNote]:

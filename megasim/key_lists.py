@@ -13,7 +13,7 @@ Path = tuple[str, ...]
 _BARE = frozenset({"weight", "bias", "running_mean", "running_var", "scale"})
 # A name that stands at this many places or more is counted, not listed.
 _MANY = 4
-_MERGE_BLOCK = re.compile(r"(?:IN|M|OUT)\d\d")
+_MERGE_BLOCK = re.compile(r"(?:IN|M|OUT)\d\d|TIME|LABEL|OUT")
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 

@@ -41,6 +41,11 @@ _VAE = ("vae", "vae_encoder", "vae_decoder", "vae_quant")
 _ALTERED = (identity.CHANGED, identity.PARTLY_CHANGED)
 _HALF = frozenset({"float16", "bfloat16"})
 _SHOWN_DONORS = 4
+_IN_WORDS = {
+    identity.SAME_VALUES: ", in another dtype",
+    identity.SAME_AT_FP16: ", once rounded to fp16",
+    identity.SAME_AT_BF16: ", once rounded to bf16",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +139,31 @@ class PairRelations:
             return []
         verdict = weakest(f.verdict for f in self.equal)
         if self.only_a or self.only_b:
-            part, whole = (self.b, self.a) if self.only_a else (self.a, self.b)
-            text = f"{self._name(part)} is the {_titles(self.equal)} of {self._name(whole)} alone"
-            return [self._relation(PART_OF, part, whole, text, directed=False)]
+            return [self._part_of(verdict)]
         dropped = self._dropped()
         if dropped is not None:
             return [self._pruned(verdict, *dropped)]
-        if verdict == identity.SAME_WHERE_USED:
-            text = f"{self._names()} differ only in keys that are never used"
+        minor = [f for f in self.findings if f.component in NEVER_USED and not f.equal]
+        if verdict == identity.SAME_WHERE_USED or minor:
+            where = "keys that are never used"
+            if verdict in identity.TIERS:
+                where = f"the {_titles(minor)}, which {'are' if minor[1:] else 'is'} never used"
+            text = f"{self._names()} differ only in {where}{_IN_WORDS.get(verdict, '')}"
             return [self._relation(SAME_WHERE_USED, self.b, self.a, text, directed=False)]
         if verdict == identity.IDENTICAL:
             text = f"{self._names()} hold the same weights{self._formats()}"
             return [self._relation(SAME_WEIGHTS, self.b, self.a, text, directed=False)]
         return [self._cast(verdict)]
+
+    def _part_of(self, verdict: str) -> Relation:
+        part, whole = (self.b, self.a) if self.only_a else (self.a, self.b)
+        if self.unet in self.equal:
+            text = f"{self._name(part)} is {self._name(whole)} without its "
+            text += _titles(self.only_a or self.only_b)
+        else:
+            text = f"{self._name(part)} is the {_titles(self.equal)} of {self._name(whole)}"
+        text += _IN_WORDS.get(verdict, "")
+        return self._relation(PART_OF, part, whole, text, directed=False)
 
     def _dropped(self) -> tuple[int, int, list[Finding]] | None:
         """Return pruned model, full model and what is dropped; None when nothing is."""
@@ -160,7 +177,8 @@ class PairRelations:
     def _pruned(self, verdict: str, small: int, full: int, dropped: Sequence[Finding]) -> Relation:
         text = f"{self._name(small)} is {self._name(full)} without its {_titles(dropped)}"
         if self.unet is not None and any(f.component == "ema" for f in dropped):
-            text += "; it keeps the raw UNet"
+            alike = (full, small) in self.kinship.ema_as_unet
+            text += "; the EMA copy was the same" if alike else "; it keeps the raw UNet"
         if verdict != identity.IDENTICAL and self._rounded_model() == small:
             text += f", cast to {self._half_dtypes(small)}"
         return self._relation(PRUNED, small, full, text)
@@ -171,13 +189,8 @@ class PairRelations:
             other = self.a if model == self.b else self.b
             text = f"{self._name(model)} is {self._name(other)} cast to {self._half_dtypes(model)}"
             return self._relation(CAST, model, other, text)
-        how = {
-            identity.SAME_VALUES: "in another dtype",
-            identity.SAME_AT_FP16: "once rounded to fp16",
-            identity.SAME_AT_BF16: "once rounded to bf16",
-        }[verdict]
         kind = SAME_WEIGHTS if verdict == identity.SAME_VALUES else CAST
-        text = f"{self._names()} hold the same weights {how}"
+        text = f"{self._names()} hold the same weights{_IN_WORDS[verdict]}"
         return self._relation(kind, self.b, self.a, text, directed=False)
 
     def _rounded_model(self) -> int | None:

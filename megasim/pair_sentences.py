@@ -10,7 +10,7 @@ from dataclasses import replace
 from megasim import identity
 from megasim.anatomy import component_title
 from megasim.errors import printable
-from megasim.finding_details import TIER_WORDS
+from megasim.finding_details import TIER_WORDS, shown_prefix
 from megasim.findings import NEVER_USED, Finding
 
 VERDICT_WORDS = {
@@ -37,24 +37,26 @@ def pair_sentences(findings: Sequence[Finding]) -> list[str]:
     """
     common = [f for f in findings if not f.verdict.startswith("absent")]
     if findings and not common:
-        return [_other_networks(findings)]
+        return [_nothing_in_common(findings)]
     sentences = []
     vae = [finding for finding in findings if finding.component in _VAE_PARTS]
     for finding in findings:
-        if finding not in vae:
+        if finding.component == "other" and len(findings) == 1:
+            sentences.append(f"all keys: {_state(finding)}")
+        elif finding not in vae:
             sentences.append(finding_sentence(finding))
         elif finding is vae[0]:
             sentences.append(_vae_sentence(vae))
     return sentences
 
 
-def _other_networks(findings: Sequence[Finding]) -> str:
+def _nothing_in_common(findings: Sequence[Finding]) -> str:
     held = (
         component_list([f.component for f in findings if f.verdict == verdict])
         for verdict in (identity.ABSENT_B, identity.ABSENT_A)
     )
     sides = " against ".join(printable(text, 300) or "nothing" for text in held)
-    return f"other networks: no component in common ({sides})"
+    return f"no component in common ({sides})"
 
 
 def component_list(components: Sequence[str]) -> str:
@@ -89,9 +91,23 @@ def verdict_words(finding: Finding) -> str:
     return VERDICT_WORDS[finding.verdict]
 
 
+def rename_sentence(before: str, after: str, keys: int, support: int) -> str:
+    """Say what was renamed, and what speaks for it.
+
+    >>> rename_sentence("", "bert.", 12, 11)
+    'renamed: (none) → bert. in 12 keys, as 11 equal tensors show'
+    >>> rename_sentence("net.", "", 1, 0)
+    'renamed: net. → (none) in 1 key, as names and shapes alone suggest'
+    """
+    shown = f"{support:,} equal tensors show" if support > 1 else "1 equal tensor shows"
+    why = shown if support else "names and shapes alone suggest"
+    count = f"{keys:,} key" + ("" if keys == 1 else "s")
+    return f"renamed: {shown_prefix(before)} → {shown_prefix(after)} in {count}, as {why}"
+
+
 def _state(finding: Finding) -> str:
     text = verdict_words(finding)
-    if not finding.equal and finding.l2:
+    if finding.verdict in (identity.CHANGED, identity.PARTLY_CHANGED) and finding.l2:
         estimated = "≈ " if finding.source == "estimated" else ""
         text += f", L2 {estimated}{_number(finding.l2)}"
     if finding.verdict == identity.ABSENT:

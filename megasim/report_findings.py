@@ -9,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 
 from megasim.anatomy import component_title
-from megasim.component_groups import ComponentGroup, listed, shared_components
+from megasim.component_groups import ComponentGroup, group_sentences, listed, shared_components
 from megasim.errors import printable
 from megasim.findings import MOST_DETAILED_PAIRS, Finding, component_order
 from megasim.health import BROKEN_POSITIONS, NON_FINITE, HealthNote, model_health
@@ -180,11 +180,12 @@ def _enumerated(parts: Sequence[str]) -> str:
 def shared_section(source: Source) -> Section:
     """Return which models hold the same component, and what is unchanged in which pair."""
     groups = _groups(source)
+    sentences = group_sentences(groups)
     blocks: list[Block] = []
     if groups:
-        blocks.append(bullets(group.sentence() for group in groups[:_MOST_GROUPS]))
-        if len(groups) > _MOST_GROUPS:
-            more = counted(len(groups) - _MOST_GROUPS, "smaller group")
+        blocks.append(bullets(sentences[:_MOST_GROUPS]))
+        if len(sentences) > _MOST_GROUPS:
+            more = counted(len(sentences) - _MOST_GROUPS, "smaller group")
             blocks.append(say(f"{more} are in shared.csv."))
     elif source.models:
         blocks.append(note("No two models are known to hold the same component."))

@@ -18,7 +18,7 @@ order by c.model_a, c.model_b, c.component;
 -- name: finding_layers
 -- The keys of some components of one pair, with the shapes where they differ.
 select
-    l.component, l.canonical_key, l.key_a, l.key_b, l.block, l.status, l.l2,
+    l.component, l.canonical_key, l.key_a, l.key_b, l.block, l.role, l.status, l.l2,
     case when l.status = 'shape_mismatch' then a.canonical_shape end as shape_a,
     case when l.status = 'shape_mismatch' then b.canonical_shape end as shape_b
 from layer_rows l
@@ -26,6 +26,13 @@ left join model_tensor a on a.model_id = $model_a and a.key = l.key_a
 left join model_tensor b on b.model_id = $model_b and b.key = l.key_b
 where l.model_a = $model_a and l.model_b = $model_b and list_contains($components, l.component)
 order by l.component, l.canonical_key;
+
+-- name: pair_renames
+-- The renames that were found between the keys of one pair, and what speaks for them.
+select prefix_a, prefix_b, keys, support
+from rename
+where model_a = $model_a and model_b = $model_b
+order by keys desc, prefix_a, prefix_b;
 
 -- name: component_keys
 -- Which keys each family has in each component, to ask which of them it never uses.
@@ -89,7 +96,8 @@ order by model_id, component;
 -- name: imported_rows
 -- The published keys of some pairs.
 select
-    l.model_a, l.model_b, l.component, l.canonical_key, l.key_a, l.key_b, l.block, l.status, l.l2,
+    l.model_a, l.model_b, l.component, l.canonical_key, l.key_a, l.key_b, l.block, l.role,
+    l.status, l.l2,
     null as shape_a, null as shape_b
 from imported_layer l
 join batch b on b.model_a = l.model_a and b.model_b = l.model_b

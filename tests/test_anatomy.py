@@ -68,7 +68,13 @@ def test_every_key_of_the_architectures_is_known(
     assert anatomy.family == family
     assert {part.component for part in anatomy.parts} == components
     assert all(part.role for part in anatomy.parts)
+    assert all(part.block for part in anatomy.parts if part.component in ("unet", "ema"))
     assert_nothing_lost(shapes, anatomy)
+
+
+def test_there_is_a_place_for_every_architecture(shared: Path) -> None:
+    files = {path.stem for path in (shared / "architectures").glob("*.txt")}
+    assert files == {name for name, *_ in PLACES}
 
 
 @pytest.mark.parametrize(("name", "family", "prefix", "components"), PLACES)

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 import torch
 
-from megasim.component_groups import shared_components
+from megasim.component_groups import group_sentences, other_holders, shared_components
 from megasim.errors import CheckpointError, NoAnswerError, UsageError
 from megasim.fingerprint_file import export_fingerprints, import_fingerprints
 from megasim.store import Store
@@ -57,9 +57,31 @@ def test_largest_first_and_a_vae_as_a_whole(ingested: Store) -> None:
 def test_which_of_them_are_identical_to_the_bit(ingested: Store) -> None:
     group = next(g for g in shared_components(ingested) if g.component == "text_encoder")
     assert group.identical == (("base", "tuned", "baked"), ("half",))
-    assert group.sentence(3) == (
+    assert group_sentences([group], 3) == [
         "text encoder: the same in 4 models (same at fp16): base, half and 2 more"
+    ]
+
+
+def test_what_the_same_models_share_is_said_at_once(ingested: Store) -> None:
+    sentences = group_sentences(shared_components(ingested))
+    assert sentences[0] == (
+        "VAE encoder and VAE quant convolutions: the same in 5 models (same at fp16): "
+        "base, half, tuned, baked, vae"
     )
+    assert len(sentences) == 5
+
+
+def test_who_else_holds_the_parts_of_a_pair(ingested: Store) -> None:
+    groups = shared_components(ingested)
+    assert other_holders(groups, ["base", "tuned"]) == [
+        "text encoder of both: also in half, baked (same at fp16)",
+        "VAE of both: also in half (same at fp16)",
+        "UNet of base: also in half (same at fp16)",
+    ]
+    assert other_holders(groups, ["stranger", "vae"]) == [
+        "VAE of vae: also in baked",
+    ]
+    assert other_holders(groups, list(ingested.model_ids())) == []
 
 
 def test_no_distances_are_needed(ingested: Store) -> None:
@@ -79,7 +101,8 @@ def test_a_named_vae_is_recognised_without_its_weights(ingested: Store, tmp_path
         assert result.models == ["kl-f8-anime2"]
         (group,) = shared_components(workspace.store)
         assert group.known == ("kl-f8-anime2",)
-        assert group.sentence().endswith("known by fingerprint: kl-f8-anime2")
+        (sentence,) = group_sentences([group])
+        assert sentence.endswith("known by fingerprint: kl-f8-anime2")
         (row,) = workspace.sql("select source, keys from models where name = 'kl-f8-anime2'").values
         assert tuple(row) == ("fingerprints", 5)
         again = import_fingerprints(workspace.store, file)

@@ -15,7 +15,7 @@ from megasim.component_groups import shared_components
 from megasim.findings import Finding, pair_findings
 from megasim.findings_report import findings_report
 from megasim.health import model_health
-from megasim.relations import Relation, model_relations
+from megasim.relations import model_relations
 from megasim.store import Store
 from megasim.workspace import open_store
 from megasim.zoo import TRUTH, ZooModel, build_zoo, expected_identity
@@ -24,7 +24,6 @@ LEFT_OUT = ("chain-3", "chain-4", "chain-5", "run-e03", "run-e04", "run-e05", "m
 LEFT_OUT += ("mix-50", "mix-70", "mix-85", "mix-mbw", "base-legacy")
 PLAN = [planned for planned in TRUTH if planned.name not in LEFT_OUT]
 BY_NAME = {planned.name: planned for planned in PLAN}
-CHANGED = {"changed", "partly_changed", "other_architecture"}
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +55,16 @@ def test_every_component_of_every_pair(told) -> None:
         a, b = BY_NAME[name_a], BY_NAME[name_b]
         for component in components(a, b):
             truth = expected_identity(a, b, component)
-            allowed = {
-                "changed": CHANGED | ({"same_where_used"} if a.family == "sd2" else set()),
-                "missing_a": {"absent_a"},
-                "missing_b": {"absent_b"},
-            }.get(truth, {truth})
+            allowed = {"missing_a": {"absent_a"}, "missing_b": {"absent_b"}}.get(truth, {truth})
+            if truth == "changed":
+                allowed = {"changed", "partly_changed"}
+                if component in ("unet", "text_encoder") and "sd2" in {a.family, b.family}:
+                    same = a.family == b.family
+                    allowed = {"same_where_used" if same else "other_architecture"}
             if findings[component].verdict not in allowed:
                 wrong.append((name_a, name_b, component, truth, findings[component].verdict))
+        extra = set(findings) - components(a, b) - {"training_state", "text_encoder", "vae"}
+        assert not extra, (name_a, name_b)
     assert wrong == []
 
 
@@ -97,43 +99,96 @@ def test_a_folder_of_diffusers_is_the_single_file(store: Store) -> None:
     assert findings["unet"].detail == "686 keys, named otherwise: ldm → diffusers"
 
 
-def relation_of(relations: list[Relation], *names: str) -> Relation:
-    (found,) = (r for r in relations if {r.model, r.other} == set(names))
-    return found
+NEVER_USED = {"ema", "training_state"}
+VAE = {"vae_encoder", "vae_decoder", "vae_quant"}
 
 
-def test_relations(store: Store) -> None:
-    relations = model_relations(store)
-    expected = {
-        ("base-diffusers", "base-fp16"): "same_weights",
-        ("other-arch", "other-sharded"): "same_weights",
-        ("base-fp16", "base-pruned"): "cast",
-        ("base-pruned", "base-ema"): "pruned",
-        ("base-emaonly", "base-ema"): "pruned",
+def founder(planned: ZooModel) -> str:
+    while planned.parents:
+        planned = next(p for p in TRUTH if p.name == planned.parents[0])
+    return planned.name
+
+
+def expected_kinds(a: ZooModel, b: ZooModel) -> set[str]:
+    """Return the kinds of relation that follow from the history of two models."""
+    if founder(a) != founder(b):
+        return set()
+    held_a, held_b = (set(m.contents) - NEVER_USED for m in (a, b))
+    common = held_a & held_b
+    altered = {c for c in common if a.contents[c] != b.contents[c]}
+    names = {a.name, b.name}
+    # What a step did to keys that are never used, what was damaged, whose UNet is the EMA copy.
+    stories = {
         ("sd2-base", "sd2-tail"): "same_where_used",
-        ("nan-layer", "dreambooth"): "damaged",
-        ("vae-only", "new-decoder"): "part_of",
-        ("new-decoder", "base-fp16"): "vae_replaced",
+        ("dreambooth", "nan-layer"): "damaged",
+        ("base-ema", "base-emaonly"): "pruned",
     }
-    for names, kind in expected.items():
-        assert relation_of(relations, *names).kind == kind, names
-    for relation in relations:
-        if relation.directed:  # made from it, or from the same
-            parents = {relation.other} & set(BY_NAME[relation.model].parents)
-            assert parents or relation.kind == "cast", relation
-    assert relation_of(relations, "new-decoder", "base-fp16").donors == ("vae-only",)
-    assert "raw UNet" in relation_of(relations, "base-pruned", "base-ema").text
-    assert "EMA copy as its UNet" in relation_of(relations, "base-emaonly", "base-ema").text
+    for pair, kind in stories.items():
+        if names == set(pair):
+            return {kind}
+    if not common or (not altered and held_a - common and held_b - common):
+        return set()
+    if not altered and held_a != held_b:
+        return {"part_of"}
+    if not altered:
+        minor = [set(m.contents) & NEVER_USED for m in (a, b)]
+        if minor[0] != minor[1]:
+            return {"pruned"}
+        return {"same_weights"} if a.dtype == b.dtype else {"cast"}
+    if "unet" in common - altered:
+        replaced = {"vae_replaced"} if altered & VAE else set()
+        return replaced | ({"text_encoder_replaced"} if "text_encoder" in altered else set())
+    if "unet" in altered and "text_encoder" in common - altered:
+        return {"unet_fine_tuned"}
+    whole = {"unet", "text_encoder", *VAE}
+    return {"everything_changed"} if altered == whole else {"fine_tuned"}
 
 
-def test_nothing_is_said_of_models_that_share_no_history(store: Store) -> None:
-    def founder(planned: ZooModel) -> str:
-        while planned.parents:
-            planned = next(p for p in TRUTH if p.name == planned.parents[0])
-        return planned.name
+def test_every_relation_of_every_pair_and_no_other(store: Store) -> None:
+    pairs = [(a.name, b.name) for a, b in combinations(PLAN, 2)]
+    told: dict[frozenset[str], list[str]] = defaultdict(list)
+    for relation in model_relations(store, pairs):
+        told[frozenset((relation.model, relation.other))].append(relation.kind)
+    wrong = [
+        (a, b, kinds, expected)
+        for a, b in pairs
+        if (kinds := sorted(told.pop(frozenset((a, b)), [])))
+        != (expected := sorted(expected_kinds(BY_NAME[a], BY_NAME[b])))
+    ]
+    assert (wrong, told) == ([], {})
 
-    for relation in model_relations(store):
-        assert founder(BY_NAME[relation.model]) == founder(BY_NAME[relation.other])
+
+def test_who_was_made_from_whom(store: Store) -> None:
+    pairs = [(a.name, b.name) for a, b in combinations(PLAN, 2)]
+    directed = {
+        (r.kind, r.model, r.other): r.donors for r in model_relations(store, pairs) if r.directed
+    }
+    originals = {"base-pruned", "base-ema"}
+    halves = {"base-fp16", "base-diffusers"}
+    assert directed == {
+        **{("cast", half, "base-pruned"): () for half in halves},
+        **{("pruned", half, "base-ema"): () for half in halves},
+        ("pruned", "base-pruned", "base-ema"): (),
+        ("pruned", "base-emaonly", "base-ema"): (),
+        ("damaged", "nan-layer", "dreambooth"): (),
+        **{("vae_replaced", "new-decoder", o): ("vae-only",) for o in originals | halves},
+    }
+
+
+def test_what_is_told_of_the_nearest_is_told_with_its_evidence(store: Store) -> None:
+    relations = {frozenset((r.model, r.other)): r for r in model_relations(store)}
+    assert len(relations) < len(PLAN)
+    kept = relations[frozenset(("base-pruned", "base-ema"))]
+    assert kept.text.endswith(
+        "without its EMA copy of the UNet and training state; it keeps the raw UNet"
+    )
+    assert "EMA copy of the UNet: dropped (686 keys)" in kept.evidence
+    raised = relations[frozenset(("base-emaonly", "base-ema"))]
+    assert "EMA copy as its UNet" in raised.text
+    copied = relations[frozenset(("base-fp16", "base-diffusers"))]
+    assert "UNet: identical (686 keys, named otherwise: ldm → diffusers)" in copied.evidence
+    decoder = relations[frozenset(("base-fp16", "new-decoder"))]
+    assert "that of new-decoder is also that of vae-only" in decoder.text
 
 
 def test_groups_are_those_of_equal_contents(store: Store) -> None:

@@ -103,7 +103,7 @@ def test_claims_are_shown_shortened_and_harmless(store: Store) -> None:
     claims = {claim.key: claim.value for claim in metadata_claims(store, ["claiming"])}
     assert sorted(claims) == ["modelspec.title", "sd_merge_recipe", "ss_steps"]
     assert claims["modelspec.title"] == "\\x1b[31mred"
-    assert len(claims["sd_merge_recipe"]) == 160
+    assert len(claims["sd_merge_recipe"]) == 240
     with pytest.raises(UsageError):
         metadata_claims(store, ["nobody"])
 
