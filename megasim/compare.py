@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from megasim.checkpoint import Checkpoint, TensorRef, open_checkpoint
@@ -28,13 +29,23 @@ METRIC_VERSION = 1
 ON_REQUEST = ("linf", "cossim")
 DEFAULT_MEMORY = 1 << 30
 
+Ids = npt.NDArray[np.int32]
+
 # A piece reads about this many elements: enough to keep a core busy for some tenths of a second.
 _PIECE_ELEMENTS = 32 << 20
+# Pairs of contents that are planned at a time: a query for each piece would cost more than it.
+_PLANNED_PAIRS = 250_000
 # Results are saved when this many rows or seconds have come together.
 _SAVE_ROWS = 200_000
 _SAVE_SECONDS = 5.0
-# Pairs whose layers are summed up in one statement; bounds the memory it takes.
-_FINISH_PAIRS = 64
+# The statement that saves metrics, for each table of them.
+_STATEMENTS = {
+    "add_distances": ("l0", "l1", "l2"),
+    "add_linfs": ("linf",),
+    "add_cossims": ("cossim",),
+}
+# Layers of pairs that are summed up in one statement, about; bounds the memory it takes.
+_SUMMED_LAYERS = 1_000_000
 
 
 @dataclass
@@ -46,7 +57,7 @@ class CompareResult:
         pairs_known: of them, known before.
         pairs_done: of them, finished by this run.
         tensor_pairs_computed: pairs of contents whose distances were computed.
-        tensors_read: contents read, each once.
+        tensors_read: contents read: each once for a key that it stands under.
         bytes_read: bytes of these contents.
         files_read: models out of which they were read.
         failed: models that could not be read; their pairs are left open.
@@ -99,7 +110,7 @@ def compare_models(
 ) -> CompareResult:
     """Compute the exact distances of `pairs` that the store lacks, and save them as they come.
 
-    A content is read once, whatever pairs it takes part in, and two models that share a tensor
+    A content is read once, however many pairs it takes part in, and two models that share a tensor
     cost nothing for it. When interrupted, what was computed is saved, and the next run computes
     the rest.
 
@@ -132,29 +143,35 @@ def compare_models(
             store, executor, checkpoints, memory // workers, device, result, stop_if_asked
         )
         run.compute(2 * workers, progress)
-        _finish_pairs(store, todo, flags, result, stop_if_asked, progress)
+        sum_up_pairs(store, todo, **flags, stop_if_asked=stop_if_asked, progress=progress)
+    result.pairs_done = len(todo)
     return result
 
 
-def _finish_pairs(
+def sum_up_pairs(
     store: Store,
-    todo: Sequence[Pair],
-    flags: Mapping[str, bool],
-    result: CompareResult,
-    stop_if_asked: Callable[[], None],
-    progress: Progress,
+    pairs: Sequence[Pair],
+    *,
+    linf: bool = False,
+    cossim: bool = False,
+    stop_if_asked: Callable[[], None] = lambda: None,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
-    """Sum the layers of pairs up and mark them as done, some at a time."""
-    progress.start("Summing up", len(todo), "pairs")
+    """Sum the layers of pairs up, component by component, and mark the pairs as done.
+
+    All their distances must be in the store, and `linf` and `cossim` where they are said to be.
+    """
+    ((keys,),) = store.rows("most_keys")
+    size = max(1, _SUMMED_LAYERS // max(keys or 0, 1))
+    progress.start("Summing up", len(pairs), "pairs")
     try:
-        for i in range(0, len(todo), _FINISH_PAIRS):
-            batch = {"batch": pair_frame(todo[i : i + _FINISH_PAIRS])}
+        for i in range(0, len(pairs), size):
+            batch = {"batch": pair_frame(pairs[i : i + size])}
             with store.transaction():
-                store.rows("finish_pairs", tables=batch, **flags)
+                store.rows("finish_pairs", tables=batch, linf=linf, cossim=cossim)
                 store.rows("drop_weaker_components", tables=batch)
                 store.rows("drop_imported_layers", tables=batch)
                 store.rows("add_exact_components", tables=batch)
-            result.pairs_done += len(batch["batch"])
             progress.advance(len(batch["batch"]))
             stop_if_asked()
     finally:
@@ -232,11 +249,11 @@ def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
 
 @dataclass
 class _Planned:
-    """A piece of work under way, and which contents its results belong to."""
+    """A piece of work, which contents its results belong to, and how much it reads."""
 
-    piece: PairPiece
-    tensor_pairs: list[np.ndarray[Any, np.dtype[np.int32]]]
-    elements: int
+    positions: list[Position] = field(default_factory=list)
+    tensor_pairs: list[Ids] = field(default_factory=list)
+    elements: int = 0
 
 
 @dataclass
@@ -250,7 +267,7 @@ class _Comparison:
     device: str | None
     result: CompareResult
     stop_if_asked: Callable[[], None]
-    rows: list[pd.DataFrame] = field(default_factory=list)
+    unsaved: list[tuple[Ids, PairDistances]] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
     files: set[int] = field(default_factory=set)
 
@@ -262,7 +279,7 @@ class _Comparison:
         planned = self._planned(sizes)
         try:
             for plan in itertools.islice(planned, ahead):
-                running[self.executor.submit(run_pair_piece, plan.piece)] = plan
+                running[self._submit(plan)] = plan
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -270,7 +287,7 @@ class _Comparison:
                     self._take(plan, future.result())
                     progress.advance(plan.elements)
                     for following in itertools.islice(planned, 1):
-                        running[self.executor.submit(run_pair_piece, following.piece)] = following
+                        running[self._submit(following)] = following
                 self._save_in_time()
                 self.stop_if_asked()
         finally:
@@ -281,86 +298,90 @@ class _Comparison:
             progress.finish()
 
     def _planned(self, sizes: pd.DataFrame) -> Iterator[_Planned]:
-        """Yield pieces of some keys each."""
+        """Yield pieces of some positions each, in the order of the plan."""
         keys: list[str] = []
-        elements = 0
-        for key, size in zip(sizes["canonical_key"], sizes["elements"].tolist(), strict=True):
+        pairs = 0
+        for key, size in zip(sizes["canonical_key"], sizes["pairs"].tolist(), strict=True):
             keys.append(key)
-            elements += size
-            if elements >= _PIECE_ELEMENTS:
-                yield self._plan(keys, elements)
-                keys, elements = [], 0
+            pairs += size
+            if pairs >= _PLANNED_PAIRS:
+                yield from self._pieces(keys)
+                keys, pairs = [], 0
         if keys:
-            yield self._plan(keys, elements)
+            yield from self._pieces(keys)
 
-    def _plan(self, keys: list[str], elements: int) -> _Planned:
-        work = self.store.frame("work_of", tables={"batch": pd.DataFrame({"canonical_key": keys})})
-        contents = pd.unique(pd.concat([work["tensor_a"], work["tensor_b"]]))
-        holders = self.store.rows(
-            "holders_of",
-            tables={
-                "batch": pd.DataFrame({"tensor_id": contents}),
-                "readable": pd.DataFrame({"model_id": list(self.checkpoints)}),
-            },
-        )
+    def _pieces(self, keys: list[str]) -> Iterator[_Planned]:
+        """Cut the planned pairs of some keys into pieces."""
+        batch = {"batch": pd.DataFrame({"canonical_key": keys})}
+        work = self.store.arrays("work_of", tables=batch)
+        pairs = np.stack([work["tensor_a"], work["tensor_b"]], axis=1)
+        refs = self._refs(np.unique(pairs))
+        (starts,) = np.nonzero(np.diff(work["position"], prepend=-1))
+        plan = _Planned()
+        for start, stop in itertools.pairwise([*starts.tolist(), len(pairs)]):
+            contents, index = np.unique(pairs[start:stop], return_inverse=True)
+            needs = ("needs_distance", "needs_linf", "needs_cossim")
+            position = Position(
+                refs=tuple(refs[i] for i in contents.tolist()),
+                pairs=index.reshape(-1, 2).astype(np.int32),
+                rows=int(work["rows"][start]),
+                metrics=_metrics(*(bool(work[need][start]) for need in needs)),
+            )
+            plan.positions.append(position)
+            plan.tensor_pairs.append(pairs[start:stop])
+            plan.elements += sum(ref.numel for ref in position.refs)
+            self.result.tensors_read += len(position.refs)
+            self.result.bytes_read += sum(ref.nbytes for ref in position.refs)
+            if plan.elements >= _PIECE_ELEMENTS:
+                yield plan
+                plan = _Planned()
+        if plan.positions:
+            yield plan
+
+    def _refs(self, contents: Ids) -> dict[int, TensorRef]:
+        """Return where to read each content."""
+        tables = {
+            "batch": pd.DataFrame({"tensor_id": contents}),
+            "readable": pd.DataFrame({"model_id": list(self.checkpoints)}),
+        }
         refs: dict[int, TensorRef] = {}
-        for tensor, model_id, sources, transposed, _ in holders:
-            refs[tensor] = assemble_ref(
-                self.checkpoints[model_id].tensors, tuple(sources), transposed
-            )
+        for tensor, model_id, sources, transposed in self.store.rows("holders_of", tables=tables):
+            tensors = self.checkpoints[model_id].tensors
+            refs[tensor] = assemble_ref(tensors, tuple(sources), transposed)
             self.files.add(model_id)
-        positions = []
-        tensor_pairs = []
-        alike = ["canonical_key", "rows", "needs_distance", "needs_linf", "needs_cossim"]
-        for _, group in work.groupby(alike, sort=True):
-            first = group.iloc[0]
-            pairs = group[["tensor_a", "tensor_b"]].to_numpy(dtype=np.int32)
-            ids, index = np.unique(pairs, return_inverse=True)
-            positions.append(
-                Position(
-                    refs=tuple(refs[int(i)] for i in ids),
-                    pairs=index.reshape(-1, 2).astype(np.int32),
-                    rows=int(first["rows"]),
-                    metrics=_metrics(*(bool(first[need]) for need in alike[2:])),
-                )
-            )
-            tensor_pairs.append(pairs)
-        self.result.tensors_read += len(refs)
-        self.result.bytes_read += sum(ref.nbytes for ref in refs.values())
-        piece = PairPiece(tuple(positions), self.memory, self.device)
-        return _Planned(piece, tensor_pairs, elements)
+        return refs
+
+    def _submit(self, plan: _Planned) -> Future[list[PairDistances]]:
+        piece = PairPiece(tuple(plan.positions), self.memory, self.device)
+        return self.executor.submit(run_pair_piece, piece)
 
     def _take(self, plan: _Planned, distances: Sequence[PairDistances]) -> None:
-        for pairs, found in zip(plan.tensor_pairs, distances, strict=True):
-            columns: dict[str, Any] = {"tensor_a": pairs[:, 0], "tensor_b": pairs[:, 1]}
-            columns["rows"] = found.rows
-            for metric in ("l0", "l1", "l2", "linf", "cossim"):
-                values = getattr(found, metric)
-                if values is not None:
-                    columns[metric] = values
-            self.rows.append(pd.DataFrame(columns))
-            self.result.tensor_pairs_computed += len(pairs)
+        self.unsaved += zip(plan.tensor_pairs, distances, strict=True)
+        self.result.tensor_pairs_computed += sum(map(len, plan.tensor_pairs))
 
     def _save_in_time(self) -> None:
         late = time.monotonic() - self.saved_at > _SAVE_SECONDS
-        if late or sum(map(len, self.rows)) >= _SAVE_ROWS:
+        if late or sum(len(pairs) for pairs, _ in self.unsaved) >= _SAVE_ROWS:
             self._save()
 
     def _save(self) -> None:
         """Save what has come in, each metric in its table, in one transaction."""
-        rows, self.rows = self.rows, []
+        unsaved, self.unsaved = self.unsaved, []
         self.saved_at = time.monotonic()
         with self.store.transaction():
-            for metric, statement in (
-                ("l2", "add_distances"),
-                ("linf", "add_linfs"),
-                ("cossim", "add_cossims"),
-            ):
-                having = [frame for frame in rows if metric in frame]
-                if having:
-                    values = {"metric_version": METRIC_VERSION} if metric == "l2" else {}
-                    batch = {"batch": pd.concat(having, ignore_index=True)}
-                    self.store.rows(statement, tables=batch, **values)
+            for statement, metrics in _STATEMENTS.items():
+                having = [(p, d) for p, d in unsaved if getattr(d, metrics[0]) is not None]
+                if not having:
+                    continue
+                pairs = np.concatenate([p for p, _ in having])
+                columns: dict[str, Any] = {"tensor_a": pairs[:, 0], "tensor_b": pairs[:, 1]}
+                columns["rows"] = np.repeat(
+                    [d.rows for _, d in having], [len(p) for p, _ in having]
+                )
+                for metric in metrics:
+                    columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
+                values = {"metric_version": METRIC_VERSION} if statement == "add_distances" else {}
+                self.store.rows(statement, tables={"batch": pd.DataFrame(columns)}, **values)
 
 
 def _metrics(distance: bool, linf: bool, cossim: bool) -> tuple[str, ...]:

@@ -215,19 +215,22 @@ group by c.canonical_key
 order by c.canonical_key;
 
 -- name: work_of
--- The planned pairs of some keys.
-select w.*
+-- The planned pairs of some keys; those of one position are computed side by side.
+select
+    (dense_rank() over (
+        order by w.canonical_key, w.rows, w.needs_distance, w.needs_linf, w.needs_cossim
+    ))::integer as position,
+    w.tensor_a, w.tensor_b, w.rows, w.needs_distance, w.needs_linf, w.needs_cossim
 from work w
 join batch b on b.canonical_key = w.canonical_key
-order by w.canonical_key, w.tensor_a, w.tensor_b, w.rows;
+order by position, w.tensor_a, w.tensor_b;
 
 -- name: holders_of
 -- For each content, the first of the readable models that holds it, and under which keys.
-select mt.tensor_id, mt.model_id, mt.sources, mt.transposed, t.dtype
+select mt.tensor_id, mt.model_id, mt.sources, mt.transposed
 from model_tensor mt
 join batch b on b.tensor_id = mt.tensor_id
 join readable r on r.model_id = mt.model_id
-join tensor t on t.id = mt.tensor_id
 qualify row_number() over (
     partition by mt.tensor_id order by mt.model_id, mt.canonical_key
 ) = 1
@@ -246,6 +249,10 @@ insert into tensor_linf select tensor_a, tensor_b, linf from batch order by tens
 -- Cosine similarities as they come in.
 insert into tensor_cossim
 select tensor_a, tensor_b, rows, cossim from batch order by tensor_a, tensor_b, rows;
+
+-- name: most_keys
+-- How many keys the largest model has.
+select max(keys) from (select count(*) as keys from model_tensor group by model_id);
 
 -- name: finish_pairs
 -- All distances of these pairs are in.

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from megasim.anatomy import Part, canonical_shape, classify_keys
-from megasim.fingerprint import Fingerprint
+from megasim.compare import METRIC_VERSION, sum_up_pairs
+from megasim.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from megasim.store import Model, ModelTensor, Store, pair_frame
 
 SHARED = {"text_encoder": 3, "vae_encoder": 2, "vae_decoder": 4, "vae_quant": 4}
@@ -38,6 +39,8 @@ def simulate_store(
     seed: int = 0,
     compared: bool = True,
     alike: bool = False,
+    shared: Mapping[str, int] = SHARED,
+    sketch_size: int = 0,
 ) -> None:
     """Write a store of models of one architecture.
 
@@ -46,30 +49,44 @@ def simulate_store(
         shapes: key → shape of all of them.
         compared: whether the distances are there too.
         alike: whether all models hold the same weights.
+        shared: component → how many versions of it there are among all models; of the other
+            components every model has its own.
+        sketch_size: numbers a sketch, drawn at random; none when 0.
     """
     random = np.random.default_rng(seed)
     anatomy = classify_keys(shapes)
     parts = anatomy.parts
     points = _points(names, random)
-    held = {
-        component: [int(i) for i in np.minimum(random.geometric(0.5, len(names)) - 1, count - 1)]
-        for component, count in SHARED.items()
-    }
-
-    def content(part: Part, model: int) -> str:
-        of = 0 if alike else held.get(part.component, range(len(names)))[model]
-        return f"{part.canonical_key} {of}"
+    count = len(names)
+    held = {part.component: np.arange(count) for part in parts}
+    for component, versions in shared.items():
+        held[component] = np.minimum(random.geometric(0.5, count) - 1, versions - 1)
+    if alike:
+        held = {component: np.zeros(count, dtype=np.int64) for component in held}
 
     with Store(path, "write") as store:
         for number, name in enumerate(names):
-            tensors = [
-                _tensor(part, shapes[part.sources[0]], content(part, number)) for part in parts
-            ]
-            store.save_model(Model(name, format="safetensors", family=anatomy.family), tensors)
+            tensors = []
+            for part in parts:
+                digest = _content_hash(part, int(held[part.component][number]))
+                sketch = random.standard_normal(sketch_size, dtype=np.float32)
+                tensors.append(_tensor(part, shapes[part.sources[0]], digest, sketch))
+            store.save_model(
+                Model(
+                    name,
+                    format="safetensors",
+                    family=anatomy.family,
+                    fingerprint_version=FINGERPRINT_VERSION,
+                    sketch_size=sketch_size or None,
+                ),
+                tensors,
+            )
         if compared:
-            if alike:
-                held = {part.component: [0] * len(names) for part in parts}
             _compare(store, parts, shapes, points, held)
+
+
+def _content_hash(part: Part, version: int) -> str:
+    return blake2b(f"{part.canonical_key} {version}".encode(), digest_size=32).hexdigest()
 
 
 def _points(names: Sequence[str], random: np.random.Generator) -> np.ndarray:
@@ -85,8 +102,9 @@ def _points(names: Sequence[str], random: np.random.Generator) -> np.ndarray:
     return points
 
 
-def _tensor(part: Part, shape: tuple[int, ...], content: str) -> ModelTensor:
-    digest = blake2b(content.encode(), digest_size=32).hexdigest()
+def _tensor(
+    part: Part, shape: tuple[int, ...], digest: str, sketch: npt.NDArray[np.float32]
+) -> ModelTensor:
     numel = math.prod(shape)
     return ModelTensor(
         sources=part.sources,
@@ -114,7 +132,7 @@ def _tensor(part: Part, shape: tuple[int, ...], content: str) -> ModelTensor:
             nans=0,
             infs=0,
             is_constant=False,
-            sketch=np.zeros(0, dtype=np.float32),
+            sketch=sketch[:numel],
         ),
     )
 
@@ -124,41 +142,41 @@ def _compare(
     parts: Sequence[Part],
     shapes: Shapes,
     points: np.ndarray,
-    held: Mapping[str, Sequence[int]],
+    held: Mapping[str, np.ndarray],
 ) -> None:
-    pairs = list(combinations(range(len(points)), 2))
-    i, j = np.array(pairs).reshape(-1, 2).T
+    count = len(points)
+    i, j = np.triu_indices(count, 1)
     apart = np.sqrt(np.square(points[i] - points[j]).sum(axis=1))
-    ids = {h: int(t) for h, t in store.connection.execute(
-        "select content_hash, id from tensor").fetchall()}  # fmt: skip
-    batches = []
+    known = store.connection.execute("select content_hash, id from tensor").fetchall()
+    ids = dict(known)
+    rows: list[pd.DataFrame] = []
     for part in parts:
+        versions = held[part.component]
+        tensor = np.zeros(count, dtype=np.int64)
+        for version in np.unique(versions).tolist():
+            tensor[version] = ids[_content_hash(part, version)]
+        ends = np.sort(np.stack([versions[i], versions[j]]), axis=0)
+        # one distance for two contents, whoever holds them
+        _, first = np.unique(ends[0] * count + ends[1], return_index=True)
+        first = first[ends[0, first] != ends[1, first]]
+        contents = np.sort(tensor[ends[:, first]], axis=0)
         numel = math.prod(shapes[part.sources[0]])
-        of = np.array(held.get(part.component, range(len(points))))
-        a, b = of[i], of[j]
-        first = {  # one distance for two contents, whoever holds them
-            (min(x, y), max(x, y)): d
-            for x, y, d in reversed(list(zip(a.tolist(), b.tolist(), apart.tolist(), strict=True)))
-            if x != y
-        }
-        tensor = {
-            x: ids[blake2b(f"{part.canonical_key} {x}".encode(), digest_size=32).hexdigest()]
-            for x in set(of.tolist())
-        }
         # each layer moves by its own share
         scale = 1e-3 * (1 + int(blake2b(part.canonical_key.encode()).hexdigest()[:4], 16) % 7)
-        l2 = np.array(list(first.values())) * scale * math.sqrt(numel)
-        ends = np.array([[tensor[x], tensor[y]] for x, y in first], dtype=np.int64).reshape(-1, 2)
-        batches.append((ends.min(axis=1), ends.max(axis=1), np.full(len(l2), numel), l2))
-    a, b, numels, l2 = (np.concatenate(column) for column in zip(*batches, strict=True))
-    l1 = l2 * np.sqrt(numels) * 0.8
-    batch = pd.DataFrame({"tensor_a": a, "tensor_b": b, "l0": numels, "l1": l1, "l2": l2})
-    store.rows("add_distances", tables={"batch": batch}, metric_version=1)
-    model_ids = list(store.model_ids().values())
-    for start in range(0, len(pairs), 512):
-        chosen = [(model_ids[x], model_ids[y]) for x, y in pairs[start : start + 512]]
-        tables = {"batch": pair_frame(chosen)}
-        with store.transaction():
-            store.rows("add_pairs", tables=tables)
-            store.rows("finish_pairs", tables=tables, linf=False, cossim=False)
-            store.rows("add_exact_components", tables=tables)
+        l2 = apart[first] * scale * math.sqrt(numel)
+        columns = {"tensor_a": contents[0], "tensor_b": contents[1], "l0": numel}
+        rows.append(pd.DataFrame({**columns, "l1": l2 * math.sqrt(numel) * 0.8, "l2": l2}))
+        if sum(map(len, rows)) > 1_000_000:
+            _add_distances(store, rows)
+    _add_distances(store, rows)
+    model_ids = np.array(list(store.model_ids().values()))
+    pairs = np.stack([model_ids[i], model_ids[j]], axis=1)
+    store.rows("add_pairs", tables={"batch": pair_frame(map(tuple, pairs.tolist()))})
+    sum_up_pairs(store, [(int(a), int(b)) for a, b in pairs])
+
+
+def _add_distances(store: Store, rows: list[pd.DataFrame]) -> None:
+    if rows:
+        batch = pd.concat(rows, ignore_index=True)
+        store.rows("add_distances", tables={"batch": batch}, metric_version=METRIC_VERSION)
+        rows.clear()
