@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -131,9 +132,15 @@ class Workspace:
         sketch_size: int = 256,
         reread: bool = False,
         workers: int | None = None,
+        executor: Executor | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> IngestResult:
-        """Fingerprint checkpoints: files, folders, or a mega_cmp model map. See `ingest_paths`."""
+        """Fingerprint checkpoints: files, folders, or a mega_cmp model map. See `ingest_paths`.
+
+        Args:
+            workers: threads; as many as there are cores when None.
+            executor: runs the pieces of work instead of threads; it is not shut down.
+        """
         from megasim.anatomy import load_rules
         from megasim.ingest import ingest_paths
         from megasim.model_map import is_model_map
@@ -145,11 +152,11 @@ class Workspace:
         for model_map in maps:
             all_names.update(model_map.models)
             places.extend(model_map.models.values())
-        with ThreadPoolExecutor(workers or _cores()) as executor:
+        with _executor(executor, workers or _cores()) as running:
             result = ingest_paths(
                 self.store,
                 places,
-                executor=executor,
+                executor=running,
                 names=all_names,
                 rules=load_rules(anatomy) if anatomy else None,
                 sketch_size=sketch_size,
@@ -212,11 +219,16 @@ class Workspace:
         component: str = "all",
         device: str | None = None,
         workers: int | None = None,
+        executor: Executor | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> CompareResult:
         """Compute the exact distances still missing. See `compare_models` and `pairs_of`.
 
         With `nearest`, only those of each model with its nearest by estimate of `component`.
+
+        Args:
+            workers: threads, or how many pieces `executor` runs at a time; the cores when None.
+            executor: runs the pieces of work instead of threads; it is not shut down.
         """
         from megasim.compare import compare_models
 
@@ -227,11 +239,11 @@ class Workspace:
             near = set(nearest_pairs(self.store, component, nearest, progress=progress))
             pairs = [pair for pair in pairs if pair in near]
         count = workers or _cores()
-        with ThreadPoolExecutor(count) as executor:
+        with _executor(executor, count) as running:
             return compare_models(
                 self.store,
                 pairs,
-                executor=executor,
+                executor=running,
                 metrics=metrics,
                 memory=self.memory // 4,
                 workers=count,
@@ -513,6 +525,11 @@ def _read_map(path: Path) -> ModelMap:
     from megasim.model_map import read_model_map
 
     return read_model_map(path)
+
+
+def _executor(given: Executor | None, workers: int) -> AbstractContextManager[Executor]:
+    """Return the executor to run pieces of work on, to be left as it is if it was given."""
+    return nullcontext(given) if given is not None else ThreadPoolExecutor(workers)
 
 
 def _cores() -> int:
