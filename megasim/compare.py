@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from megasim.checkpoint import Checkpoint, TensorRef, open_checkpoint
+from megasim.checkpoint import Checkpoint, open_checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
-from megasim.ingest import assemble_ref
 from megasim.interrupts import held_interrupts
-from megasim.pair_pass import PairDistances, PairPiece, Position, run_pair_piece
+from megasim.pair_pass import PairDistances, PairPiece, run_pair_piece
+from megasim.pair_plan import Ids, PairPlan, PlannedPiece
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.renames import NamedTensor, find_renames
 from megasim.store import Model, Pair, Store, pair_frame
@@ -29,12 +28,6 @@ METRIC_VERSION = 1
 ON_REQUEST = ("linf", "cossim")
 DEFAULT_MEMORY = 1 << 30
 
-Ids = npt.NDArray[np.int32]
-
-# A piece reads about this many elements: enough to keep a core busy for some tenths of a second.
-_PIECE_ELEMENTS = 32 << 20
-# Pairs of contents that are planned at a time: a query for each piece would cost more than it.
-_PLANNED_PAIRS = 250_000
 # Results are saved when this many rows or seconds have come together.
 _SAVE_ROWS = 200_000
 _SAVE_SECONDS = 5.0
@@ -137,11 +130,9 @@ def compare_models(
         return result
     _add_pairs(store, todo)
     flags = {metric: metric in metrics for metric in ON_REQUEST}
-    store.rows("plan_work", tables={"batch": pair_frame(todo)}, **flags)
     with held_interrupts() as stop_if_asked:
-        run = _Comparison(
-            store, executor, checkpoints, memory // workers, device, result, stop_if_asked
-        )
+        plan = PairPlan(store, todo, checkpoints, **flags)
+        run = _Comparison(store, executor, plan, memory // workers, device, result, stop_if_asked)
         run.compute(2 * workers, progress)
         sum_up_pairs(store, todo, **flags, stop_if_asked=stop_if_asked, progress=progress)
     result.pairs_done = len(todo)
@@ -248,21 +239,12 @@ def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
 
 
 @dataclass
-class _Planned:
-    """A piece of work, which contents its results belong to, and how much it reads."""
-
-    positions: list[Position] = field(default_factory=list)
-    tensor_pairs: list[Ids] = field(default_factory=list)
-    elements: int = 0
-
-
-@dataclass
 class _Comparison:
     """The planned work, piece by piece, through the executor and into the store."""
 
     store: Store
     executor: Executor
-    checkpoints: dict[int, Checkpoint]
+    plan: PairPlan
     memory: int
     device: str | None
     result: CompareResult
@@ -273,19 +255,18 @@ class _Comparison:
 
     def compute(self, ahead: int, progress: Progress) -> None:
         """Run the plan with `ahead` pieces under way at a time; save when interrupted, too."""
-        sizes = self.store.frame("work_size")
-        progress.start("Comparing", int(sizes["elements"].sum()), "elements")
-        running: dict[Future[list[PairDistances]], _Planned] = {}
-        planned = self._planned(sizes)
+        progress.start("Comparing", self.plan.elements, "elements")
+        running: dict[Future[list[PairDistances]], PlannedPiece] = {}
+        planned = self.plan.pieces(progress)
         try:
-            for plan in itertools.islice(planned, ahead):
-                running[self._submit(plan)] = plan
+            for piece in itertools.islice(planned, ahead):
+                running[self._submit(piece)] = piece
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    plan = running.pop(future)
-                    self._take(plan, future.result())
-                    progress.advance(plan.elements)
+                    piece = running.pop(future)
+                    self._take(piece, future.result())
+                    progress.advance(piece.elements)
                     for following in itertools.islice(planned, 1):
                         running[self._submit(following)] = following
                 self._save_in_time()
@@ -294,70 +275,21 @@ class _Comparison:
             for future in running:
                 future.cancel()
             self._save()
-            self.result.files_read = len(self.files)
             progress.finish()
 
-    def _planned(self, sizes: pd.DataFrame) -> Iterator[_Planned]:
-        """Yield pieces of some positions each, in the order of the plan."""
-        keys: list[str] = []
-        pairs = 0
-        for key, size in zip(sizes["canonical_key"], sizes["pairs"].tolist(), strict=True):
-            keys.append(key)
-            pairs += size
-            if pairs >= _PLANNED_PAIRS:
-                yield from self._pieces(keys)
-                keys, pairs = [], 0
-        if keys:
-            yield from self._pieces(keys)
-
-    def _pieces(self, keys: list[str]) -> Iterator[_Planned]:
-        """Cut the planned pairs of some keys into pieces."""
-        batch = {"batch": pd.DataFrame({"canonical_key": keys})}
-        work = self.store.arrays("work_of", tables=batch)
-        pairs = np.stack([work["tensor_a"], work["tensor_b"]], axis=1)
-        refs = self._refs(np.unique(pairs))
-        (starts,) = np.nonzero(np.diff(work["position"], prepend=-1))
-        plan = _Planned()
-        for start, stop in itertools.pairwise([*starts.tolist(), len(pairs)]):
-            contents, index = np.unique(pairs[start:stop], return_inverse=True)
-            needs = ("needs_distance", "needs_linf", "needs_cossim")
-            position = Position(
-                refs=tuple(refs[i] for i in contents.tolist()),
-                pairs=index.reshape(-1, 2).astype(np.int32),
-                rows=int(work["rows"][start]),
-                metrics=_metrics(*(bool(work[need][start]) for need in needs)),
-            )
-            plan.positions.append(position)
-            plan.tensor_pairs.append(pairs[start:stop])
-            plan.elements += sum(ref.numel for ref in position.refs)
-            self.result.tensors_read += len(position.refs)
-            self.result.bytes_read += sum(ref.nbytes for ref in position.refs)
-            if plan.elements >= _PIECE_ELEMENTS:
-                yield plan
-                plan = _Planned()
-        if plan.positions:
-            yield plan
-
-    def _refs(self, contents: Ids) -> dict[int, TensorRef]:
-        """Return where to read each content."""
-        tables = {
-            "batch": pd.DataFrame({"tensor_id": contents}),
-            "readable": pd.DataFrame({"model_id": list(self.checkpoints)}),
-        }
-        refs: dict[int, TensorRef] = {}
-        for tensor, model_id, sources, transposed in self.store.rows("holders_of", tables=tables):
-            tensors = self.checkpoints[model_id].tensors
-            refs[tensor] = assemble_ref(tensors, tuple(sources), transposed)
-            self.files.add(model_id)
-        return refs
-
-    def _submit(self, plan: _Planned) -> Future[list[PairDistances]]:
-        piece = PairPiece(tuple(plan.positions), self.memory, self.device)
+    def _submit(self, planned: PlannedPiece) -> Future[list[PairDistances]]:
+        piece = PairPiece(tuple(planned.positions), self.memory, self.device)
         return self.executor.submit(run_pair_piece, piece)
 
-    def _take(self, plan: _Planned, distances: Sequence[PairDistances]) -> None:
-        self.unsaved += zip(plan.tensor_pairs, distances, strict=True)
-        self.result.tensor_pairs_computed += sum(map(len, plan.tensor_pairs))
+    def _take(self, piece: PlannedPiece, distances: Sequence[PairDistances]) -> None:
+        result = self.result
+        self.unsaved += zip(piece.tensor_pairs, distances, strict=True)
+        result.tensor_pairs_computed += sum(map(len, piece.tensor_pairs))
+        refs = [ref for position in piece.positions for ref in position.refs]
+        result.tensors_read += len(refs)
+        result.bytes_read += sum(ref.nbytes for ref in refs)
+        self.files.update(piece.models)
+        result.files_read = len(self.files)
 
     def _save_in_time(self) -> None:
         late = time.monotonic() - self.saved_at > _SAVE_SECONDS
@@ -382,11 +314,3 @@ class _Comparison:
                     columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
                 values = {"metric_version": METRIC_VERSION} if statement == "add_distances" else {}
                 self.store.rows(statement, tables={"batch": pd.DataFrame(columns)}, **values)
-
-
-def _metrics(distance: bool, linf: bool, cossim: bool) -> tuple[str, ...]:
-    return (
-        *(("l0", "l1", "l2") if distance else ()),
-        *(("linf",) if linf else ()),
-        *(("cossim",) if cossim else ()),
-    )

@@ -163,23 +163,76 @@ join model a on a.id = r.model_a
 join model b on b.id = r.model_b
 order by r.model_a, r.model_b, r.prefix_a, r.prefix_b;
 
--- name: plan_work
--- The pairs of contents that still lack a distance, each once, with the key it was met under.
+-- name: keys_to_plan
+-- The keys of some models, and how many elements there are under each.
+with held as (
+    select distinct mt.canonical_key, mt.tensor_id
+    from model_tensor mt
+    join chosen c on c.model_id = mt.model_id
+)
+select h.canonical_key, sum(t.numel)::bigint as elements
+from held h
+join tensor t on t.id = h.tensor_id
+group by h.canonical_key
+order by h.canonical_key;
+
+-- name: begin_plan
+-- Contents that stand under more than one key. A pair of one of them, or of renamed keys, may be
+-- met under several keys, and is noted so that it is planned once; any other is met only once.
+create or replace temp table many_keyed as
+select tensor_id
+from model_tensor
+group by tensor_id
+having min(canonical_key) <> max(canonical_key);
+create or replace temp table ambiguous (tensor_a integer, tensor_b integer);
+
+-- name: plan_keys
+-- The pairs of contents under some keys that still lack a distance, each once.
 create or replace temp table work as
-with met as (
+with finite as (
+    select
+        mt.model_id, mt.canonical_key, mt.canonical_shape, mt.shape, mt.tensor_id, t.value_hash
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where t.nans + t.infs = 0
+        -- these keys, and what b calls them
+        and mt.canonical_key in (
+            select canonical_key from keys
+            union
+            select r.key_b from renamed_key r join keys k on k.canonical_key = r.key_a
+        )
+),
+-- as the view aligned_layers pairs them, but only of these keys
+both_sides as (
+    select
+        a.canonical_key,
+        a.tensor_id           as tensor_a,
+        b.tensor_id           as tensor_b,
+        a.canonical_shape     as shape_a,
+        b.canonical_shape     as shape_b,
+        a.value_hash          as value_a,
+        b.value_hash          as value_b,
+        a.shape[1]            as rows,
+        r.key_a is not null   as renamed
+    from keys k
+    join finite a on a.canonical_key = k.canonical_key
+    join batch p on p.model_a = a.model_id
+    left join renamed_key r
+        on r.model_a = p.model_a and r.model_b = p.model_b and r.key_a = a.canonical_key
+    join finite b
+        on b.model_id = p.model_b and b.canonical_key = coalesce(r.key_b, a.canonical_key)
+),
+met as (
     select
         least(l.tensor_a, l.tensor_b)    as tensor_a,
         greatest(l.tensor_a, l.tensor_b) as tensor_b,
         min(coalesce(l.rows, 1))         as rows,
-        min(l.canonical_key)             as canonical_key
-    from batch b
-    join aligned_layers l on l.model_a = b.model_a and l.model_b = b.model_b
-    join tensor ta on ta.id = l.tensor_a
-    join tensor tb on tb.id = l.tensor_b
+        min(l.canonical_key)             as canonical_key,
+        bool_or(l.renamed)               as renamed
+    from both_sides l
     where l.shape_a = l.shape_b
         and l.tensor_a <> l.tensor_b
-        and ta.value_hash <> tb.value_hash
-        and ta.nans + ta.infs + tb.nans + tb.infs = 0
+        and l.value_a <> l.value_b
     group by least(l.tensor_a, l.tensor_b), greatest(l.tensor_a, l.tensor_b)
 )
 select
@@ -187,43 +240,33 @@ select
     m.tensor_b,
     m.rows,
     m.canonical_key,
+    m.renamed
+        or m.tensor_a in (from many_keyed)
+        or m.tensor_b in (from many_keyed) as is_ambiguous,
     d.tensor_a is null                 as needs_distance,
     $linf and x.tensor_a is null       as needs_linf,
     $cossim and c.tensor_a is null     as needs_cossim
 from met m
+anti join ambiguous n on n.tensor_a = m.tensor_a and n.tensor_b = m.tensor_b
 left join tensor_distance d on d.tensor_a = m.tensor_a and d.tensor_b = m.tensor_b
 left join tensor_linf x on x.tensor_a = m.tensor_a and x.tensor_b = m.tensor_b
 left join tensor_cossim c
     on c.tensor_a = m.tensor_a and c.tensor_b = m.tensor_b and c.rows = m.rows
 where needs_distance or needs_linf or needs_cossim;
 
--- name: work_size
--- How much the plan holds, key by key: pairs of contents, and the elements of one reading.
-with contents as (
-    select canonical_key, tensor_a as id from work
-    union
-    select canonical_key, tensor_b from work
-),
-pairs as (
-    select canonical_key, count(*) as pairs from work group by canonical_key
-)
-select c.canonical_key, any_value(p.pairs) as pairs, sum(t.numel)::bigint as elements
-from contents c
-join tensor t on t.id = c.id
-join pairs p on p.canonical_key = c.canonical_key
-group by c.canonical_key
-order by c.canonical_key;
+-- name: remember_ambiguous
+-- Do not plan these again under another key.
+insert into ambiguous select tensor_a, tensor_b from work where is_ambiguous;
 
--- name: work_of
--- The planned pairs of some keys; those of one position are computed side by side.
+-- name: planned_work
+-- The planned pairs; those of one position are computed side by side.
 select
     (dense_rank() over (
-        order by w.canonical_key, w.rows, w.needs_distance, w.needs_linf, w.needs_cossim
+        order by canonical_key, rows, needs_distance, needs_linf, needs_cossim
     ))::integer as position,
-    w.tensor_a, w.tensor_b, w.rows, w.needs_distance, w.needs_linf, w.needs_cossim
-from work w
-join batch b on b.canonical_key = w.canonical_key
-order by position, w.tensor_a, w.tensor_b;
+    tensor_a, tensor_b, rows, needs_distance, needs_linf, needs_cossim
+from work
+order by position, tensor_a, tensor_b;
 
 -- name: holders_of
 -- For each content, the first of the readable models that holds it, and under which keys.

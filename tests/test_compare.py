@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import megasim
+from megasim import pair_plan
 from tests.models import nudged, random_model, write_model
 
 
@@ -178,6 +179,32 @@ def test_renamed_keys_are_compared(tmp_path: Path, store) -> None:
     assert found["status"].value_counts().to_dict() == {"changed": 5, "identical": 1}
 
 
+def test_a_pair_of_contents_met_under_several_keys_is_computed_once(
+    tmp_path: Path, store, monkeypatch
+) -> None:
+    """Tied weights, and renames in both directions, planned key by key."""
+    monkeypatch.setattr(pair_plan, "_PLANNED_LAYERS", 1)
+    base = random_model(0, keys=6)
+    base["z.tied"] = base["block.0.weight"]
+    tuned = nudged(base, 1, *list(base)[1:6])
+    tuned["block.0.weight"] = base["block.0.weight"] + 1
+    tuned["z.tied"] = tuned["block.0.weight"]
+    models = {
+        "a": base,
+        "b": {f"wrapped.{k}": v for k, v in tuned.items()},
+        "c": {f"wrapped.{k}": v for k, v in base.items()},
+        "d": tuned,
+    }
+    ingest_all(store, tmp_path, **models)
+    result = store.compare()
+    distinct = store.sql("select count(distinct (tensor_a, tensor_b)) as n from tensor_distance")
+    assert distinct["n"][0] == result.tensor_pairs_computed == 6
+    rows = layers(store, "model_a, model_b, canonical_key, status, l2")
+    assert not rows.duplicated(["model_a", "model_b", "canonical_key"]).any()
+    assert rows.loc[rows["status"] == "changed", "l2"].notna().all()
+    assert (rows["status"] == "changed").sum() > 6
+
+
 def test_groups_of_components_add_up(tmp_path: Path, store) -> None:
     a = {f"{part}.w": torch.randn(8, 8) for part in ("encoder", "decoder")}
     a |= {"quant_conv.weight": torch.randn(8, 8, 1, 1)}
@@ -200,8 +227,9 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "megasim.cli", "--db", str(db)]
     subprocess.run([*command, "ingest", str(models)], check=True, capture_output=True)
     slow = (
-        "import sys, time, megasim.compare as c, megasim.cli as cli\n"
-        "c._PIECE_ELEMENTS = 1; c._SAVE_ROWS = 1; run = c.run_pair_piece\n"
+        "import sys, time, megasim.compare as c, megasim.pair_plan as p, megasim.cli as cli\n"
+        "p._PIECE_ELEMENTS = 1\n"
+        "c._SAVE_ROWS = 1; run = c.run_pair_piece\n"
         "def slowly(piece): time.sleep(0.05); print('.', flush=True); return run(piece)\n"
         "c.run_pair_piece = slowly\n"
         "sys.exit(cli.run(sys.argv[1:]))\n"

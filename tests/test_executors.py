@@ -13,6 +13,7 @@ import torch
 import megasim
 import megasim.compare
 import megasim.ingest
+import megasim.pair_plan
 from megasim.matrix_files import write_matrix
 from tests.models import nudged, random_model, write_model
 
@@ -79,7 +80,9 @@ def test_many_small_pieces_change_nothing(
     tmp_path: Path, models: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each position is planned, run and saved by itself, in whatever order the threads end."""
-    for limit in ("_PIECE_ELEMENTS", "_PLANNED_PAIRS", "_SAVE_ROWS", "_SUMMED_LAYERS"):
+    for limit in ("_SAVE_ROWS", "_SUMMED_LAYERS"):
         monkeypatch.setattr(megasim.compare, limit, 1)
+    for limit in ("_PIECE_ELEMENTS", "_PLANNED_LAYERS"):
+        monkeypatch.setattr(megasim.pair_plan, limit, 1)
     monkeypatch.setattr(megasim.ingest, "PIECE_BYTES", 1)
     assert results(tmp_path, models, workers=4) == expected
