@@ -23,6 +23,7 @@ from megasim.anatomy_rules import (
     load_rules,
     load_unused,
 )
+from megasim.errors import printable
 
 __all__ = [
     "ModelAnatomy",
@@ -313,12 +314,12 @@ def component_members(component: str) -> tuple[str, ...]:
 
 
 def component_title(component: str) -> str:
-    """Return what people call a component; a name of a generic model stays as it is.
+    """Return what people call a component; a name of a generic model stays, safe to print.
 
     >>> component_title("vae_decoder"), component_title("lm_head")
     ('VAE decoder', 'lm_head')
     """
-    return next((c.title for c in load_components() if c.name == component), component)
+    return next((c.title for c in load_components() if c.name == component), printable(component))
 
 
 def ema_key(unet_key: str) -> str:

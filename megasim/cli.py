@@ -103,8 +103,11 @@ def run(arguments: list[str]) -> int:
         # the reader of our output has gone; leave nothing for Python to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, MemoryError) as error:
-        show_error(MegasimError(printable(error, 300) or type(error).__name__))
+    except OSError as error:
+        show_error(_system_error(error))
+        return 1
+    except MemoryError:
+        show_error(MegasimError("out of memory", "give less to it with --memory, or --workers 1"))
         return 1
     except Exception as error:
         # DuckDB is not imported for an error alone; if one is its own, it is loaded already
@@ -114,8 +117,20 @@ def run(arguments: list[str]) -> int:
             return _interrupted()
         if duckdb is None or not isinstance(error, duckdb.Error):
             raise
-        show_error(MegasimError(f"the database failed: {printable(error, 300)}"))
+        show_error(
+            MegasimError(
+                f"the database failed: {printable(error, 300)}",
+                "what was saved before is kept; is the disk full? A store that is damaged can be "
+                "made anew: checkpoints are never changed",
+            )
+        )
         return 1
+
+
+def _system_error(error: OSError) -> MegasimError:
+    what = f"{printable(error.filename, 400)}: " if error.filename else ""
+    why = error.strerror or printable(error, 300)
+    return MegasimError(f"{what}{why}", "check that the folder is there, its permissions and space")
 
 
 def _interrupted() -> int:

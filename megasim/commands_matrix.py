@@ -39,10 +39,11 @@ def matrix_command(
 
     if output is not None:
         options.check_ending(output, MATRIX_ENDINGS)
-    workspace = options.open_workspace(ctx, "write" if estimate else "read")
+    workspace = options.open_workspace(ctx, "update" if estimate else "read")
     matrix = workspace.matrix(
         component, metric, models=models, estimate=estimate, progress=ConsoleProgress()
     )
+    matrix.require(min(2, len(matrix.models)))
     say(f"{component}, {metric}: {len(matrix.models)} models, {coverage_note(matrix)}")
     if output is not None:
         in_long_form = write_matrix(matrix, output, long=long)
@@ -68,7 +69,7 @@ def nearest_command(
 
     A file that is not in the store may be named too: it is looked at, and not kept.
     """
-    workspace = options.open_workspace(ctx, "write")
+    workspace = options.open_workspace(ctx, "update")
     frame = workspace.nearest(model, components or None, k=k, progress=ConsoleProgress())
     if as_json:
         show_json(frame.to_dict("records"))

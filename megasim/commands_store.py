@@ -12,6 +12,7 @@ from megasim.console import (
     byte_text,
     say,
     show,
+    show_csv,
     show_failures,
     show_json,
     table_text,
@@ -136,7 +137,7 @@ def compare_command(
 
     Each content is read once. Stop it when you like: what is done is kept.
     """
-    workspace = options.open_workspace(ctx, "write", memory=memory)
+    workspace = options.open_workspace(ctx, "update", memory=memory)
     if not workspace.store.models():
         raise NoAnswerError("the store holds no model yet", "begin with `megasim ingest PATH…`")
     result = workspace.compare(
@@ -179,7 +180,7 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
 @click.pass_context
 def forget_command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Take models out of the store; their files stay as they are."""
-    workspace = options.open_workspace(ctx, "write")
+    workspace = options.open_workspace(ctx, "update")
     workspace.store.model_ids(names)
     for name in names:
         workspace.forget(name)
@@ -227,7 +228,7 @@ def sql_command(
     if as_json:
         show_json(_records(frame))
     elif as_csv:
-        show(frame.to_csv(index=False).rstrip("\n"))
+        show_csv(frame.to_csv(index=False).rstrip("\n"))
     else:
         show(table_text(frame, _ROWS))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,29 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+_NOT_ASCII = re.compile(r"[^\n\t -~]")
 _CELL = 60  # characters of one table cell
+_LAST_CELL = 160  # of a row's last one, which nothing stands behind
 
 
 def say(text: str) -> None:
     """Print a note for people, on stderr."""
-    click.echo(text, err=True)
+    click.echo(_safe(text), err=True)
 
 
 def show(text: str) -> None:
     """Print a result, on stdout."""
-    click.echo(text)
+    click.echo(_safe(text))
+
+
+def show_csv(text: str) -> None:
+    """Print CSV on stdout: for a program as it is, for a terminal without what it might obey."""
+    click.echo(_safe(text) if sys.stdout.isatty() else text)
+
+
+def _safe(text: str) -> str:
+    """Escape what a terminal might obey: names from checkpoints are in what is printed."""
+    return _NOT_ASCII.sub(lambda c: printable(c[0]), text)
 
 
 def show_json(value: Any) -> None:
@@ -35,8 +48,15 @@ def show_json(value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Return a result as JSON; what is missing is null."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    r"""Return a result as JSON; what is missing is null, what a terminal might obey is escaped.
+
+    >>> print(json_text("é\x9b\u202e"))
+    "é\u009b\u202e"
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    return _NOT_ASCII.sub(
+        lambda c: c[0] if c[0].isprintable() else json.dumps(c[0]).strip('"'), text
+    )
 
 
 def show_error(error: MegasimError) -> None:
@@ -56,6 +76,8 @@ def show_failures(errors: Sequence[MegasimError]) -> int:
 def table_text(frame: pd.DataFrame, limit: int | None = None) -> str:
     """Return a frame as aligned columns of safe text; numbers to the right, NULL as a dash.
 
+    Any value that DuckDB hands out may stand in it: lists, dates, NA.
+
     >>> import pandas as pd
     >>> print(table_text(pd.DataFrame({"model": ["a", None], "l2": [1.5, 22.25]})))
     model     l2
@@ -66,15 +88,19 @@ def table_text(frame: pd.DataFrame, limit: int | None = None) -> str:
     'unet, ema'
     """
     shown = frame if limit is None else frame.head(limit)
+    from rich.cells import cell_len
+
     columns = []
-    for name in shown.columns:
-        values = shown[name].tolist()
+    for i, name in enumerate(shown.columns):
+        values = [_plain(value) for value in shown.iloc[:, i].tolist()]
         numeric = all(v is None or isinstance(v, int | float) for v in values) and bool(values)
-        cells = [printable(name, _CELL), *(_cell(v) for v in values)]
-        width = max(map(len, cells))
+        room = _LAST_CELL if i + 1 == len(shown.columns) else _CELL
+        cells = [printable(name, _CELL), *(_cell(v, room) for v in values)]
         if numeric:
-            cells = _aligned(cells, width)
-        columns.append([c.rjust(width) if numeric else c.ljust(width) for c in cells])
+            cells = _aligned(cells, max(map(len, cells)))
+        width = max(map(cell_len, cells))  # of a terminal's columns: some letters take two
+        pads = [" " * (width - cell_len(cell)) for cell in cells]
+        columns.append([p + c if numeric else c + p for c, p in zip(cells, pads, strict=True)])
     lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     if limit is not None and len(frame) > limit:
         lines.append(f"… {len(frame) - limit:,} more rows: --csv or --json shows all")
@@ -92,18 +118,27 @@ def _aligned(cells: list[str], width: int) -> list[str]:
     return out
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list) or type(value).__name__ == "ndarray":
-        return printable(", ".join(map(str, value)), _CELL)
-    if value is None or value != value:
+def _plain(value: Any) -> Any:
+    """Return a frame's value as Python has it: an array as a list, all that is missing as None."""
+    if type(value).__name__ == "ndarray":
+        return value.tolist()
+    missing = type(value).__name__ in ("NAType", "NaTType") or value != value
+    return None if missing else value
+
+
+def _cell(value: Any, limit: int) -> str:
+    if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        # a sum of whole numbers keeps all its digits
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
     if isinstance(value, int):
         return str(value)
-    return printable(value, _CELL)
+    if isinstance(value, list):
+        return printable(", ".join(map(str, value)), limit)
+    return printable(value, limit)
 
 
 class ConsoleProgress:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import duckdb
 
 from megasim.errors import (
+    MegasimError,
     NoAnswerError,
     NotAStoreError,
     StoreLockedError,
@@ -18,7 +19,7 @@ from megasim.errors import (
 )
 from megasim.resources import resource_path
 
-Mode = Literal["read", "write"]
+Mode = Literal["read", "update", "write"]
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
@@ -82,20 +83,21 @@ def connect(
     memory: int | None = None,
     threads: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """Open the store at `path`; `write` creates it where there is none.
+    """Open the store at `path`; to "write" creates it where there is none, to "update" does not.
 
     Args:
         memory: bytes that DuckDB may use before it spills to disk; DuckDB's default when None.
         threads: how many threads a query may use; all cores when None.
 
     Raises:
-        NoAnswerError: no store there, and `mode` is "read".
+        NoAnswerError: no store there, and `mode` is not "write".
         NotAStoreError: the file is something else.
+        MegasimError: the system does not let it be opened, or made.
         StoreLockedError: another process writes to it.
         StoreTooNewError: a newer megasim wrote it.
     """
     exists = path.exists()
-    if not exists and mode == "read":
+    if not exists and mode != "write":
         raise NoAnswerError(
             f"there is no store at {printable(path)}",
             "make one with `megasim ingest PATH…`, or name it with --db",
@@ -110,7 +112,7 @@ def connect(
                 f"{printable(path)} has schema {version}; this megasim knows {newest}",
                 "use the newer megasim that wrote it",
             )
-        if mode == "write":
+        if mode != "read":
             _migrate(con, version)
         elif version < newest:
             con.close()
@@ -143,6 +145,11 @@ def _open(
             raise StoreLockedError(
                 f"{printable(path)} is in use by {who}",
                 "wait until it is done, or stop it; what it has saved is kept",
+            ) from None
+        if system := re.search(r"Cannot open file .*: (.+)", text):
+            raise MegasimError(
+                f"the store {printable(path)} cannot be opened: {printable(system.group(1))}",
+                "check its folder and its permissions, or name another file with --db",
             ) from None
         raise NotAStoreError(
             f"{printable(path)} is not a megasim store: {printable(text.splitlines()[0])}",

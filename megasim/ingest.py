@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -106,15 +107,20 @@ def ingest_paths(
 
     Args:
         executor: runs `fingerprint_refs` on pieces of a file; only this function writes.
-        names: names to give, with the path of each; the file name without ending otherwise. A
-            file with several names is several models, and read once.
+        names: names to give, with the path of each, which is read like the others; the file name
+            without ending otherwise. A file with several names is several models, and read once.
         rules: anatomy rules; the built-in ones when None.
         sketch_size: numbers a sketch; one size for a whole store.
 
     Raises:
-        UsageError: no path leads to a checkpoint, or the store has sketches of another size.
+        UsageError: there is nothing at any path, a name is given to a folder of several
+            checkpoints, or the store has sketches of another size.
     """
     _check_sketch_size(store, sketch_size)
+    paths = list(dict.fromkeys([*paths, *(names or {}).values()]))
+    if not any(path.exists() for path in paths):
+        where = ", ".join(printable(path, 400) for path in paths) or "no path"
+        raise UsageError(f"nothing at {where}", "name files or folders that hold checkpoints")
     aliases = {name: path.resolve() for name, path in (names or {}).items()}
     # the first name of a path is its model's; the others are copies
     first = {path: name for name, path in reversed(aliases.items())}
@@ -129,9 +135,13 @@ def ingest_paths(
         result=IngestResult(),
     )
     found = list(dict.fromkeys(p for path in paths for p in run.find(path)))
-    if not found and not run.result.failed:
-        raise UsageError("no checkpoint was named", "name files or folders that hold checkpoints")
-    progress.start("Fingerprinting", sum(_size(path) for path in found), "bytes")
+    for name, path in aliases.items():
+        if path.is_dir() and path not in found:
+            raise UsageError(
+                f"{printable(path, 400)} is not one model to call {printable(name)!r}",
+                "name the file or folder of one of them",
+            )
+    progress.start("Ingesting", sum(_size(path) for path in found), "bytes")
     try:
         with held_interrupts() as stop_if_asked:
             for job in run.jobs(found):
@@ -188,7 +198,9 @@ class _Ingest:
             return [p.resolve() for p in find_checkpoints(path)]
         except CheckpointError as error:
             self.result.failed.append(error)
-            return []
+        except UsageError:
+            self.result.failed.append(CheckpointError(path, "nothing is there", "check the path"))
+        return []
 
     def jobs(self, paths: Sequence[Path]) -> Iterator[_Job]:
         """Yield the checkpoints to save; the next one is being read while one is saved."""
@@ -215,6 +227,7 @@ class _Ingest:
 
     def describe(self, checkpoint: Checkpoint) -> Model:
         """Return what the header of a checkpoint says, before its keys are classified."""
+        _check_path(checkpoint.path)
         identity = checkpoint.identity
         return Model(
             name=self.names.get(checkpoint.path) or default_name(checkpoint.path),
@@ -337,9 +350,22 @@ class _Ingest:
 
 
 def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    return path.stat().st_size
+    """Return the bytes of a file or folder; 0 where it has just gone, as opening it will say."""
+    with suppress(OSError):
+        if path.is_dir():
+            return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+        return path.stat().st_size
+    return 0
+
+
+def _check_path(path: Path) -> None:
+    """Refuse a path that the store, which holds text, cannot name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            path, "its path is not valid UTF-8", "rename the file, or the folder it is in"
+        ) from None
 
 
 def _is_current(model: Model) -> bool:

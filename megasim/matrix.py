@@ -148,16 +148,22 @@ class DistanceMatrix:
         return pd.DataFrame(self.values, index=list(self.models), columns=list(self.models))
 
     def require(self, least: int) -> DistanceMatrix:
-        """Return self when it has at least `least` models.
+        """Return self when it has at least `least` models and, of two or more, any distance.
 
         Raises:
-            NoAnswerError: fewer models hold the component.
+            NoAnswerError: fewer models hold the component, or no pair was compared.
         """
         if len(self.models) < least:
             raise NoAnswerError(
                 f"{len(self.models)} model(s) have {self.component!r} distances; "
                 f"this needs at least {least}",
                 "ingest more models and run `megasim compare`",
+            )
+        if least > 1 and np.isnan(self.condensed()).all():
+            on_request = f" --metric {self.metric}" if self.metric in ("linf", "cossim") else ""
+            raise NoAnswerError(
+                f"no pair of models has a {self.metric} distance for {printable(self.component)}",
+                f"run `megasim compare{on_request}`",
             )
         return self
 

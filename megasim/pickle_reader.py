@@ -324,6 +324,14 @@ def _integer(text: str) -> int:
     return int(text.removesuffix("L"))
 
 
+def _place(text: str) -> int:
+    """A place in the memo, small enough to be its own hash."""
+    number = _integer(text)
+    if not 0 <= number < _MAX_PLAIN_INT:
+        raise PickleError("the pickle is malformed: a memo of absurd size")
+    return number
+
+
 def _entries(target: object) -> dict[object, object]:
     if isinstance(target, dict):
         return target
@@ -416,10 +424,10 @@ def _operations() -> list[_Operation]:
         "0": _Machine.pop,
         "1": lambda m: m.pop_mark(),
         "2": lambda m: m.push(m.stack[-1]),
-        "g": lambda m: m.push(m.memo[_integer(m.line())]),
+        "g": lambda m: m.push(m.memo[_place(m.line())]),
         "h": _Machine.get_byte,
         "j": _Machine.get_word,
-        "p": lambda m: m.memo.__setitem__(_integer(m.line()), m.stack[-1]),
+        "p": lambda m: m.memo.__setitem__(_place(m.line()), m.stack[-1]),
         "q": _Machine.put_byte,
         "r": _Machine.put_word,
         "\x94": _Machine.memoize,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage
@@ -35,24 +37,44 @@ METRIC_TITLES = {
 }
 
 
+def drawable(text: str) -> str:
+    """Return the text with □ for what the figure's font has no sign for.
+
+    >>> drawable("mix 東京 v2")
+    'mix □□ v2'
+    """
+    return "".join(c if ord(c) in _signs() else "□" for c in text)
+
+
+@cache
+def _signs() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
 def short_label(name: str, limit: int = _LABEL) -> str:
-    """Return a model name as a figure shows it: safe, its middle left out when long.
+    """Return a model name as a figure shows it: safe, drawable, its middle left out when long.
 
     >>> short_label("a" * 20 + "b" * 30, limit=11)
     'aaaaa…bbbbb'
     """
+    text = drawable(printable(name))
+    if len(text) > limit:
+        half = (limit - 1) // 2
+        text = text[: limit - 1 - half] + "…" + text[-half:]
     # a dollar sign would switch matplotlib to formula setting
-    text = printable(name).replace("$", r"\$")
-    if len(text) <= limit:
-        return text
-    half = (limit - 1) // 2
-    return text[: limit - 1 - half] + "…" + text[-half:]
+    return text.replace("$", r"\$")
+
+
+def component_label(component: str) -> str:
+    """Return what people call a component, as a figure shows it."""
+    return short_label(component_title(component))
 
 
 def cluster_linkage(matrix: DistanceMatrix) -> Floats | None:
     """Return SciPy's average linkage of the condensed matrix, leaves in the best order.
 
-    A missing pair counts as the largest distance, for the order only. None below three models.
+    A missing pair counts as the largest distance, for the order only. None where there is
+    nothing to order: below three models, or without any distance above 0.
     """
     n = len(matrix.models)
     if n < 3:
@@ -60,6 +82,8 @@ def cluster_linkage(matrix: DistanceMatrix) -> Floats | None:
     values = 1 - matrix.values if matrix.metric == "cossim" else matrix.values.copy()
     off = ~np.eye(n, dtype=bool)
     largest = np.nanmax(values[off], initial=0.0)
+    if largest <= 0:
+        return None
     values[np.isnan(values)] = largest
     np.fill_diagonal(values, 0.0)
     condensed = squareform(np.maximum(values, 0.0), checks=False)
@@ -147,7 +171,7 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
         )
         side.invert_yaxis()
         side.axis("off")
-    title = f"{component_title(matrix.component)}: {METRIC_TITLES[matrix.metric]}, {n} models"
+    title = f"{component_label(matrix.component)}: {METRIC_TITLES[matrix.metric]}, {n} models"
     figure.text(0.12 / width, 1 - 0.1 / height, title, va="top", fontsize=12, weight="bold")
     figure.text(
         0.12 / width, 1 - 0.36 / height, subtitle or coverage_note(matrix), va="top", fontsize=8

@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from megasim.anatomy import component_title
 from megasim.anatomy_rules import load_components
 from megasim.errors import NoAnswerError
-from megasim.plots import short_label
+from megasim.plots import component_label, short_label
 
 _BINS = 60
 # inches: the two title lines, a panel with its title, the gap in it, the axis below
@@ -39,7 +38,7 @@ def role_histogram(
     roles = layers["role"]
     group = roles.where(roles.isin(["attn1", "attn2"]), "others")
     parts = [(_TITLES[name], layers.loc[group == name, "l2"]) for name in _TITLES]
-    what = f"{component_title(component)}: how far its layers are apart"
+    what = f"{component_label(component)}: how far its layers are apart"
     return _panels(parts, f"{short_label(model_a)} and {short_label(model_b)}", what)
 
 
@@ -61,7 +60,7 @@ def component_histogram(layers: pd.DataFrame, model_a: str, model_b: str) -> Fig
     known = [c.name for c in load_components() if c.name in present]
     names = [*known, *sorted(present - set(known))]
     parts = [
-        (component_title(name), layers.loc[layers["component"] == name, "l2"]) for name in names
+        (component_label(name), layers.loc[layers["component"] == name, "l2"]) for name in names
     ]
     what = "how far the layers of each component are apart"
     return _panels(parts, f"{short_label(model_a)} and {short_label(model_b)}", what)

@@ -18,10 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from megasim.anatomy import component_title
 from megasim.errors import NoAnswerError, printable
 from megasim.matrix import Floats
-from megasim.plots import COLOURS, MISSING, short_label
+from megasim.plots import COLOURS, MISSING, component_label, short_label
 
 RMS = "rms"  # L2 over the root of the number of elements: the change of a typical element
 RAW = "raw"  # L2 as it is
@@ -178,7 +177,7 @@ def layers_figure(grid: LayerGrid, *, title: str, component: str) -> Figure:
     missing = int(np.isnan(grid.values).sum())
     note = f"{unit} · {grid.keys:,} keys{parts} · {columns} pair{'s'[: columns != 1]}"
     note += f" · {missing:,} of {rows * columns:,} cells without a distance" if missing else ""
-    heading = f"{component_title(component)}: {title}"
+    heading = f"{component_label(component)}: {short_label(title, 120)}"
     figure.text(0.1 / whole[0], 1 - 0.1 / whole[1], heading, va="top", fontsize=12, weight="bold")
     figure.text(0.1 / whole[0], 1 - 0.36 / whole[1], note, va="top", fontsize=8)
     return figure

@@ -77,7 +77,7 @@ def lineage_figure(lineage: Lineage) -> Figure:
         if len(lineage.families) > 1:
             axes.text(0.18, 0.75 + row * (at + 0.5), title, fontsize=8.5, color="#686c74",
                       va="center")  # fmt: skip
-    axes.text(0.18, 0.22, f"Lineage over {printable(lineage.component, 60)}", fontsize=12,
+    axes.text(0.18, 0.22, f"Lineage over {short_label(lineage.component)}", fontsize=12,
               fontweight="bold", color=BASE, va="center")  # fmt: skip
     _draw_legend(axes, lineage)
     return figure

@@ -13,12 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from megasim.anatomy import component_title
 from megasim.embedding import share
 from megasim.geometry import MapResult
 from megasim.layer_geometry import LayerFigures
 from megasim.matrix import Floats
-from megasim.plots import METRIC_TITLES, coverage_note, short_label
+from megasim.plots import METRIC_TITLES, component_label, coverage_note, drawable, short_label
 from megasim.plots_layers import block_place
 from megasim.plots_map_panel import (
     DARK,
@@ -30,7 +29,6 @@ from megasim.plots_map_panel import (
     MapArt,
     crowded_part,
     draw_panel,
-    drawable,
     figure_names,
     inside,
     outline,
@@ -101,7 +99,7 @@ def map_figure(result: MapResult) -> Figure:
     rows = -(-len(listed) // columns)
     sheet = _Sheet(layers_end + (0.3 + rows * _NAME_LINE if rows else 0.0) + 0.1)
     metric = METRIC_TITLES[result.matrix.metric]
-    title = f"{component_title(result.matrix.component)}: where {len(art.names)} models lie"
+    title = f"{component_label(result.matrix.component)}: where {len(art.names)} models lie"
     sheet.text(_LEFT, 0.2, drawable(title), fontsize=13, weight="bold")
     note = f"classical MDS, {metric}; {coverage_note(result.matrix)}"
     sheet.text(_LEFT, 0.47, note, fontsize=8.5, color=GREY)
@@ -221,7 +219,7 @@ def _draw_layers(axes: Axes, layers: LayerFigures, by: str, groups: Sequence[str
     )
     axes.axvline(0.0, color=GREY, lw=0.6, zorder=0)
     counts = table["n"].tolist()
-    labels = [drawable(short_label(group or "unnamed", 18)) for group in groups]
+    labels = [short_label(group or "unnamed", 18) for group in groups]
     axes.set_yticks(rows, [f"{a} ({n})" for a, n in zip(labels, counts, strict=True)], fontsize=7)
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=7, length=2)

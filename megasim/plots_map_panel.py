@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.textpath import TextToPath
 
@@ -105,21 +105,12 @@ def figure_names(models: Sequence[str], limit: int = 34) -> tuple[str, ...]:
     >>> figure_names(["東京", "大阪", "plain"])
     ('□□ #1', '□□ #2', 'plain')
     """
-    names = [drawable(short_label(name, limit)) for name in models]
+    names = [short_label(name, limit) for name in models]
     count = {name: names.count(name) for name in names}
     return tuple(
         f"{name} #{i}" if count[name] > 1 or not name.strip("□ ") else name
         for i, name in enumerate(names, start=1)
     )
-
-
-def drawable(text: str) -> str:
-    """Return the text with □ for what the figure's font has no sign for.
-
-    >>> drawable("mix 東京 v2")
-    'mix □□ v2'
-    """
-    return "".join(c if ord(c) in _signs() else "□" for c in text)
 
 
 def draw_panel(axes: Axes, art: MapArt, size: tuple[float, float], part: Box, within: Mask) -> None:
@@ -297,8 +288,3 @@ def _extent(text: str, font: float) -> tuple[float, float]:
         text, FontProperties(size=font), ismath=False
     )
     return _WIDER * width, max(height + descent, font)
-
-
-@cache
-def _signs() -> frozenset[int]:
-    return frozenset(get_font(findfont(FontProperties())).get_charmap())

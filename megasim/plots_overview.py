@@ -17,11 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from megasim import identity
-from megasim.anatomy import component_title
 from megasim.component_groups import Equalities, Held, used_components
 from megasim.errors import NoAnswerError
 from megasim.findings import Finding, component_order
-from megasim.plots import MISSING, short_label
+from megasim.plots import MISSING, component_label, short_label
 from megasim.plots_layers import natural
 
 ABSENT = -1
@@ -151,7 +150,7 @@ def sharing_figure(grid: SharingGrid) -> Figure:
         colour = _GROUP_COLOURS[group - 1] if group <= len(_GROUP_COLOURS) else _FURTHER
         return _Cell(colour, group_letter(group) + ("≈" if grid.rounded[row, column] else ""))
 
-    heads = [component_title(c) for c in grid.components]
+    heads = [component_label(c) for c in grid.components]
     handles = []
     if (grid.groups == OWN).any():
         handles.append(
@@ -220,7 +219,7 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
     note = f"{len(pairs)} pair{'s'[: len(pairs) != 1]} · keys changed of keys compared, or L2"
     if any(f.equal and f.keys_compared is None for f in findings):
         note += " · ?: a published 0, which may mean that it was not compared"
-    heads = [component_title(c) for c in components]
+    heads = [component_label(c) for c in components]
     return _table_figure(title, note, heads, labels, style, handles, cell=0.82)
 
 
@@ -290,7 +289,8 @@ def _table_figure(
     axes.tick_params(length=0, pad=4)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.text(0.12 / width, 1 - 0.1 / height, title, va="top", fontsize=12, weight="bold")
+    heading = short_label(title, 120)
+    figure.text(0.12 / width, 1 - 0.1 / height, heading, va="top", fontsize=12, weight="bold")
     figure.text(0.12 / width, 1 - 0.36 / height, note, va="top", fontsize=8)
     if handles:
         figure.legend(

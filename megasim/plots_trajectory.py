@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from megasim.errors import NoAnswerError
 from megasim.matrix import Floats
-from megasim.plots import METRIC_TITLES, MISSING, short_label
-from megasim.plots_map_panel import DARK, GREY, drawable, figure_names
+from megasim.plots import METRIC_TITLES, MISSING, drawable, short_label
+from megasim.plots_map_panel import DARK, GREY, figure_names
 from megasim.trajectory import Trajectory
 
 LINES = 6  # parts drawn as lines; more become rows of a heatmap
@@ -72,7 +72,7 @@ def _as_lines(trajectories: Sequence[Trajectory]) -> Figure:
         left = 0.075 + k * 0.25
         axes = figure.add_axes((left, bottom / height, 0.2, 3.1 / height))
         for t, colour, marker in zip(trajectories, palette, _MARKERS, strict=False):
-            label = drawable(short_label(t.label, 18))
+            label = short_label(t.label, 18)
             style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4.5, "lw": 1.3}
             axes.plot(range(n), values(t), label=label, clip_on=False, **style)
         axes.set_title(name, fontsize=8.5, loc="left")
@@ -104,7 +104,7 @@ def _as_heatmaps(trajectories: Sequence[Trajectory]) -> Figure:
     width, height = 12.5, rows + 2.0
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    labels = [drawable(short_label(t.label, 20)) for t in trajectories]
+    labels = [short_label(t.label, 20) for t in trajectories]
     steps = np.array([t.steps for t in trajectories])
     totals = np.array([t.root_of_squares for t in trajectories])[:, None]
     relative = np.divide(steps, totals, out=np.full_like(steps, np.nan), where=totals > 0)

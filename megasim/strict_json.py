@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from megasim.errors import printable
 
 JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
 
 _MAX_FILE_BYTES = 64 << 20
+_MAX_CONTAINERS = 8_000_000  # lists and objects: they take 30 times the bytes that write them
 
 
 def parse_json(text: bytes) -> JSON:
     """Return the value of a JSON text.
 
     Raises ValueError, in one short line, for anything that is not strict UTF-8 JSON: duplicate
-    keys, NaN and Infinity, lone surrogates, or nesting too deep for the parser.
+    keys, NaN and Infinity, lone surrogates, nesting too deep for the parser, or millions of lists.
 
     >>> parse_json(b'{"a": [1, 2.5, null]}')
     {'a': [1, 2.5, None]}
     """
+    if text.count(b"[") + text.count(b"{") > _MAX_CONTAINERS:
+        raise ValueError("the JSON holds too many lists and objects")
     try:
         value: JSON = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse
+            text.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse,
+            parse_float=_finite,
         )
         if b"\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -58,5 +65,10 @@ def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     return found
 
 
-def _refuse(name: str) -> JSON:
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse("a number too large for a float")
+
+
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f"the JSON holds {name}")

@@ -57,7 +57,7 @@ def open_store(
 
     Args:
         path: the DuckDB file; `MEGASIM_DB`, or megasim.duckdb in the current folder when None.
-        mode: "read" lets several processes in at once.
+        mode: "read" lets several processes in at once; "update" writes to a store that is there.
         memory: bytes for the work of ingest and compare together; 1 GiB when None.
 
     Raises:
@@ -73,7 +73,7 @@ class Workspace:
     def __init__(self, path: Path, mode: Mode, *, memory: int = DEFAULT_MEMORY) -> None:
         # the database spills to disk beyond its share; below 1 GiB some joins cannot
         self.memory = memory
-        self.store = Store(path, mode, memory=max(memory, 1 << 30) if mode == "write" else None)
+        self.store = Store(path, mode, memory=None if mode == "read" else max(memory, 1 << 30))
 
     def __enter__(self) -> Workspace:
         return self
@@ -101,6 +101,7 @@ class Workspace:
         ((_, model_id),) = self.store.model_ids([model]).items()
         with self.store.transaction():
             self.store.remove_model(model_id)
+            self.store.rows("remove_model_groups", id=model_id)
 
     def sql(self, query: str) -> pd.DataFrame:
         """Return the result of a query over the views.
@@ -109,7 +110,10 @@ class Workspace:
             UsageError: DuckDB does not accept the query; its message says why.
         """
         try:
-            return self.store.connection.execute(query).df()
+            result = self.store.connection.execute(query)
+            if result is None:  # duckdb's stubs do not know of it
+                raise UsageError("the query is empty", 'write "select …"')
+            return result.df()
         except duckdb.Error as error:
             raise UsageError(printable(str(error).replace("\n", " · "), 600)) from None
 

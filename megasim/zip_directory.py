@@ -21,7 +21,7 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
-_MAX_DIRECTORY_BYTES = 256 << 20
+_MAX_DIRECTORY_BYTES = 64 << 20  # a million entries
 _RESAVE = "save it again with torch.save"
 
 
@@ -60,7 +60,7 @@ class ZipDirectory:
     def read(self, source: ByteSource, name: str, limit: int) -> bytes:
         """Return the data of an entry of at most `limit` bytes, its checksum verified."""
         entry = self.entries[name]
-        if entry.size > limit:
+        if max(entry.size, entry.packed) > limit:
             raise CheckpointError(
                 source.path, f"{printable(name, 80)} is larger than {limit >> 20} MiB", _RESAVE
             )
@@ -102,7 +102,7 @@ def read_zip_directory(source: ByteSource) -> ZipDirectory:
     """Return the directory of a zip file; no entry is opened.
 
     Raises CheckpointError if there is none, if it is inconsistent, names an entry twice, or is
-    larger than 256 MiB.
+    larger than 64 MiB.
     """
     count, size, offset = _find_directory(source)
     if offset + size > source.size or size > _MAX_DIRECTORY_BYTES or count > size // _CENTRAL.size:

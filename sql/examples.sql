@@ -128,11 +128,18 @@ order by keys desc, model_a, model_b, component
 limit 20;
 
 -- name: outlier_layers
--- Which tensors have the heaviest tails? A sign of long training or of a defect.
-select model, key, round(kurtosis, 2) as kurtosis, round(linf, 4) as linf, numel
+-- Which tensors have the heaviest tails, and who holds them? A sign of long training or a defect.
+select
+    min(canonical_key) as canonical_key,
+    round(any_value(kurtosis), 2) as kurtosis,
+    round(any_value(linf), 4) as linf,
+    any_value(numel) as numel,
+    count(distinct model) as models,
+    min(model) as first_model
 from layers
 where numel >= 1024 and kurtosis is not null
-order by kurtosis desc, model, key
+group by content_hash
+order by kurtosis desc, canonical_key, first_model
 limit 20;
 
 -- name: disk_by_component
@@ -141,7 +148,15 @@ select
     component,
     count(*) as tensors,
     count(distinct content_hash) as contents,
-    sum(numel) as parameters
+    sum(numel)::bigint as parameters,
+    round(1 - count(distinct content_hash) / count(*), 3) as repeated
 from layers
 group by component
 order by parameters desc, component;
+
+-- name: columns
+-- What do the views hold, and what does each column mean?
+select table_name as view, column_name as column, data_type as type, comment
+from duckdb_columns()
+where table_name in ('models', 'layers', 'layer_distances', 'component_distances')
+order by view, column_index;

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from megasim import pickled_tensors, state_dict
+from megasim import pickled_tensors, state_dict, torch_format
 from megasim.checkpoint import TensorReader, open_checkpoint
 from megasim.errors import CheckpointError, UsageError
 from megasim.torch_format import MAGIC_NUMBER
@@ -142,6 +142,8 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
     "a deep header": (safetensors(b'{"a":' + b"[" * 100_000), "nested too deep"),
     "NaN": (safetensors(b'{"a":NaN}'), "NaN"),
     "twice": (safetensors(b'{"a":1,"a":2}'), "twice"),
+    "a number beyond floats": (safetensors(b'{"a":1e999}'), "too large"),
+    "a swarm of lists": (safetensors(b'{"a":[' + b"[]," * 8_000_000 + b"[]]}"), "too many lists"),
     "no UTF-8": (safetensors(b'{"\xff":1}'), "UTF-8"),
     "half a surrogate": (safetensors(b'{"\\ud800":1}'), "UTF-8"),
     "no entry": (safetensors({"a": 1}), "bad header entry"),
@@ -362,6 +364,24 @@ def test_shared_lists_end(write: Callable[[bytes], Path], monkeypatch: pytest.Mo
     many = b"".join(b"X\x04\x00\x00\x00%04dg0\ns" % i for i in range(1000))
     pickle = b"\x80\x02" + numbers + b"}" + many + tensor_pickle()[3:]
     assert "without end" in problem(write(archive(pickle)))
+
+
+def test_places_in_the_memo_cannot_be_made_to_collide(write: Callable[[bytes], Path]) -> None:
+    for number in (b"%d" % ((1 << 61) - 1), b"-1"):  # their hash would be that of 0, and of -2
+        pickle = b"\x80\x02Np" + number + b"\n0" + tensor_pickle()[2:]
+        assert "absurd size" in problem(write(archive(pickle)))
+
+
+def test_an_entry_that_is_packed_into_more_than_its_limit_is_not_read(
+    write: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_format, "_MAX_PICKLE_BYTES", 1000)
+    names = {"archive/data.pkl": tensor_pickle(), "archive/data/0": bytes(5000)}
+    data = bytearray(zipped(names))
+    at = data.rfind(b"PK\x01\x02", 0, data.rfind(b"archive/data.pkl"))
+    data[at + 10 : at + 12] = b"\x08\0"  # said to be deflated
+    data[at + 20 : at + 24] = (4000).to_bytes(4, "little")  # from so many bytes
+    assert "larger than" in problem(write(bytes(data)))
 
 
 def test_long_keys_are_refused(write: Callable[[bytes], Path]) -> None:

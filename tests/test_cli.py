@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from megasim import cli
 from tests.models import nudged, random_model, write_model
@@ -61,6 +63,71 @@ def test_from_files_to_a_matrix(folder: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(out) == [{"n": 12}]
 
 
+def test_tables_hold_whatever_sql_gives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    megasim(capsys, "ingest", "models")
+    query = (
+        "select list(model order by model) as who, null::int as none, any_value(shape) as shape, "
+        "sum(numel)::hugeint as n, true as yes, date '2020-02-03' as day, '模型' as name, 1 as name"
+        " from layers union all select [], 3, null, 123456789012, false, null, 'm', 2 order by n"
+    )
+    code, out, err = megasim(capsys, "sql", query)
+    assert (code, err) == (0, "")
+    head, first, second = (re.split(r"  +", line.strip()) for line in out.splitlines())
+    assert head == ["who", "none", "shape", "n", "yes", "day", "name", "name_1"]
+    assert first[2:] == ["16, 24", "4608", "yes", "2020-02-03 00:00:00", "模型", "1"]
+    assert (first[0].split(", ")[:3], first[1]) == (["m0", "m0", "m0"], "–")
+    assert second == ["3", "–", "123456789012", "no", "–", "m", "2"]
+    assert megasim(capsys, "sql", "")[0] == 2
+    assert megasim(capsys, "sql", "-- nothing")[0] == 2
+
+
+def test_only_ingest_and_import_make_a_store(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["compare"], ["forget", "x"], ["nearest", "x"], ["matrix", "--estimate"]):
+        code, _, err = megasim(capsys, *arguments)
+        assert (code, "megasim ingest" in err) == (1, True)
+        assert not Path("megasim.duckdb").exists()
+
+
+def test_no_distances_are_an_error_with_its_remedy(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    megasim(capsys, "ingest", "models")
+    code, out, err = megasim(capsys, "matrix", "-c", "block")
+    assert (code, out, "run `megasim compare`" in err) == (1, "", True)
+    megasim(capsys, "compare")
+    for command in (["matrix"], ["heatmap", "-o", "x.png"]):
+        code, out, err = megasim(capsys, *command, "-c", "block", "-m", "linf")
+        assert (code, out, "run `megasim compare --metric linf`" in err) == (1, "", True)
+    assert not Path("x.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--db", "nowhere/s.duckdb", "ingest", "models"],
+        ["matrix", "-c", "block", "-o", "nowhere/m.csv"],
+        ["matrix", "-c", "block", "-o", "nowhere/m.json"],
+        ["heatmap", "-c", "block", "-o", "nowhere/m.png"],
+        ["export", "--fingerprints", "nowhere/f.parquet"],
+        ["export", "--format", "mega-cmp", "/proc/nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_written_is_said_with_a_remedy(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    megasim(capsys, "ingest", "models")
+    megasim(capsys, "compare")
+    code, _, err = megasim(capsys, *arguments)
+    error, remedy = err.splitlines()[-2:]
+    assert code in (1, 2)
+    assert error.startswith("error: ")
+    assert "nowhere" in error
+    assert remedy.startswith("  ")
+
+
 def test_exit_codes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert megasim(capsys, "models")[0] == 1
     assert megasim(capsys, "nonsense")[0] == 2
@@ -89,15 +156,54 @@ def test_a_locked_store_exits_with_3(folder: Path, capsys: pytest.CaptureFixture
         holder.communicate("\n")
 
 
-def test_hostile_names_are_escaped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = "evil\x1b[31m\u202e.w"
-    write_model(folder / "e.safetensors", {name: random_model(0)["block.0.weight"]})
-    megasim(capsys, "ingest", "e.safetensors")
-    for arguments in (["sql", "select key from layers"], ["models"]):
+HOSTILE = ["\x1b[31m\x1b]0;t\x07", "\0", "\n\r\t", "\u202e", "\udc80", "<script>alert(1)</script>"]
+HOSTILE += [
+    "'; drop table model; --",
+    '"',
+    "$x^2_{$",
+    "%s{0}",
+    "a|b",
+    "*_[l](javascript:1)",
+    "../..",
+]
+HOSTILE += ["k" * 4000, "", ".", " ", "\ufeff", "x + y", "=1+1"]
+
+
+def test_hostile_names_are_escaped_everywhere(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hostile(seed: int) -> dict[str, torch.Tensor]:
+        values = iter(nudged(random_model(0, 3 * len(HOSTILE), (8, 16)), seed).values())
+        keys = [key for name in HOSTILE for key in (name, f"{name}.0.weight", f"{name}.1.weight")]
+        return dict(zip(keys, values, strict=True))
+
+    (folder / "h").mkdir()
+    evil = "evil\x1b[31m\n\u202e'$x^2_{$<script>|%s"
+    for name, seed in (("a", 0), (evil, 1), ("c\x1b", 2)):
+        content = {"state_dict": hostile(seed), "epoch": float("inf"), "\0\x1b": "\0\x1b\ud800"}
+        torch.save(content, folder / "h" / f"{name}.ckpt")
+    for arguments in (
+        ["ingest", "h"],
+        ["compare"],
+        ["models"],
+        ["findings"],
+        ["findings", "a", evil],
+        ["sql", "select * from layers"],
+        ["sql", "select * from models", "--json"],
+        ["matrix", "-c", "all"],
+        ["heatmap", "-c", "$x^2_{$", "-o", "h.png"],
+        ["histogram", "a", evil, "-c", "all", "-o", "i.png"],
+        ["export", "--format", "mega-cmp", "exported"],
+        ["map", "-c", "all", "-o", "map.png"],
+        ["lineage", "-c", "all", "-o", "lineage.html"],
+        ["report", "-o", "report"],
+    ):
         code, out, err = megasim(capsys, *arguments)
-        assert code == 0
-        assert "\x1b" not in out + err
-        assert "\u202e" not in out + err
+        assert code == 0, (arguments, err)
+        shown = out + err
+        shown += "".join(page.read_text() for page in folder.rglob("*.html"))
+        assert not [c for c in shown if not c.isprintable() and c not in "\n\t"], arguments
+        assert "<script>alert(1)" not in (shown if arguments[0] in ("report", "lineage") else "")
 
 
 def test_estimates_are_marked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,13 @@ import pytest
 
 from megasim import database
 from megasim.database import connect, migrations, named_statements, purpose_of
-from megasim.errors import NoAnswerError, NotAStoreError, StoreLockedError, StoreTooNewError
+from megasim.errors import (
+    MegasimError,
+    NoAnswerError,
+    NotAStoreError,
+    StoreLockedError,
+    StoreTooNewError,
+)
 from megasim.resources import resource_path
 
 
@@ -86,6 +92,17 @@ def test_reading_a_store_that_is_not_there_names_the_remedy(tmp_path: Path) -> N
     with pytest.raises(NoAnswerError, match="megasim ingest"):
         connect(tmp_path / "none.duckdb")
     assert not (tmp_path / "none.duckdb").exists()
+
+
+def test_a_store_is_made_only_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    with pytest.raises(NoAnswerError, match="megasim ingest"):
+        connect(path, "update")
+    assert not path.exists()
+    connect(path, "write").close()
+    connect(path, "update").execute("insert into view_text values ('x')").close()
+    with pytest.raises(MegasimError, match="cannot be opened: No such file or directory"):
+        connect(tmp_path / "nowhere" / "s.duckdb", "write")
 
 
 def test_a_locked_store_gives_the_holder(tmp_path: Path) -> None:

@@ -100,6 +100,51 @@ def test_an_empty_folder_and_a_wrong_path(tmp_path: Path, store) -> None:
         store.ingest(tmp_path / "nowhere")
 
 
+def test_a_path_that_is_not_there_costs_the_good_ones_nothing(tmp_path: Path, store) -> None:
+    good = write_model(tmp_path / "good.safetensors", random_model(0))
+    result = store.ingest(tmp_path / "gone.ckpt", good, names={"x": tmp_path / "lost.ckpt"})
+    assert result.added == ["good"]
+    assert [error.exit_code for error in result.failed] == [4, 4]
+    (tmp_path / "model_map.json").write_text(
+        '[["g", [[["a", "good.safetensors"], ["b", "absent.ckpt"]]]]]'
+    )
+    result = store.ingest(tmp_path / "model_map.json")
+    assert store.models()["name"].tolist() == ["a"]
+    assert [error.exit_code for error in result.failed] == [4]
+
+
+def test_a_named_path_is_read(tmp_path: Path, store) -> None:
+    path = write_model(tmp_path / "a.safetensors", random_model(0))
+    assert store.ingest(names={"one": path}).added == ["one"]
+    write_model(tmp_path / "b.safetensors", random_model(1))
+    with pytest.raises(UsageError, match="not one model to call 'all'"):
+        store.ingest(names={"all": tmp_path})
+
+
+def test_a_path_that_is_no_text_is_refused_alone(tmp_path: Path, store) -> None:
+    good = write_model(tmp_path / "m" / "good.safetensors", random_model(0))
+    (tmp_path / "m" / "bad\udcff\x1b.safetensors").write_bytes(good.read_bytes())
+    result = store.ingest(tmp_path / "m")
+    assert result.added == ["good"]
+    (error,) = result.failed
+    assert (error.exit_code, error.message.isprintable()) == (4, True)
+    assert "rename" in error.remedy
+
+
+def test_a_forgotten_model_leaves_no_group_behind(tmp_path: Path, store) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        write_model(tmp_path / f"{name}.safetensors", random_model(seed))
+    (tmp_path / "model_map.json").write_text(
+        '[["g", [[["a", "one.safetensors"], ["b", "two.safetensors"]]]]]'
+    )
+    store.ingest(tmp_path / "model_map.json")
+    assert len(store.pairs_of(groups=["g"])) == 1
+    store.forget("b")
+    store.ingest(write_model(tmp_path / "three.safetensors", random_model(2)))
+    with pytest.raises(UsageError, match="no such group"):
+        store.pairs_of(groups=["g"])
+
+
 def test_one_file_with_two_names_is_read_once(tmp_path: Path, store) -> None:
     path = write_model(tmp_path / "a.safetensors", random_model(0))
     result = store.ingest(path, names={"one": path, "two": path})

@@ -18,8 +18,9 @@ from megasim.errors import NoAnswerError
 from megasim.geometry import MapResult, map_models
 from megasim.label_placement import place_labels
 from megasim.matrix import DistanceMatrix, Floats, LayerMatrices
+from megasim.plots import drawable
 from megasim.plots_map import map_figure
-from megasim.plots_map_panel import drawable, figure_names
+from megasim.plots_map_panel import figure_names
 from megasim.plots_trajectory import trajectory_figure
 from megasim.trajectory import Trajectory, layer_groups, layer_trajectories, trajectory
 
