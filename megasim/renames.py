@@ -9,8 +9,9 @@ weights).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 # Without a single equal content, only a substitution that fits this many keys is believed.
@@ -64,22 +65,55 @@ def find_renames(a: Side, b: Side) -> list[Rename]:
     right = {k: v for k, v in b.items() if k not in a}
     if not left or not right:
         return []
-    evidence = _evidence(a, b, left, right)
+    told = _Told(_evidence(a, b, left, right), sorted(left))
     found: list[Rename] = []
-    candidates = Counter(_substitution(ka, kb) for ka, kb in evidence.items())
-    while candidates and left and right:
-        renames = [
-            r for c in candidates if (r := _apply(c, left, right, evidence, "content")) is not None
-        ]
-        best = max(renames, key=_rank, default=None)
+    candidates = {_substitution(ka, kb) for ka, kb in told.evidence.items()}
+    renames: dict[tuple[str, str], Rename] = {}
+    stale = candidates
+    while left and right:
+        for candidate in stale:
+            rename = _apply(candidate, left, right, told, "content")
+            if rename is not None:
+                renames[candidate] = rename
+            else:
+                renames.pop(candidate, None)
+        best = max(renames.values(), key=_rank, default=None)
         if best is None:
             break
         found.append(best)
         _take(best, left, right)
-        del candidates[best.prefix_a, best.prefix_b]
+        del renames[best.prefix_a, best.prefix_b]
+        candidates.discard((best.prefix_a, best.prefix_b))
+        # Only those that speak of a key that is now taken can have changed.
+        taken_a, taken_b = zip(*best.keys, strict=True)
+        stale = {
+            (a, b)
+            for a, b in candidates
+            if any(k.startswith(a) for k in taken_a) or any(k.startswith(b) for k in taken_b)
+        }
     if left and right and not found:
-        found += _by_structure(left, right, evidence)
+        found += _by_structure(left, right, told)
     return found
+
+
+class _Told:
+    """What speaks for a rename, and the keys of a in order.
+
+    Attributes:
+        evidence: key in a → key in b of equal content that stands once in each model.
+    """
+
+    def __init__(self, evidence: dict[str, str], keys_a: Sequence[str]) -> None:
+        self.evidence = evidence
+        self.other_side = frozenset(evidence.values())
+        self._keys_a = keys_a
+
+    def keys_under(self, prefix: str) -> Iterator[str]:
+        """Yield the keys of a that begin with a prefix."""
+        for place in range(bisect_left(self._keys_a, prefix), len(self._keys_a)):
+            if not self._keys_a[place].startswith(prefix):
+                return
+            yield self._keys_a[place]
 
 
 def _evidence(a: Side, b: Side, left: Side, right: Side) -> dict[str, str]:
@@ -116,22 +150,20 @@ def _apply(
     substitution: tuple[str, str],
     left: Side,
     right: Side,
-    evidence: Mapping[str, str],
+    told: _Told,
     basis: str,
 ) -> Rename | None:
     """Return the rename, or None where it fits nothing or contradicts a shape or a content."""
     prefix_a, prefix_b = substitution
     keys = []
     support = 0
-    told = set(evidence.values())
-    for ka, tensor in left.items():
-        if not ka.startswith(prefix_a):
-            continue
+    for ka in told.keys_under(prefix_a):
         kb = prefix_b + ka[len(prefix_a) :]
-        if kb not in right:
+        if ka not in left or kb not in right:
             continue
-        equal = evidence.get(ka) == kb
-        if tensor.shape != right[kb].shape or ((ka in evidence or kb in told) and not equal):
+        equal = told.evidence.get(ka) == kb
+        contradicted = not equal and (ka in told.evidence or kb in told.other_side)
+        if contradicted or left[ka].shape != right[kb].shape:
             return None
         support += equal
         keys.append((ka, kb))
@@ -151,7 +183,7 @@ def _take(rename: Rename, left: dict[str, NamedTensor], right: dict[str, NamedTe
         del left[ka], right[kb]
 
 
-def _by_structure(left: Side, right: Side, evidence: Mapping[str, str]) -> list[Rename]:
+def _by_structure(left: Side, right: Side, told: _Told) -> list[Rename]:
     """Return the one substitution that places a whole branch of one side in the other.
 
     No key under one of its two prefixes is left behind, and it covers most of the smaller side.
@@ -161,7 +193,7 @@ def _by_structure(left: Side, right: Side, evidence: Mapping[str, str]) -> list[
         for prefix_b in _prefixes(right):
             if prefix_a == prefix_b:
                 continue
-            rename = _apply((prefix_a, prefix_b), left, right, evidence, "structure")
+            rename = _apply((prefix_a, prefix_b), left, right, told, "structure")
             if rename is None or len(rename.keys) < LEAST_KEYS_BY_STRUCTURE:
                 continue
             branches = (_count(left, prefix_a), _count(right, prefix_b))

@@ -96,3 +96,22 @@ def test_renames_are_one_to_one_and_order_does_not_matter(data: st.DataObject) -
     assert not {ka for ka, _ in pairs} & set(b)
     reordered = find_renames(dict(reversed(a.items())), dict(reversed(b.items())))
     assert {pair for r in reordered for pair in r.keys} == set(pairs)
+
+
+def test_a_network_in_a_strange_layout_is_aligned_layer_by_layer() -> None:
+    """A thousand layers, each under another name: no more work than a few looks at each."""
+    a = {f"net.{i}.{part}": tensor(f"{i}{part}") for i in range(1000) for part in ("w", "b")}
+    b = {
+        f"mine.z{7 * i % 1000}q.{part}": a[f"net.{i}.{part}"] for i in range(1000) for part in "wb"
+    }
+    renames = find_renames(a, b)
+    assert len(renames) == 1000
+    assert all(a[ka] is b[kb] for r in renames for ka, kb in r.keys)
+
+
+def test_which_of_two_equal_towers_was_kept_is_not_guessed() -> None:
+    a = {**model("q.", 12, seed="p"), **model("k.", 12, seed="p")}
+    assert find_renames(a, model("enc.", 12, seed="p")) == []
+    moved = {**model("q.", 12, seed="p"), **model("k.", 12, frozenset(range(12)), seed="p")}
+    (rename,) = find_renames(moved, model("enc.", 12, seed="p"))
+    assert (rename.prefix_a, rename.prefix_b, rename.support) == ("q.", "enc.", 12)
