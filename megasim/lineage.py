@@ -35,7 +35,7 @@ KINDS = ("fine-tune", "epoch step", "merge", "pruned", "cast", "component swap",
 DECIDED = 0.8
 # All models together must leave less than this of the squared distance to the nearest, or the
 # search for a recipe is not worth its time; the middle of two unrelated steps leaves a half.
-EXPLAINABLE = 0.3
+EXPLAINABLE = 0.1
 
 
 @dataclass(frozen=True)

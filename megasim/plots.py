@@ -113,7 +113,9 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
     size = float(np.clip(cell * 62, 4.2, 10.0))
     margin = 0.35 + max(map(len, labels)) * size * 0.0088
     tree_width = 0.0 if tree is None else float(np.clip(grid * 0.12, 0.5, 2.2))
-    width = margin + tree_width + grid + 1.5
+    title = f"{component_label(matrix.component)}: {METRIC_TITLES[matrix.metric]}, {n} models"
+    # 0.11 in a character of the bold title
+    width = max(margin + tree_width + grid + 0.2, 0.3 + 0.11 * len(title), 5.0)
     height = margin + grid + 1.15
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes(
@@ -134,16 +136,18 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
             cbar=False,
             square=True,
             linewidths=0.4 if n <= 40 else 0,
-            xticklabels=labels,
-            yticklabels=labels,
+            # seaborn would measure each label, for which matplotlib draws a whole figure
+            xticklabels=False,
+            yticklabels=False,
             annot=_annotations(shown) if n <= 14 else False,
             fmt="",
             annot_kws={"size": max(size * 0.78, 5)},
         )
     axes.set_facecolor("white")
     axes.yaxis.tick_right()
-    axes.set_xticklabels(labels, rotation=90, fontsize=size)
-    axes.set_yticklabels(labels, rotation=0, fontsize=size)
+    places = np.arange(n) + 0.5
+    axes.set_xticks(places, labels, rotation=90, fontsize=size)
+    axes.set_yticks(places, labels, fontsize=size)
     axes.tick_params(length=0)
     _mark_missing(axes, shown)
     _mark_estimated(axes, shown)
@@ -171,7 +175,6 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
         )
         side.invert_yaxis()
         side.axis("off")
-    title = f"{component_label(matrix.component)}: {METRIC_TITLES[matrix.metric]}, {n} models"
     figure.text(0.12 / width, 1 - 0.1 / height, title, va="top", fontsize=12, weight="bold")
     figure.text(
         0.12 / width, 1 - 0.36 / height, subtitle or coverage_note(matrix), va="top", fontsize=8
@@ -213,7 +216,8 @@ def _annotations(matrix: DistanceMatrix) -> npt.NDArray[Any]:
         if np.isnan(value):
             return ""
         mark = "~" if source == "estimated" else "?" if source == "unproven" else ""
-        return mark + (f"{value:.3g}" if value < 1e5 else f"{value:.0e}")
+        # three digits throughout, also where the last are zeros
+        return mark + (f"{value:#.3g}".rstrip(".") if value < 1e5 else f"{value:.0e}")
 
     rows = zip(matrix.values, matrix.sources, strict=True)
     return np.array([[text(v, s) for v, s in zip(*row, strict=True)] for row in rows], dtype=object)
