@@ -21,7 +21,7 @@ _MOST_UNCHANGED = 2
 _MOST_ROLES = 4
 TIER_WORDS = {
     identity.IDENTICAL: "identical",
-    identity.SAME_VALUES: "same values in another dtype",
+    identity.SAME_VALUES: "same values",
     identity.SAME_AT_FP16: "same at fp16",
     identity.SAME_AT_BF16: "same at bf16",
 }

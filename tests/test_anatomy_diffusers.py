@@ -6,13 +6,21 @@ the single-file ones the way the original code does; neither looks at the rules.
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from math import prod
+from pathlib import Path
 
 import pytest
+import torch
 
 from megasim import zoo_architectures as zoo
 from megasim.anatomy import ModelAnatomy, canonical_shape, classify_keys
+from megasim.findings import pair_findings
+from megasim.relations import model_relations
+from megasim.workspace import open_store
 from megasim.zoo_keys import TEXT_SD2, TEXT_SDXL_2, UNET, VAE, diffusers_key
+from tests.models import write_model
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
@@ -236,6 +244,39 @@ def test_pipeline_and_single_file_are_the_same_model(family: str) -> None:
     assert len(expected) - len(found) == absent
     assert found.items() <= expected.items()
     assert labels(folder).items() <= labels(file).items()
+
+
+@pytest.mark.parametrize("family", ["SD1", "SD2", "SDXL"])
+def test_a_folder_and_a_file_of_the_same_weights_are_identical(family: str, tmp_path: Path) -> None:
+    """Through reading, fusing, transposing, hashing and comparing, component by component."""
+    random = torch.Generator().manual_seed(1)
+    made = {"SD1": zoo.sd1_shapes, "SD2": zoo.sd2_shapes, "SDXL": zoo.sdxl_shapes}[family](SMALL)
+    single = {key: torch.randn(shape, generator=random) for key, shape in made.items()}
+    shapes = pipeline(family)
+    parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    for part in classify_keys(shapes).parts:
+        whole = single[part.canonical_key]
+        for key, tensor in zip(part.sources, whole.chunk(len(part.sources)), strict=True):
+            folder, name = key.split("/")
+            turned = tensor.T if part.transposed else tensor
+            parts[folder][name] = turned.reshape(shapes[key]).contiguous()
+    for folder, tensors in parts.items():
+        (tmp_path / "folder" / folder).mkdir(parents=True)
+        write_model(tmp_path / "folder" / folder / "model.safetensors", tensors)
+    index = {folder: ["diffusers", "Model"] for folder in parts}
+    (tmp_path / "folder" / "model_index.json").write_text(json.dumps(index))
+    file = write_model(tmp_path / "file.safetensors", single)
+    with open_store(tmp_path / "store.duckdb") as workspace:
+        assert not workspace.ingest(tmp_path / "folder", file).failed
+        assert not workspace.compare().failed
+        verdicts = {f.component: f.verdict for f in pair_findings(workspace.store)}
+        texts = ("text_encoder",) if family != "SDXL" else ("text_encoder_1", "text_encoder_2")
+        assert set(verdicts) == {"unet", *texts, "vae_encoder", "vae_decoder", "vae_quant"}
+        # What folders leave out is never used: logit_scale, and the last layer of SD2.
+        dropped = {"SD1": (), "SD2": ("text_encoder",), "SDXL": ("text_encoder_2",)}[family]
+        assert verdicts == {c: "same_where_used" if c in dropped else "identical" for c in verdicts}
+        (relation,) = model_relations(workspace.store)
+        assert relation.kind == ("same_where_used" if dropped else "same_weights")
 
 
 def test_the_zoo_names_diffusers_keys_the_same_way() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megasim.errors import NoAnswerError, UsageError
 from megasim.findings import Finding, Teller, chosen_pairs, pair_findings
@@ -170,8 +173,8 @@ def test_sentences(store: Store) -> None:
     assert pair_sentences(pair_findings(store, [("base", "half")]))[:3] == [
         "UNet: same at fp16 (8 keys, float32 → float16)",
         # the positions, and a norm still at 1
-        "text encoder: same at fp16 (38 keys, float32 → float16, of them 1 identical, 1 same "
-        "values in another dtype)",
+        "text encoder: same at fp16 (38 keys, float32 → float16, of them 1 identical, "
+        "1 same values)",
         "VAE: same at fp16 (5 keys, float32 → float16)",
     ]
     state = models()
@@ -209,6 +212,39 @@ def test_counting_verdicts_agrees_with_telling_them(store: Store) -> None:
         if f.verdict != "absent"
     ]
     assert sorted(counts.elements()) == sorted(told_one_by_one)
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_tiers_are_what_the_roundings_of_the_numbers_say(data: st.DataObject) -> None:
+    """The tier of a pair of tensors, against torch."""
+    dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    numbers = st.sampled_from([0.0, -0.0, 1.0, 1.0004, 1.003, 6e-8, 1e-40, 65504.0, 65519.0, 7e4])
+    one = torch.tensor(data.draw(st.lists(numbers, min_size=64, max_size=64)), dtype=torch.float64)
+    other = one.clone()
+    place = data.draw(st.integers(0, 63))
+    other[place] = data.draw(numbers)
+    a, b = (x.to(data.draw(st.sampled_from(dtypes))) for x in (one, other))
+    a[(place + 1) % 64] = b[(place + 1) % 64] = 2.0  # never all alike
+    with TemporaryDirectory() as folder:
+        path = compared_store(Path(folder), {"a": {"layers.0.w": a}, "b": {"layers.0.w": b}})
+        with Store(path) as store:
+            (finding,) = pair_findings(store)
+    largest = max(a.double().abs().max().item(), b.double().abs().max().item())
+    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+    raw = [x.view(bits[x.element_size()]) for x in (a, b)]
+    if a.dtype == b.dtype and torch.equal(*raw):
+        tier = "identical"
+    elif torch.equal(a.double(), b.double()):
+        tier = "same_values"
+    elif largest <= 65504 and torch.equal(a.float().half(), b.float().half()):
+        tier = "same_at_fp16"
+    elif torch.equal(a.float().bfloat16(), b.float().bfloat16()):
+        tier = "same_at_bf16"
+    else:
+        tier = "changed"
+    finite = torch.isfinite(a).all() and torch.isfinite(b).all()
+    assert finding.verdict == (tier if finite or tier == "identical" else "changed")
 
 
 def test_a_group_of_pairs(store: Store) -> None:

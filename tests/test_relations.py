@@ -54,6 +54,8 @@ def models() -> dict[str, dict[str, torch.Tensor]]:
         "unet-a": only(trained(plain, 7, UNET), UNET),
         "unet-b": only(trained(plain, 8, UNET), UNET),
         "hurt": tail,
+        "other-ema": with_ema(plain, 10),
+        "no-text": without(plain, TEXT),
         "stranger": small_sd(9),
     }
 
@@ -80,6 +82,8 @@ PAIRS = {
     ("unet-a", "unet-b"): ("fine_tuned", "unet-b", "unet-a", False),
     ("pruned", "all-new"): ("everything_changed", "all-new", "pruned", False),
     ("pruned", "hurt"): ("damaged", "hurt", "pruned", True),
+    ("base", "other-ema"): ("same_where_used", "other-ema", "base", False),
+    ("pruned", "no-text"): ("part_of", "no-text", "pruned", False),
 }
 
 
@@ -99,8 +103,17 @@ def test_each_kind(related, pair: tuple[str, str]) -> None:
     assert relation.evidence
 
 
-def test_every_kind_but_one_is_tried_here() -> None:
-    assert {kind for kind, *_ in PAIRS.values()} == set(KINDS) - {"same_where_used"}
+def test_every_kind_is_tried_here() -> None:
+    assert {kind for kind, *_ in PAIRS.values()} == set(KINDS)
+
+
+def test_no_more_is_said_than_holds(related) -> None:
+    (ema,) = related["base", "other-ema"]
+    assert ema.text == (
+        "base and other-ema differ only in the EMA copy of the UNet, which is never used"
+    )
+    assert related["pruned", "no-text"][0].text == "no-text is pruned without its text encoder"
+    assert related["vae", "with-vae"][0].text == "vae is the VAE of with-vae"
 
 
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if PAIRS[pair][3]], ids="-".join)
@@ -145,6 +158,17 @@ def test_a_model_in_two_layouts_is_one(tmp_path: Path) -> None:
     ) as store:
         (relation,) = model_relations(store)
     assert relation.kind == "same_weights"
+
+
+def test_a_shared_text_encoder_makes_no_kin_of_two_unets(tmp_path: Path) -> None:
+    """Networks that were trained from nothing on the same frozen parts."""
+    frozen = only(small_sd(1), TEXT, VAE)
+    files = {"one": only(small_sd(2), UNET) | frozen, "two": only(small_sd(3), UNET) | frozen}
+    with Store(compared_store(tmp_path, files)) as store:
+        verdicts = {f.component: f.verdict for f in pair_findings(store)}
+        assert verdicts["unet"] in ("changed", "partly_changed")
+        assert verdicts["text_encoder"] == verdicts["vae_encoder"] == "identical"
+        assert model_relations(store) == []
 
 
 def sdxl_with(text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
