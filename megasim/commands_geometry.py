@@ -56,8 +56,8 @@ def map_command(
     "--by",
     default="role",
     show_default=True,
-    type=click.Choice(["role", "block"]),
-    help="How layers are grouped.",
+    type=click.Choice(["role", "block", "attention"]),
+    help="How layers are grouped; attention is attn1, attn2 and the others.",
 )
 @options.output(False, "The figure: .png, .svg or .pdf.")
 @options.as_json

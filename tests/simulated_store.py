@@ -152,7 +152,7 @@ def _compare(
     rows: list[pd.DataFrame] = []
     for part in parts:
         versions = held[part.component]
-        tensor = np.zeros(count, dtype=np.int64)
+        tensor = np.zeros(int(versions.max()) + 1, dtype=np.int64)
         for version in np.unique(versions).tolist():
             tensor[version] = ids[_content_hash(part, version)]
         ends = np.sort(np.stack([versions[i], versions[j]]), axis=0)
