@@ -50,6 +50,16 @@ def import_command(ctx: click.Context, path: Path, as_json: bool) -> int:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write hashes, norms and sketches of models to this .parquet file; no weights.",
 )
+@click.option(
+    "-c", "--component", default="all", help="Fingerprints of this component alone, e.g. vae."
+)
+@click.option(
+    "--as",
+    "renamed",
+    multiple=True,
+    metavar="MODEL=NAME",
+    help="Give a model this name in the file of fingerprints.",
+)
 @options.models
 @click.option("--group", "groups", multiple=True, help="Only the pairs of this group.")
 @click.pass_context
@@ -58,6 +68,8 @@ def export_command(
     folder: Path | None,
     form: str | None,
     fingerprints: Path | None,
+    component: str,
+    renamed: tuple[str, ...],
     models: list[str] | None,
     groups: tuple[str, ...],
 ) -> None:
@@ -70,7 +82,15 @@ def export_command(
     workspace = options.open_workspace(ctx)
     if fingerprints is not None:
         options.check_ending(fingerprints, (".parquet",))
-        count = workspace.export_fingerprints(fingerprints, models=models)
+        names = {}
+        for text in renamed:
+            model, sign, name = text.partition("=")
+            if not (model and sign and name):
+                raise UsageError(f"no name in {printable(text)!r}", "write `--as MODEL=NAME`")
+            names[model] = name
+        count = workspace.export_fingerprints(
+            fingerprints, models=models, component=component, names=names
+        )
         say(f"wrote {count:,} fingerprints to {printable(fingerprints)}")
         return
     if folder is None:

@@ -122,9 +122,12 @@ def chosen_pairs(
         if a == b:
             raise UsageError(f"{printable(name_a)} is the same as itself", "name two models")
         if (min(a, b), max(a, b)) not in set(known):
+            known_by = {model.id: model.source for model in store.models()}
             raise NoAnswerError(
                 f"{printable(name_a)} and {printable(name_b)} have not been compared",
-                "run `megasim compare`",
+                "of fingerprints, `megasim findings --groups` says what is the same"
+                if "fingerprints" in (known_by[a], known_by[b])
+                else "run `megasim compare`",
             )
     return chosen
 

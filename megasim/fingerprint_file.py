@@ -101,6 +101,7 @@ def export_fingerprints(
         name: int(i) for i, name in store.rows("fingerprint_models", tables={"batch": batch})
     }
     asked = store.model_ids(models)
+    store.model_ids(list(names or ()))
     ids = {name: i for name, i in asked.items() if name in holders}
     if not ids or (models is not None and len(ids) < len(asked)):
         lacking = [name for name in asked if name not in holders] if models else []

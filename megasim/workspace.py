@@ -360,11 +360,23 @@ class Workspace:
         pairs = [(a, b)] if a is not None and b is not None else None
         return findings_report(self.store, pairs, group=group)
 
-    def export_fingerprints(self, path: Path | str, *, models: Sequence[str] | None = None) -> int:
-        """Write hashes, norms and sketches of models to a Parquet file; return how many."""
+    def export_fingerprints(
+        self,
+        path: Path | str,
+        *,
+        models: Sequence[str] | None = None,
+        component: str = "all",
+        names: Mapping[str, str] | None = None,
+    ) -> int:
+        """Write hashes, norms and sketches of models to a Parquet file; return how many.
+
+        Of one component only, and under other names, where those are given.
+        """
         from megasim.fingerprint_file import export_fingerprints
 
-        return export_fingerprints(self.store, Path(path), models=models)
+        return export_fingerprints(
+            self.store, Path(path), models=models, component=component, names=names
+        )
 
     def map(
         self,

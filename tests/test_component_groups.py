@@ -8,8 +8,10 @@ import duckdb
 import pytest
 import torch
 
+from megasim.cli import run
 from megasim.component_groups import group_sentences, other_holders, shared_components
 from megasim.errors import CheckpointError, NoAnswerError, UsageError
+from megasim.findings import pair_findings
 from megasim.fingerprint_file import export_fingerprints, import_fingerprints
 from megasim.store import Store
 from megasim.workspace import open_store
@@ -107,6 +109,27 @@ def test_a_named_vae_is_recognised_without_its_weights(ingested: Store, tmp_path
         assert tuple(row) == ("fingerprints", 5)
         again = import_fingerprints(workspace.store, file)
         assert (again.models, len(again.left_out)) == ([], 1)
+
+
+def test_components_are_named_on_the_command_line(ingested: Store, tmp_path: Path) -> None:
+    db, file = str(tmp_path / "s.duckdb"), str(tmp_path / "known.parquet")
+    mine = write_model(tmp_path / "mine.safetensors", models()["baked"])
+    assert run(["--db", db, "ingest", str(mine)]) == 0
+    export = ["--db", db, "export", "--fingerprints", file, "-c", "vae", "--as"]
+    assert run([*export, "mine"]) == 2
+    assert run([*export, "nobody=known"]) == 2
+    assert run([*export, "mine=known"]) == 0
+    assert run(["--db", db, "import", file]) == 0
+    with Store(Path(db)) as store:
+        (group,) = shared_components(store)
+        assert (group.component, group.models, group.known) == (
+            "vae",
+            ("mine", "known"),
+            ("known",),
+        )
+        with pytest.raises(NoAnswerError) as caught:
+            pair_findings(store, [("mine", "known")])
+        assert "--groups" in caught.value.remedy
 
 
 def test_a_file_holds_all_of_a_fingerprint_and_nothing_of_its_owner(

@@ -16,8 +16,10 @@ from megasim.findings import Finding, Teller, chosen_pairs, pair_findings
 from megasim.findings_report import findings_report
 from megasim.pair_sentences import model_verdict, pair_sentences
 from megasim.store import Model, Store
+from tests.simulated_store import model_names, simulate_store
 from tests.small_sd import (
     POSITIONS,
+    SHAPES,
     TEXT,
     UNET,
     VAE,
@@ -289,3 +291,20 @@ def test_the_same_store_gives_the_same_bytes(store: Store) -> None:
     first, second = findings_report(store), findings_report(store)
     assert first.to_html() == second.to_html()
     assert first.to_json() == second.to_json()
+
+
+def test_the_report_of_many_stays_short(tmp_path: Path) -> None:
+    """Of 60 models with three VAEs among them, as much is said as one reads."""
+    path = tmp_path / "many.duckdb"
+    names = model_names(60)
+    simulate_store(path, names, SHAPES)
+    with Store(path) as store:
+        report = findings_report(store)
+        text = report.to_text()
+    headings = [line for line in text.splitlines() if line and not line.startswith(" ")]
+    assert headings == [
+        "60 models, 1,770 pairs",
+        *("Shared components", "How they are related", "Over all pairs"),
+    ]
+    assert len(text.splitlines()) < 70
+    assert len(report.relations) > 60  # all of them are in the JSON

@@ -230,3 +230,14 @@ def test_the_report_of_many_leads_with_what_is_shared_and_odd(store: Store) -> N
     ]
     assert len(text.splitlines()) < 100
     assert set(identity.VERDICTS) > {verdict for _, verdict, _ in findings_report(store).verdicts}
+
+
+def test_the_report_of_two_says_who_else_holds_the_same(store: Store) -> None:
+    text = findings_report(store, [("base-ema", "base-emaonly")]).to_text()
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[2] == "base-ema → base-emaonly"
+    (unet,) = (line for line in lines if line.startswith("UNet: partly changed"))
+    assert unet.endswith("(627 of 686 keys; unchanged: 59 of 218 norm)")
+    (vae,) = (line for line in lines if line.startswith("VAE of both: also in "))
+    assert "base-pruned" in vae
+    assert not any(line.startswith("VAE encoder and VAE quant") for line in lines)
