@@ -294,7 +294,7 @@ def test_the_same_store_gives_the_same_bytes(store: Store) -> None:
 
 
 def test_the_report_of_many_stays_short(tmp_path: Path) -> None:
-    """Of 40 models with three VAEs among them, as much is said as one reads."""
+    """Of 40 models, as much is said as one reads."""
     path = tmp_path / "many.duckdb"
     names = model_names(40)
     simulate_store(path, names, SHAPES)
