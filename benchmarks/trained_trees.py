@@ -272,8 +272,18 @@ def grow_forest(seed: int) -> Forest:
     return forest
 
 
-def matrices(forest: Forest) -> tuple[DistanceMatrix, LayerMatrices, list[ModelFacts]]:
-    """Return the distances of a forest over all weights, by layer too, and the norms."""
+@dataclass
+class Seen:
+    """What megasim sees of a forest: distances, by layer too, elements changed, and norms."""
+
+    matrix: DistanceMatrix
+    layers: LayerMatrices
+    changed: DistanceMatrix
+    facts: list[ModelFacts]
+
+
+def see(forest: Forest) -> Seen:
+    """Return the L2 distances of a forest over all weights, by layer too, L0, and the norms."""
     names = tuple(forest.weights)
     keys = tuple(forest.weights[names[0]])
     stacks = {
@@ -305,8 +315,14 @@ def matrices(forest: Forest) -> tuple[DistanceMatrix, LayerMatrices, list[ModelF
                 },
             )
         )
-    matrix = DistanceMatrix.from_values(names, layers.total(), component="network")
-    return matrix, layers, facts
+    differ = sum(pdist(stack, "hamming") * stack.shape[1] for stack in stacks.values())
+    changed = squareform(np.round(differ))
+    return Seen(
+        DistanceMatrix.from_values(names, layers.total(), component="network"),
+        layers,
+        DistanceMatrix.from_values(names, changed, component="network", metric="l0"),
+        facts,
+    )
 
 
 def moment_4(values: npt.NDArray[np.float64]) -> float:
@@ -377,8 +393,8 @@ class Drawn:
 
 def by_megasim(forest: Forest) -> tuple[list[set[str]], list[Drawn]]:
     """Return the families and edges that `build_lineage` finds, without any metadata."""
-    matrix, layers, facts = matrices(forest)
-    lineage = build_lineage(matrix, layers=layers, facts=facts)
+    seen = see(forest)
+    lineage = build_lineage(seen.matrix, layers=seen.layers, changed=seen.changed, facts=seen.facts)
     return [set(f.models) for f in lineage.families], [
         Drawn(e.parent, e.child, e.kind, e.decided) for e in lineage.edges
     ]
@@ -390,7 +406,8 @@ def by_rivals(forest: Forest, seed: int) -> dict[str, list[Drawn]]:
     One draws the minimum spanning tree and tosses a coin for each direction. The other is the
     minimum spanning arborescence whose edges all lead to a larger kurtosis.
     """
-    matrix, _, facts = matrices(forest)
+    seen = see(forest)
+    matrix, facts = seen.matrix, seen.facts
     rng = np.random.default_rng(seed)
     tossed: list[Drawn] = []
     drifted: list[Drawn] = []

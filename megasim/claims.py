@@ -16,9 +16,10 @@ import numpy as np
 
 from megasim.errors import MegasimError, UsageError, printable
 from megasim.evidence import ModelFacts
-from megasim.lineage import Lineage
+from megasim.lineage_result import Lineage
 from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.recipe import Recipe, recover_recipe
+from megasim.recipe import recover_recipe
+from megasim.recipe_result import Recipe
 from megasim.strict_json import read_json
 
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "not decidable"

@@ -14,7 +14,7 @@ from megasim.errors import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from megasim.recipe import Recipe
+    from megasim.recipe_result import Recipe
 
 
 @click.command("recipe")

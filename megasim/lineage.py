@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
@@ -19,8 +19,10 @@ from megasim.evidence import (
     same_weights_kind,
 )
 from megasim.inner_products import Floats, require_l2
+from megasim.lineage_result import Edge, Family, Lineage
 from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.recipe import Recipe, recover_recipe
+from megasim.recipe import recover_recipe
+from megasim.recipe_result import Recipe
 from megasim.tree import (
     ONE_COURSE,
     find_root,
@@ -30,7 +32,6 @@ from megasim.tree import (
     tree_costs,
 )
 
-KINDS = ("fine-tune", "epoch step", "merge", "pruned", "cast", "component swap", "copy")
 # Below this probability a direction is shown as undecided.
 DECIDED = 0.8
 # All models together must leave less than this of the squared distance to the nearest, or the
@@ -38,133 +39,11 @@ DECIDED = 0.8
 EXPLAINABLE = 0.1
 
 
-@dataclass(frozen=True)
-class Edge:
-    """One step of the history.
-
-    Attributes:
-        parent, child: in the likelier direction.
-        kind: one of `KINDS`.
-        length: L2 over the component.
-        weight: the parent's share, for a merge; NaN otherwise.
-        confidence: the probability of the direction; for a merge the share of it explained.
-        decided: whether the evidence decides the direction.
-        evidence: the named pieces, `log_odds` positive for the direction as drawn.
-    """
-
-    parent: str
-    child: str
-    kind: str
-    length: float
-    weight: float
-    confidence: float
-    decided: bool
-    evidence: tuple[Evidence, ...]
-
-    def sentence(self) -> str:
-        """Return the edge in words."""
-        arrow = "→" if self.decided else "—"
-        reasons = "; ".join(f"{e.name}: {e.text}" for e in self.evidence)
-        share = "" if np.isnan(self.weight) else f" × {self.weight:.3g}"
-        return (
-            f"{printable(self.parent, 80)}{share} {arrow} {printable(self.child, 80)} "
-            f"({self.kind}, length {self.length:.4g}, confidence {self.confidence:.2f})"
-            + (f": {reasons}" if reasons else "")
-        )
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain data; NaN becomes None."""
-        return {
-            "parent": self.parent,
-            "child": self.child,
-            "kind": self.kind,
-            "length": None if np.isnan(self.length) else self.length,
-            "weight": None if np.isnan(self.weight) else self.weight,
-            "confidence": self.confidence,
-            "decided": self.decided,
-            "evidence": [e.to_json() for e in self.evidence],
-        }
-
-
-@dataclass(frozen=True)
-class Family:
-    """Models related to each other and to no other.
-
-    Attributes:
-        models: sorted by name.
-        root: the base from which all edges lead in their likelier direction.
-        root_probability: how likely all the others here came from it.
-    """
-
-    models: tuple[str, ...]
-    root: str
-    root_probability: float
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain data."""
-        return {
-            "models": list(self.models),
-            "root": self.root,
-            "root_probability": self.root_probability,
-        }
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """The history of all models of a matrix, as far as the evidence goes.
-
-    Attributes:
-        families: largest first.
-        edges: of all families; a model that is not the root of its family has one edge into
-            it, a merge has one from each parent.
-        recipes: of the models that are merges.
-    """
-
-    component: str
-    source: str
-    families: tuple[Family, ...]
-    edges: tuple[Edge, ...]
-    recipes: tuple[Recipe, ...]
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain data, ready for `json.dumps(…, allow_nan=False)`."""
-        return {
-            "component": self.component,
-            "source": self.source,
-            "families": [f.to_json() for f in self.families],
-            "edges": [e.to_json() for e in self.edges],
-            "recipes": [r.to_json() for r in self.recipes],
-            "notes": list(self.notes),
-        }
-
-    def to_graph(self) -> nx.DiGraph[str]:
-        """Return a directed graph: nodes with `family` and `base`, edges with all but evidence.
-
-        An undecided edge is drawn one way too; its attribute `decided` tells.
-        """
-        graph: nx.DiGraph[str] = nx.DiGraph(component=self.component)
-        for number, family in enumerate(self.families):
-            for model in family.models:
-                graph.add_node(model, family=number, base=model == family.root)
-        for edge in self.edges:
-            graph.add_edge(
-                edge.parent,
-                edge.child,
-                kind=edge.kind,
-                length=edge.length,
-                weight=edge.weight,
-                confidence=edge.confidence,
-                decided=edge.decided,
-                evidence="; ".join(f"{e.name}: {e.text}" for e in edge.evidence),
-            )
-        return graph
-
-
 def build_lineage(
     matrix: DistanceMatrix,
     *,
     layers: LayerMatrices | None = None,
+    changed: DistanceMatrix | None = None,
     facts: Sequence[ModelFacts] = (),
     pairs: Sequence[PairFacts] = (),
     stated: Mapping[tuple[str, str], str] | None = None,
@@ -179,6 +58,8 @@ def build_lineage(
     Args:
         matrix: L2 distances of one component; estimated and imported ones do as well.
         layers: the same by layer; blocks tell merges by block, layers sharpen the tree.
+        changed: L0 distances of the same models: what two trainings left untouched. Counted
+            in families of one dtype, since between dtypes rounding changes nearly all.
         facts: of any of the models; norms part unrelated families and tell directions.
         pairs: of any pairs; identity of the other components tells prunings and swaps.
         max_unexplained: what a merge may leave. Less than `recover_recipe` allows: an epoch of a
@@ -209,7 +90,7 @@ def build_lineage(
         lost = sorted(set(group) - set(complete.models))
         if lost:
             notes.append(f"{len(lost)} model(s) lack distances within their family")
-        family = _FamilyBuilder(complete, layers, known, stated or {}, max_unexplained)
+        family = _FamilyBuilder(complete, layers, changed, known, stated or {}, max_unexplained)
         root, probability = family.build()
         edges += family.edges
         recipes += family.recipes
@@ -295,6 +176,7 @@ class _FamilyBuilder:
         self,
         matrix: DistanceMatrix,
         layers: LayerMatrices | None,
+        changed: DistanceMatrix | None,
         known: Mapping[str, ModelFacts],
         stated: Mapping[tuple[str, str], str],
         max_unexplained: float,
@@ -303,6 +185,10 @@ class _FamilyBuilder:
         self.names = matrix.models
         self.squared = matrix.squared()
         self.layers = _layers_of(layers, matrix.models)
+        self.changed: Floats | None = None
+        dtypes = {known[n].dtype for n in matrix.models if n in known}
+        if changed is not None and len(dtypes) == 1:
+            self.changed = changed.subset(matrix.models).values
         self.known = known
         self.stated = stated
         self.max_unexplained = max_unexplained
@@ -314,7 +200,7 @@ class _FamilyBuilder:
         if len(self.names) == 1:
             return self.names[0], 1.0
         merges = self._merges()
-        costs = tree_costs(self.squared, self.layers)
+        costs = tree_costs(self.squared, self.layers, self.changed)
         pairs = spanning_tree(costs, self.squared, merges)
         evidence = {pair: self._evidence(*pair) for pair in pairs}
         log_odds = {pair: sum(e.log_odds for e in found) for pair, found in evidence.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megasim.lineage import Edge, Lineage
+from megasim.lineage_result import Edge, Lineage
 
 FAMILY_GAP = 1.6
 

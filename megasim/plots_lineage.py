@@ -16,8 +16,8 @@ from matplotlib.patches import FancyArrowPatch
 
 from megasim.errors import UsageError, printable
 from megasim.figure_files import figure_bytes
-from megasim.lineage import Edge, Lineage
 from megasim.lineage_layout import Layout, lay_out
+from megasim.lineage_result import Edge, Lineage
 from megasim.plots import short_label
 
 LINEAGE_ENDINGS = (".html", ".png", ".svg", ".pdf", ".dot", ".graphml", ".json")

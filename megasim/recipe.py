@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from megasim.errors import UsageError, printable
 from megasim.inner_products import Floats, gram, require_l2
 from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.recipe_question import MODEL, Question, ask, check_parents, comparable
+from megasim.recipe_result import BlockWeights, Parent, Recipe, Rival
 from megasim.recipe_search import (
     MOST_PARENTS,
     NOT_NEGATIVE,
@@ -34,139 +34,6 @@ SHOWN_POOL = 12
 # may scatter when it leaves more, having been trained further.
 NEARLY_ALL = 0.005
 UNEVEN = 0.1
-
-
-@dataclass(frozen=True)
-class Parent:
-    """One parent's share.
-
-    Attributes:
-        weight: in the component as a whole; the weights of a recipe sum to 1.
-        error: standard error of the weight; NaN where nothing tells it.
-        spread: standard deviation of the weight over layers, each counted by how much the
-            parents differ in it; NaN without layers.
-    """
-
-    model: str
-    weight: float
-    error: float
-    spread: float = float("nan")
-
-
-@dataclass(frozen=True)
-class BlockWeights:
-    """The weights of the same parents inside one block; NaN where they do not differ there."""
-
-    block: str
-    weights: tuple[float, ...]
-    unexplained: float
-
-
-@dataclass(frozen=True)
-class Rival:
-    """Another set of parents that explains nearly as much."""
-
-    parents: tuple[tuple[str, float], ...]
-    unexplained: float
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a model is made of, as far as distances tell.
-
-    Attributes:
-        model, component: what was asked.
-        verdict: "merge", "add-difference", "ambiguous" (four models of which any one may be
-            the others' add-difference) or "none".
-        parents: the heaviest first; empty when nothing is claimed.
-        unexplained: the squared distance the recipe leaves, over that to the nearest parent
-            (the nearest model, when nothing is claimed): 0 explains all, 1 nothing. It counts
-            rounding.
-        rounding: the part of `unexplained` that storing the model in its precision leaves;
-            NaN when not told.
-        blockwise: whether the weights differ by block; `unexplained` is then of those.
-        blocks: the weights of each block; empty without layers.
-        rivals: other sets that leave nearly as little; of an unclaimed recipe, the best tried.
-        same: models that hold the very same weights, and so were no candidates.
-        source: "exact", "estimated" or "imported".
-        notes: what else a reader should know, one sentence each.
-    """
-
-    model: str
-    component: str
-    verdict: str
-    parents: tuple[Parent, ...]
-    unexplained: float
-    rounding: float
-    blockwise: bool
-    blocks: tuple[BlockWeights, ...]
-    rivals: tuple[Rival, ...]
-    same: tuple[str, ...]
-    source: str
-    notes: tuple[str, ...]
-
-    @property
-    def claimed(self) -> bool:
-        """Whether a recipe is claimed at all."""
-        return self.verdict != "none"
-
-    def sentence(self) -> str:
-        """Return the answer in one line."""
-        if not self.parents:
-            return f"{printable(self.model, 80)} ({self.component}): no merge of these models"
-        terms = ""
-        for parent in self.parents:
-            sign = (" − " if parent.weight < 0 else " + ") if terms else ""
-            weight = abs(parent.weight) if terms else parent.weight
-            terms += f"{sign}{weight:.4g} × {printable(parent.model, 80)}"
-        by_block = ", weights differ by block" if self.blockwise else ""
-        left = f"{100 * self.unexplained:.2g} % unexplained{by_block}"
-        if not self.claimed:
-            return (
-                f"{printable(self.model, 80)} ({self.component}): no merge of these models; "
-                f"the best weights, {terms}, leave {left}"
-            )
-        doubt = "; any of these four may be the others' sum" if self.verdict == "ambiguous" else ""
-        return f"{printable(self.model, 80)} ({self.component}) = {terms}; {left}{doubt}"
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain data; NaN becomes None."""
-        return {
-            "model": self.model,
-            "component": self.component,
-            "verdict": self.verdict,
-            "parents": [
-                {
-                    "model": p.model,
-                    "weight": p.weight,
-                    "error": _plain(p.error),
-                    "spread": _plain(p.spread),
-                }
-                for p in self.parents
-            ],
-            "unexplained": _plain(self.unexplained),
-            "rounding": _plain(self.rounding),
-            "blockwise": self.blockwise,
-            "blocks": [
-                {
-                    "block": b.block,
-                    "weights": [_plain(w) for w in b.weights],
-                    "unexplained": _plain(b.unexplained),
-                }
-                for b in self.blocks
-            ],
-            "rivals": [
-                {
-                    "parents": [{"model": m, "weight": w} for m, w in r.parents],
-                    "unexplained": _plain(r.unexplained),
-                }
-                for r in self.rivals
-            ],
-            "same": list(self.same),
-            "source": self.source,
-            "sentence": self.sentence(),
-            "notes": list(self.notes),
-        }
 
 
 def rounding_l2(norm: float, dtype: str) -> float:
@@ -507,7 +374,3 @@ def _layer_spread(question: Question, parents: Sequence[int]) -> Floats:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else float("nan")
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else value

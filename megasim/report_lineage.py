@@ -12,9 +12,11 @@ from megasim.anatomy import component_members, component_title
 from megasim.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
 from megasim.errors import printable
 from megasim.evidence import ModelFacts, rounding_of
-from megasim.lineage import Lineage, build_lineage
+from megasim.lineage import build_lineage
 from megasim.lineage_facts import load_model_facts, load_pair_facts, stated_parents
+from megasim.lineage_result import Lineage
 from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix_loading import load_matrix
 from megasim.plots_lineage import LABELLED, lineage_figure
 from megasim.report_parts import (
     Block,
@@ -56,7 +58,10 @@ def _lineage(
     pairs = load_pair_facts(source.store)
     claims = claims_of_metadata([fact for fact in facts if fact.name in set(matrix.models)])
     stated = stated_parents(claims, list(matrix.models))
-    found = build_lineage(matrix, layers=layers, facts=facts, pairs=pairs, stated=stated)
+    changed = load_matrix(source.store, component, "l0", models=matrix.models)
+    found = build_lineage(
+        matrix, layers=layers, changed=changed, facts=facts, pairs=pairs, stated=stated
+    )
     blocks: list[Block] = []
     if not found.edges:
         names = counted(len(found.families), "model")

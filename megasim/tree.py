@@ -23,9 +23,15 @@ LENGTHS = 0.3
 # The cosine between successive steps from which they count as one course.
 ONE_COURSE = 0.2
 SAME_LAYER = 1e-8
-# The cosine between the ways from one parent of a merge and to the other, through a model,
-# above which the model is on the way.
+# What all elements left untouched count beside the mean log D² of the layers.
+UNTOUCHED = 2.0
+# A model trained from a merge that stands between its parents sees them apart, by at least this
+# cosine, and the merge lies at the foot of its perpendicular on their line, within this cosine.
 BETWEEN = 0.2
+OFF_FOOT = 0.3
+# The share of the way from elsewhere to a merge that a model trained from it has gone; chance
+# and what trainings have in common move it from 1, and from 0 for a model that is not.
+FROM_MERGE = 0.7
 # How far the prior of a root is trusted: a collection holds what people kept, not all that grew.
 GROWTH = 0.5
 
@@ -67,29 +73,37 @@ def related_groups(matrix: DistanceMatrix, norms: Mapping[str, float]) -> list[l
     return sorted(groups.values(), key=lambda g: (-len(g), g[0]))
 
 
-def tree_costs(squared: Floats, layers: LayerMatrices | None) -> Floats:
+def tree_costs(
+    squared: Floats, layers: LayerMatrices | None, changed: Floats | None = None
+) -> Floats:
     """Return the (N, N) cost of every edge: how unlikely the one is a step from the other.
 
     If every layer of a child differs from its parent by Gaussian noise of unknown size, the
-    likelihood of a tree is Σ over edges and layers of −½ P log D² (P elements in the layer), so
-    the likeliest tree is the minimum spanning tree of Σ P log D². A layer left untouched says
-    most. Without layers this is log D², with the same tree as D itself.
+    likelihood of a tree is Σ over edges and layers of −½ P log D², P being the independent
+    directions of the layer. Steps of training move along few: for P elements about √P are
+    taken, so the tree is the minimum spanning tree of Σ √P log D². A layer left untouched says
+    most; and so do elements, since a parent shares with its child those that one training left
+    untouched, a grandparent only those that two did. Without layers this is log D², with the
+    same tree as D itself.
+
+    Args:
+        squared: (N, N) squared distances.
+        changed: (N, N) how many elements differ; counted where layers tell of how many.
     """
-    if layers is None or not (layers.numels > 0).any():
-        by_layer, sizes = squared[None], np.ones(1)
-    else:
+    values, sizes = squared[None], np.ones(1)
+    untouched = np.zeros(squared.shape)
+    if layers is not None:
         known = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
-        if not known.any():
-            by_layer, sizes = squared[None], np.ones(1)
-        else:
-            by_layer, sizes = np.square(layers.values[known]), layers.numels[known] / 1.0
+        if known.any():
+            values, sizes = np.square(layers.values[known]), np.sqrt(layers.numels[known])
+        if changed is not None and known.all() and np.isfinite(changed).all():
+            untouched = 1 - changed / layers.numels.sum()
     cost = np.zeros(squared.shape)
-    above = np.triu_indices(len(squared), 1)
-    for d2, size in zip(by_layer, sizes, strict=True):
-        typical = float(np.median(d2[above]))
-        if typical > 0:
-            cost += size * np.log(np.maximum(d2 / typical, SAME_LAYER))
-    return np.asarray(cost / sizes.sum())
+    for d2, size in zip(values, sizes, strict=True):
+        apart = d2[np.triu(d2 > 0, 1)]
+        if apart.size:
+            cost += size * np.log(np.maximum(d2 / np.median(apart), SAME_LAYER))
+    return np.asarray(cost / sizes.sum() - UNTOUCHED * untouched)
 
 
 def spanning_tree(
@@ -140,7 +154,7 @@ def spanning_tree(
         moved = False
         for edge in sorted(set(edges) - tied, key=lambda e: (-costs[e], e)):
             rest = [e for e in edges if e != edge]
-            better = _better_place(costs, edge, rest, merges)
+            better = _better_place(costs, squared, edge, rest, merges)
             if better is not None:
                 edges, moved = [*rest, better], True
                 break
@@ -150,7 +164,9 @@ def spanning_tree(
 def _followers(squared: Floats, merges: Mapping[int, Sequence[int]]) -> dict[int, int]:
     """Return model → merge, of models trained from a merge that stand between its parents.
 
-    A common base of the parents sees them at a right angle; such a model sees them apart.
+    A common base of the parents sees them at a right angle; such a model sees them apart. Of a
+    step between the parents, as of an epoch, the foot on their line is anywhere; of a model
+    trained from the merge it is the merge.
     """
     found: dict[int, int] = {}
     made_of = {m: _ancestors(m, merges) for m in merges}
@@ -160,7 +176,8 @@ def _followers(squared: Floats, merges: Mapping[int, Sequence[int]]) -> dict[int
             near = squared[i, merge] < min(squared[i, a], squared[i, b])
             if i in merges or i in made_of[merge] or not near:
                 continue
-            if step_cosine(squared, a, i, b) > BETWEEN:
+            off = difference_cosine(squared, merge, i, a, b)
+            if step_cosine(squared, a, i, b) > BETWEEN and abs(off) < OFF_FOOT:
                 best = found.get(i, merge)
                 found[i] = merge if squared[i, merge] <= squared[i, best] else best
     return found
@@ -168,18 +185,22 @@ def _followers(squared: Floats, merges: Mapping[int, Sequence[int]]) -> dict[int
 
 def _better_place(
     costs: Floats,
+    squared: Floats,
     edge: tuple[int, int],
     rest: Sequence[tuple[int, int]],
     merges: Mapping[int, Sequence[int]],
 ) -> tuple[int, int] | None:
     """Return the edge by which one side of a cut edge hangs on a merge of the other, if nearer."""
-    for start in edge:
+    for start, other in (edge, edge[::-1]):
         part = _reach(start, rest)
         for merge in merges:
             if merge in part or _ancestors(merge, merges) & part:
                 continue
             nearest = min(sorted(part), key=lambda x: costs[merge, x])
-            if nearest not in merges and costs[merge, nearest] < costs[edge]:
+            if nearest in merges or not costs[merge, nearest] < costs[edge]:
+                continue
+            gone = difference_product(squared, other, merge, other, nearest)
+            if gone > FROM_MERGE * squared[other, merge]:
                 return merge, nearest
     return None
 
@@ -347,5 +368,10 @@ def _courses(
 
 def step_cosine(squared: Floats, a: int, b: int, c: int) -> float:
     """Return the cosine between the steps a→b and b→c; 0 where one has no length."""
-    size = float(np.sqrt(squared[a, b] * squared[b, c]))
-    return float(difference_product(squared, a, b, b, c)) / size if size > 0 else 0.0
+    return difference_cosine(squared, a, b, b, c)
+
+
+def difference_cosine(squared: Floats, a: int, b: int, c: int, d: int) -> float:
+    """Return the cosine between b − a and d − c; 0 where one has no length."""
+    size = float(np.sqrt(squared[a, b] * squared[c, d]))
+    return float(difference_product(squared, a, b, c, d)) / size if size > 0 else 0.0

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from megasim.inner_products import Direction
     from megasim.legacy import ImportResult
     from megasim.legacy_export import ExportResult
-    from megasim.lineage import Lineage
+    from megasim.lineage_result import Lineage
     from megasim.map_view import MapView
     from megasim.model_map import ModelMap
-    from megasim.recipe import Recipe
+    from megasim.recipe_result import Recipe
     from megasim.report import ReportResult
     from megasim.trajectory import Trajectory
 
@@ -468,6 +468,7 @@ class Workspace:
         return build_lineage(
             matrix,
             layers=self._layers_of(matrix, "l2"),
+            changed=load_matrix(self.store, component, "l0", models=matrix.models),
             facts=facts,
             pairs=load_pair_facts(self.store),
             stated=stated,

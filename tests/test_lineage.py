@@ -19,8 +19,9 @@ from megasim.claims import Claim, check_claims, claims_of_metadata, read_claims
 from megasim.errors import UsageError
 from megasim.evidence import ModelFacts, PairFacts
 from megasim.inner_products import Floats
-from megasim.lineage import Lineage, build_lineage
+from megasim.lineage import build_lineage
 from megasim.lineage_layout import lay_out
+from megasim.lineage_result import Lineage
 from megasim.matrix import DistanceMatrix
 from megasim.plots_lineage import lineage_dot, lineage_html, save_lineage
 

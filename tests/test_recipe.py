@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from megasim.errors import NoAnswerError, UsageError
 from megasim.inner_products import Floats, direction, gram
 from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.recipe import Recipe, recover_recipe, rounding_l2
+from megasim.recipe import recover_recipe, rounding_l2
+from megasim.recipe_result import Recipe
 
 BLOCKS = 25
 LAYERS = 3  # to a block
