@@ -16,7 +16,7 @@ import numpy as np
 
 from megasim.errors import MegasimError, UsageError, printable
 from megasim.evidence import ModelFacts
-from megasim.lineage_result import Lineage
+from megasim.lineage_result import SAME_WEIGHTS, Lineage
 from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.recipe import recover_recipe
 from megasim.recipe_result import Recipe
@@ -290,6 +290,13 @@ def _check_base(
         return UNDECIDED, "no lineage to hold it against"
     if model == base:
         return UNDECIDED, "the claimed base is the model itself"
+    graph, stands_for = _joined(graph)
+    model, base = stands_for[model], stands_for[base]
+    if model == base:
+        return (
+            UNDECIDED,
+            f"both hold the same {lineage.component}: it does not tell which came first",
+        )
     if graph.nodes[model]["family"] != graph.nodes[base]["family"]:
         return CONTRADICTED, "the two are of unrelated families"
     for start, end, verdict, words in (
@@ -310,3 +317,18 @@ def _check_base(
     if all(step["decided"] for step in steps):
         return CONTRADICTED, words
     return UNDECIDED, f"{words}, as far as directions are decided"
+
+
+def _joined(graph: nx.DiGraph[str]) -> tuple[nx.DiGraph[str], dict[str, str]]:
+    """Return the lineage with models of the same weights as one, and model → which stands for it.
+
+    A model was trained from weights, not from a file of them.
+    """
+    alike: nx.Graph[str] = nx.Graph()
+    alike.add_nodes_from(graph)
+    alike.add_edges_from((a, b) for a, b, kind in graph.edges(data="kind") if kind in SAME_WEIGHTS)
+    stands_for: dict[str, str] = {}
+    for models in nx.connected_components(alike):
+        first = min(models, key=lambda m: (any(p in models for p in graph.predecessors(m)), m))
+        stands_for.update(dict.fromkeys(models, first))
+    return nx.relabel_nodes(graph, stands_for), stands_for

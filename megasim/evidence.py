@@ -17,6 +17,10 @@ KURTOSIS = 0.2
 COURSE = 2.0
 SHRINKING = 1.5
 
+# Names of evidence that two models are of one run of training; and that one keeps the other's EMA.
+ONE_RUN = ("same run", "epoch count")
+EMA_COPY = "EMA copy"
+
 _WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -28,7 +32,7 @@ class ModelFacts:
         keys: how many canonical keys it has; 0 unknown.
         dtype: the commonest dtype of the component in question, "" unknown.
         bytes: of its files; 0 unknown.
-        epoch, global_step: of its metadata.
+        counts: evidence name, and what is counted → how far its training had come; of its metadata.
         norms: component → L2 of its weights.
         kurtosis: component → mean kurtosis of its tensors, by elements.
         metadata: the file's own, as read; a stranger's words.
@@ -38,8 +42,7 @@ class ModelFacts:
     keys: int = 0
     dtype: str = ""
     bytes: int = 0
-    epoch: int | None = None
-    global_step: int | None = None
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     norms: Mapping[str, float] = field(default_factory=dict)
     kurtosis: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
@@ -124,13 +127,11 @@ def drift_evidence(
     found: list[Evidence] = []
     if a is None or b is None:
         return found
-    for unit, first, second in (
-        ("epoch", a.epoch, b.epoch),
-        ("global step", a.global_step, b.global_step),
-    ):
-        if first is not None and second is not None and first != second:
+    for (name, unit), first in a.counts.items():
+        second = b.counts.get((name, unit), first)
+        if first != second:
             sign = 1.0 if second > first else -1.0
-            found.append(Evidence("step count", f"{unit} {first} → {second}", sign * RECORD))
+            found.append(Evidence(name, f"{unit} {first} → {second}", sign * RECORD))
             break
     if component in a.norms and component in b.norms and squared > 0:
         growth = (b.norms[component] ** 2 - a.norms[component] ** 2) / squared
@@ -181,6 +182,11 @@ def same_weights_kind(
             kind = "cast" if kind == "copy" else kind
             text = f"{first.dtype} → {second.dtype}"
             found.append(Evidence("precision cast", text, RECORD))
+    if pair is not None and not found:
+        same = pair.count("identical", "same_values", "same_at_fp16", "same_at_bf16")
+        broken = pair.count("non_finite")
+        text = f"{same} keys the same" + (f", {broken} with NaN or infinity" if broken else "")
+        found.append(Evidence("same weights", text, 0.0))
     return kind, found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import networkx as nx
@@ -10,6 +10,8 @@ import numpy as np
 
 from megasim.errors import printable
 from megasim.evidence import (
+    EMA_COPY,
+    ONE_RUN,
     RECORD,
     Evidence,
     ModelFacts,
@@ -47,6 +49,7 @@ def build_lineage(
     facts: Sequence[ModelFacts] = (),
     pairs: Sequence[PairFacts] = (),
     stated: Mapping[tuple[str, str], str] | None = None,
+    ema_copies: Collection[tuple[str, str]] = (),
     max_unexplained: float = 0.02,
 ) -> Lineage:
     """Return the families of the models of a matrix and the tree in each.
@@ -62,9 +65,10 @@ def build_lineage(
             in families of one dtype, since between dtypes rounding changes nearly all.
         facts: of any of the models; norms part unrelated families and tell directions.
         pairs: of any pairs; identity of the other components tells prunings and swaps.
+        stated: (parent, child) → where it is written that the one was made from the other.
+        ema_copies: (parent, child) where the child's weights are the EMA copy in the parent.
         max_unexplained: what a merge may leave. Less than `recover_recipe` allows: an epoch of a
             straight run lies as near the line of two others as a merge that was trained further.
-        stated: (parent, child) → where it is written that the one was made from the other.
 
     Raises:
         UsageError: a metric other than L2.
@@ -75,8 +79,8 @@ def build_lineage(
     edges: list[Edge] = []
     notes: list[str] = []
     kept, twins = _same_weights(matrix, known)
-    for model, twin in twins:
-        edges.append(_twin_edge(matrix, known, by_pair, model, twin))
+    for _, parent, model in twins:
+        edges.append(_twin_edge(matrix, known, by_pair, parent, model))
     work = matrix.subset(kept)
     norms = {n: f.norms[matrix.component] for n, f in known.items() if matrix.component in f.norms}
     if len(norms) < len(kept):
@@ -90,13 +94,15 @@ def build_lineage(
         lost = sorted(set(group) - set(complete.models))
         if lost:
             notes.append(f"{len(lost)} model(s) lack distances within their family")
-        family = _FamilyBuilder(complete, layers, changed, known, stated or {}, max_unexplained)
+        family = _FamilyBuilder(
+            complete, layers, changed, known, stated or {}, ema_copies, max_unexplained
+        )
         root, probability = family.build()
         edges += family.edges
         recipes += family.recipes
         for model in lost:
             edges += _nearest_edge(part, model, set(complete.models))
-        members = set(group) | {twin for model, twin in twins if model in group}
+        members = set(group) | {model for first, _, model in twins if first in group}
         families.append(Family(tuple(sorted(members)), root, probability))
     families.sort(key=lambda f: (-len(f.models), f.models[0]))
     return Lineage(
@@ -111,24 +117,33 @@ def build_lineage(
 
 def _same_weights(
     matrix: DistanceMatrix, known: Mapping[str, ModelFacts]
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return one model of each set of equal ones, and the pairs (that model, another)."""
+) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """Return one model of each set of equal ones, and of every other (that model, parent, model).
+
+    The fullest model stands for a set; each other hangs on the one before it that is most like
+    it: in its weights, then in how many keys it has.
+    """
     rounding = rounding_of(known.values(), matrix.component)
     order = sorted(
         matrix.models, key=lambda m: known[m].completeness if m in known else (0, 0, 0, m)
     )
     place = {m: i for i, m in enumerate(matrix.models)}
-    kept: list[str] = []
-    twins: list[tuple[str, str]] = []
+    keys = {m: known[m].keys if m in known else 0 for m in matrix.models}
+    sets: dict[str, list[str]] = {}
+    twins: list[tuple[str, str, str]] = []
     for model in order:
-        for first in kept:
+        row = matrix.values[place[model]]
+        for first, members in sets.items():
             noise = rounding.get(model, 0.0) ** 2 + rounding.get(first, 0.0) ** 2
-            if matrix.values[place[first], place[model]] ** 2 <= 1.5 * noise:
-                twins.append((first, model))
+            if row[place[first]] ** 2 <= 1.5 * noise:
+                near = [m for m in members if np.isfinite(row[place[m]])]
+                parent = min(near, key=lambda m: (row[place[m]], abs(keys[m] - keys[model])))
+                twins.append((first, parent, model))
+                members.append(model)
                 break
         else:
-            kept.append(model)
-    return [m for m in matrix.models if m in set(kept)], twins
+            sets[model] = [model]
+    return [m for m in matrix.models if m in sets], twins
 
 
 def _twin_edge(
@@ -179,6 +194,7 @@ class _FamilyBuilder:
         changed: DistanceMatrix | None,
         known: Mapping[str, ModelFacts],
         stated: Mapping[tuple[str, str], str],
+        ema_copies: Collection[tuple[str, str]],
         max_unexplained: float,
     ) -> None:
         self.matrix = matrix
@@ -191,6 +207,7 @@ class _FamilyBuilder:
             self.changed = changed.subset(matrix.models).values
         self.known = known
         self.stated = stated
+        self.ema_copies = ema_copies
         self.max_unexplained = max_unexplained
         self.edges: list[Edge] = []
         self.recipes: list[Recipe] = []
@@ -205,7 +222,7 @@ class _FamilyBuilder:
         evidence = {pair: self._evidence(*pair) for pair in pairs}
         log_odds = {pair: sum(e.log_odds for e in found) for pair, found in evidence.items()}
         rooting = find_root(pairs, self.squared, log_odds, merges)
-        root = rooting.base
+        root, n = rooting.base, len(self.names)
         parent_of: dict[int, int] = {}
         directed: list[tuple[int, int, float, list[Evidence]]] = []
         for pair, found in evidence.items():
@@ -220,8 +237,11 @@ class _FamilyBuilder:
             parent_of[b] = a
             own = sum(e.log_odds for e in found)
             rest = float(np.log(max(away, 1e-9) / max(1 - away, 1e-9))) - own
-            text = f"{len(rooting.sides[pair])} and {len(self.names) - len(rooting.sides[pair])}"
-            found = [*found, Evidence("place in the tree", f"{text} models at its ends", rest)]
+            behind = len(rooting.sides[pair]) if forward else n - len(rooting.sides[pair])
+            text = (
+                f"{behind} models on the side of {printable(self.names[a], 60)}, {n - behind} ahead"
+            )
+            found = [*found, Evidence("place in the tree", text, rest)]
             directed.append((a, b, away, found))
         for a, b, away, found in directed:
             kind = "fine-tune"
@@ -232,8 +252,10 @@ class _FamilyBuilder:
                     kind = "epoch step"
                     text = f"cosine {turn:.2f} with the step before"
                     found = [*found, Evidence("same course", text, 0.0)]
-            if any(e.name == "step count" for e in found):
+            if any(e.name in ONE_RUN for e in found):
                 kind = "epoch step"
+            if any(e.name == EMA_COPY for e in found):
+                kind = "pruned"
             self._add(a, b, kind, away, found)
         return self.names[root], rooting.probability[root]
 
@@ -293,6 +315,9 @@ class _FamilyBuilder:
         for pair, sign in (((first, second), 1.0), ((second, first), -1.0)):
             if pair in self.stated:
                 found.append(Evidence("stated", printable(self.stated[pair], 120), sign * RECORD))
+            if pair in self.ema_copies:
+                text = f"{printable(pair[1], 60)} holds the EMA copy of {printable(pair[0], 60)}"
+                found.append(Evidence(EMA_COPY, text, sign * RECORD))
         return found
 
     def _add(self, a: int, b: int, kind: str, away: float, found: Sequence[Evidence]) -> None:
@@ -329,14 +354,12 @@ def _explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
     if n < 3:
         return []
     by_block = squared[None]
-    if layers is not None and np.isfinite(layers.values).all():
-        names = sorted(set(layers.blocks))
-        by_block = np.stack(
-            [
-                np.square(layers.values[[b == name for b in layers.blocks]]).sum(axis=0)
-                for name in names
-            ]
-        )
+    if layers is not None:
+        known = np.isfinite(layers.values).all(axis=(1, 2))
+        if known.any():
+            blocks = np.array(layers.blocks)[known]
+            d2 = np.square(layers.values[known])
+            by_block = np.stack([d2[blocks == name].sum(axis=0) for name in np.unique(blocks)])
     hull = np.zeros(n)
     for block in by_block:
         scale = float(block.max())

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from megasim.claims import Claim
+from megasim.errors import printable
 from megasim.evidence import ModelFacts, PairFacts
 from megasim.matrix_loading import member_names
 from megasim.store import Store
@@ -42,14 +43,43 @@ def load_model_facts(store: Store, component: str) -> list[ModelFacts]:
                 keys=keys[model.name],
                 dtype=dtypes.get(model.name, ""),
                 bytes=model.bytes or 0,
-                epoch=_whole(model.metadata.get("epoch")),
-                global_step=_whole(model.metadata.get("global_step")),
+                counts=step_counts(model.metadata),
                 norms=held,
                 kurtosis=kurtosis[model.name],
                 metadata=model.metadata,
             )
         )
     return facts
+
+
+def step_counts(metadata: Mapping[str, object]) -> dict[tuple[str, str], int]:
+    """Return how far a training had come, by its metadata; the surest to compare first.
+
+    Steps that kohya's trainer counts (`ss_steps`) start anew with each run, so they are compared
+    within the run of one name; those of Lightning (`global_step`) go on from the base.
+
+    >>> step_counts({"epoch": 13, "global_step": "470000"})
+    {('step count', 'global step'): 470000, ('epoch count', 'epoch'): 13}
+    """
+    run = f"run {printable(metadata.get('ss_output_name', ''), 60)}:"
+    read = {
+        ("same run", f"{run} step"): metadata.get("ss_steps"),
+        ("same run", f"{run} epoch"): metadata.get("ss_epoch"),
+        ("step count", "global step"): metadata.get("global_step"),
+        ("epoch count", "epoch"): metadata.get("epoch"),
+    }
+    whole = {unit: _whole(value) for unit, value in read.items()}
+    return {unit: count for unit, count in whole.items() if count is not None}
+
+
+def load_ema_copies(store: Store) -> set[tuple[str, str]]:
+    """Return (model with EMA copy, model) whose UNet is that copy, at fp16 at least."""
+    names = {model_id: name for name, model_id in store.model_ids().items()}
+    return {
+        (names[full], names[small])
+        for full, small, keys, _, same_at_fp16 in store.rows("ema_matches")
+        if full != small and same_at_fp16 == keys
+    }
 
 
 def load_pair_facts(store: Store) -> list[PairFacts]:

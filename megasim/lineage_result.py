@@ -12,6 +12,8 @@ from megasim.evidence import Evidence
 from megasim.recipe_result import Recipe
 
 KINDS = ("fine-tune", "epoch step", "merge", "pruned", "cast", "component swap", "copy")
+# Edges between models whose weights in the component are the same but for rounding.
+SAME_WEIGHTS = ("pruned", "cast", "component swap", "copy")
 
 
 @dataclass(frozen=True)

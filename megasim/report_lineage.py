@@ -13,7 +13,7 @@ from megasim.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
 from megasim.errors import printable
 from megasim.evidence import ModelFacts, rounding_of
 from megasim.lineage import build_lineage
-from megasim.lineage_facts import load_model_facts, load_pair_facts, stated_parents
+from megasim.lineage_facts import load_ema_copies, load_model_facts, load_pair_facts, stated_parents
 from megasim.lineage_result import Lineage
 from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.matrix_loading import load_matrix
@@ -60,7 +60,13 @@ def _lineage(
     stated = stated_parents(claims, list(matrix.models))
     changed = load_matrix(source.store, component, "l0", models=matrix.models)
     found = build_lineage(
-        matrix, layers=layers, changed=changed, facts=facts, pairs=pairs, stated=stated
+        matrix,
+        layers=layers,
+        changed=changed,
+        facts=facts,
+        pairs=pairs,
+        stated=stated,
+        ema_copies=load_ema_copies(source.store) if component == "unet" else (),
     )
     blocks: list[Block] = []
     if not found.edges:
@@ -115,7 +121,7 @@ def _checked(
     """Hold the claims of the metadata against a lineage that was built without them."""
     if not claims:
         return []
-    blind = [replace(f, epoch=None, global_step=None, metadata={}) for f in facts]
+    blind = [replace(f, counts={}, metadata={}) for f in facts]
     return check_claims(
         claims,
         matrix,

@@ -23,8 +23,12 @@ LENGTHS = 0.3
 # The cosine between successive steps from which they count as one course.
 ONE_COURSE = 0.2
 SAME_LAYER = 1e-8
+# How a layer counts by its elements: 1 each for itself, 0 all layers alike.
+LAYER_SIZE = 0.7
 # What all elements left untouched count beside the mean log D² of the layers.
 UNTOUCHED = 2.0
+# The share of elements all models must have for these to be counted.
+NEARLY_ALL = 0.999
 # A model trained from a merge that stands between its parents sees them apart, by at least this
 # cosine, and the merge lies at the foot of its perpendicular on their line, within this cosine.
 BETWEEN = 0.2
@@ -80,9 +84,9 @@ def tree_costs(
 
     If every layer of a child differs from its parent by Gaussian noise of unknown size, the
     likelihood of a tree is Σ over edges and layers of −½ P log D², P being the independent
-    directions of the layer. Steps of training move along few: for P elements about √P are
-    taken, so the tree is the minimum spanning tree of Σ √P log D². A layer left untouched says
-    most; and so do elements, since a parent shares with its child those that one training left
+    directions of the layer. Steps of training move along fewer than it has elements, so for P
+    elements P^0.7 are taken, and the tree is the minimum spanning tree of Σ P^0.7 log D². A
+    layer left untouched says most; and so do elements, since a parent shares with its child those that one training left
     untouched, a grandparent only those that two did. Without layers this is log D², with the
     same tree as D itself.
 
@@ -95,9 +99,11 @@ def tree_costs(
     if layers is not None:
         known = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
         if known.any():
-            values, sizes = np.square(layers.values[known]), np.sqrt(layers.numels[known])
-        if changed is not None and known.all() and np.isfinite(changed).all():
-            untouched = 1 - changed / layers.numels.sum()
+            values, sizes = np.square(layers.values[known]), layers.numels[known] ** LAYER_SIZE
+        elements = layers.numels.sum()
+        in_all = layers.numels[known].sum() >= NEARLY_ALL * elements
+        if changed is not None and in_all and np.isfinite(changed).all():
+            untouched = 1 - changed / elements
     cost = np.zeros(squared.shape)
     for d2, size in zip(values, sizes, strict=True):
         apart = d2[np.triu(d2 > 0, 1)]

@@ -456,7 +456,12 @@ class Workspace:
         """
         from megasim.claims import claims_of_metadata
         from megasim.lineage import build_lineage
-        from megasim.lineage_facts import load_model_facts, load_pair_facts, stated_parents
+        from megasim.lineage_facts import (
+            load_ema_copies,
+            load_model_facts,
+            load_pair_facts,
+            stated_parents,
+        )
 
         matrix = load_matrix(self.store, component, models=models)
         facts = load_model_facts(self.store, component)
@@ -464,7 +469,7 @@ class Workspace:
         if use_metadata:
             stated = stated_parents(claims_of_metadata(facts), list(matrix.models))
         else:
-            facts = [replace(f, epoch=None, global_step=None, metadata={}) for f in facts]
+            facts = [replace(f, counts={}, metadata={}) for f in facts]
         return build_lineage(
             matrix,
             layers=self._layers_of(matrix, "l2"),
@@ -472,6 +477,7 @@ class Workspace:
             facts=facts,
             pairs=load_pair_facts(self.store),
             stated=stated,
+            ema_copies=load_ema_copies(self.store) if component == "unet" else (),
         )
 
     def claims(self, component: str = "unet", *, file: Path | None = None) -> list[CheckedClaim]:

@@ -94,7 +94,8 @@ def test_a_pair_without_other_evidence_is_undecided() -> None:
 
 def test_step_counts_decide_and_name_an_epoch() -> None:
     matrix = DistanceMatrix.from_values(["x", "y"], [[0, 3], [3, 0]])
-    facts = [ModelFacts("x", epoch=9), ModelFacts("y", epoch=4)]
+    unit = ("epoch count", "epoch")
+    facts = [ModelFacts("x", counts={unit: 9}), ModelFacts("y", counts={unit: 4})]
     (edge,) = build_lineage(matrix, facts=facts).edges
     assert (edge.parent, edge.child, edge.kind, edge.decided) == ("y", "x", "epoch step", True)
 
@@ -306,7 +307,8 @@ def test_hostile_names_stay_text() -> None:
 def test_a_long_run_is_laid_out_without_recursion() -> None:
     points = np.cumsum(np.eye(200), axis=0)
     names = [f"e{i:04d}" for i in range(200)]
-    facts = [ModelFacts(n, global_step=i) for i, n in enumerate(names)]
+    unit = ("step count", "global step")
+    facts = [ModelFacts(n, counts={unit: i}) for i, n in enumerate(names)]
     matrix = DistanceMatrix.from_values(names, squareform(pdist(points)))
     found = build_lineage(matrix, facts=facts)
     layout = lay_out(found)
