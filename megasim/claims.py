@@ -326,7 +326,7 @@ def _joined(graph: nx.DiGraph[str]) -> tuple[nx.DiGraph[str], dict[str, str]]:
     """
     alike: nx.Graph[str] = nx.Graph()
     alike.add_nodes_from(graph)
-    alike.add_edges_from((a, b) for a, b, kind in graph.edges(data="kind") if kind in SAME_WEIGHTS)
+    alike.add_edges_from((a, b) for a, b, e in graph.edges.data() if e["kind"] in SAME_WEIGHTS)
     stands_for: dict[str, str] = {}
     for models in nx.connected_components(alike):
         first = min(models, key=lambda m: (any(p in models for p in graph.predecessors(m)), m))

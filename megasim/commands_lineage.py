@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from megasim import options
 from megasim.console import say, show, show_json, table_text
 from megasim.errors import printable
+from megasim.recipe_result import percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,22 +34,44 @@ def recipe_command(
         show_json(recipe.to_json())
         return
     show(recipe.sentence())
+    if recipe.parents and (recipe.claimed or parents):
+        show(table_text(_parents(recipe)))
     if recipe.claimed and recipe.blocks:
         show(table_text(_blocks(recipe)))
-    for rival in recipe.rivals:
+    word = "rival" if recipe.claimed else "tried"
+    for rival in recipe.rivals if recipe.claimed or not parents else ():
         terms = " + ".join(f"{weight:.4g} × {printable(name)}" for name, weight in rival.parents)
-        show(f"rival: {terms}; {100 * rival.unexplained:.2g} % unexplained")
+        show(
+            f"{'rival' if recipe.claimed else 'tried'}: {terms}; {percent(rival.unexplained)} left"
+        )
     for note in recipe.notes:
         say(f"note: {note}")
 
 
-def _blocks(recipe: Recipe) -> pd.DataFrame:
-    """Return the weights of each block as a table."""
+def _parents(recipe: Recipe) -> pd.DataFrame:
+    """Return the weights with their standard errors and their spread over layers."""
     import pandas as pd
 
-    rows = [(b.block, *b.weights, b.unexplained) for b in recipe.blocks]
+    rows = [(p.model, round(p.weight, 4), p.error, p.spread) for p in recipe.parents]
+    return pd.DataFrame(rows, columns=["parent", "weight", "standard_error", "spread_over_layers"])
+
+
+def _blocks(recipe: Recipe) -> pd.DataFrame:
+    """Return the weights of each block as a table, blocks in the order of their numbers."""
+    import pandas as pd
+
+    ordered = sorted(recipe.blocks, key=lambda b: (re.sub(r"\d+", "", b.block), _number(b.block)))
+    rows = [
+        (b.block or "others", *(round(w, 4) for w in b.weights), percent(b.unexplained))
+        for b in ordered
+    ]
     parents = [parent.model for parent in recipe.parents]
     return pd.DataFrame(rows, columns=["block", *parents, "unexplained"])
+
+
+def _number(block: str) -> int:
+    digits = re.findall(r"\d+", block)
+    return int(digits[-1]) if digits else -1
 
 
 @click.command("direction")
@@ -67,6 +91,9 @@ def direction_command(
         show_json(found.to_json())
     else:
         show(found.sentence())
+        for block in found.blocks:
+            error = f" ± {block.error:.3f}" if block.error > 0 else ""
+            show(f"  {printable(block.block) or 'others'}: {block.cosine:.3f}{error}")
 
 
 @click.command("lineage")

@@ -353,15 +353,21 @@ def _explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
     n = len(squared)
     if n < 3:
         return []
-    by_block = squared[None]
+    stacks = [squared[None]]
     if layers is not None:
         known = np.isfinite(layers.values).all(axis=(1, 2))
-        if known.any():
-            blocks = np.array(layers.blocks)[known]
-            d2 = np.square(layers.values[known])
-            by_block = np.stack([d2[blocks == name].sum(axis=0) for name in np.unique(blocks)])
+        blocks, d2 = np.array(layers.blocks)[known], np.square(layers.values[known])
+        stacks.append(np.array([d2[blocks == name].sum(axis=0) for name in np.unique(blocks)]))
+    # Either is enough: where many models stand on one line, single blocks are all noise.
+    hull = np.min([_hull_distances(stack, n) for stack in stacks], axis=0)
+    away = squared + np.diag(np.full(n, np.inf))
+    return [i for i in range(n) if hull[i] <= EXPLAINABLE * away[i].min()]
+
+
+def _hull_distances(stack: Floats, n: int) -> Floats:
+    """Return (N,) squared distances from the hull of all others, summed over (B, N, N) blocks."""
     hull = np.zeros(n)
-    for block in by_block:
+    for block in stack:
         scale = float(block.max())
         if not scale > 0:
             continue
@@ -370,8 +376,7 @@ def _explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
         bordered[n, n] = 0.0
         diagonal = np.diag(np.linalg.pinv(bordered, rcond=1e-12, hermitian=True))[:n]
         hull += scale / np.maximum(diagonal, 1e-30)
-    away = squared + np.diag(np.full(n, np.inf))
-    return [i for i in range(n) if hull[i] <= EXPLAINABLE * away[i].min()]
+    return hull if len(stack) else np.full(n, np.inf)
 
 
 def _probability(log_odds: float) -> float:

@@ -93,7 +93,7 @@ class Recipe:
             weight = abs(parent.weight) if terms else parent.weight
             terms += f"{sign}{weight:.4g} × {printable(parent.model, 80)}"
         by_block = ", weights differ by block" if self.blockwise else ""
-        left = f"{100 * self.unexplained:.2g} % unexplained{by_block}"
+        left = f"{percent(self.unexplained)} unexplained{by_block}"
         if not self.claimed:
             return (
                 f"{printable(self.model, 80)} ({self.component}): no merge of these models; "
@@ -140,6 +140,15 @@ class Recipe:
             "sentence": self.sentence(),
             "notes": list(self.notes),
         }
+
+
+def percent(share: float) -> str:
+    """Return a share as percent, two digits or more.
+
+    >>> percent(0.00012345), percent(0.9987)
+    ('0.012 %', '99.9 %')
+    """
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.1f} %"
 
 
 def _plain(value: float) -> float | None:

@@ -86,20 +86,24 @@ def tree_costs(
     likelihood of a tree is Σ over edges and layers of −½ P log D², P being the independent
     directions of the layer. Steps of training move along fewer than it has elements, so for P
     elements P^0.7 are taken, and the tree is the minimum spanning tree of Σ P^0.7 log D². A
-    layer left untouched says most; and so do elements, since a parent shares with its child those that one training left
-    untouched, a grandparent only those that two did. Without layers this is log D², with the
-    same tree as D itself.
+    layer left untouched says most; and so do elements: a parent shares with its child those
+    that one training left untouched, a grandparent only those that two did. Without layers this
+    is log D², with the same tree as D itself.
 
     Args:
         squared: (N, N) squared distances.
         changed: (N, N) how many elements differ; counted where layers tell of how many.
     """
-    values, sizes = squared[None], np.ones(1)
+    values: Floats = squared[None]
+    sizes: Floats = np.ones(1)
     untouched = np.zeros(squared.shape)
     if layers is not None:
         known = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
         if known.any():
-            values, sizes = np.square(layers.values[known]), layers.numels[known] ** LAYER_SIZE
+            values, sizes = (
+                np.square(layers.values[known]),
+                np.float_power(layers.numels[known], LAYER_SIZE),
+            )
         elements = layers.numels.sum()
         in_all = layers.numels[known].sum() >= NEARLY_ALL * elements
         if changed is not None and in_all and np.isfinite(changed).all():

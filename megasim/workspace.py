@@ -425,6 +425,8 @@ class Workspace:
         from megasim.lineage_facts import load_model_facts
         from megasim.recipe import recover_recipe
 
+        asked = list(dict.fromkeys([model, *(parents or ())]))
+        load_matrix(self.store, component, models=asked)  # says which model lacks the component
         matrix = self._near(load_matrix(self.store, component), model, parents or ())
         facts = load_model_facts(self.store, component)
         return recover_recipe(

@@ -160,3 +160,47 @@ select table_name as view, column_name as column, data_type as type, comment
 from duckdb_columns()
 where table_name in ('models', 'layers', 'layer_distances', 'component_distances')
 order by view, column_index;
+
+-- name: recipe
+-- Which UNets are a weighted sum of two others? The inner products behind `megasim recipe`.
+with squared as (
+    select model_a as model, model_b as other, l2 * l2 as d2
+    from component_distances
+    where component = 'unet' and l2 is not null
+    union all
+    select model_b, model_a, l2 * l2
+    from component_distances
+    where component = 'unet' and l2 is not null
+),
+near as (
+    select model, other, d2
+    from squared
+    where d2 > 0
+    qualify row_number() over (partition by model order by d2, other) <= 60
+),
+products as (
+    -- <m - a, b - a> = (D(m,a) + D(a,b) - D(m,b)) / 2, and <b - a, b - a> = D(a,b), D squared
+    select
+        m.model, m.other as a, n.other as b, m.d2 as ma, n.d2 as mb, ab.d2 as ab,
+        (m.d2 + ab.d2 - n.d2) / 2 as toward
+    from near m
+    join near n on n.model = m.model and n.other > m.other
+    join squared ab on ab.model = m.other and ab.other = n.other and ab.d2 > 0
+),
+weights as (
+    select
+        model, a, b, toward, ab,
+        1 - toward / ab as weight_a,
+        toward / ab as weight_b,
+        greatest(ma - toward * toward / ab, 0) / least(ma, mb) as unexplained
+    from products
+)
+select
+    model, a, b, round(toward, 4) as toward, round(ab, 4) as ab,
+    round(weight_a, 4) as weight_a, round(weight_b, 4) as weight_b,
+    round(unexplained, 6) as unexplained
+from weights
+where unexplained < 0.02 and weight_a between 0.02 and 0.98
+-- every point of a line of merges explains its neighbours: the farthest two are its ends
+qualify row_number() over (partition by model order by round(ab, 6) desc, a, b) = 1
+order by model;
