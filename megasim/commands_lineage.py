@@ -38,7 +38,6 @@ def recipe_command(
         show(table_text(_parents(recipe)))
     if recipe.claimed and recipe.blocks:
         show(table_text(_blocks(recipe)))
-    word = "rival" if recipe.claimed else "tried"
     for rival in recipe.rivals if recipe.claimed or not parents else ():
         terms = " + ".join(f"{weight:.4g} × {printable(name)}" for name, weight in rival.parents)
         show(
