@@ -8,6 +8,7 @@ import click
 
 from megasim import options
 from megasim.console import ConsoleProgress, say, show, show_json, table_text
+from megasim.errors import UsageError
 
 
 @click.command("matrix")
@@ -81,12 +82,35 @@ def nearest_command(
 @options.component
 @options.metric
 @options.models
+@click.option("--layers", is_flag=True, help="Layers × pairs: where one model differs from others.")
+@click.option("--tiers", is_flag=True, help="Components × pairs: what is unchanged, and how.")
+@click.option("--against", metavar="MODEL", help="The one model of --layers or --tiers.")
 @options.output(True, "The figure: .png, .svg or .pdf.")
 @click.pass_context
 def heatmap_command(
-    ctx: click.Context, component: str, metric: str, models: list[str] | None, output: Path
+    ctx: click.Context,
+    component: str,
+    metric: str,
+    models: list[str] | None,
+    layers: bool,
+    tiers: bool,
+    against: str | None,
+    output: Path,
 ) -> None:
-    """Draw the distance matrix of a component, similar models side by side."""
+    """Draw the distance matrix of a component, similar models side by side.
+
+    Or where in the network a model differs from the others, or which components are unchanged.
+    """
     options.check_ending(output, options.FIGURE_ENDINGS)
-    matrix = options.open_workspace(ctx).matrix(component, metric, models=models)
-    options.write_figure(matrix.heatmap(), output)
+    if (layers and tiers) or (against is not None and not (layers or tiers)):
+        raise UsageError("--against goes with one of --layers and --tiers", "give one of them")
+    if layers and metric != "l2":
+        raise UsageError("layers are drawn in l2", "leave --metric out")
+    workspace = options.open_workspace(ctx)
+    if tiers:
+        figure = workspace.tier_heatmap(against, models=models)
+    elif layers:
+        figure = workspace.layer_heatmap(component, against, models=models)
+    else:
+        figure = workspace.matrix(component, metric, models=models).heatmap()
+    options.write_figure(figure, output)

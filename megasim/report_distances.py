@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from megasim.anatomy import component_members, component_title
-from megasim.errors import NoAnswerError, printable
+from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix import DistanceMatrix
 from megasim.plots import coverage_note, heatmap_figure
 from megasim.plots_layers import RMS, layer_grid, layers_figure
@@ -158,3 +159,27 @@ def _layer_rows(frame: pd.DataFrame, model: str, matrix: DistanceMatrix) -> pd.D
     apart = dict(zip(matrix.models, matrix.values[at].tolist(), strict=True))
     rows["apart"] = rows["pair"].map(apart)
     return rows.sort_values(["apart", "pair", "layer"], kind="stable")
+
+
+def layer_changes_figure(source: Source, component: str, against: str | None) -> Figure:
+    """Return the figure of `where_section` for a model of one's choice.
+
+    Raises:
+        UsageError: no model of that name holds the component.
+        NoAnswerError: none of its layers is known.
+    """
+    matrix = source.matrix(component)
+    model = reference_model(matrix) if against is None else against
+    if model not in matrix.models:
+        raise UsageError(
+            f"{printable(model)!r} has no component {printable(component)}",
+            "see `megasim models`",
+        )
+    members = component_members(component)
+    rows = _layer_rows(
+        source.ask("report_layers", model=model, components=members).frame, model, matrix
+    )
+    grid = layer_grid(rows)
+    others = counted(len(grid.pairs), "other")
+    title = f"{printable(model, 40)} against {others}"
+    return layers_figure(grid, title=title, component=component)

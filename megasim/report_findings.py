@@ -10,7 +10,7 @@ import pandas as pd
 
 from megasim.anatomy import component_title
 from megasim.component_groups import ComponentGroup, group_sentences, listed, shared_components
-from megasim.errors import printable
+from megasim.errors import NoAnswerError, printable
 from megasim.findings import MOST_DETAILED_PAIRS, Finding, component_order
 from megasim.health import BROKEN_POSITIONS, NON_FINITE, HealthNote, model_health
 from megasim.identity import ABSENT, ABSENT_A, ABSENT_B, CHANGED, IDENTICAL, VERDICTS
@@ -38,7 +38,7 @@ from megasim.report_parts import (
     say,
     table,
 )
-from megasim.report_source import Source
+from megasim.report_source import Answer, Source
 from megasim.store import Pair
 
 _MOST_RELATIONS = 40  # sentences on the page
@@ -262,19 +262,37 @@ def _sharing_frame(grid: SharingGrid) -> pd.DataFrame:
     )
 
 
-def _tier_picture(source: Source) -> list[Block]:
-    pairs, teller = source.pairs, source.equalities.teller
-    if not pairs:
-        return []
-    if len(pairs) <= _MOST_PAIRS:
+def tier_overview(source: Source, against: str | None) -> tuple[str, list[Finding], Answer]:
+    """Return a title, the findings of some pairs, and the query that gives their numbers.
+
+    Of all pairs where those are few enough to be read, else of one model with the others.
+
+    Args:
+        against: that model; the best to hold others against when None.
+
+    Raises:
+        NoAnswerError: no pair was compared.
+    """
+    pairs = source.pairs
+    if against is None and len(pairs) <= _MOST_PAIRS:
         title, answer = "What is unchanged, pair by pair", source.ask("report_components")
     else:
-        model = source.center
+        model = source.center if against is None else against
         title = f"What is unchanged against {printable(model, 30)}"
         answer = source.ask("report_components_of_one", model=model)
         (of,) = source.store.model_ids([model]).values()
         pairs = [(of, b if a == of else a) for a, b in pairs if of in (a, b)]
-    findings = teller.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS)
+    if not pairs:
+        raise NoAnswerError("no pair was compared", "run `megasim compare`")
+    teller = source.equalities.teller
+    return title, teller.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS), answer
+
+
+def _tier_picture(source: Source) -> list[Block]:
+    if not source.pairs:
+        return []
+    title, findings, answer = tier_overview(source, None)
+    pairs = {(f.model_a, f.model_b) for f in findings}
     if {finding.verdict for finding in findings} <= {CHANGED, ABSENT}:
         return [note(f"Nothing is unchanged between these {counted(len(pairs), 'pair')}.")]
     drawn = picture(

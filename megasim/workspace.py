@@ -29,6 +29,8 @@ from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Pair, Store
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from megasim.claims import CheckedClaim
     from megasim.compare import CompareResult
     from megasim.findings_report import FindingsReport
@@ -416,6 +418,39 @@ class Workspace:
         if layers is None:
             return (whole,)
         return (whole, *layer_trajectories(layers, chain, layer_groups(layers, by)))
+
+    def layer_heatmap(
+        self,
+        component: str = "unet",
+        against: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+    ) -> Figure:
+        """Return layers × pairs: where in the network one model differs from the others.
+
+        Args:
+            against: the one model; the one nearest to all others when None.
+        """
+        from megasim.report_distances import layer_changes_figure
+        from megasim.report_source import Source
+
+        source = Source.of(self.store, models, [component], None)
+        return layer_changes_figure(source, component, against)
+
+    def tier_heatmap(
+        self, against: str | None = None, *, models: Sequence[str] | None = None
+    ) -> Figure:
+        """Return pairs × components, coloured by the tier of identity: what is unchanged.
+
+        Args:
+            against: only the pairs of this model. See `report_findings.tier_overview`.
+        """
+        from megasim.plots_overview import tier_figure
+        from megasim.report_findings import tier_overview
+        from megasim.report_source import Source
+
+        title, findings, _ = tier_overview(Source.of(self.store, models, None, None), against)
+        return tier_figure(findings, title)
 
     def recipe(
         self, model: str, component: str = "unet", *, parents: Sequence[str] | None = None

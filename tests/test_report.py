@@ -24,6 +24,7 @@ from megasim.report import ReportResult, write_report
 from megasim.report_parts import csv_bytes
 from megasim.report_source import literal
 from megasim.store import Store
+from megasim.workspace import open_store
 from megasim.zoo_architectures import sd1_shapes
 from tests.browser import Browser, open_browser
 from tests.simulated_store import Shapes, model_names, simulate_store
@@ -428,3 +429,18 @@ def test_a_page_with_a_missing_image_is_noticed(browser: Browser, tmp_path: Path
     assert visit.broken_images == ["gone"]
     assert any("bad" in error for error in visit.errors)
     assert [Path(url).name for url in visit.requests] == ["gone.png"]
+
+
+# The same figures by themselves
+
+
+def test_layers_and_tiers_are_drawn_on_demand(seventeen: Written, tmp_path: Path) -> None:
+    name = model_names(17)[3]
+    with open_store(seventeen.store, "read") as store:
+        where = store.layer_heatmap("unet", name)
+        tiers = store.tier_heatmap(name)
+        assert f"{name} against 16 others" in where.texts[0].get_text()
+        assert name in tiers.texts[0].get_text()
+        assert tiers.texts[1].get_text().startswith("16 pairs")
+        with pytest.raises(UsageError, match="has no component"):
+            store.layer_heatmap("unet", "nobody")
