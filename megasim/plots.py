@@ -149,7 +149,7 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
     axes.set_xticks(places, labels, rotation=90, fontsize=size)
     axes.set_yticks(places, labels, fontsize=size)
     axes.tick_params(length=0)
-    _mark_missing(axes, shown)
+    _mark_missing(axes, shown, small=grid < 6)
     _mark_estimated(axes, shown)
     bar = figure.add_axes(
         (
@@ -223,7 +223,7 @@ def _annotations(matrix: DistanceMatrix) -> npt.NDArray[Any]:
     return np.array([[text(v, s) for v, s in zip(*row, strict=True)] for row in rows], dtype=object)
 
 
-def _mark_missing(axes: Axes, matrix: DistanceMatrix) -> None:
+def _mark_missing(axes: Axes, matrix: DistanceMatrix, *, small: bool) -> None:
     n = len(matrix.models)
     rows, columns = np.nonzero(np.isnan(matrix.values))
     if not len(rows):
@@ -244,7 +244,8 @@ def _mark_missing(axes: Axes, matrix: DistanceMatrix) -> None:
     )
     axes.legend(
         handles=[Patch(facecolor=MISSING, label="not compared", **style)],
-        loc="lower right",
+        # beside the colour bar, which spans a small grid
+        loc="lower left" if small else "lower right",
         bbox_to_anchor=(1.0, 1.0),
         frameon=False,
         fontsize=8,
