@@ -132,8 +132,10 @@ def _cell(value: Any, limit: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        # a sum of whole numbers keeps all its digits
-        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+        if value.is_integer() and abs(value) < 1e15:  # a sum of whole numbers keeps all digits
+            return f"{value:.0f}"
+        full = repr(value)  # what the query rounded stays as it was rounded
+        return full if len(full) <= 9 else f"{value:.6g}"
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list):

@@ -309,6 +309,24 @@ def test_hostile_tensors_are_refused_by_key(
         assert "key w" in text
 
 
+@often
+@given(data=st.data())
+def test_mutated_pickles_give_an_error_or_a_checkpoint(data: st.DataObject, tmp_path: Path) -> None:
+    """Behind a right checksum, which random damage to a zip never has."""
+    pickle = bytearray(unzipped(FILES["zip"])["archive/data.pkl"])
+    for _ in range(data.draw(st.integers(1, 5))):
+        at = data.draw(st.integers(0, len(pickle) - 1))
+        piece = data.draw(st.binary(max_size=3) | st.sampled_from([b"2", b"h\0", b"R", b"}", b"t"]))
+        pickle[at : at + data.draw(st.integers(0, 4))] = piece
+        pickle = pickle or bytearray(b".")
+    path = tmp_path / "m"
+    path.write_bytes(archive(bytes(pickle)))
+    try:
+        read_all(path)
+    except CheckpointError as e:
+        assert str(e).replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("count", [-1, 5, 1 << 40, (1 << 63) - 1])
 def test_a_legacy_storage_longer_than_the_file(write: Callable[[bytes], Path], count: int) -> None:
     assert "cut short" in problem(write(legacy(tensor_pickle(), count)))

@@ -216,6 +216,43 @@ def test_groups_of_components_add_up(tmp_path: Path, store) -> None:
     assert whole == pytest.approx(parts)
 
 
+def test_an_interrupted_ingest_keeps_the_models_it_read(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for i in range(8):
+        write_model(models / f"m{i}.safetensors", random_model(i))
+    slow = (
+        "import sys, time, megasim.ingest as i, megasim.cli as cli\n"
+        "read = i.fingerprint_refs\n"
+        "def slowly(*given): time.sleep(0.2); print('.', flush=True); return read(*given)\n"
+        "i.fingerprint_refs = slowly\n"
+        "sys.exit(cli.run(sys.argv[1:]))\n"
+    )
+    db = tmp_path / "s.duckdb"
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, "--db", str(db), "ingest", str(models), "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for _ in range(4):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    with megasim.open_store(db) as store:
+        kept = store.models()["name"].tolist()
+        assert 0 < len(kept) < 8
+        rest = store.ingest(models)
+        assert (sorted(rest.known), len(rest.added)) == (kept, 8 - len(kept))
+        assert store.compare().pairs_done == 28
+        resumed = store.matrix("block").values
+    with megasim.open_store(tmp_path / "fresh.duckdb") as store:
+        store.ingest(models)
+        store.compare()
+        assert np.array_equal(store.matrix("block").values, resumed)
+
+
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     """A real process is stopped by Ctrl-C while it works; the next one does the rest."""
     models = tmp_path / "models"

@@ -1,0 +1,39 @@
+"""The demo: from files to findings, and nothing is touched the second time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megasim import demo
+from megasim.zoo import TRUTH, build_zoo
+
+SOME = ("base-ema", "base-pruned", "base-fp16", "nai-layout", "vae-only")
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".duckdb"
+    }
+
+
+def test_the_second_run_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = [planned for planned in TRUTH if planned.name in SOME]
+
+    def some_models(folder: Path, **options: object) -> object:
+        if folder.exists():
+            return plan
+        return build_zoo(plan, folder, seed=0, width=1 / 32)
+
+    monkeypatch.setattr(demo, "build_demo_zoo", some_models)
+    first = demo.run_demo(tmp_path)
+    assert all(path.is_file() for path in first.files)
+    assert any("same VAE" in sentence for sentence in first.sentences)
+    before = contents(tmp_path)
+    again = demo.run_demo(tmp_path)
+    assert contents(tmp_path) == before
+    assert again.sentences[0] == "5 models, 10 pairs, 10 of them known before."
+    assert again.sentences[1:] == first.sentences[1:]
