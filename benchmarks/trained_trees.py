@@ -23,8 +23,8 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
-from megasim.evidence import ModelFacts
-from megasim.lineage import build_lineage
+from megasim.lineage.evidence import ModelFacts
+from megasim.lineage.family_tree import build_lineage
 from megasim.matrix import DistanceMatrix, LayerMatrices
 
 Array = npt.NDArray[np.float32]

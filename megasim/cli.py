@@ -10,31 +10,31 @@ from typing import Any
 
 import click
 
-from megasim.console import say, show_error
+from megasim.commands.console import say, show_error
 from megasim.errors import MegasimError, printable
 from megasim.version import __version__
 
-# Command → the module that holds it; a module is imported when one of its commands is used.
+# Command → the module of `commands` that holds it, imported when one of its commands is used.
 COMMANDS = {
-    "ingest": "commands_store",
-    "compare": "commands_store",
-    "models": "commands_store",
-    "forget": "commands_store",
-    "findings": "commands_findings",
-    "matrix": "commands_matrix",
-    "heatmap": "commands_matrix",
-    "nearest": "commands_matrix",
-    "map": "commands_geometry",
-    "trajectory": "commands_geometry",
-    "histogram": "commands_geometry",
-    "lineage": "commands_lineage",
-    "recipe": "commands_lineage",
-    "direction": "commands_lineage",
-    "report": "commands_findings",
-    "sql": "commands_store",
-    "import": "commands_exchange",
-    "export": "commands_exchange",
-    "demo": "commands_demo",
+    "ingest": "store",
+    "compare": "store",
+    "models": "store",
+    "forget": "store",
+    "findings": "findings",
+    "matrix": "matrix",
+    "heatmap": "matrix",
+    "nearest": "matrix",
+    "map": "geometry",
+    "trajectory": "geometry",
+    "histogram": "geometry",
+    "lineage": "lineage",
+    "recipe": "lineage",
+    "direction": "lineage",
+    "report": "findings",
+    "sql": "store",
+    "import": "exchange",
+    "export": "exchange",
+    "demo": "demo",
 }
 
 
@@ -48,7 +48,7 @@ class _Commands(click.Group):
         module = COMMANDS.get(name)
         if module is None:
             return None
-        found = getattr(importlib.import_module(f"megasim.{module}"), f"{name}_command")
+        found = getattr(importlib.import_module(f"megasim.commands.{module}"), f"{name}_command")
         assert isinstance(found, click.Command)
         return found
 

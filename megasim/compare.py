@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from megasim.checkpoint import Checkpoint, open_checkpoint
+from megasim.checkpoint.opening import Checkpoint, open_checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
 from megasim.interrupts import held_interrupts
 from megasim.pair_pass import PairDistances, PairPiece, run_pair_piece

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from megasim.figure_files import figure_bytes
 from megasim.matrix_files import write_matrix
+from megasim.plots.figure_files import figure_bytes
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.workspace import open_store
-from megasim.zoo import build_demo_zoo
+from megasim.zoo.building import build_demo_zoo
 
 CHAIN = ("chain-1", "chain-2", "chain-3", "chain-4", "chain-5")
 

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from megasim.kernels.tally import COUNTED, tally_key
 from megasim.matrix_loading import member_names
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Store
-from megasim.tally import COUNTED, tally_key
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from megasim import kernels
-from megasim.compiled import Singles
-from megasim.dtypes import STORAGE_DTYPES, AnyArray
-from megasim.elements import is_wide, to_double, to_single
-from megasim.kernels import PASSES, TILE, Digests, Folding, Walk
+from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
+from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.kernels import fingerprint_loops as kernels
+from megasim.kernels.compiled import Singles
+from megasim.kernels.elements import is_wide, to_double, to_single
+from megasim.kernels.fingerprint_loops import PASSES, TILE, Digests, Folding, Walk
 from megasim.sketch import DEFAULT_SIZE, plan_folding, sign_windows, wrap_sketch
-from megasim.tensors import TensorReader, TensorRef
 
 # Raised when any value of a fingerprint would come out otherwise; includes that of the sketch.
 FINGERPRINT_VERSION = 1

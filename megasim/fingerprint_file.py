@@ -16,8 +16,8 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from megasim.anatomy import component_members
-from megasim.dtypes import STORAGE_DTYPES
+from megasim.anatomy.classification import component_members
+from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.errors import CheckpointError, MegasimError, NoAnswerError, UsageError, printable
 from megasim.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from megasim.store import Model, ModelTensor, Store

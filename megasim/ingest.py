@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from megasim.anatomy import ModelAnatomy, Rules, canonical_shape, classify_keys
-from megasim.checkpoint import (
+from megasim.anatomy.classification import ModelAnatomy, Rules, canonical_shape, classify_keys
+from megasim.checkpoint.opening import (
     Checkpoint,
     TensorRef,
     default_name,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from megasim.geometry import MapResult
-from megasim.plots_map import map_figure
+from megasim.geometry.map import MapResult
+from megasim.plots.map import map_figure
 
 
 class MapView(MapResult):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from megasim.anatomy import component_members
+from megasim.anatomy.classification import component_members
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix import METRICS, DistanceMatrix, Floats, LayerMatrices
 from megasim.store import Store

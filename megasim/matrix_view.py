@@ -21,13 +21,13 @@ class MatrixView(DistanceMatrix):
 
     def heatmap(self) -> Figure:
         """Return the clustered heatmap. See `heatmap_figure`."""
-        from megasim.plots import heatmap_figure
+        from megasim.plots.heatmap import heatmap_figure
 
         return heatmap_figure(self.require(2))
 
     def map(self, *, path: Sequence[str] = (), complete: bool = False) -> MapView:
         """Return the map of these models, without their layers. See `map_models`."""
-        from megasim.geometry import map_models
+        from megasim.geometry.map import map_models
         from megasim.map_view import MapView
 
         return MapView(**vars(map_models(self, path=path, complete=complete)))

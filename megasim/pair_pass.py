@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from megasim import pair_kernels
-from megasim.compiled import Doubles
-from megasim.dtypes import STORAGE_DTYPES
-from megasim.elements import is_wide, to_double, to_single
-from megasim.pair_kernels import TILE, Counts, Pairs
-from megasim.tensors import TensorReader, TensorRef
+from megasim.checkpoint.dtypes import STORAGE_DTYPES
+from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.kernels import pair_loops as pair_kernels
+from megasim.kernels.compiled import Doubles
+from megasim.kernels.elements import is_wide, to_double, to_single
+from megasim.kernels.pair_loops import TILE, Counts, Pairs
 
 # Elements of a content read at a time, at most: Python's share is then a few per cent.
 MAX_CHUNK = 256 * TILE
@@ -175,7 +175,7 @@ class _Group:
         self._narrow = piece.device is None and {r.dtype for r in refs} <= {"float16", "bfloat16"}
         self._arithmetic: Arithmetic = _Compiled(refs)
         if piece.device is not None:
-            from megasim.torch_pairs import TorchArithmetic
+            from megasim.kernels.torch_pairs import TorchArithmetic
 
             self._arithmetic = TorchArithmetic(piece.device, piece.memory)
 

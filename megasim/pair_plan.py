@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from megasim.checkpoint import Checkpoint, TensorRef
+from megasim.checkpoint.opening import Checkpoint, TensorRef
 from megasim.ingest import assemble_ref
 from megasim.pair_pass import Position
 from megasim.progress import Progress

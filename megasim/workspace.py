@@ -31,20 +31,20 @@ from megasim.store import Pair, Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from megasim.claims import CheckedClaim
+    from megasim.checkpoint.model_map import ModelMap
     from megasim.compare import CompareResult
-    from megasim.findings_report import FindingsReport
+    from megasim.findings.overview import FindingsReport
     from megasim.fingerprint_file import FingerprintImport
+    from megasim.geometry.trajectory import Trajectory
     from megasim.ingest import IngestResult
-    from megasim.inner_products import Direction
-    from megasim.legacy import ImportResult
-    from megasim.legacy_export import ExportResult
-    from megasim.lineage_result import Lineage
+    from megasim.legacy.exporting import ExportResult
+    from megasim.legacy.importing import ImportResult
+    from megasim.lineage.claims import CheckedClaim
+    from megasim.lineage.inner_products import Direction
+    from megasim.lineage.recipe_result import Recipe
+    from megasim.lineage.result import Lineage
     from megasim.map_view import MapView
-    from megasim.model_map import ModelMap
-    from megasim.recipe_result import Recipe
-    from megasim.report import ReportResult
-    from megasim.trajectory import Trajectory
+    from megasim.report.page import ReportResult
 
 DEFAULT_STORE = "megasim.duckdb"
 DEFAULT_MEMORY = 1 << 30
@@ -147,9 +147,9 @@ class Workspace:
             workers: threads; as many as there are cores when None.
             executor: runs the pieces of work instead of threads; it is not shut down.
         """
-        from megasim.anatomy import load_rules
+        from megasim.anatomy.classification import load_rules
+        from megasim.checkpoint.model_map import is_model_map
         from megasim.ingest import ingest_paths
-        from megasim.model_map import is_model_map
 
         given = [Path(path) for path in paths]
         maps = [_read_map(path) for path in given if is_model_map(path)]
@@ -265,7 +265,7 @@ class Workspace:
         See `legacy.import_path` and `fingerprint_file.import_fingerprints`.
         """
         from megasim.fingerprint_file import import_fingerprints
-        from megasim.legacy import import_path
+        from megasim.legacy.importing import import_path
 
         if Path(path).suffix.lower() == ".parquet":
             return import_fingerprints(self.store, Path(path))
@@ -280,7 +280,7 @@ class Workspace:
         progress: Progress = NO_PROGRESS,
     ) -> ExportResult:
         """Write pairs as mega_cmp did. See `legacy_export.export_mega_cmp`."""
-        from megasim.legacy_export import export_mega_cmp
+        from megasim.legacy.exporting import export_mega_cmp
 
         pairs = None
         if groups is not None:
@@ -357,7 +357,7 @@ class Workspace:
         self, a: str | None = None, b: str | None = None, *, group: str | None = None
     ) -> FindingsReport:
         """Return what is found between two models, the pairs of a group, or all models."""
-        from megasim.findings_report import findings_report
+        from megasim.findings.overview import findings_report
 
         pairs = [(a, b)] if a is not None and b is not None else None
         return findings_report(self.store, pairs, group=group)
@@ -390,7 +390,7 @@ class Workspace:
         complete: bool = False,
     ) -> MapView:
         """Return the map of the models with the flat-plane test. See `map_models`."""
-        from megasim.geometry import map_models
+        from megasim.geometry.map import map_models
         from megasim.map_view import MapView
 
         matrix = load_matrix(self.store, component, metric, models=models)
@@ -410,7 +410,7 @@ class Workspace:
         Args:
             by: how layers are grouped, see `layer_groups`.
         """
-        from megasim.trajectory import layer_groups, layer_trajectories, trajectory
+        from megasim.geometry.trajectory import layer_groups, layer_trajectories, trajectory
 
         matrix = load_matrix(self.store, component, metric, models=chain)
         whole = trajectory(matrix, chain)
@@ -431,8 +431,8 @@ class Workspace:
         Args:
             against: the one model; the one nearest to all others when None.
         """
-        from megasim.report_distances import layer_changes_figure
-        from megasim.report_source import Source
+        from megasim.report.distances import layer_changes_figure
+        from megasim.report.source import Source
 
         source = Source.of(self.store, models, [component], None)
         return layer_changes_figure(source, component, against)
@@ -445,9 +445,9 @@ class Workspace:
         Args:
             against: only the pairs of this model. See `report_findings.tier_overview`.
         """
-        from megasim.plots_overview import tier_figure
-        from megasim.report_findings import tier_overview
-        from megasim.report_source import Source
+        from megasim.plots.overview import tier_figure
+        from megasim.report.findings import tier_overview
+        from megasim.report.source import Source
 
         title, findings, _ = tier_overview(Source.of(self.store, models, None, None), against)
         return tier_figure(findings, title)
@@ -456,9 +456,9 @@ class Workspace:
         self, model: str, component: str = "unet", *, parents: Sequence[str] | None = None
     ) -> Recipe:
         """Return a model as a weighted sum of others. See `recover_recipe`."""
-        from megasim.evidence import rounding_of
-        from megasim.lineage_facts import load_model_facts
-        from megasim.recipe import recover_recipe
+        from megasim.lineage.evidence import rounding_of
+        from megasim.lineage.facts import load_model_facts
+        from megasim.lineage.recipe import recover_recipe
 
         asked = list(dict.fromkeys([model, *(parents or ())]))
         load_matrix(self.store, component, models=asked)  # says which model lacks the component
@@ -474,7 +474,7 @@ class Workspace:
 
     def direction(self, a: str, b: str, c: str, d: str, component: str = "unet") -> Direction:
         """Return the cosine between the changes A→B and C→D. See `inner_products.direction`."""
-        from megasim.inner_products import direction
+        from megasim.lineage.inner_products import direction
 
         matrix = load_matrix(self.store, component, models=list(dict.fromkeys((a, b, c, d))))
         return direction(matrix, a, b, c, d, self._layers_of(matrix, "l2"))
@@ -491,14 +491,14 @@ class Workspace:
         Args:
             use_metadata: whether step counts and claims in the metadata count as evidence.
         """
-        from megasim.claims import claims_of_metadata
-        from megasim.lineage import build_lineage
-        from megasim.lineage_facts import (
+        from megasim.lineage.claims import claims_of_metadata
+        from megasim.lineage.facts import (
             load_ema_copies,
             load_model_facts,
             load_pair_facts,
             stated_parents,
         )
+        from megasim.lineage.family_tree import build_lineage
 
         matrix = load_matrix(self.store, component, models=models)
         facts = load_model_facts(self.store, component)
@@ -522,9 +522,9 @@ class Workspace:
 
         The lineage they are held against is built without them.
         """
-        from megasim.claims import check_claims, claims_of_metadata, read_claims
-        from megasim.evidence import rounding_of
-        from megasim.lineage_facts import load_model_facts
+        from megasim.lineage.claims import check_claims, claims_of_metadata, read_claims
+        from megasim.lineage.evidence import rounding_of
+        from megasim.lineage.facts import load_model_facts
 
         facts = load_model_facts(self.store, component)
         found = claims_of_metadata(facts) + (read_claims(file) if file else [])
@@ -547,7 +547,7 @@ class Workspace:
         progress: Progress = NO_PROGRESS,
     ) -> ReportResult:
         """Write the report. See `write_report`."""
-        from megasim.report import write_report
+        from megasim.report.page import write_report
 
         return write_report(
             self.store,
@@ -582,7 +582,7 @@ def sql_examples() -> dict[str, str]:
 
 
 def _read_map(path: Path) -> ModelMap:
-    from megasim.model_map import read_model_map
+    from megasim.checkpoint.model_map import read_model_map
 
     return read_model_map(path)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from megasim.anatomy import Part, canonical_shape, classify_keys
+from megasim.anatomy.classification import Part, canonical_shape, classify_keys
 from megasim.compare import METRIC_VERSION, sum_up_pairs
 from megasim.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from megasim.store import Model, ModelTensor, Store, pair_frame

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from megasim.workspace import open_store
-from megasim.zoo import unrelated_models
+from megasim.zoo.building import unrelated_models
 from tests.models import write_model
 
 StateDict = dict[str, torch.Tensor]

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megasim import zoo_architectures as zoo
-from megasim.anatomy import (
+from megasim.anatomy.classification import (
     ModelAnatomy,
     canonical_shape,
     classify_keys,
@@ -22,8 +21,9 @@ from megasim.anatomy import (
     load_rules,
     unused_reason,
 )
-from megasim.anatomy_patterns import split_key
+from megasim.anatomy.patterns import split_key
 from megasim.errors import UsageError
+from megasim.zoo import architectures as zoo
 
 Shapes = dict[str, tuple[int, ...]]
 

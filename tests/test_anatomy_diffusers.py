@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from megasim import zoo_architectures as zoo
-from megasim.anatomy import ModelAnatomy, canonical_shape, classify_keys
-from megasim.findings import pair_findings
-from megasim.relations import model_relations
+from megasim.anatomy.classification import ModelAnatomy, canonical_shape, classify_keys
+from megasim.findings.relations import model_relations
+from megasim.findings.verdicts import pair_findings
 from megasim.workspace import open_store
-from megasim.zoo_keys import TEXT_SD2, TEXT_SDXL_2, UNET, VAE, diffusers_key
+from megasim.zoo import architectures as zoo
+from megasim.zoo.keys import TEXT_SD2, TEXT_SDXL_2, UNET, VAE, diffusers_key
 from tests.models import write_model
 
 Shape = tuple[int, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megasim.chains import LEAST_MODELS, find_chains
+from megasim.geometry.chains import LEAST_MODELS, find_chains
 
 
 def test_epochs_come_before_longer_series_of_versions() -> None:

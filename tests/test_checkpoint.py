@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from megasim.checkpoint import (
+from megasim.checkpoint.opening import (
     STORAGE_DTYPES,
     Checkpoint,
     TensorReader,

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from megasim import pickled_tensors, state_dict, torch_format
-from megasim.checkpoint import TensorReader, open_checkpoint
+from megasim.checkpoint import pickled_tensors, state_dict, torch_format
+from megasim.checkpoint.opening import TensorReader, open_checkpoint
+from megasim.checkpoint.torch_format import MAGIC_NUMBER
 from megasim.errors import CheckpointError, UsageError
-from megasim.torch_format import MAGIC_NUMBER
 
 often = settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megasim.checkpoint import (
+from megasim.checkpoint.opening import (
     Checkpoint,
     TensorReader,
     default_name,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from megasim.cli import run
-from megasim.component_groups import group_sentences, other_holders, shared_components
 from megasim.errors import CheckpointError, NoAnswerError, UsageError
-from megasim.findings import pair_findings
+from megasim.findings.component_groups import group_sentences, other_holders, shared_components
+from megasim.findings.verdicts import pair_findings
 from megasim.fingerprint_file import export_fingerprints, import_fingerprints
 from megasim.store import Store
 from megasim.workspace import open_store

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megasim import demo
-from megasim.zoo import TRUTH, build_zoo
+from megasim.zoo.building import TRUTH, build_zoo
 
 SOME = ("base-ema", "base-pruned", "base-fp16", "nai-layout", "vae-only")
 

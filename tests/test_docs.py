@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -85,6 +86,14 @@ def test_generated_pages_are_up_to_date(name: str) -> None:
     assert page.read_text(encoding="utf-8") == GENERATED[name](), (
         f"docs/{name} is behind: run `python -m tests.test_docs`"
     )
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = {path.parent for path in (ROOT / "megasim").rglob("__init__.py")}
+    named = {".".join(path.relative_to(ROOT).parts) for path in packages}
+    beside = {"megasim.sql", "megasim.sql.migrations", "megasim.data"}
+    assert set(listed["tool"]["setuptools"]["packages"]) == named | beside
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

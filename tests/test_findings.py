@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megasim.errors import NoAnswerError, UsageError
-from megasim.findings import Finding, Teller, chosen_pairs, pair_findings
-from megasim.findings_report import findings_report
-from megasim.pair_sentences import model_verdict, pair_sentences
+from megasim.findings.overview import findings_report
+from megasim.findings.pair_sentences import model_verdict, pair_sentences
+from megasim.findings.verdicts import Finding, Teller, chosen_pairs, pair_findings
 from megasim.store import Model, Store
 from tests.simulated_store import model_names, simulate_store
 from tests.small_sd import (

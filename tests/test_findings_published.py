@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from megasim.findings import Finding, pair_findings
-from megasim.legacy import import_path
-from megasim.pair_sentences import pair_sentences
-from megasim.relations import Relation, model_relations
+from megasim.findings.pair_sentences import pair_sentences
+from megasim.findings.relations import Relation, model_relations
+from megasim.findings.verdicts import Finding, pair_findings
+from megasim.legacy.importing import import_path
 from megasim.store import Store
 
 # Of each pair, the verdict of UNet, text encoder, VAE encoder, decoder and quant convolutions, EMA

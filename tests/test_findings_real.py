@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megasim.findings import Finding, pair_findings
-from megasim.relations import model_relations
+from megasim.findings.relations import model_relations
+from megasim.findings.verdicts import Finding, pair_findings
 from megasim.store import Store
 from megasim.workspace import open_store
 from tests.real import fetch

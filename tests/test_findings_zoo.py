@@ -10,15 +10,15 @@ from itertools import combinations
 
 import pytest
 
-from megasim import identity
-from megasim.component_groups import shared_components
-from megasim.findings import Finding, pair_findings
-from megasim.findings_report import findings_report
-from megasim.health import model_health
-from megasim.relations import model_relations
+from megasim.findings import identity
+from megasim.findings.component_groups import shared_components
+from megasim.findings.health import model_health
+from megasim.findings.overview import findings_report
+from megasim.findings.relations import model_relations
+from megasim.findings.verdicts import Finding, pair_findings
 from megasim.store import Store
 from megasim.workspace import open_store
-from megasim.zoo import TRUTH, ZooModel, build_zoo, expected_identity
+from megasim.zoo.building import TRUTH, ZooModel, build_zoo, expected_identity
 
 LEFT_OUT = ("chain-3", "chain-4", "chain-5", "run-e03", "run-e04", "run-e05", "mix-15", "mix-30")
 LEFT_OUT += ("mix-50", "mix-70", "mix-85", "mix-mbw", "base-legacy")

@@ -15,10 +15,10 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 
 from megasim import fingerprint as module
+from megasim.checkpoint.tensors import TensorReader, TensorRef, fuse_refs
 from megasim.errors import CheckpointError
 from megasim.fingerprint import Fingerprint, fingerprint_refs, fingerprint_tensor
-from megasim.kernels import TILE
-from megasim.tensors import TensorReader, TensorRef, fuse_refs
+from megasim.kernels.fingerprint_loops import TILE
 from tests.raw_tensors import DTYPES, INTEGERS, tensors, values, write_raw
 
 quick = settings(

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megasim.completion import COMPLETED, complete_matrix
-from megasim.embedding import (
+from megasim.errors import NoAnswerError, UsageError
+from megasim.geometry.completion import COMPLETED, complete_matrix
+from megasim.geometry.embedding import (
     classical_mds,
     metric_mds,
     negative_mass,
@@ -23,11 +24,10 @@ from megasim.embedding import (
     spread,
     squared_values,
 )
-from megasim.errors import NoAnswerError, UsageError
-from megasim.geometry import MapResult, map_models
-from megasim.layer_geometry import layer_figures
+from megasim.geometry.layer_geometry import layer_figures
+from megasim.geometry.map import MapResult, map_models
+from megasim.geometry.walk import PathSquares, find_walk, orthogonal_walk, unrelated_walks
 from megasim.matrix import DistanceMatrix, Floats, LayerMatrices
-from megasim.walk import PathSquares, find_walk, orthogonal_walk, unrelated_walks
 
 KEYS = {
     "component", "metric", "models", "coordinates", "eigenvalues", "stress", "planarity",

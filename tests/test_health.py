@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megasim.errors import UsageError
-from megasim.health import describe_positions, metadata_claims, model_health
+from megasim.findings.health import describe_positions, metadata_claims, model_health
 from megasim.store import Store
 from megasim.workspace import open_store
 from tests.models import write_model

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megasim import identity
-from megasim.identity import Counts, component_verdict, is_rounding_level
+from megasim.findings import identity
+from megasim.findings.identity import Counts, component_verdict, is_rounding_level
 
 COUNTS = st.builds(Counts, **{name: st.integers(0, 40) for name in Counts.__dataclass_fields__})
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from megasim import compiled, kernels
-from megasim.compiled import bfloat16_to_single, half_to_single, round_to_half
-from megasim.elements import float8_table, is_wide, to_double, to_single
+from megasim.kernels import compiled
+from megasim.kernels import fingerprint_loops as kernels
+from megasim.kernels.compiled import bfloat16_to_single, half_to_single, round_to_half
+from megasim.kernels.elements import float8_table, is_wide, to_double, to_single
 from tests.raw_tensors import DTYPES, FLOAT8
 
 EVERY_HALF = np.arange(65536, dtype=np.uint16)

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megasim.key_lists import brief_items, cover, describe_keys
+from megasim.findings.key_lists import brief_items, cover, describe_keys
 
 NAMES = st.sampled_from(["a", "b", "attn", "0", "1", "2", "10", "weight", "bias"])
 PATHS = st.sets(st.lists(NAMES, min_size=1, max_size=4).map(tuple), min_size=1, max_size=40)

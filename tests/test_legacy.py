@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 import megasim
 from megasim.errors import CheckpointError, UsageError
-from megasim.legacy import import_path
-from megasim.legacy_export import export_mega_cmp
-from megasim.legacy_names import file_stem, pair_names, read_pair_map
-from megasim.legacy_read import PublishedPair, read_published
-from megasim.legacy_zeros import TOLERANCE, judge_zeros
+from megasim.legacy.exporting import export_mega_cmp
+from megasim.legacy.importing import import_path
+from megasim.legacy.names import file_stem, pair_names, read_pair_map
+from megasim.legacy.reading import PublishedPair, read_published
+from megasim.legacy.zeros import TOLERANCE, judge_zeros
 from megasim.matrix_loading import load_matrix
 from megasim.store import Model, Store
 from tests.models import nudged, random_model, write_model
@@ -769,7 +769,7 @@ def test_bad_files_do_not_hinder_the_good_one(store: Store, tmp_path: Path) -> N
 def test_a_file_that_is_too_large_is_not_read(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megasim.legacy_names.LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr("megasim.legacy.names.LARGEST_FILE", 1 << 20)
     path = write(tmp_path, "g_a_b.json", " " * ((1 << 20) + 1))
     assert "larger than 1 MiB" in str(import_path(store, path).failed[0])
 

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 
-from megasim.claims import Claim, check_claims, claims_of_metadata, read_claims
 from megasim.errors import UsageError
-from megasim.evidence import ModelFacts, PairFacts
-from megasim.inner_products import Floats
-from megasim.lineage import build_lineage
-from megasim.lineage_layout import lay_out
-from megasim.lineage_result import Lineage
+from megasim.lineage.claims import Claim, check_claims, claims_of_metadata, read_claims
+from megasim.lineage.evidence import ModelFacts, PairFacts
+from megasim.lineage.family_tree import build_lineage
+from megasim.lineage.inner_products import Floats
+from megasim.lineage.layout import lay_out
+from megasim.lineage.result import Lineage
 from megasim.matrix import DistanceMatrix
-from megasim.plots_lineage import lineage_dot, lineage_html, save_lineage
+from megasim.plots.lineage import lineage_dot, lineage_html, save_lineage
 
 SIZE = 20000
 

@@ -6,9 +6,9 @@ import pytest
 
 from megasim.errors import NoAnswerError, UsageError
 from megasim.workspace import Workspace, open_store
-from megasim.zoo import build_recipe_zoo
-from megasim.zoo_history import recipe_by_ends
-from megasim.zoo_plans import ZOO_RECIPES, spread_block_weights
+from megasim.zoo.building import build_recipe_zoo
+from megasim.zoo.history import recipe_by_ends
+from megasim.zoo.plans import ZOO_RECIPES, spread_block_weights
 
 
 @pytest.fixture(scope="module")

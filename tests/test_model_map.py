@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from megasim.checkpoint.model_map import ModelMap, read_model_map
 from megasim.errors import UsageError
-from megasim.model_map import ModelMap, read_model_map
 
 
 def write(folder: Path, content: object) -> Path:

@@ -14,9 +14,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from megasim import pair_pass
+from megasim.checkpoint.tensors import TensorRef, transpose_ref
 from megasim.errors import CheckpointError, UsageError
 from megasim.pair_pass import PairDistances, PairPiece, Position, run_pair_piece
-from megasim.tensors import TensorRef, transpose_ref
 from tests.raw_tensors import DTYPES, shapes, tensors, values, write_raw
 
 METRICS = ("l0", "l1", "l2", "linf", "cossim")

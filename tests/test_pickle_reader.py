@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megasim.pickle_reader import (
+from megasim.checkpoint.pickle_reader import (
     Global,
     Made,
     Opaque,
@@ -218,7 +218,7 @@ def test_a_memo_of_any_number_takes_no_memory_for_the_others() -> None:
 
 
 def test_too_many_opcodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("megasim.pickle_reader.MAX_OPCODES", 10)
+    monkeypatch.setattr("megasim.checkpoint.pickle_reader.MAX_OPCODES", 10)
     assert read_pickle(b"N0" * 4 + b"N.").value is None
     with pytest.raises(PickleError, match="opcodes"):
         read_pickle(b"N0" * 5 + b"N.")

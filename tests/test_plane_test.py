@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from megasim.matrix import Floats
-from megasim.plane_test import (
+from megasim.geometry.plane_test import (
     LINE,
     MORE,
     PLANE,
@@ -22,7 +21,8 @@ from megasim.plane_test import (
     plane_test,
     sign_flip_test,
 )
-from megasim.walk import find_walk
+from megasim.geometry.walk import find_walk
+from megasim.matrix import Floats
 
 MODELS = 10
 DRAWS = {"points": 200, "distances": 60}

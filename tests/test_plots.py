@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from megasim.figure_files import figure_bytes
 from megasim.matrix import DistanceMatrix
-from megasim.plots import cluster_order, heatmap_figure, short_label
+from megasim.plots.figure_files import figure_bytes
+from megasim.plots.heatmap import cluster_order, heatmap_figure, short_label
 
 
 def matrix(n: int, gaps: int = 0) -> DistanceMatrix:

@@ -11,8 +11,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from megasim.errors import NoAnswerError
-from megasim.figure_files import figure_bytes
-from megasim.plots_histogram import component_histogram, role_histogram
+from megasim.plots.figure_files import figure_bytes
+from megasim.plots.histogram import component_histogram, role_histogram
 
 
 def frame(**columns: list[object]) -> pd.DataFrame:

@@ -15,14 +15,14 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 
 from megasim.errors import NoAnswerError
-from megasim.geometry import MapResult, map_models
-from megasim.label_placement import place_labels
+from megasim.geometry.map import MapResult, map_models
+from megasim.geometry.trajectory import Trajectory, layer_groups, layer_trajectories, trajectory
 from megasim.matrix import DistanceMatrix, Floats, LayerMatrices
-from megasim.plots import drawable
-from megasim.plots_map import map_figure
-from megasim.plots_map_panel import figure_names
-from megasim.plots_trajectory import trajectory_figure
-from megasim.trajectory import Trajectory, layer_groups, layer_trajectories, trajectory
+from megasim.plots.heatmap import drawable
+from megasim.plots.label_placement import place_labels
+from megasim.plots.map import map_figure
+from megasim.plots.map_panel import figure_names
+from megasim.plots.trajectory import trajectory_figure
 
 
 def distances(points: Floats) -> Floats:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megasim.errors import NoAnswerError, UsageError
-from megasim.inner_products import Floats, direction, gram
+from megasim.lineage.inner_products import Floats, direction, gram
+from megasim.lineage.recipe import recover_recipe, rounding_l2
+from megasim.lineage.recipe_result import Recipe
 from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.recipe import recover_recipe, rounding_l2
-from megasim.recipe_result import Recipe
 
 BLOCKS = 25
 LAYERS = 3  # to a block

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from megasim.component_groups import shared_components
-from megasim.findings import pair_findings
-from megasim.relations import KINDS, Relation, model_relations
+from megasim.findings.component_groups import shared_components
+from megasim.findings.relations import KINDS, Relation, model_relations
+from megasim.findings.verdicts import pair_findings
 from megasim.store import Store
 from megasim.workspace import open_store
-from megasim.zoo import unrelated_models
+from megasim.zoo.building import unrelated_models
 from tests.models import write_model
 from tests.small_sd import (
     POSITIONS,

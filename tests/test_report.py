@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from megasim.database import named_statements, purpose_of
 from megasim.errors import UsageError
-from megasim.legacy import import_path
+from megasim.legacy.importing import import_path
 from megasim.matrix_files import matrix_to_long
 from megasim.matrix_loading import load_layers, load_matrix
-from megasim.report import ReportResult, write_report
-from megasim.report_parts import csv_bytes
-from megasim.report_source import literal
+from megasim.report.page import ReportResult, write_report
+from megasim.report.parts import csv_bytes
+from megasim.report.source import literal
 from megasim.store import Store
 from megasim.workspace import open_store
-from megasim.zoo_architectures import sd1_shapes
+from megasim.zoo.architectures import sd1_shapes
 from tests.browser import Browser, open_browser
 from tests.simulated_store import Shapes, model_names, simulate_store
 

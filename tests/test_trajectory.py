@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from megasim.errors import NoAnswerError, UsageError
-from megasim.layer_geometry import layer_figures
-from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.trajectory import (
+from megasim.geometry.layer_geometry import layer_figures
+from megasim.geometry.trajectory import (
     layer_groups,
     layer_trajectories,
     step_table,
@@ -20,7 +19,8 @@ from megasim.trajectory import (
     to_json,
     trajectory,
 )
-from megasim.walk import find_walk
+from megasim.geometry.walk import find_walk
+from megasim.matrix import DistanceMatrix, LayerMatrices
 
 CHAIN = ("ac", "mk0", "mk3", "mk5", "nman")
 

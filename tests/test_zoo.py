@@ -22,7 +22,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from megasim.errors import UsageError
-from megasim.zoo import (
+from megasim.zoo.architectures import (
+    FAMILY_SHAPES,
+    Shapes,
+    sd1_inpainting_shapes,
+    sd1_shapes,
+    sd2_shapes,
+    sdxl_shapes,
+)
+from megasim.zoo.building import (
     TRUTH,
     ZOO_RECIPES,
     ZooModel,
@@ -34,16 +42,8 @@ from megasim.zoo import (
     recipe_by_ends,
     unrelated_models,
 )
-from megasim.zoo_architectures import (
-    FAMILY_SHAPES,
-    Shapes,
-    sd1_inpainting_shapes,
-    sd1_shapes,
-    sd2_shapes,
-    sdxl_shapes,
-)
-from megasim.zoo_formats import appearing
-from megasim.zoo_keys import (
+from megasim.zoo.formats import appearing
+from megasim.zoo.keys import (
     MERGE_BLOCKS,
     TEXT_SD1,
     TEXT_SD2,
@@ -56,7 +56,7 @@ from megasim.zoo_keys import (
     ema_key,
     merge_block_of,
 )
-from megasim.zoo_weights import decoded, encoded, fresh_weights, noise_schedule, train
+from megasim.zoo.weights import decoded, encoded, fresh_weights, noise_schedule, train
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -213,7 +213,10 @@ def sha256_of(folder: Path) -> dict[str, str]:
 
 
 def test_same_seed_same_bytes_in_another_process(demo: Path, tmp_path: Path) -> None:
-    script = "import sys, pathlib, megasim.zoo as z; z.build_demo_zoo(pathlib.Path(sys.argv[1]))"
+    script = (
+        "import sys, pathlib, megasim.zoo.building as z; "
+        "z.build_demo_zoo(pathlib.Path(sys.argv[1]))"
+    )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
     assert sha256_of(tmp_path) == sha256_of(demo)
 
@@ -607,5 +610,5 @@ def test_full_size_dtypes_are_roundings_of_each_other(tmp_path: Path, dtype: Any
 
 
 def test_importing_the_zoo_does_not_import_torch() -> None:
-    script = "import sys, megasim.zoo; sys.exit('torch' in sys.modules)"
+    script = "import sys, megasim.zoo.building; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""A key → family, component, block, role and canonical key."""

@@ -1,0 +1,289 @@
+"""A file or folder → tensors, one at a time; nothing in it is executed, and nothing trusted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from megasim.checkpoint.contents import Contents, storable
+from megasim.checkpoint.dtypes import STORAGE_DTYPES
+from megasim.checkpoint.file_identity import FileIdentity, combine, identify
+from megasim.checkpoint.folders import (
+    SUFFIXES,
+    choose_weights,
+    default_name,
+    is_index,
+    is_pipeline,
+    pipeline_parts,
+    read_config,
+    read_index,
+    walk_checkpoints,
+)
+from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
+from megasim.checkpoint.tensors import (
+    CUT_SHORT,
+    ByteSource,
+    TensorReader,
+    TensorRef,
+    fuse_refs,
+    transpose_ref,
+)
+from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
+from megasim.errors import CheckpointError, UsageError, printable
+from megasim.strict_json import JSON
+
+__all__ = [
+    "JSON",
+    "STORAGE_DTYPES",
+    "Checkpoint",
+    "FileIdentity",
+    "TensorReader",
+    "TensorRef",
+    "default_name",
+    "find_checkpoints",
+    "fuse_refs",
+    "open_checkpoint",
+    "transpose_ref",
+]
+
+_NOT_WEIGHTS = "name a file of weights: " + " ".join(SUFFIXES)
+
+# What else people have under these names, by the first bytes.
+_STRANGERS = {
+    b"version https://git-lfs.github.com": (
+        "a git-lfs pointer: the weights themselves were not downloaded",
+        "run `git lfs pull` where the file comes from",
+    ),
+    b"\x1f\x8b": ("a gzip file", "unpack it first"),
+    b"7z\xbc\xaf": ("a 7z file", "unpack it first"),
+    b"Rar!": ("a rar file", "unpack it first"),
+    b"GGUF": ("a GGUF file, whose quantised tensors are not compared", _NOT_WEIGHTS),
+    b"\x89HDF": ("an HDF5 file", _NOT_WEIGHTS),
+    b"PK\x05\x06": ("an empty zip file", CUT_SHORT),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as it lies in a file or a folder; the tensors themselves are not read.
+
+    Attributes:
+        path: absolute path of the file or folder.
+        format: "safetensors", "torch-zip", "torch-legacy", "torchscript", "sharded" or
+            "diffusers".
+        tensors: key to place. In a diffusers pipeline the keys begin with the name of their
+            folder, "unet/down_blocks.0…".
+        metadata: scalars beside the state dict (epoch, global_step …), the `__metadata__` of
+            .safetensors, or the small json files of a folder by their name.
+        skipped: key to the reason why what stands there is not in `tensors`: sparse, quantised,
+            complex, training state, ….
+        identity: tells whether the file is known.
+        size: bytes of all its files.
+    """
+
+    path: Path
+    format: str
+    tensors: dict[str, TensorRef]
+    metadata: dict[str, JSON]
+    skipped: dict[str, str]
+    identity: FileIdentity
+    size: int
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Return the tensors that a checkpoint file or folder holds, without reading them.
+
+    The format is told from the content, not from the name. A folder is a diffusers pipeline, a
+    folder of shards, or holds one checkpoint. An index json of shards may be named itself.
+
+    Raises:
+        UsageError: there is nothing at `path`.
+        CheckpointError: what is there cannot be read as a checkpoint, with the reason.
+    """
+    path = _existing(path)
+    with _readable(path):
+        if path.is_dir():
+            return _open_folder(path)
+        checkpoint = _open_shards(path, path) if is_index(path) else _open_file(path)
+        _check_not_empty(checkpoint)
+        return checkpoint
+
+
+def find_checkpoints(path: Path | str) -> list[Path]:
+    """Return the checkpoints at a path: the file itself, or all in a folder, in a fixed order.
+
+    Folders inside are searched too. A diffusers pipeline and a folder of shards count as one
+    each and stand for their files; see `walk_checkpoints` for what is passed over.
+
+    Raises:
+        UsageError: there is nothing at `path`.
+        CheckpointError: a folder without any checkpoint.
+    """
+    path = _existing(path)
+    if not path.is_dir():
+        return [path]
+    with _readable(path):
+        found = list(walk_checkpoints(path))
+    if not found:
+        raise CheckpointError(path, "no checkpoint in this folder", _NOT_WEIGHTS)
+    return found
+
+
+def _existing(path: Path | str) -> Path:
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their names
+    if not absolute.exists():
+        raise UsageError(f"nothing at {printable(path, 400)}", "check the path")
+    return absolute
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise CheckpointError(
+            e.filename or path, f"cannot be read: {e.strerror}", "check its permissions"
+        ) from None
+
+
+def _open_file(path: Path) -> Checkpoint:
+    with ByteSource(path) as source:
+        contents = _format_reader(source)(source)
+        identity = identify(source, contents.header)
+    return Checkpoint(
+        path,
+        contents.format,
+        contents.tensors,
+        contents.metadata,
+        contents.skipped,
+        identity,
+        identity.size,
+    )
+
+
+def _format_reader(source: ByteSource) -> Callable[[ByteSource], Contents]:
+    start = source.read(0, min(source.size, 512))
+    if not start:
+        raise CheckpointError(source.path, "an empty file", CUT_SHORT)
+    if is_safetensors(start):
+        return read_safetensors
+    for magic, (problem, remedy) in _STRANGERS.items():
+        if start.startswith(magic):
+            raise CheckpointError(source.path, problem, remedy)
+    if start.startswith(b"PK\x03\x04"):
+        return read_torch_zip
+    if start[257:262] == b"ustar":
+        raise CheckpointError(
+            source.path,
+            "a tar file, as torch wrote before version 0.2",
+            "load it in an old torch and save it again",
+        )
+    if start[0] == 0x80 and start[1:2] <= b"\x05":  # a pickle, and the version of its protocol
+        return read_torch_legacy
+    if start[8:9] == b"{":
+        return read_safetensors  # which says that the header is too large
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
+        raise CheckpointError(
+            source.path,
+            "a web page, not a checkpoint: the download met an error or a login page",
+            "download it again, logged in if the site asks for it",
+        )
+    if _is_text(start):
+        raise CheckpointError(source.path, "a text file, not a checkpoint", _NOT_WEIGHTS)
+    raise CheckpointError(source.path, "not a checkpoint of a known format", _NOT_WEIGHTS)
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether the first bytes of a file are printable ASCII.
+
+    >>> _is_text(b"hello\\n"), _is_text(b"\\x00\\x01")
+    (True, False)
+    """
+    return all(32 <= byte < 127 or byte in b"\t\n\r" for byte in start)
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    if is_pipeline(folder):
+        checkpoint = _open_pipeline(folder)
+    else:
+        weights = choose_weights(folder)
+        if weights is None:
+            found = find_checkpoints(folder)
+            if len(found) > 1:
+                raise CheckpointError(
+                    folder, f"a folder of {len(found)} checkpoints, not one", "name one of them"
+                )
+            return open_checkpoint(found[0])
+        checkpoint = _open_weights(folder, weights)
+    _check_not_empty(checkpoint)
+    return checkpoint
+
+
+def _open_weights(path: Path, weights: Path) -> Checkpoint:
+    """The shards of an index, as the checkpoint at `path`; or the checkpoint of one file."""
+    return _open_shards(path, weights) if is_index(weights) else _open_file(weights)
+
+
+def _open_shards(path: Path, index: Path) -> Checkpoint:
+    weights = read_index(index)
+    assert weights.shard_of is not None
+    shards = {file.name: _open_file(file) for file in weights.files}
+    tensors: dict[str, TensorRef] = {}
+    metadata = dict(weights.metadata)
+    skipped: dict[str, str] = {}
+    for name, shard in shards.items():
+        here = {k: ref for k, ref in shard.tensors.items() if weights.shard_of.get(k, name) == name}
+        twice = tensors.keys() & here.keys()
+        if twice:
+            raise CheckpointError(
+                index,
+                f"in two shards, {printable(name)} is one",
+                "get the folder again",
+                min(twice),
+            )
+        tensors.update(here)
+        skipped.update(shard.skipped)
+        metadata = {**shard.metadata, **metadata}
+    missing = weights.shard_of.keys() - tensors.keys() - skipped.keys()
+    if missing:
+        key = min(missing)
+        raise CheckpointError(
+            index,
+            f"not in its shard {printable(weights.shard_of[key])}",
+            "get the folder again",
+            key,
+        )
+    identity = combine({name: shard.identity for name, shard in shards.items()})
+    return Checkpoint(path, "sharded", tensors, metadata, skipped, identity, identity.size)
+
+
+def _open_pipeline(folder: Path) -> Checkpoint:
+    weights, skipped = pipeline_parts(folder)
+    tensors: dict[str, TensorRef] = {}
+    identities: dict[str, FileIdentity] = {}
+    metadata: dict[str, JSON] = {}
+    if model_index := read_config(folder / "model_index.json"):
+        metadata["model_index"] = model_index
+    for name, file in weights.items():
+        part = _open_weights(folder, file)
+        name = storable(name)
+        tensors.update({f"{name}/{key}": ref for key, ref in part.tensors.items()})
+        skipped.update({f"{name}/{key}": reason for key, reason in part.skipped.items()})
+        identities[f"{name}/{file.name}"] = part.identity
+        if config := read_config(file.parent / "config.json"):
+            metadata[f"{name}/config"] = config
+    identity = combine(identities)
+    return Checkpoint(folder, "diffusers", tensors, metadata, skipped, identity, identity.size)
+
+
+def _check_not_empty(checkpoint: Checkpoint) -> None:
+    if not checkpoint.tensors:
+        why = next(iter(checkpoint.skipped.values()), "")
+        raise CheckpointError(
+            checkpoint.path,
+            "no tensor in it that can be compared" + (f": {printable(why)}" if why else ""),
+            "name a file that holds weights",
+        )

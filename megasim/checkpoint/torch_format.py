@@ -1,0 +1,206 @@
+"""Files that torch.save and torch.jit.save write: zip archives, and the older plain pickles.
+
+Only the pickles and the zip directory are read; of the tensors, only where they lie.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from megasim.checkpoint.contents import Contents
+from megasim.checkpoint.dtypes import element_bits
+from megasim.checkpoint.pickle_reader import Pickle, PickleCutShort, PickleError, read_pickle
+from megasim.checkpoint.pickled_tensors import (
+    MAX_UNFOLDED_BYTES,
+    BadTensor,
+    PickledTensor,
+    Span,
+    parse_storage,
+    place_tensor,
+)
+from megasim.checkpoint.state_dict import StateDict, find_script_parameters, find_state_dict
+from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
+from megasim.checkpoint.zip_directory import ZipDirectory, read_zip_directory
+from megasim.errors import CheckpointError
+
+MAGIC_NUMBER: Final = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
+_PROTOCOL_VERSION = 1001
+_MAX_PICKLE_BYTES = 256 << 20
+_MAX_CODE_BYTES = 64 << 20
+_FIRST_PIECE = 1 << 20
+_MAX_REPEATS = 64  # times the file size that all tensors together may show
+_RESAVE = "load it in torch and save it again, as .safetensors if you can"
+_SCRIPT_CLASS = re.compile(
+    r"^class (\w+)\(Module\):\n +__parameters__ = \[(.*)\]\n +__buffers__ = \[(.*)\]$", re.M
+)
+
+
+def read_torch_zip(source: ByteSource) -> Contents:
+    """Return where the tensors of a zip archive of torch.save or torch.jit.save lie.
+
+    Raises CheckpointError if it is another kind of zip, damaged, compressed, or big-endian.
+    """
+    directory = read_zip_directory(source)
+    pickles = [name for name in directory.entries if name.rpartition("/")[2] == "data.pkl"]
+    if not pickles:
+        raise CheckpointError(
+            source.path, "a zip file, but not one of torch.save", "unpack it, or name another file"
+        )
+    base = min(pickles, key=lambda name: (name.count("/"), name)).removesuffix("data.pkl")
+    order = f"{base}byteorder"
+    if order in directory.entries and directory.read(source, order, 1 << 20) != b"little":
+        raise CheckpointError(source.path, "saved on a big-endian machine", _RESAVE)
+    raw = directory.read(source, f"{base}data.pkl", _MAX_PICKLE_BYTES)
+    pickled = _pickle(source, raw, 0)
+    if f"{base}constants.pkl" in directory.entries:
+        kind = "torchscript"
+        classes = _script_classes(source, directory, base)
+        found = find_script_parameters(source.path, pickled.value, classes)
+    else:
+        kind = "torch-zip"
+        found = find_state_dict(source.path, pickled.value)
+    spans: dict[str, Span] = {}
+    for tensor in found.tensors.values():
+        name = f"{base}data/{tensor.storage.key}"
+        if name not in spans and name in directory.entries:
+            offset = directory.data_offset(source, name)
+            spans[name] = Span(offset, directory.entries[name].size)
+    tensors = {
+        key: _place(source.path, key, tensor, spans.get(f"{base}data/{tensor.storage.key}"))
+        for key, tensor in found.tensors.items()
+    }
+    return _contents(source, kind, found, tensors, raw + directory.raw)
+
+
+def read_torch_legacy(source: ByteSource) -> Contents:
+    """Return where the tensors of a file of torch.save before 1.6 lie.
+
+    The file is five pickles (magic number, version, machine, object, keys of the storages in
+    the order of the file), then for each storage its length in elements (int64) and its bytes.
+
+    Raises CheckpointError if it is a pickle of something else, damaged, or big-endian.
+    """
+    size = _FIRST_PIECE
+    while True:
+        raw = source.read(0, min(size, source.size))
+        try:
+            heads, pickled, keys = _legacy_pickles(source, raw)
+            break
+        except PickleCutShort:
+            if len(raw) == source.size:
+                raise CheckpointError(source.path, "cut short", CUT_SHORT) from None
+            if size >= _MAX_PICKLE_BYTES:
+                raise CheckpointError(
+                    source.path, f"more than {_MAX_PICKLE_BYTES >> 20} MiB of pickle", _RESAVE
+                ) from None
+            size *= 4  # where the pickles end is not known before they are read
+        except PickleError as e:
+            raise CheckpointError(source.path, str(e), CUT_SHORT) from None
+    if isinstance(heads, dict) and heads.get("little_endian") is False:
+        raise CheckpointError(source.path, "saved on a big-endian machine", _RESAVE)
+    spans = _legacy_spans(source, pickled, keys)
+    found = find_state_dict(source.path, pickled.value)
+    tensors = {
+        key: _place(source.path, key, tensor, spans.get(tensor.storage.key))
+        for key, tensor in found.tensors.items()
+    }
+    return _contents(source, "torch-legacy", found, tensors, raw[: keys.end])
+
+
+def _pickle(source: ByteSource, raw: bytes, start: int) -> Pickle:
+    try:
+        return read_pickle(raw, start)
+    except PickleError as e:
+        raise CheckpointError(source.path, str(e), CUT_SHORT) from None
+
+
+def _legacy_pickles(source: ByteSource, raw: bytes) -> tuple[object, Pickle, Pickle]:
+    """The machine's description, the object, and the storage keys."""
+    magic = read_pickle(raw)
+    if type(magic.value) is not int or magic.value != MAGIC_NUMBER:
+        raise CheckpointError(
+            source.path, "a pickle, but not one of torch.save", "name a file that holds weights"
+        )
+    version = read_pickle(raw, magic.end)
+    if type(version.value) is not int or version.value != _PROTOCOL_VERSION:
+        raise CheckpointError(source.path, "an unknown version of torch's format", _RESAVE)
+    machine = read_pickle(raw, version.end)
+    pickled = read_pickle(raw, machine.end)
+    return machine.value, pickled, read_pickle(raw, pickled.end)
+
+
+def _legacy_spans(source: ByteSource, pickled: Pickle, keys: Pickle) -> dict[str, Span]:
+    itemsizes: dict[str, int] = {}
+    for reference in pickled.persistent_ids:
+        try:
+            storage = parse_storage(reference)
+        except BadTensor:
+            continue  # the class of a module, say; a tensor that needs it will complain
+        itemsizes.setdefault(storage.key, element_bits(storage.dtype) // 8)
+    spans: dict[str, Span] = {}
+    position = keys.end
+    for key in keys.value if isinstance(keys.value, list) else []:
+        if not isinstance(key, str) or key not in itemsizes or key in spans:
+            raise CheckpointError(source.path, "the list of its storages is damaged", CUT_SHORT)
+        count = int.from_bytes(source.read(position, 8), "little")
+        spans[key] = Span(position + 8, count * itemsizes[key])
+        position += 8 + spans[key].nbytes
+        if position > source.size:
+            raise CheckpointError(
+                source.path, f"cut short: {position} bytes needed, {source.size} there", CUT_SHORT
+            )
+    return spans
+
+
+def _place(path: Path, key: str, tensor: PickledTensor, span: Span | None) -> TensorRef:
+    """Check the storage against what the pickle says of it, then place the tensor."""
+    if span is not None:
+        itemsize = element_bits(tensor.storage.dtype) // 8
+        nbytes = tensor.storage.numel * itemsize
+        if nbytes > span.nbytes:
+            raise CheckpointError(
+                path,
+                f"a storage of {nbytes} bytes, of which {span.nbytes} are there",
+                CUT_SHORT,
+                key,
+            )
+        begin, size = tensor.storage.view or (0, tensor.storage.numel)
+        if begin + size > tensor.storage.numel:
+            raise CheckpointError(path, "a view beyond its storage", CUT_SHORT, key)
+        span = Span(span.offset + begin * itemsize, size * itemsize)
+    return place_tensor(path, key, tensor, span)
+
+
+def _contents(
+    source: ByteSource, kind: str, found: StateDict, tensors: dict[str, TensorRef], header: bytes
+) -> Contents:
+    """Put it all together, unless the tensors show the same bytes again and again without end."""
+    total = sum(ref.nbytes for ref in tensors.values())
+    if total > _MAX_REPEATS * source.size + MAX_UNFOLDED_BYTES:
+        raise CheckpointError(
+            source.path, f"{source.size} bytes are shown as {total}", "get the file from elsewhere"
+        )
+    return Contents(kind, tensors, found.metadata, found.skipped, header)
+
+
+def _script_classes(
+    source: ByteSource, directory: ZipDirectory, base: str
+) -> dict[str, frozenset[str]]:
+    """The parameters and buffers of each module class, as the archive's code declares them.
+
+    The code is searched for its declarations, line by line; it is never compiled or run.
+    """
+    classes: dict[str, frozenset[str]] = {}
+    budget = _MAX_CODE_BYTES
+    for name, entry in directory.entries.items():
+        if not name.startswith(f"{base}code/") or not name.endswith(".py"):
+            continue
+        code = directory.read(source, name, budget).decode("utf-8", "replace")
+        budget -= entry.size
+        module = name.removeprefix(f"{base}code/").removesuffix(".py").replace("/", ".")
+        for kind, *lists in _SCRIPT_CLASS.findall(code):
+            attributes = frozenset(re.findall(r'"([^"]*)"', ",".join(lists)))
+            classes[f"{module}.{kind}"] = attributes
+    return classes

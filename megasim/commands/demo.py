@@ -1,0 +1,38 @@
+"""The demo command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from megasim.commands.console import ConsoleProgress, say, show
+from megasim.errors import printable
+
+
+@click.command("demo")
+@click.option(
+    "-o",
+    "--output",
+    default="demo",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder to work in; about 100 MB.",
+)
+def demo_command(output: Path) -> None:
+    """Go the whole way on a small family of models of known history.
+
+    Builds the models, ingests and compares them, and writes findings, a matrix, a heatmap and a
+    report. A second run changes nothing.
+    """
+    from megasim.demo import run_demo
+
+    output.mkdir(parents=True, exist_ok=True)
+    result = run_demo(output, progress=ConsoleProgress())
+    for sentence in result.sentences:
+        show(sentence)
+    say("")
+    say("Look at:")
+    for path in result.files:
+        say(f"  {printable(path)}")
+    say(f"Ask it: megasim --db {printable(output / 'demo.duckdb')} sql --example closest_models")

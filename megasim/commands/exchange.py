@@ -1,0 +1,103 @@
+"""Commands that bring the results of others in, and take results out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from megasim.commands import options
+from megasim.commands.console import ConsoleProgress, say, show, show_failures, show_json
+from megasim.errors import UsageError, printable
+
+
+@click.command("import")
+@click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
+@options.as_json
+@click.pass_context
+def import_command(ctx: click.Context, path: Path, as_json: bool) -> int:
+    """Import published results: a mega_cmp JSON, a folder of them, or a fingerprint file.
+
+    A .parquet file made by `megasim export --fingerprints` names known components without their
+    weights.
+    """
+    workspace = options.open_workspace(ctx, "write")
+    result = workspace.import_path(path, progress=ConsoleProgress())
+    if as_json:
+        show_json(result.to_json())
+        return show_failures(result.failed)
+    for line in result.imported:
+        show(line)
+    for line in result.left_out:
+        say(f"left out: {line}")
+    for line in result.notes:
+        say(f"note: {line}")
+    return show_failures(result.failed)
+
+
+@click.command("export")
+@click.argument(
+    "folder", required=False, type=click.Path(file_okay=False, path_type=Path), metavar="[DIR]"
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["mega-cmp"]),
+    help="Write each pair as mega_cmp did: JSON and a histogram PNG, into DIR.",
+)
+@click.option(
+    "--fingerprints",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write hashes, norms and sketches of models to this .parquet file; no weights.",
+)
+@click.option(
+    "-c", "--component", default="all", help="Fingerprints of this component alone, e.g. vae."
+)
+@click.option(
+    "--as",
+    "renamed",
+    multiple=True,
+    metavar="MODEL=NAME",
+    help="Give a model this name in the file of fingerprints.",
+)
+@options.models
+@click.option("--group", "groups", multiple=True, help="Only the pairs of this group.")
+@click.pass_context
+def export_command(
+    ctx: click.Context,
+    folder: Path | None,
+    form: str | None,
+    fingerprints: Path | None,
+    component: str,
+    renamed: tuple[str, ...],
+    models: list[str] | None,
+    groups: tuple[str, ...],
+) -> None:
+    """Write results for others: mega_cmp's form, or a file of fingerprints."""
+    if (form is None) == (fingerprints is None):
+        raise UsageError(
+            "nothing says what to export" if form is None else "two exports at a time",
+            "write `megasim export --format mega-cmp DIR` or `--fingerprints F.parquet`",
+        )
+    workspace = options.open_workspace(ctx)
+    if fingerprints is not None:
+        options.check_ending(fingerprints, (".parquet",))
+        names = {}
+        for text in renamed:
+            model, sign, name = text.partition("=")
+            if not (model and sign and name):
+                raise UsageError(f"no name in {printable(text)!r}", "write `--as MODEL=NAME`")
+            names[model] = name
+        count = workspace.export_fingerprints(
+            fingerprints, models=models, component=component, names=names
+        )
+        say(f"wrote {count:,} fingerprints to {printable(fingerprints)}")
+        return
+    if folder is None:
+        raise UsageError("no folder to write to", "write `megasim export --format mega-cmp DIR`")
+    result = workspace.export_mega_cmp(
+        folder, models=models, groups=groups or None, progress=ConsoleProgress()
+    )
+    for line in result.left_out:
+        say(f"left out: {line}")
+    say(f"wrote {len(result.written)} files to {printable(folder)}")

@@ -1,0 +1,100 @@
+"""Commands that say what was found: findings, and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from megasim.commands import options
+from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
+from megasim.errors import UsageError, printable
+
+_ENDINGS = (".md", ".html", ".txt", ".json")
+
+
+@click.command("findings")
+@click.argument("models", nargs=-1, metavar="[A B]")
+@click.option("--group", help="The pairs of this group.")
+@click.option("--groups", "shared", is_flag=True, help="Which models share which component.")
+@options.output(False, "Write to a .md, .html, .txt or .json file.")
+@options.as_json
+@click.pass_context
+def findings_command(
+    ctx: click.Context,
+    models: tuple[str, ...],
+    group: str | None,
+    shared: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Say which components are unchanged, what changed, and what is odd.
+
+    Of two models A and B, of the pairs of a group, or of all. With --json a list, one item for
+    each pair and component.
+    """
+    from megasim.findings.component_groups import group_sentences, shared_components
+    from megasim.findings.verdicts import pair_findings
+
+    if len(models) not in (0, 2):
+        raise UsageError("findings are of two models, or of all", "write `megasim findings A B`")
+    if output is not None:
+        options.check_ending(output, _ENDINGS)
+    workspace = options.open_workspace(ctx)
+    a, b = models or (None, None)
+    if shared:
+        found = shared_components(workspace.store)
+        if as_json:
+            show_json([g.to_json() for g in found])
+        else:
+            for sentence in group_sentences(found):
+                show(sentence)
+        return
+    if as_json or (output is not None and output.suffix.lower() == ".json"):
+        pairs = [(a, b)] if a is not None and b is not None else None
+        rows = [f.to_json() for f in pair_findings(workspace.store, pairs, group=group)]
+        if output is None:
+            show_json(rows)
+        else:
+            options.write_json(rows, output)
+        return
+    report = workspace.findings(a, b, group=group)
+    if output is None:
+        show(report.to_text())
+        return
+    form = {".md": report.to_markdown, ".html": report.to_html, ".txt": report.to_text}
+    output.write_text(form[output.suffix.lower()](), encoding="utf-8")
+    say(f"wrote {printable(output)}")
+
+
+@click.command("report")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder to write index.html and its data into.",
+)
+@options.models
+@click.option("-c", "--component", "components", multiple=True, help="Figures of this component.")
+@options.path
+@click.pass_context
+def report_command(
+    ctx: click.Context,
+    output: Path,
+    models: list[str] | None,
+    components: tuple[str, ...],
+    path: list[str] | None,
+) -> None:
+    """Write all of it as one page that opens from disk, with a CSV for each figure."""
+    workspace = options.open_workspace(ctx)
+    result = workspace.report(
+        output,
+        models=models,
+        components=components or None,
+        path=path,
+        progress=ConsoleProgress(),
+    )
+    for sentence in result.lead:
+        show(sentence)
+    say(f"wrote {printable(result.page)} ({byte_text(result.bytes)} with its data)")

@@ -1,0 +1,142 @@
+"""Commands that say where a model comes from: recipes, directions, the family tree."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from megasim.commands import options
+from megasim.commands.console import say, show, show_json, table_text
+from megasim.errors import printable
+from megasim.lineage.recipe_result import percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from megasim.lineage.recipe_result import Recipe
+
+
+@click.command("recipe")
+@click.argument("model", metavar="MODEL")
+@click.option("--from", "parents", type=options.Names(), help="Its parents, when they are known.")
+@options.component
+@options.as_json
+@click.pass_context
+def recipe_command(
+    ctx: click.Context, model: str, parents: list[str] | None, component: str, as_json: bool
+) -> None:
+    """Write MODEL as a weighted sum of other models, block by block, or say that it is none."""
+    recipe = options.open_workspace(ctx).recipe(model, component, parents=parents)
+    if as_json:
+        show_json(recipe.to_json())
+        return
+    show(recipe.sentence())
+    if recipe.parents and (recipe.claimed or parents):
+        show(table_text(_parents(recipe)))
+    if recipe.claimed and recipe.blocks:
+        show(table_text(_blocks(recipe)))
+    for rival in recipe.rivals if recipe.claimed or not parents else ():
+        terms = " + ".join(f"{weight:.4g} × {printable(name)}" for name, weight in rival.parents)
+        show(
+            f"{'rival' if recipe.claimed else 'tried'}: {terms}; {percent(rival.unexplained)} left"
+        )
+    for note in recipe.notes:
+        say(f"note: {note}")
+
+
+def _parents(recipe: Recipe) -> pd.DataFrame:
+    """Return the weights with their standard errors and their spread over layers."""
+    import pandas as pd
+
+    rows = [(p.model, round(p.weight, 4), p.error, p.spread) for p in recipe.parents]
+    return pd.DataFrame(rows, columns=["parent", "weight", "standard_error", "spread_over_layers"])
+
+
+def _blocks(recipe: Recipe) -> pd.DataFrame:
+    """Return the weights of each block as a table, blocks in the order of their numbers."""
+    import pandas as pd
+
+    ordered = sorted(recipe.blocks, key=lambda b: (re.sub(r"\d+", "", b.block), _number(b.block)))
+    rows = [
+        (b.block or "others", *(round(w, 4) for w in b.weights), percent(b.unexplained))
+        for b in ordered
+    ]
+    parents = [parent.model for parent in recipe.parents]
+    return pd.DataFrame(rows, columns=["block", *parents, "unexplained"])
+
+
+def _number(block: str) -> int:
+    digits = re.findall(r"\d+", block)
+    return int(digits[-1]) if digits else -1
+
+
+@click.command("direction")
+@click.argument("models", nargs=4, metavar="A B C D")
+@options.component
+@options.as_json
+@click.pass_context
+def direction_command(
+    ctx: click.Context, models: tuple[str, str, str, str], component: str, as_json: bool
+) -> None:
+    """Say how far the change from A to B is the change from C to D.
+
+    Is a fine-tune the same change applied to another base? Is a LoRA baked in?
+    """
+    found = options.open_workspace(ctx).direction(*models, component=component)
+    if as_json:
+        show_json(found.to_json())
+    else:
+        show(found.sentence())
+        for block in found.blocks:
+            error = f" ± {block.error:.3f}" if block.error > 0 else ""
+            show(f"  {printable(block.block) or 'others'}: {block.cosine:.3f}{error}")
+
+
+@click.command("lineage")
+@options.component
+@options.models
+@click.option(
+    "--claims",
+    "claims_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Claimed recipes to check, as JSON or CSV: model, parents, weights.",
+)
+@click.option("--weights-only", is_flag=True, help="Take no evidence from metadata.")
+@options.output(False, "The tree: .html, .png, .svg, .pdf, .dot, .graphml or .json.")
+@options.as_json
+@click.pass_context
+def lineage_command(
+    ctx: click.Context,
+    component: str,
+    models: list[str] | None,
+    claims_file: Path | None,
+    weights_only: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Draw the family tree of the models, and check what is claimed against the weights."""
+    from megasim.plots.lineage import LINEAGE_ENDINGS, save_lineage
+
+    if output is not None:
+        options.check_ending(output, LINEAGE_ENDINGS)
+    workspace = options.open_workspace(ctx)
+    lineage = workspace.lineage(component, models=models, use_metadata=not weights_only)
+    checked = [] if weights_only else workspace.claims(component, file=claims_file)
+    if as_json:
+        show_json({**lineage.to_json(), "claims": [c.to_json() for c in checked]})
+    else:
+        for family in lineage.families:
+            base = f"; likeliest base {printable(family.root)}" if len(family.models) > 1 else ""
+            show(f"family of {len(family.models)}{base}")
+        for edge in lineage.edges:
+            show(f"  {edge.sentence()}")
+        for claim in checked:
+            show(f"claim {claim.verdict}: {claim.claim.sentence()}: {claim.reason}")
+        for note in lineage.notes:
+            say(f"note: {note}")
+    if output is not None:
+        save_lineage(lineage, output)
+        say(f"wrote {printable(output)}")

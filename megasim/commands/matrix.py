@@ -1,0 +1,116 @@
+"""Commands that answer with distances: matrices, heatmaps, nearest models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from megasim.commands import options
+from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
+from megasim.errors import UsageError
+
+
+@click.command("matrix")
+@options.component
+@options.metric
+@options.models
+@click.option("--estimate", is_flag=True, help="Estimate the pairs that were not compared.")
+@click.option("--long", is_flag=True, help="One row a pair, with what each value covers.")
+@options.output(False, "A .csv, .parquet, .json or .npz file; a table on stdout when not given.")
+@options.as_json
+@click.pass_context
+def matrix_command(
+    ctx: click.Context,
+    component: str,
+    metric: str,
+    models: list[str] | None,
+    estimate: bool,
+    long: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Write the distance matrix of a component.
+
+    A pair that was not compared is empty, never 0. Values that are not exact are written one
+    row a pair, with their source and standard error.
+    """
+    from megasim.matrix_files import MATRIX_ENDINGS, matrix_to_json, matrix_to_long, write_matrix
+    from megasim.plots.heatmap import coverage_note
+
+    if output is not None:
+        options.check_ending(output, MATRIX_ENDINGS)
+    workspace = options.open_workspace(ctx, "update" if estimate else "read")
+    matrix = workspace.matrix(
+        component, metric, models=models, estimate=estimate, progress=ConsoleProgress()
+    )
+    matrix.require(min(2, len(matrix.models)))
+    say(f"{component}, {metric}: {len(matrix.models)} models, {coverage_note(matrix)}")
+    if output is not None:
+        in_long_form = write_matrix(matrix, output, long=long)
+        say(f"wrote {output}" + (", one row a pair" if in_long_form and not long else ""))
+    elif as_json:
+        show_json(matrix_to_json(matrix))
+    elif long:
+        show(table_text(matrix_to_long(matrix)))
+    else:
+        show(table_text(matrix.to_frame().rename_axis("model").reset_index()))
+
+
+@click.command("nearest")
+@click.argument("model", metavar="MODEL|PATH")
+@click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option("-c", "--component", "components", multiple=True, help="Only this component.")
+@options.as_json
+@click.pass_context
+def nearest_command(
+    ctx: click.Context, model: str, k: int, components: tuple[str, ...], as_json: bool
+) -> None:
+    """Name the models nearest to MODEL, component by component, with no file read.
+
+    A file that is not in the store may be named too: it is looked at, and not kept.
+    """
+    workspace = options.open_workspace(ctx, "update")
+    frame = workspace.nearest(model, components or None, k=k, progress=ConsoleProgress())
+    if as_json:
+        show_json(frame.to_dict("records"))
+    else:
+        show(table_text(frame))
+
+
+@click.command("heatmap")
+@options.component
+@options.metric
+@options.models
+@click.option("--layers", is_flag=True, help="Layers × pairs: where one model differs from others.")
+@click.option("--tiers", is_flag=True, help="Components × pairs: what is unchanged, and how.")
+@click.option("--against", metavar="MODEL", help="The one model of --layers or --tiers.")
+@options.output(True, "The figure: .png, .svg or .pdf.")
+@click.pass_context
+def heatmap_command(
+    ctx: click.Context,
+    component: str,
+    metric: str,
+    models: list[str] | None,
+    layers: bool,
+    tiers: bool,
+    against: str | None,
+    output: Path,
+) -> None:
+    """Draw the distance matrix of a component, similar models side by side.
+
+    Or where in the network a model differs from the others, or which components are unchanged.
+    """
+    options.check_ending(output, options.FIGURE_ENDINGS)
+    if (layers and tiers) or (against is not None and not (layers or tiers)):
+        raise UsageError("--against goes with one of --layers and --tiers", "give one of them")
+    if layers and metric != "l2":
+        raise UsageError("layers are drawn in l2", "leave --metric out")
+    workspace = options.open_workspace(ctx)
+    if tiers:
+        figure = workspace.tier_heatmap(against, models=models)
+    elif layers:
+        figure = workspace.layer_heatmap(component, against, models=models)
+    else:
+        figure = workspace.matrix(component, metric, models=models).heatmap()
+    options.write_figure(figure, output)

@@ -1,0 +1,124 @@
+"""Options that several commands share, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from megasim.commands.console import json_text, say
+from megasim.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from megasim.database import Mode
+    from megasim.workspace import Workspace
+
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+component = click.option(
+    "-c",
+    "--component",
+    default="unet",
+    show_default=True,
+    help="unet, text_encoder, vae, vae_encoder, vae_decoder, ema, …; te and te0, te1 are short.",
+)
+metric = click.option(
+    "-m",
+    "--metric",
+    default="l2",
+    show_default=True,
+    type=click.Choice(["l0", "l1", "l2", "linf", "cossim"]),
+    help="linf and cossim need `megasim compare --metric …` first.",
+)
+workers = click.option(
+    "--workers", type=click.IntRange(1), help="Threads; as many as there are cores by default."
+)
+
+
+def output(required: bool, help_text: str) -> Callable[[F], F]:
+    """Return the option -o, whose ending decides the form."""
+    return click.option(
+        "-o",
+        "--output",
+        required=required,
+        type=click.Path(path_type=Path),
+        help=help_text,
+    )
+
+
+class Names(click.ParamType[list[str]]):
+    """Names of models, parted by commas."""
+
+    name = "A,B,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        if isinstance(value, list):
+            return value
+        return [name.strip() for name in str(value).split(",") if name.strip()]
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, such as 512M or 2GiB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower().removesuffix("b").removesuffix("i")
+        scale = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}.get(text[-1:], 0)
+        try:
+            size = int(float(text[:-1] if scale else text) * (scale or 1))
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a size; write 512M or 2G", param, ctx)
+        if size < 64 << 20:
+            self.fail("at least 64M", param, ctx)
+        return size
+
+
+path = click.option("--path", type=Names(), help="Models in the order they came: A,B,C.")
+models = click.option("--models", type=Names(), help="Only these models, in this order.")
+memory = click.option(
+    "--memory", type=Size(), default="1G", show_default=True, help="Memory for buffers, e.g. 512M."
+)
+
+
+def open_workspace(
+    ctx: click.Context, mode: Mode = "read", *, memory: int | None = None
+) -> Workspace:
+    """Open the store of this call; it is closed when the command ends."""
+    from megasim.workspace import open_store
+
+    return ctx.with_resource(open_store(ctx.find_root().obj, mode, memory=memory))
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, the same bytes for the same figure, and say so."""
+    from megasim.plots.figure_files import save_figure
+
+    save_figure(figure, path)
+    say(f"wrote {printable(path)}")
+
+
+def write_json(value: object, path: Path) -> None:
+    """Write a result as JSON, and say so."""
+    path.write_text(json_text(value) + "\n", encoding="utf-8")
+    say(f"wrote {printable(path)}")
+
+
+def check_ending(path: Path, endings: tuple[str, ...]) -> None:
+    """Refuse an output that no writer is there for, before any work is done."""
+    if path.suffix.lower() not in endings:
+        raise UsageError(
+            f"{printable(path.name)} has an ending that is not known here",
+            f"end the name in one of {', '.join(endings)}",
+        )

@@ -1,0 +1,243 @@
+"""Commands that fill the store, and SQL over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from megasim.commands import options
+from megasim.commands.console import (
+    ConsoleProgress,
+    byte_text,
+    say,
+    show,
+    show_csv,
+    show_failures,
+    show_json,
+    table_text,
+)
+from megasim.errors import NoAnswerError, UsageError, printable
+
+_ROWS = 200  # rows of a table that a terminal is shown
+
+
+@click.command("ingest")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
+@click.option(
+    "--name", "names", multiple=True, metavar="NAME=PATH", help="Call the model at PATH by NAME."
+)
+@click.option(
+    "--anatomy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rules of your own for keys, as CSV; see docs/anatomy.md.",
+)
+@click.option(
+    "--sketch",
+    default=256,
+    show_default=True,
+    type=click.IntRange(16, 65536),
+    help="Numbers a sketch; more make estimates better and the store larger.",
+)
+@click.option("--reread", is_flag=True, help="Read known files again.")
+@options.workers
+@options.memory
+@options.as_json
+@click.pass_context
+def ingest_command(
+    ctx: click.Context,
+    paths: tuple[Path, ...],
+    names: tuple[str, ...],
+    anatomy: Path | None,
+    sketch: int,
+    reread: bool,
+    workers: int | None,
+    memory: int,
+    as_json: bool,
+) -> int:
+    """Fingerprint checkpoints: files, folders, diffusers folders, a model_map.json.
+
+    Reads .safetensors, .ckpt, .pt, .pth, .bin, TorchScript, sharded and diffusers folders.
+    Nothing in a file is ever executed. Known files are skipped.
+    """
+    workspace = options.open_workspace(ctx, "write", memory=memory)
+    result = workspace.ingest(
+        *paths,
+        names=dict(_named_path(text) for text in names),
+        anatomy=anatomy,
+        sketch_size=sketch,
+        reread=reread,
+        workers=workers,
+        progress=ConsoleProgress(),
+    )
+    if as_json:
+        show_json(result.to_json())
+    else:
+        for verb, found in (
+            ("added", result.added),
+            ("replaced", result.replaced),
+            ("moved", result.moved),
+            ("copied", result.copied),
+        ):
+            for name in found:
+                show(f"{verb} {printable(name)}")
+        note = f"; {len(result.known)} known already" if result.known else ""
+        say(f"read {byte_text(result.bytes_read)} of {_count(result, 'added', 'replaced')}{note}")
+    return show_failures(result.failed)
+
+
+def _count(result: object, *kinds: str) -> str:
+    count = sum(len(getattr(result, kind)) for kind in kinds)
+    return f"{count} model{'' if count == 1 else 's'}"
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, sign, path = text.partition("=")
+    if not (name and sign and path):
+        raise UsageError(f"{printable(text)!r} is no name", "write --name NAME=PATH")
+    return name, Path(path)
+
+
+@click.command("compare")
+@click.argument(
+    "model_map", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice(["linf", "cossim"]),
+    help="Compute this too, beside l0, l1 and l2. May be given twice.",
+)
+@options.models
+@click.option("--group", "groups", multiple=True, help="Only the pairs of this group.")
+@click.option(
+    "--nearest", type=click.IntRange(1), metavar="K", help="Only each model with its K nearest."
+)
+@click.option("-c", "--component", default="all", show_default=True, help="What --nearest goes by.")
+@click.option("--device", help="A torch device for the arithmetic, e.g. cuda.")
+@options.workers
+@options.memory
+@options.as_json
+@click.pass_context
+def compare_command(
+    ctx: click.Context,
+    model_map: Path | None,
+    metrics: tuple[str, ...],
+    models: list[str] | None,
+    groups: tuple[str, ...],
+    nearest: int | None,
+    component: str,
+    device: str | None,
+    workers: int | None,
+    memory: int,
+    as_json: bool,
+) -> int:
+    """Compute the exact distances still missing, of all pairs or of those of MODEL_MAP.
+
+    Each content is read once. Stop it when you like: what is done is kept.
+    """
+    workspace = options.open_workspace(ctx, "update", memory=memory)
+    if not workspace.store.models():
+        raise NoAnswerError("the store holds no model yet", "begin with `megasim ingest PATH…`")
+    result = workspace.compare(
+        models=models,
+        groups=groups or None,
+        model_map=model_map,
+        metrics=metrics,
+        nearest=nearest,
+        component=component,
+        device=device,
+        workers=workers,
+        progress=ConsoleProgress(),
+    )
+    if as_json:
+        show_json(result.to_json())
+    else:
+        show(
+            f"{result.pairs_done} of {result.pairs_asked} pairs compared, "
+            f"{result.pairs_known} known already; {result.tensor_pairs_computed:,} distances, "
+            f"{byte_text(result.bytes_read)} read of {result.files_read} models"
+        )
+    return show_failures(result.failed)
+
+
+@click.command("models")
+@options.as_json
+@click.pass_context
+def models_command(ctx: click.Context, as_json: bool) -> None:
+    """List the models of the store."""
+    frame = options.open_workspace(ctx).models()
+    if as_json:
+        show_json(_records(frame))
+        return
+    columns = ["name", "family", "variant", "format", "keys", "parameters", "dtypes", "path"]
+    show(table_text(frame[columns]))
+
+
+@click.command("forget")
+@click.argument("names", nargs=-1, required=True, metavar="MODEL…")
+@click.pass_context
+def forget_command(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Take models out of the store; their files stay as they are."""
+    workspace = options.open_workspace(ctx, "update")
+    workspace.store.model_ids(names)
+    for name in names:
+        workspace.forget(name)
+        show(f"forgot {printable(name)}")
+
+
+@click.command("sql")
+@click.argument("query", required=False)
+@click.option("--example", metavar="NAME", help="Run a query of the SQL cookbook.")
+@click.option("--examples", is_flag=True, help="List the queries of the SQL cookbook.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the result as CSV.")
+@options.as_json
+@click.pass_context
+def sql_command(
+    ctx: click.Context,
+    query: str | None,
+    example: str | None,
+    examples: bool,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Ask the views models, layers, layer_distances and component_distances in SQL.
+
+    \b
+    megasim sql "describe layer_distances"
+    megasim sql "select * from layer_distances where model_a = 'sd14' order by l2 desc limit 10"
+    megasim sql --example shared_vae
+    """
+    if examples:
+        from megasim.database import purpose_of
+        from megasim.workspace import sql_examples
+
+        listed = sql_examples()
+        width = max(map(len, listed))
+        for name, text in listed.items():
+            show(f"{name:<{width}}  {purpose_of(text)}")
+        return
+    if (query is None) == (example is None):
+        raise UsageError(
+            "there is no query" if query is None else "there are two queries",
+            'write megasim sql "select …", or --example NAME',
+        )
+    workspace = options.open_workspace(ctx)
+    frame = workspace.sql(query) if query is not None else workspace.sql_example(str(example))
+    if as_json:
+        show_json(_records(frame))
+    elif as_csv:
+        show_csv(frame.to_csv(index=False).rstrip("\n"))
+    else:
+        show(table_text(frame, _ROWS))
+
+
+def _records(frame: object) -> object:
+    """Return a frame as JSON-able rows: NULL, NaN and infinities are null."""
+    import json
+
+    import pandas as pd
+
+    assert isinstance(frame, pd.DataFrame)
+    return json.loads(frame.to_json(orient="records", date_format="iso"))

@@ -1,0 +1,1 @@
+"""Which components are unchanged between models, what changed, and what is odd."""

@@ -1,0 +1,291 @@
+"""Which models hold the same component: which VAE, which text encoder is this?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megasim.anatomy.classification import component_members, component_title
+from megasim.errors import printable
+from megasim.findings import identity
+from megasim.findings.pair_sentences import VERDICT_WORDS, component_list
+from megasim.findings.verdicts import NEVER_USED, Finding, Teller, component_order
+from megasim.store import Pair, Store
+
+Held = tuple[int, str]
+"""The id of a model and one of its components, as that model calls it."""
+
+_VAE_PARTS = component_members("vae")[1:]
+# So many names need no count before them.
+_MANY_OTHERS = 3
+_SIGNATURES = (
+    (identity.IDENTICAL, "same_bytes"),
+    (identity.SAME_VALUES, "same_values"),
+    (identity.SAME_AT_FP16, "same_at_fp16"),
+    (identity.SAME_AT_BF16, "same_at_bf16"),
+    (identity.SAME_WHERE_USED, "used_values"),
+    (identity.SAME_WHERE_USED, "used_at_fp16"),
+    (identity.SAME_WHERE_USED, "used_at_bf16"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentGroup:
+    """Models that hold the same component.
+
+    Attributes:
+        component: "vae" for all parts of a VAE together.
+        models: their names, in the order they came.
+        verdict: the weakest tier that holds among them.
+        identical: the names by equal bytes; one set when the verdict is "identical".
+        known: names of those among `models` that are known from a fingerprint file.
+        keys, parameters: of the first model; None for published models.
+    """
+
+    component: str
+    models: tuple[str, ...]
+    verdict: str
+    identical: tuple[tuple[str, ...], ...]
+    known: tuple[str, ...]
+    keys: int | None
+    parameters: int | None
+
+    @property
+    def title(self) -> str:
+        """What people call the component."""
+        return component_title(self.component)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and numbers."""
+        return {
+            "component": self.component,
+            "models": list(self.models),
+            "verdict": self.verdict,
+            "identical": [list(names) for names in self.identical],
+            "known": list(self.known),
+            "keys": self.keys,
+            "parameters": self.parameters,
+        }
+
+
+def listed(names: Sequence[str], limit: int, longest: int = 80) -> str:
+    """Return names safe to print, at most `limit` of them, each cut to `longest` characters.
+
+    >>> listed(["a", "b", "c", "d"], 3)
+    'a, b and 2 more'
+    """
+    shown = names if len(names) <= limit else names[: limit - 1]
+    text = ", ".join(printable(name, longest) for name in shown)
+    return text + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
+
+
+def group_sentences(groups: Iterable[ComponentGroup], limit: int = 12) -> list[str]:
+    """Say who holds which component; what the same models share is said at once.
+
+    Args:
+        limit: the most models to name.
+    """
+    return [
+        f"{titles}: the same in {len(models)} models{how}: {listed(models, limit)}{known}"
+        for titles, models, how, known in _told_at_once(groups)
+    ]
+
+
+def other_holders(
+    groups: Iterable[ComponentGroup], among: Collection[str], limit: int = 12
+) -> list[str]:
+    """Say which other models hold what some models do.
+
+    Args:
+        among: the names of those models.
+        limit: the most models to name.
+    """
+    sentences = []
+    whole: set[tuple[str, ...]] = set()
+    for titles, models, how, known in _told_at_once(sorted(groups, key=_is_part_of_vae)):
+        inside = tuple(name for name in models if name in among)
+        others = [name for name in models if name not in among]
+        # That still others share a part of a VAE says less than who shares all of it.
+        if not inside or not others or (titles.startswith("VAE ") and inside in whole):
+            continue
+        whole |= {inside} if titles.endswith("VAE") else set()
+        held = "both" if len(inside) == len(among) == 2 else listed(inside, limit)
+        count = f"{len(others):,} others: " if len(others) > _MANY_OTHERS else ""
+        sentences.append(f"{titles} of {held}: also in {count}{listed(others, limit)}{how}{known}")
+    return sentences
+
+
+def _is_part_of_vae(group: ComponentGroup) -> bool:
+    return group.component in _VAE_PARTS
+
+
+def _told_at_once(
+    groups: Iterable[ComponentGroup],
+) -> Iterator[tuple[str, tuple[str, ...], str, str]]:
+    """Yield (titles, models, tier unless they are identical, who is known by fingerprint)."""
+    told: dict[tuple[tuple[str, ...], str], list[ComponentGroup]] = defaultdict(list)
+    for group in groups:
+        told[group.models, group.verdict].append(group)
+    for (models, verdict), alike in told.items():
+        how = "" if verdict == identity.IDENTICAL else f" ({VERDICT_WORDS[verdict]})"
+        known = listed(alike[0].known, len(alike[0].known))
+        known = f"; known by fingerprint: {known}" if known else ""
+        yield component_list([group.component for group in alike]), models, how, known
+
+
+class _Classes:
+    """Classes of equal parts, grown by saying which two are equal (union-find)."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Held, Held] = {}
+
+    def of(self, part: Held) -> Held:
+        """Return the least member of the class of a part."""
+        root = part
+        while (parent := self._parent.get(root, root)) != root:
+            root = parent
+        self._parent[part] = root
+        return root
+
+    def join(self, a: Held, b: Held) -> None:
+        low, high = sorted((self.of(a), self.of(b)))
+        self._parent[high] = low
+
+
+class Equalities:
+    """Which models hold equal components, by signature, and by findings where there are none.
+
+    Trivial components, all of whose tensors are constant or tiny, equal nothing. What one family
+    calls its text encoder may be the first of two in another.
+
+    Attributes:
+        held: the components of each model.
+    """
+
+    def __init__(self, teller: Teller) -> None:
+        self.teller = teller
+        self.held: dict[int, set[str]] = defaultdict(set)
+        # Those of a tier hold what is equal in it or in a stronger one.
+        self._classes = {tier: _Classes() for tier in identity.VERDICTS if tier in identity.EQUAL}
+        self._add_signatures()
+        pairs: list[Pair] = [(a, b) for a, b in teller.store.rows("pairs_beside_signatures")]
+        ids = {model.name: model.id for model in teller.models.values()}
+        for finding in teller.findings(pairs, details=False):
+            self._add_finding(finding, ids[finding.model_a], ids[finding.model_b])
+
+    def _add_signatures(self) -> None:
+        first: dict[tuple[str, str, str], Held] = {}
+        for (model_id, component), fact in self.teller.facts.items():
+            self.held[model_id].add(component)
+            if component in NEVER_USED or not fact.telling:
+                continue
+            for tier, name in _SIGNATURES:
+                signature = getattr(fact, name)
+                if signature is not None:
+                    part = (model_id, component)
+                    self._join(tier, part, first.setdefault((component, name, signature), part))
+
+    def _add_finding(self, finding: Finding, a: int, b: int) -> None:
+        if finding.verdict == identity.ABSENT or finding.component in NEVER_USED:
+            return
+        parts = tuple(zip((a, b), self.teller.names_of(a, b, finding.component), strict=True))
+        if finding.verdict != identity.ABSENT_A:
+            self.held[a].add(parts[0][1])
+        if finding.verdict != identity.ABSENT_B:
+            self.held[b].add(parts[1][1])
+        proven = finding.source != "imported" or finding.keys_compared is not None
+        if finding.equal and proven and all(map(self._is_telling, parts)):
+            self._join(finding.verdict, *parts)
+
+    def _join(self, tier: str, a: Held, b: Held) -> None:
+        weaker = identity.VERDICTS.index(tier)
+        for verdict, classes in self._classes.items():
+            if identity.VERDICTS.index(verdict) >= weaker:
+                classes.join(a, b)
+
+    def _is_telling(self, part: Held) -> bool:
+        fact = self.teller.facts.get(part)
+        return fact is None or fact.telling > 0
+
+    def class_of(self, model_id: int, component: str) -> Held:
+        """Return what stands for the class of equal components: its first member."""
+        return self._classes[identity.SAME_WHERE_USED].of((model_id, component))
+
+    def bytes_of(self, model_id: int, component: str) -> Held:
+        """Return what stands for the class of components of equal bytes: its first member."""
+        return self._classes[identity.IDENTICAL].of((model_id, component))
+
+    def used(self, model_id: int) -> frozenset[str]:
+        """Return the components of a model that its family uses."""
+        return used_components(self.held[model_id])
+
+    def verdict(self, parts: Iterable[Held]) -> str:
+        """Return the strongest tier that ties all of some equal components together."""
+        members = list(parts)
+        for tier, classes in self._classes.items():
+            if len(set(map(classes.of, members))) == 1:
+                return tier
+        raise ValueError("the components are not equal")
+
+
+def used_components(components: Iterable[str]) -> frozenset[str]:
+    """Return those that make images, or, in other models, all but what training left behind.
+
+    >>> sorted(used_components(["unet", "ema", "other"])), sorted(used_components(["other"]))
+    (['unet'], ['other'])
+    """
+    used = frozenset(components) - frozenset(NEVER_USED)
+    known = used & component_order().keys() - {"other"}
+    return known or used
+
+
+def shared_components(store: Store, equalities: Equalities | None = None) -> list[ComponentGroup]:
+    """Return the groups of two or more models that hold the same component, largest first.
+
+    A VAE that is the same as a whole comes as "vae"; its parts come by themselves only where other
+    models share them. Components that are never used are left out.
+    """
+    equal = Equalities(Teller(store)) if equalities is None else equalities
+    members: dict[tuple[Held, ...], list[Held]] = defaultdict(list)
+    wholes: dict[tuple[Held, ...], list[list[Held]]] = defaultdict(list)
+    for model_id in sorted(equal.held):
+        used = equal.used(model_id)
+        for component in used:
+            members[(equal.class_of(model_id, component),)].append((model_id, component))
+        vae = [(model_id, part) for part in _VAE_PARTS if part in used]
+        if len(vae) > 1:
+            wholes[tuple(equal.class_of(*part) for part in vae)].append(vae)
+    groups = [_group(equal, "vae", vaes) for vaes in wholes.values() if len(vaes) > 1]
+    whole_vaes = {group.models for group in groups}
+    for parts in members.values():
+        if len(parts) > 1:
+            group = _group(equal, parts[0][1], [[part] for part in parts])
+            if group.component not in _VAE_PARTS or group.models not in whole_vaes:
+                groups.append(group)
+    order = component_order()
+    return sorted(
+        groups,
+        key=lambda g: (-len(g.models), order.get(g.component, -1), g.component, g.models),
+    )
+
+
+def _group(equal: Equalities, component: str, members: Sequence[Sequence[Held]]) -> ComponentGroup:
+    """Return the group of some models, of each of which the same parts are given."""
+    models = equal.teller.models
+    facts = [fact for part in members[0] if (fact := equal.teller.facts.get(part)) is not None]
+    same_bytes: dict[tuple[Held, ...], list[str]] = defaultdict(list)
+    for parts in members:
+        classes = tuple(equal.bytes_of(*part) for part in parts)
+        same_bytes[classes].append(models[parts[0][0]].name)
+    ids = [parts[0][0] for parts in members]
+    return ComponentGroup(
+        component=component,
+        models=tuple(models[i].name for i in ids),
+        verdict=identity.weakest(map(equal.verdict, zip(*members, strict=True))),
+        identical=tuple(tuple(names) for names in same_bytes.values()),
+        known=tuple(models[i].name for i in ids if models[i].source == "fingerprints"),
+        keys=sum(fact.keys for fact in facts) if facts else None,
+        parameters=sum(fact.parameters for fact in facts) if facts else None,
+    )

@@ -1,0 +1,264 @@
+"""What is said of a component beside its verdict, as a person writes it: a few short pieces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from megasim.errors import printable
+from megasim.findings import identity
+from megasim.findings.identity import FP16_RELATIVE_ERROR, Counts, substitution
+from megasim.findings.key_lists import brief_items
+
+# More substitutions than this are another way of naming, not a rename.
+_MOST_RENAMES = 2
+_LONGEST_PREFIX = 80
+# A list longer than this says less than the count before it; what stayed as it was in a component
+# that changed is worth naming only when it is less than that.
+_MOST_ITEMS = 8
+_MOST_UNCHANGED = 2
+_MOST_ROLES = 4
+TIER_WORDS = {
+    identity.IDENTICAL: "identical",
+    identity.SAME_VALUES: "same values",
+    identity.SAME_AT_FP16: "same at fp16",
+    identity.SAME_AT_BF16: "same at bf16",
+}
+_SWAPPED = {"missing_a": "missing_b", "missing_b": "missing_a"}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One key of a component of a pair.
+
+    Attributes:
+        key, key_a, key_b: the canonical key, and the keys of the two files; None where it lacks.
+        status: as in `layer_distances`.
+        l2: None where there is no distance.
+        shape_a, shape_b: only where they differ, e.g. "320x4x3x3".
+    """
+
+    component: str
+    key: str
+    key_a: str | None
+    key_b: str | None
+    block: str | None
+    role: str | None
+    status: str
+    l2: float | None
+    shape_a: str | None
+    shape_b: str | None
+
+    def swapped(self) -> LayerRow:
+        """The same key, told from the other side."""
+        return LayerRow(
+            component=self.component,
+            key=self.key,
+            key_a=self.key_b,
+            key_b=self.key_a,
+            block=self.block,
+            role=self.role,
+            status=_SWAPPED.get(self.status, self.status),
+            l2=self.l2,
+            shape_a=self.shape_b,
+            shape_b=self.shape_a,
+        )
+
+
+@dataclass(frozen=True)
+class ComponentEvidence:
+    """What the detail of a component is made of; a is the model that the user named first.
+
+    Attributes:
+        layers: its keys; empty where they are not looked at, and the counts must do.
+        unused: key → why the family never uses it, of the keys that differ.
+        dtypes_a, dtypes_b: the float dtypes of the component in either model; empty if not known.
+        layout_a, layout_b: how either file names its keys.
+    """
+
+    model_a: str
+    model_b: str
+    counts: Counts
+    layers: Sequence[LayerRow] = ()
+    unused: Mapping[str, str] = field(default_factory=dict)
+    dtypes_a: tuple[str, ...] = ()
+    dtypes_b: tuple[str, ...] = ()
+    layout_a: str | None = None
+    layout_b: str | None = None
+    rounding: bool = False
+
+    def name_roles(self, *statuses: str) -> str:
+        """Count the keys of some statuses by role, e.g. "59 of 218 norm, 2 of 132 conv"."""
+        among = Counter(row.role or "other" for row in self.layers)
+        counts = Counter(row.role or "other" for row in self.layers if row.status in statuses)
+        if not counts:
+            return ""
+        shown = [f"{n} of {among[role]} {role}" for role, n in counts.most_common(_MOST_ROLES)]
+        rest = counts.total() - sum(n for _, n in counts.most_common(_MOST_ROLES))
+        return printable(", ".join([*shown, *([f"{rest} more"] if rest else [])]), 300)
+
+    def name_keys(self, *statuses: str, most: int = _MOST_ITEMS) -> str:
+        """Name the keys of some statuses; "" when that takes too many items."""
+        keys = [row.key for row in self.layers if row.status in statuses]
+        among = [row.key for row in self.layers]
+        if not keys or len(keys) == len(among):
+            return ""
+        blocks = {row.key: row.block for row in self.layers}
+        sizes = {row.key: row.l2 for row in self.layers if row.l2 is not None}
+        items = brief_items(keys, among, blocks=blocks, sizes=sizes)
+        return printable(", ".join(items), 300) if len(items) <= most else ""
+
+
+def component_detail(verdict: str, evidence: ComponentEvidence) -> str:
+    """Return the detail of a finding, e.g. "14 of 294 keys: resblocks.23, text_projection"."""
+    counts = evidence.counts
+    if verdict == identity.ABSENT:
+        return "neither model has it"
+    if verdict in (identity.ABSENT_A, identity.ABSENT_B):
+        return _keys(counts.missing_a + counts.missing_b)
+    if verdict == identity.OTHER_ARCHITECTURE:
+        return _architecture(evidence)
+    pieces = [_tiers(verdict, evidence)] if verdict in identity.TIERS else [_changed(evidence)]
+    pieces += [_non_finite(evidence), _shapes(evidence)]
+    pieces += [_missing(verdict, evidence, status) for status in ("missing_b", "missing_a")]
+    if verdict == identity.SAME_WHERE_USED and evidence.unused:
+        reasons = Counter(evidence.unused.values()).most_common()
+        pieces.append("never used: " + " · ".join(reason for reason, _ in reasons))
+    if evidence.rounding:
+        pieces.append(_rounding(evidence))
+    text = "; ".join(piece for piece in pieces if piece)
+    renames = _renames(evidence)
+    return f"{text}, {renames}" if text and renames else text + renames
+
+
+def _keys(count: int) -> str:
+    return f"{count:,} key" + ("" if count == 1 else "s")
+
+
+def _named(text: str, keys: str) -> str:
+    return f"{text}: {keys}" if keys else text
+
+
+def _architecture(evidence: ComponentEvidence) -> str:
+    counts = evidence.counts
+    held_a, held_b = counts.common + counts.missing_b, counts.common + counts.missing_a
+    if not counts.common:
+        return f"{_keys(held_a)} against {held_b:,}, none of them in common"
+    pieces = []
+    if counts.shape_mismatch:
+        pieces.append(f"{counts.shape_mismatch:,} of {_keys(counts.common)} have another shape")
+    if counts.missing_a or counts.missing_b:
+        pieces.append(f"{_keys(held_a)} against {held_b:,}, {counts.common:,} of them in common")
+    return "; ".join(pieces)
+
+
+def _tiers(verdict: str, evidence: ComponentEvidence) -> str:
+    counts, before, after = evidence.counts, evidence.dtypes_a, evidence.dtypes_b
+    text = _keys(counts.compared)
+    if verdict == identity.IDENTICAL:
+        return text
+    if before and after and before != after:
+        text += f", {' and '.join(before)} → {' and '.join(after)}"
+    elif before:
+        text += f", {' and '.join(before)} in both"
+    stronger = [
+        (n, tier) for tier in identity.TIERS if tier != verdict and (n := _count(counts, tier))
+    ]
+    if sum(n for n, _ in stronger) > (1 - identity.MOSTLY) * counts.compared:
+        text += ", of them " + ", ".join(f"{n:,} {TIER_WORDS[tier]}" for n, tier in stronger)
+    return text
+
+
+def _count(counts: Counts, tier: str) -> int:
+    return int(getattr(counts, tier))
+
+
+def _changed(evidence: ComponentEvidence) -> str:
+    counts = evidence.counts
+    if not counts.changed:
+        if counts.unchanged == counts.common:
+            return f"{_keys(counts.common)} equal"
+        return f"{counts.unchanged:,} of {_keys(counts.common)} equal" if counts.unchanged else ""
+    text = f"{counts.changed:,} of {_keys(counts.compared)}"
+    if not counts.unchanged:
+        return text
+    mostly = counts.changed >= identity.MOSTLY * counts.compared
+    if not mostly and (named := evidence.name_keys("changed")):
+        return f"{text}: {named}"
+    # Too scattered to name them: what is fewer, by role.
+    if counts.changed < counts.unchanged:
+        return _named(text, evidence.name_roles("changed"))
+    kept = evidence.name_keys(*identity.TIERS, most=_MOST_UNCHANGED)
+    if not mostly:
+        kept = kept or evidence.name_roles(*identity.TIERS)
+    return f"{text}; unchanged: {kept}" if kept else text
+
+
+def _non_finite(evidence: ComponentEvidence) -> str:
+    count = evidence.counts.non_finite
+    if not count:
+        return ""
+    return _named(f"{_keys(count)} with NaN or inf", evidence.name_keys("non_finite"))
+
+
+def _shapes(evidence: ComponentEvidence) -> str:
+    count = evidence.counts.shape_mismatch
+    if not count:
+        return ""
+    rows = [row for row in evidence.layers if row.status == "shape_mismatch"]
+    text = _named(
+        f"{_keys(count)} of another shape",
+        evidence.name_keys("shape_mismatch"),
+    )
+    shapes = {(row.shape_a, row.shape_b) for row in rows}
+    if len(shapes) == 1 and (None, None) not in shapes:
+        ((before, after),) = shapes
+        text += f" ({before or 'scalar'} → {after or 'scalar'})"
+    return text
+
+
+def _missing(verdict: str, evidence: ComponentEvidence, status: str) -> str:
+    count = getattr(evidence.counts, status)
+    if not count:
+        return ""
+    holder = evidence.model_a if status == "missing_b" else evidence.model_b
+    text = _named(
+        f"{_keys(count)} only in {printable(holder, 60)}",
+        evidence.name_keys(status),
+    )
+    missing = [row.key for row in evidence.layers if row.status == status]
+    unused = missing and all(key in evidence.unused for key in missing)
+    return text + (" (never used)" if unused and verdict != identity.SAME_WHERE_USED else "")
+
+
+def _rounding(evidence: ComponentEvidence) -> str:
+    largest = max(row.l2 for row in evidence.layers if row.l2 is not None)
+    return (
+        "nonzero only at the level of a half-precision rounding, which distances cannot prove: "
+        f"no key differs by more than {largest:.2g}; rounding to fp16 leaves "
+        f"{FP16_RELATIVE_ERROR:.1e} of a norm, and a trained layer of n outputs has a norm near √n"
+    )
+
+
+def _renames(evidence: ComponentEvidence) -> str:
+    found = Counter(
+        substitution(row.key_a, row.key_b)
+        for row in evidence.layers
+        if row.key_a and row.key_b and row.key_a != row.key_b
+    )
+    if not found:
+        return ""
+    if len(found) > _MOST_RENAMES:
+        layouts = (evidence.layout_a, evidence.layout_b)
+        if None not in layouts and layouts[0] != layouts[1]:
+            return f"named otherwise: {layouts[0]} → {layouts[1]}"
+        return f"{_keys(found.total())} named otherwise"
+    return "renamed: " + ", ".join(
+        f"{shown_prefix(before)} → {shown_prefix(after)}" for before, after in sorted(found)
+    )
+
+
+def shown_prefix(text: str) -> str:
+    """Return a prefix safe to print; an empty one is said to be none."""
+    return printable(text, _LONGEST_PREFIX) if text else "(none)"

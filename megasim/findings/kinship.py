@@ -1,0 +1,62 @@
+"""What tells whether whole models are related: equal parts, distances, norms, EMA copies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from megasim.findings.component_groups import Equalities, Held
+from megasim.store import Pair, pair_frame
+
+Sheet = frozenset[Held]
+
+
+def ordered(a: int, b: int) -> Pair:
+    """Return a pair as the store holds it, the smaller id first."""
+    return (min(a, b), max(a, b))
+
+
+class Kinship:
+    """What relations are told from.
+
+    Attributes:
+        distances: pair → L2 of the UNets where either has one, else of all that is used.
+        ema_as_unet: (model with EMA copy, model) whose UNet is that copy → whether the numbers
+            are the same, and not only once rounded to fp16.
+    """
+
+    def __init__(self, equal: Equalities) -> None:
+        self.equal = equal
+        self.teller = equal.teller
+        store = self.teller.store
+        self.distances: dict[Pair, float] = {
+            (a, b): l2 for a, b, l2 in store.rows("core_distances") if not math.isnan(l2)
+        }
+        self.ema_as_unet: dict[Pair, bool] = {
+            (ema, unet): same_values == keys
+            for ema, unet, keys, same_values, _ in store.rows("ema_matches")
+            if ema != unet
+        }
+
+    def distance(self, a: int, b: int) -> float:
+        """Return how far two models are apart; inf where it is not known."""
+        return self.distances.get(ordered(a, b), math.inf)
+
+    def sheet(self, model_id: int) -> Sheet:
+        """Return what a model holds, as classes of equal components."""
+        used = self.equal.used(model_id)
+        return frozenset(self.equal.class_of(model_id, component) for component in used)
+
+    def unlike(self, pair: Pair) -> int:
+        """Return how many components only one of two models holds."""
+        a, b = pair
+        return len(self.equal.held[a] ^ self.equal.held[b])
+
+    def norms(self, pairs: Sequence[Pair]) -> dict[tuple[int, int, str], tuple[float, float]]:
+        """Return the squared norms of what pairs have in common and differ in, by component.
+
+        Only float matrices count.
+        """
+        stored = {ordered(*pair) for pair in pairs}
+        rows = self.teller.store.rows("compared_norms", tables={"batch": pair_frame(stored)})
+        return {(a, b, component): (of_a, of_b) for a, b, component, of_a, of_b in rows}

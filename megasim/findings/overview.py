@@ -1,0 +1,312 @@
+"""Findings, relations, shared components and oddities together, as people read them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megasim.anatomy.classification import component_title
+from megasim.errors import printable
+from megasim.findings import identity
+from megasim.findings.component_groups import (
+    ComponentGroup,
+    Equalities,
+    group_sentences,
+    listed,
+    other_holders,
+    shared_components,
+)
+from megasim.findings.health import Claim, HealthNote, metadata_claims, model_health
+from megasim.findings.pair_sentences import (
+    VERDICT_WORDS,
+    model_verdict,
+    pair_sentences,
+    rename_sentence,
+)
+from megasim.findings.relations import Relation, model_relations
+from megasim.findings.rendering import (
+    Page,
+    Section,
+    Table,
+    render_html,
+    render_markdown,
+    render_text,
+)
+from megasim.findings.verdicts import (
+    MOST_DETAILED_PAIRS,
+    Finding,
+    Teller,
+    chosen_pairs,
+    component_order,
+)
+from megasim.store import Pair, Store
+
+_SHOWN_MODELS = 8
+_SHOWN_CLAIMS = 10
+_MOST_GROUPS = 20
+_MOST_CLAIMS = 30
+_MOST_PAIRS = 8
+_MOST_OF_A_KIND = 12
+# Up to so many pairs come before what is said of all of them together.
+_FIRST_PAIRS = 3
+_SOURCES = {"imported": "published distances", "estimated": "estimated distances"}
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """One pair, told from a to b.
+
+    Attributes:
+        families: what each of them is, e.g. "SD1 inpainting"; "" where that is not known.
+        verdict: of the models as wholes, one of `identity.VERDICTS`.
+        source: "exact", "imported" or "estimated": where its distances come from.
+        sentences: one for each component, and for each rename found between their keys.
+    """
+
+    model_a: str
+    model_b: str
+    families: tuple[str, str]
+    verdict: str
+    source: str
+    sentences: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class FindingsReport:
+    """What is found between some models.
+
+    Attributes:
+        models: names of the models it is about, in the order they came.
+        whole_store: whether these are all there are.
+        pair_count: how many pairs of them are known.
+        pairs: each of them, when they were named or are few; else empty.
+        verdicts: (component, verdict, pairs) of all pairs; "absent" of one or both models is one.
+        relations, groups, health, claims: of these models.
+    """
+
+    models: tuple[str, ...]
+    whole_store: bool
+    pair_count: int
+    pairs: tuple[PairReport, ...]
+    verdicts: tuple[tuple[str, str, int], ...]
+    relations: tuple[Relation, ...]
+    groups: tuple[ComponentGroup, ...]
+    health: tuple[HealthNote, ...]
+    claims: tuple[Claim, ...]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The findings of the pairs that are told one by one."""
+        return [finding for pair in self.pairs for finding in pair.findings]
+
+    def health_lines(self) -> list[str]:
+        """Return the oddities, gravest first, those that models share said once."""
+        models: dict[str, list[str]] = defaultdict(list)
+        for note in sorted(self.health, key=lambda note: note.rank):
+            models[note.text].append(note.model)
+        return [f"{listed(names, _SHOWN_MODELS)}: {text}" for text, names in models.items()]
+
+    def claim_lines(self) -> list[str]:
+        """Return what the metadata claims, a line for each model that claims something."""
+        said: dict[str, list[str]] = defaultdict(list)
+        for claim in self.claims:
+            said[claim.model].append(f"{claim.key} = {claim.value}")
+        return [
+            f"{listed([model], 1)}: "
+            + "; ".join(claims[:_SHOWN_CLAIMS])
+            + (f"; {len(claims) - _SHOWN_CLAIMS} more" if len(claims) > _SHOWN_CLAIMS else "")
+            for model, claims in said.items()
+        ]
+
+    def page(self) -> Page:
+        """Return what is said; what is shared and what is odd come first where pairs are many."""
+        return Page(
+            f"{_count(len(self.models), 'model')}, {_count(self.pair_count, 'pair')}",
+            tuple(section for section in self._sections() if section.lines),
+            None if self.pairs or not self.verdicts else _as_table(self.verdicts),
+        )
+
+    def _sections(self) -> list[Section]:
+        title, groups = "Shared components", group_sentences(self.groups)
+        if not self.whole_store:
+            title, groups = "Who else holds the same", other_holders(self.groups, self.models)
+        shared = [
+            Section(title, _most(groups, _MOST_GROUPS, "groups")),
+            Section("What is odd", tuple(self.health_lines())),
+        ]
+        lines = [relation.text for relation in self.relations]
+        if not self.pairs:
+            lines = _condensed(self.relations)
+        related = Section("How they are related", tuple(lines))
+        claims = _most(self.claim_lines(), _MOST_CLAIMS, "models")
+        claimed = Section("What their metadata claims", claims)
+        told = [_pair_section(pair) for pair in self.pairs]
+        if self.pair_count > _FIRST_PAIRS:
+            return [*shared, related, *told, claimed]
+        return [*told, related, *shared, claimed]
+
+    def to_text(self) -> str:
+        """Return it as plain text for a terminal, without colour."""
+        return render_text(self.page())
+
+    def to_markdown(self) -> str:
+        """Return it as Markdown; names are escaped."""
+        return render_markdown(self.page())
+
+    def to_html(self) -> str:
+        """Return it as one page of HTML that needs nothing else; names are escaped."""
+        return render_html(self.page())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain lists and numbers; `findings` is what `--json` promises."""
+        return {
+            "models": list(self.models),
+            "pair_count": self.pair_count,
+            "pairs": [
+                {
+                    "model_a": pair.model_a,
+                    "model_b": pair.model_b,
+                    "verdict": pair.verdict,
+                    "source": pair.source,
+                    "sentences": list(pair.sentences),
+                }
+                for pair in self.pairs
+            ],
+            "findings": [finding.to_json() for finding in self.findings],
+            "verdicts": [
+                {"component": component, "verdict": verdict, "pairs": count}
+                for component, verdict, count in self.verdicts
+            ],
+            "relations": [relation.to_json() for relation in self.relations],
+            "groups": [group.to_json() for group in self.groups],
+            "health": [note.to_json() for note in self.health],
+            "claims": [claim.to_json() for claim in self.claims],
+        }
+
+
+def findings_report(
+    store: Store,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    group: str | None = None,
+) -> FindingsReport:
+    """Return what is found between some pairs of models, or between all.
+
+    Named pairs, and up to `MOST_DETAILED_PAIRS` others, are told one by one. Of more pairs the
+    report says what the models share, how they are related and what is odd.
+
+    Raises:
+        UsageError: an unknown model or group.
+        NoAnswerError: a named pair of which nothing is known.
+    """
+    chosen = chosen_pairs(store, pairs, group)
+    teller = Teller(store)
+    equalities = Equalities(teller)
+    ids = sorted(teller.models) if pairs is None and group is None else sorted({*sum(chosen, ())})
+    models = tuple(teller.models[i].name for i in ids)
+    told: tuple[PairReport, ...] = ()
+    if pairs is not None or len(chosen) <= MOST_DETAILED_PAIRS:
+        told = tuple(_pair_reports(teller, chosen))
+    wanted = frozenset(models)
+    return FindingsReport(
+        models=models,
+        whole_store=len(models) == len(teller.models),
+        pair_count=len(chosen),
+        pairs=told,
+        verdicts=_verdict_table(teller.verdict_counts(chosen)),
+        relations=tuple(model_relations(store, pairs, group=group, equalities=equalities)),
+        groups=tuple(g for g in shared_components(store, equalities) if wanted & set(g.models)),
+        health=tuple(model_health(store, models)),
+        claims=tuple(metadata_claims(store, models)),
+    )
+
+
+def _pair_reports(teller: Teller, pairs: Sequence[Pair]) -> list[PairReport]:
+    by_pair: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in teller.findings(pairs, details=True):
+        by_pair[finding.model_a, finding.model_b].append(finding)
+    reports = []
+    for a, b in pairs:
+        names = teller.models[a].name, teller.models[b].name
+        of_pair = by_pair[names]
+        reports.append(
+            PairReport(
+                *names,
+                families=(teller.kind_of(a), teller.kind_of(b)),
+                verdict=model_verdict(of_pair),
+                source=of_pair[0].source,
+                sentences=(
+                    *pair_sentences(of_pair),
+                    *(rename_sentence(*found) for found in teller.renames(a, b)),
+                ),
+                findings=tuple(of_pair),
+            )
+        )
+    return reports
+
+
+def _verdict_table(counts: Counter[tuple[str, str]]) -> tuple[tuple[str, str, int], ...]:
+    """Return the counts in the order people list components and verdicts."""
+    merged: Counter[tuple[str, str]] = Counter()
+    for (component, verdict), count in counts.items():
+        absent = verdict in (identity.ABSENT_A, identity.ABSENT_B)
+        merged[component, identity.ABSENT if absent else verdict] += count
+    order = component_order()
+
+    def place(row: tuple[str, str, int]) -> tuple[int, str, int]:
+        return order.get(row[0], -1), row[0], identity.VERDICTS.index(row[1])
+
+    return tuple(sorted(((c, v, n) for (c, v), n in merged.items()), key=place))
+
+
+def _as_table(counts: tuple[tuple[str, str, int], ...]) -> Table:
+    """Return the counts with a row for each component and a column for each verdict."""
+    cells = {(component, verdict): f"{count:,}" for component, verdict, count in counts}
+    used = [v for v in identity.VERDICTS if any(verdict == v for _, verdict in cells)]
+    words = {**VERDICT_WORDS, identity.ABSENT: "not in both"}
+    rows = tuple(
+        (component_title(component), tuple(cells.get((component, v), "") for v in used))
+        for component in dict.fromkeys(component for component, _ in cells)
+    )
+    return Table("Over all pairs", tuple(words[v] for v in used), rows)
+
+
+def _pair_section(pair: PairReport) -> Section:
+    names = [printable(name, 80) for name in (pair.model_a, pair.model_b)]
+    if pair.families[0] != pair.families[1] and all(pair.families):
+        names = [f"{name} ({what})" for name, what in zip(names, pair.families, strict=True)]
+    title = " → ".join(names)
+    if pair.source in _SOURCES:
+        title += f" ({_SOURCES[pair.source]})"
+    return Section(title, pair.sentences)
+
+
+def _condensed(relations: Sequence[Relation]) -> list[str]:
+    """Return relations of many models: what changed between several pairs is said once."""
+    told: dict[str, list[str]] = defaultdict(list)
+    pairs: dict[str, list[str]] = defaultdict(list)
+    tuned = {frozenset((r.model, r.other)) for r in relations if r.what}
+    for relation in relations:
+        if relation.what:
+            pairs[relation.what].append(f"{relation.other} – {relation.model}")
+        elif relation.directed or frozenset((relation.model, relation.other)) not in tuned:
+            # Which of two known parts a changed model holds is said among the shared ones.
+            told[relation.kind].append(relation.text)
+    lines = [line for texts in told.values() for line in _most(texts, _MOST_OF_A_KIND, "pairs")]
+    for what, between in pairs.items():
+        lines.append(f"{what}, between nearest models: {listed(between, _MOST_PAIRS, 200)}")
+    return lines
+
+
+def _most(lines: Iterable[str], limit: int, noun: str) -> tuple[str, ...]:
+    every = tuple(lines)
+    if len(every) <= limit:
+        return every
+    return (*every[:limit], f"and {len(every) - limit:,} {noun} more")
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,190 @@
+"""What became of a pair of models, in sentences as a person would write them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from megasim.anatomy.classification import component_title
+from megasim.errors import printable
+from megasim.findings import identity
+from megasim.findings.details import TIER_WORDS, shown_prefix
+from megasim.findings.verdicts import NEVER_USED, Finding
+
+VERDICT_WORDS = {
+    **TIER_WORDS,
+    identity.SAME_WHERE_USED: "same where used",
+    identity.PARTLY_CHANGED: "partly changed",
+    identity.CHANGED: "changed",
+    identity.OTHER_ARCHITECTURE: "another architecture",
+    identity.ABSENT: "in neither model",
+}
+_COUNT = re.compile(r"^[\d,]+ keys?")
+_VAE_PARTS = {
+    "vae_encoder": "encoder",
+    "vae_decoder": "decoder",
+    "vae_quant": "quant convolutions",
+}
+
+
+def pair_sentences(findings: Sequence[Finding]) -> list[str]:
+    """Return a sentence for each component of one pair; the parts of a VAE share one.
+
+    Args:
+        findings: of one pair, in the order to tell them.
+    """
+    common = [f for f in findings if not f.verdict.startswith("absent")]
+    if findings and not common:
+        return [_nothing_in_common(findings)]
+    sentences = []
+    vae = [finding for finding in findings if finding.component in _VAE_PARTS]
+    for finding in findings:
+        if finding.component == "other" and len(findings) == 1:
+            sentences.append(f"all keys: {_state(finding)}")
+        elif finding not in vae:
+            sentences.append(finding_sentence(finding))
+        elif finding is vae[0]:
+            sentences.append(_vae_sentence(vae))
+    return sentences
+
+
+def _nothing_in_common(findings: Sequence[Finding]) -> str:
+    held = (
+        component_list([f.component for f in findings if f.verdict == verdict])
+        for verdict in (identity.ABSENT_B, identity.ABSENT_A)
+    )
+    sides = " against ".join(printable(text, 300) or "nothing" for text in held)
+    return f"no component in common ({sides})"
+
+
+def component_list(components: Sequence[str]) -> str:
+    """Name some components; the parts of a VAE are one where they are all there.
+
+    >>> component_list(["unet", "vae_encoder", "vae_decoder", "vae_quant"])
+    'UNet and VAE'
+    """
+    named = list(components)
+    if set(named) >= set(_VAE_PARTS):
+        place = named.index("vae_encoder")
+        named = [c for c in named[:place] if c not in _VAE_PARTS] + [
+            "vae",
+            *(c for c in named[place:] if c not in _VAE_PARTS),
+        ]
+    titles = [component_title(c) for c in named]
+    return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+
+
+def finding_sentence(finding: Finding) -> str:
+    """Return e.g. "text encoder: identical (197 keys)"."""
+    return f"{component_title(finding.component)}: {_state(finding)}"
+
+
+def verdict_words(finding: Finding) -> str:
+    """Return the verdict in words, e.g. "only in nai7g"."""
+    if finding.verdict == identity.ABSENT_A:
+        return f"only in {printable(finding.model_b, 80)}"
+    if finding.verdict == identity.ABSENT_B:
+        dropped = finding.component in NEVER_USED
+        return "dropped" if dropped else f"only in {printable(finding.model_a, 80)}"
+    return VERDICT_WORDS[finding.verdict]
+
+
+def rename_sentence(before: str, after: str, keys: int, support: int) -> str:
+    """Say what was renamed, and what speaks for it.
+
+    >>> rename_sentence("", "bert.", 12, 11)
+    'renamed: (none) → bert. in 12 keys, as 11 equal tensors show'
+    >>> rename_sentence("net.", "", 1, 0)
+    'renamed: net. → (none) in 1 key, as names and shapes alone suggest'
+    """
+    shown = f"{support:,} equal tensors show" if support > 1 else "1 equal tensor shows"
+    why = shown if support else "names and shapes alone suggest"
+    count = f"{keys:,} key" + ("" if keys == 1 else "s")
+    return f"renamed: {shown_prefix(before)} → {shown_prefix(after)} in {count}, as {why}"
+
+
+def _state(finding: Finding) -> str:
+    text = verdict_words(finding)
+    if finding.verdict in (identity.CHANGED, identity.PARTLY_CHANGED) and finding.l2:
+        estimated = "≈ " if finding.source == "estimated" else ""
+        text += f", L2 {estimated}{_number(finding.l2)}"
+    if finding.verdict == identity.ABSENT:
+        return text
+    return f"{text} ({finding.detail})" if finding.detail else text
+
+
+def _number(value: float) -> str:
+    """Four digits, as many as an L2 is quoted with.
+
+    >>> _number(133.4699), _number(551602.0), _number(0.04941)
+    ('133.5', '551,602', '0.04941')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _vae_sentence(parts: Sequence[Finding]) -> str:
+    verdicts = {part.verdict for part in parts}
+    by_key = all(part.keys_compared is not None for part in parts)
+    if len(verdicts) == 1 and by_key and not any(part.rounding for part in parts):
+        return f"VAE: {_whole_state(parts)}"
+    # All parts are renamed alike; once is enough to say it.
+    heads, renames = zip(*(_split_renames(part.detail) for part in parts), strict=True)
+    parts = [replace(part, detail=head) for part, head in zip(parts, heads, strict=True)]
+    states = "; ".join(f"{_VAE_PARTS[part.component]} {_state(part)}" for part in parts)
+    states += "".join(f"; {text}" for text in dict.fromkeys(renames) if text)
+    changed = [p for p in parts if p.verdict in (identity.CHANGED, identity.PARTLY_CHANGED)]
+    alone = [part for part in changed if part.component != "vae_quant"]
+    if len(alone) == 1 and all(part.equal for part in parts if part not in changed):
+        side = " side" if len(changed) > 1 else ""
+        return f"VAE: only the {_VAE_PARTS[alone[0].component]}{side} changed: {states}"
+    return f"VAE: {states}"
+
+
+def _split_renames(detail: str) -> tuple[str, str]:
+    """Return a detail without what it says of renames, and that."""
+    for word in (", renamed: ", ", named otherwise: "):
+        head, found, rest = detail.partition(word)
+        if found:
+            return head, found.removeprefix(", ") + rest
+    return detail, ""
+
+
+def _whole_state(parts: Sequence[Finding]) -> str:
+    """Say what holds of all parts alike."""
+    first = parts[0]
+    if first.verdict in (identity.ABSENT_A, identity.ABSENT_B):
+        keys = sum((p.missing_a or 0) + (p.missing_b or 0) for p in parts)
+        return f"{verdict_words(first)} ({keys:,} keys)"
+    split = [_split_renames(part.detail) for part in parts]
+    tails = {_COUNT.sub("", head) for head, _ in split}
+    if first.verdict in identity.TIERS and len(tails) == 1:
+        keys = sum(part.keys_compared or 0 for part in parts)
+        # Where one part is named otherwise throughout, the renames of the others say less.
+        renames = sorted({text for _, text in split if text})[:1]
+        tail = ", ".join([tails.pop(), *renames]) if renames else tails.pop()
+        return f"{VERDICT_WORDS[first.verdict]} ({keys:,} keys{tail})"
+    l2 = math.sqrt(sum(part.l2 * part.l2 for part in parts if part.l2 is not None))
+    text = VERDICT_WORDS[first.verdict] + (f", L2 {_number(l2)}" if l2 and not first.equal else "")
+    details = "; ".join(f"{_VAE_PARTS[part.component]} {part.detail}" for part in parts)
+    return f"{text} ({details})"
+
+
+def model_verdict(findings: Sequence[Finding]) -> str:
+    """Return the verdict of two whole models, from the components that are used.
+
+    Components that only training needs do not count. Models that share components and hold
+    others alone are partly changed; models without a component in common are other networks.
+
+    Args:
+        findings: of one pair.
+    """
+    used = [f for f in findings if f.component not in NEVER_USED and f.verdict != identity.ABSENT]
+    common = [f for f in used if f.verdict not in (identity.ABSENT_A, identity.ABSENT_B)]
+    verdicts = {finding.verdict for finding in common}
+    if not common or verdicts == {identity.OTHER_ARCHITECTURE}:
+        return identity.OTHER_ARCHITECTURE
+    if len(common) == len(used) and (verdicts <= identity.EQUAL or len(verdicts) == 1):
+        return identity.weakest(verdicts)
+    return identity.PARTLY_CHANGED

@@ -1,0 +1,122 @@
+"""How the models of a store are related: of which pairs to tell, when there are many."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from itertools import combinations
+
+from megasim.findings.component_groups import Equalities
+from megasim.findings.kinship import Kinship, Sheet, ordered
+from megasim.findings.pair_relations import KINDS, PairRelations, Relation
+from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, Teller, chosen_pairs
+from megasim.store import Pair, Store
+
+__all__ = ["KINDS", "Relation", "model_relations"]
+
+
+def model_relations(
+    store: Store,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    group: str | None = None,
+    equalities: Equalities | None = None,
+) -> list[Relation]:
+    """Return the relations of pairs of models; unrelated models have none.
+
+    Of named pairs, or of few, every relation is told. Of many, as few as tie the models of equal
+    weights together, and for each such family the relation to its nearest model.
+
+    Raises:
+        UsageError: an unknown model or group.
+        NoAnswerError: a named pair of which nothing is known.
+    """
+    equal = Equalities(Teller(store)) if equalities is None else equalities
+    chosen = chosen_pairs(store, pairs, group)
+    kinship = Kinship(equal)
+    if pairs is None and group is None and len(chosen) > MOST_DETAILED_PAIRS:
+        known = set(chosen)
+        ties = _ties(kinship, known)
+        chosen = [*ties, *_nearest_pairs(kinship, known, ties)]
+    return _relations(kinship, chosen)
+
+
+def _relations(kinship: Kinship, pairs: Sequence[Pair]) -> list[Relation]:
+    """Return all relations of pairs of ids, each told in the direction given."""
+    teller = kinship.teller
+    found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in teller.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS):
+        found[finding.model_a, finding.model_b].append(finding)
+    norms = kinship.norms(pairs)
+    relations: list[Relation] = []
+    for a, b in pairs:
+        findings = found[teller.models[a].name, teller.models[b].name]
+        relations += PairRelations(kinship, a, b, findings, norms).relations()
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    return sorted(relations, key=lambda relation: order[relation.kind])
+
+
+class _Families:
+    """Models that are tied together."""
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self._of = {model_id: {model_id} for model_id in ids}
+
+    def of(self, model_id: int) -> Collection[int]:
+        return self._of[model_id]
+
+    def tie(self, a: int, b: int) -> bool:
+        """Tie two models, and return whether they were not tied before."""
+        if self._of[a] is self._of[b]:
+            return False
+        self._of[a] |= self._of[b]
+        for member in self._of[b]:
+            self._of[member] = self._of[a]
+        return True
+
+
+def _ties(kinship: Kinship, known: set[Pair]) -> list[Pair]:
+    """Return few pairs that tie together the models whose components are all equal.
+
+    Of each set of them a spanning tree of the closest relations; then each model that is a part
+    of another, and each whose UNet is the EMA copy of another.
+    """
+    sets: dict[Sheet, list[int]] = defaultdict(list)
+    for model_id in sorted(kinship.equal.held):
+        if sheet := kinship.sheet(model_id):
+            sets[sheet].append(model_id)
+    ties = [pair for ids in sets.values() for pair in _spanning_tree(kinship, ids, known)]
+    for sheet, ids in sets.items():
+        wholes = [others[0] for other, others in sets.items() if sheet < other]
+        ties += [ordered(ids[0], whole) for whole in wholes[:1]]
+    ties += [ordered(*pair) for pair in kinship.ema_as_unet]
+    return [pair for pair in dict.fromkeys(ties) if pair in known]
+
+
+def _spanning_tree(kinship: Kinship, ids: Sequence[int], known: set[Pair]) -> list[Pair]:
+    """Return a spanning tree of models of equal components, by the closest relations."""
+
+    def rank(pair: Pair) -> tuple[int, bool, Pair]:
+        equal, (a, b) = kinship.equal, pair
+        same_bytes = all(equal.bytes_of(a, c) == equal.bytes_of(b, c) for c in equal.used(a))
+        return kinship.unlike(pair), not same_bytes, pair
+
+    families = _Families(ids)
+    candidates = sorted(known & set(combinations(ids, 2)), key=rank)
+    return [pair for pair in candidates if families.tie(*pair)]
+
+
+def _nearest_pairs(kinship: Kinship, known: set[Pair], ties: Iterable[Pair]) -> list[Pair]:
+    """Return for each family of tied models the pair that is nearest to any other."""
+    families = _Families(kinship.equal.held)
+    for pair in ties:
+        families.tie(*pair)
+    nearest: dict[int, tuple[float, int, Pair]] = {}
+    for pair, distance in kinship.distances.items():
+        a, b = (min(families.of(model_id)) for model_id in pair)
+        if a == b or pair not in known:
+            continue
+        candidate = (distance, kinship.unlike(pair), pair)
+        for family in (a, b):
+            nearest[family] = min(nearest.get(family, candidate), candidate)
+    return sorted({pair for _, _, pair in nearest.values()})

@@ -1,0 +1,1 @@
+"""The map of models, the flat-plane test, and trajectories."""

@@ -1,0 +1,1 @@
+"""Results of mega_cmp, in and out."""

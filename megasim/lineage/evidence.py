@@ -1,0 +1,196 @@
+"""What is known of models and pairs beside distances, and what it says of who came first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from megasim.lineage.recipe import ROUNDING, rounding_l2
+from megasim.matrix import DistanceMatrix
+
+# Log odds that a piece of evidence shifts. Those of drifts were measured on really trained
+# trees (docs/lineage.md); those of records are judgement: a written step count or base model
+# is right in more than 99 of 100 cases.
+RECORD = 6.0
+NORM_GROWTH = 1.2
+KURTOSIS = 0.2
+COURSE = 2.0
+SHRINKING = 1.5
+
+# Names of evidence that two models are of one run of training; and that one keeps the other's EMA.
+ONE_RUN = ("same run", "epoch count")
+EMA_COPY = "EMA copy"
+
+_WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the store knows of one model.
+
+    Attributes:
+        keys: how many canonical keys it has; 0 unknown.
+        dtype: the commonest dtype of the component in question, "" unknown.
+        bytes: of its files; 0 unknown.
+        counts: evidence name, and what is counted → how far its training had come; of its metadata.
+        norms: component → L2 of its weights.
+        kurtosis: component → mean kurtosis of its tensors, by elements.
+        metadata: the file's own, as read; a stranger's words.
+    """
+
+    name: str
+    keys: int = 0
+    dtype: str = ""
+    bytes: int = 0
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
+    kurtosis: Mapping[str, float] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def completeness(self) -> tuple[int, int, int, str]:
+        """Order: the first of models with the same weights is what others were made from."""
+        return (-self.keys, -_WIDTHS.get(self.dtype, 0), -self.bytes, self.name)
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """How many keys of each component stand in which identity tier.
+
+    Attributes:
+        tiers: component → tier → count; tiers are identical, same_values, same_at_fp16,
+            same_at_bf16, changed, missing_a, missing_b, shape_mismatch and non_finite.
+    """
+
+    a: str
+    b: str
+    tiers: Mapping[str, Mapping[str, int]]
+
+    def count(self, *tiers: str, component: str | None = None) -> int:
+        """Return the keys in any of the tiers, of one component or of all."""
+        chosen = self.tiers.values() if component is None else [self.tiers.get(component, {})]
+        return sum(found.get(t, 0) for found in chosen for t in tiers)
+
+    def seen_from(self, a: str) -> PairFacts:
+        """Return the same facts with `a` as the first of the pair."""
+        if a == self.a:
+            return self
+        swap = {"missing_a": "missing_b", "missing_b": "missing_a"}
+        return PairFacts(
+            self.b,
+            self.a,
+            {c: {swap.get(t, t): n for t, n in ts.items()} for c, ts in self.tiers.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One named reason for an edge or its direction.
+
+    Attributes:
+        name: what kind of evidence, e.g. "norm growth".
+        text: the numbers, in words.
+        log_odds: how much it speaks for the direction as drawn; negative speaks against it,
+            0 says nothing of direction.
+    """
+
+    name: str
+    text: str
+    log_odds: float
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain data."""
+        return {"name": self.name, "text": self.text, "log_odds": round(self.log_odds, 4)}
+
+
+def rounding_of(facts: Iterable[ModelFacts], component: str) -> dict[str, float]:
+    """Return model → L2 that its storage in half precision rounded away, where known."""
+    return {
+        f.name: rounding_l2(f.norms[component], f.dtype)
+        for f in facts
+        if component in f.norms and f.dtype in ROUNDING
+    }
+
+
+def drift_evidence(
+    a: ModelFacts | None, b: ModelFacts | None, squared: float, component: str
+) -> list[Evidence]:
+    """Return what speaks for b having come from a, with negative log odds where against it.
+
+    A step that is unrelated to where the model stands adds its square to the squared norm:
+    (‖b‖² − ‖a‖²) / ‖b − a‖² is +1 if b was trained from a, −1 if a from b. Weight decay and
+    pruning work against it, so it is capped.
+
+    Args:
+        squared: ‖b − a‖² over the component.
+    """
+    found: list[Evidence] = []
+    if a is None or b is None:
+        return found
+    for (name, unit), first in a.counts.items():
+        second = b.counts.get((name, unit), first)
+        if first != second:
+            sign = 1.0 if second > first else -1.0
+            found.append(Evidence(name, f"{unit} {first} → {second}", sign * RECORD))
+            break
+    if component in a.norms and component in b.norms and squared > 0:
+        growth = (b.norms[component] ** 2 - a.norms[component] ** 2) / squared
+        bounded = min(1.0, max(-1.0, growth))
+        text = f"squared norm changes by {growth:+.2f} of the squared step"
+        found.append(Evidence("norm growth", text, NORM_GROWTH * bounded))
+    if component in a.kurtosis and component in b.kurtosis:
+        change = b.kurtosis[component] - a.kurtosis[component]
+        if change:
+            text = f"kurtosis {a.kurtosis[component]:.3f} → {b.kurtosis[component]:.3f}"
+            found.append(Evidence("kurtosis drift", text, KURTOSIS if change > 0 else -KURTOSIS))
+    return found
+
+
+def same_weights_kind(
+    first: ModelFacts | None, second: ModelFacts | None, pair: PairFacts | None, component: str
+) -> tuple[str, list[Evidence]]:
+    """Return how the second of two models with the same weights was made from the first.
+
+    Returns:
+        The kind ("pruned", "cast", "component swap" or "copy") and its evidence; a total log
+        odds of 0 leaves the direction open.
+    """
+    found: list[Evidence] = []
+    kind = "copy"
+    if pair is not None:
+        changed = [
+            c
+            for c in sorted(pair.tiers)
+            if c != component
+            and c not in ("ema", "training_state")
+            and pair.count("changed", "shape_mismatch", component=c)
+        ]
+        if changed:
+            text = f"{component} the same, {', '.join(changed)} changed"
+            return "component swap", [Evidence("component swap", text, 0.0)]
+        dropped, added = pair.count("missing_b"), pair.count("missing_a")
+        if dropped and not added:
+            kind = "pruned"
+            found.append(Evidence("subset", f"{dropped} keys are missing, none added", RECORD))
+    elif first and second and first.keys > second.keys > 0:
+        kind = "pruned"
+        text = f"{second.keys} of {first.keys} keys"
+        found.append(Evidence("subset", text, RECORD))
+    if first and second:
+        wide, narrow = _WIDTHS.get(first.dtype, 0), _WIDTHS.get(second.dtype, 0)
+        if wide > narrow > 0:
+            kind = "cast" if kind == "copy" else kind
+            text = f"{first.dtype} → {second.dtype}"
+            found.append(Evidence("precision cast", text, RECORD))
+    if pair is not None and not found:
+        same = pair.count("identical", "same_values", "same_at_fp16", "same_at_bf16")
+        broken = pair.count("non_finite")
+        text = f"{same} keys the same" + (f", {broken} with NaN or infinity" if broken else "")
+        found.append(Evidence("same weights", text, 0.0))
+    return kind, found
+
+
+def weights_rounding(matrix: DistanceMatrix, facts: Mapping[str, ModelFacts]) -> dict[str, float]:
+    """Return the rounding of the matrix's models over its component."""
+    known = (facts[m] for m in matrix.models if m in facts)
+    return rounding_of(known, matrix.component)

@@ -1,0 +1,110 @@
+"""What the store knows of models and pairs, as the lineage takes it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from megasim.errors import printable
+from megasim.lineage.claims import Claim
+from megasim.lineage.evidence import ModelFacts, PairFacts
+from megasim.matrix_loading import member_names
+from megasim.store import Store
+
+_TIERS = (
+    *("identical", "same_values", "same_at_fp16", "same_at_bf16", "changed"),
+    *("missing_a", "missing_b", "shape_mismatch", "non_finite"),
+)
+
+
+def load_model_facts(store: Store, component: str) -> list[ModelFacts]:
+    """Return what is known of each model; `dtype` is that of `component`, or of its members."""
+    members = set(member_names(store, component))
+    norms: dict[str, dict[str, float]] = defaultdict(dict)
+    kurtosis: dict[str, dict[str, float]] = defaultdict(dict)
+    dtypes: dict[str, str] = {}
+    keys: dict[str, int] = defaultdict(int)
+    for name, part, norm, mean_kurtosis, dtype, count in store.rows("model_facts"):
+        keys[name] += count
+        if norm is not None:
+            norms[name][part] = norm
+        if mean_kurtosis is not None:
+            kurtosis[name][part] = mean_kurtosis
+        if part in members:
+            dtypes.setdefault(name, dtype)
+    facts = []
+    for model in store.models():
+        held = norms[model.name]
+        if component not in held and members & held.keys():
+            held[component] = sum(held[p] ** 2 for p in sorted(members & held.keys())) ** 0.5
+        facts.append(
+            ModelFacts(
+                name=model.name,
+                keys=keys[model.name],
+                dtype=dtypes.get(model.name, ""),
+                bytes=model.bytes or 0,
+                counts=step_counts(model.metadata),
+                norms=held,
+                kurtosis=kurtosis[model.name],
+                metadata=model.metadata,
+            )
+        )
+    return facts
+
+
+def step_counts(metadata: Mapping[str, object]) -> dict[tuple[str, str], int]:
+    """Return how far a training had come, by its metadata; the surest to compare first.
+
+    Steps that kohya's trainer counts (`ss_steps`) start anew with each run, so they are compared
+    within the run of one name; those of Lightning (`global_step`) go on from the base.
+
+    >>> step_counts({"epoch": 13, "global_step": "470000"})
+    {('step count', 'global step'): 470000, ('epoch count', 'epoch'): 13}
+    """
+    run = f"run {printable(metadata.get('ss_output_name', ''), 60)}:"
+    read = {
+        ("same run", f"{run} step"): metadata.get("ss_steps"),
+        ("same run", f"{run} epoch"): metadata.get("ss_epoch"),
+        ("step count", "global step"): metadata.get("global_step"),
+        ("epoch count", "epoch"): metadata.get("epoch"),
+    }
+    whole = {unit: _whole(value) for unit, value in read.items()}
+    return {unit: count for unit, count in whole.items() if count is not None}
+
+
+def load_ema_copies(store: Store) -> set[tuple[str, str]]:
+    """Return (model with EMA copy, model) whose UNet is that copy, at fp16 at least."""
+    names = {model_id: name for name, model_id in store.model_ids().items()}
+    return {
+        (names[full], names[small])
+        for full, small, keys, _, same_at_fp16 in store.rows("ema_matches")
+        if full != small and same_at_fp16 == keys
+    }
+
+
+def load_pair_facts(store: Store) -> list[PairFacts]:
+    """Return the identity tiers of each pair that the store knows, component by component."""
+    tiers: dict[tuple[str, str], dict[str, Mapping[str, int]]] = defaultdict(dict)
+    for a, b, component, *counts in store.rows("pair_facts"):
+        tiers[a, b][component] = {t: c or 0 for t, c in zip(_TIERS, counts, strict=True)}
+    return [PairFacts(a, b, found) for (a, b), found in tiers.items()]
+
+
+def stated_parents(claims: list[Claim], models: list[str]) -> dict[tuple[str, str], str]:
+    """Return (parent, child) → where it is written that the one was made from the other."""
+    from megasim.lineage.claims import resolve_name
+
+    stated = {}
+    for claim in claims:
+        for written in claim.parents:
+            parent = resolve_name(written, models)
+            if parent is not None and parent != claim.model:
+                stated[parent, claim.model] = claim.origin
+    return stated
+
+
+def _whole(value: object) -> int | None:
+    try:
+        return int(str(value))
+    except ValueError:
+        return None

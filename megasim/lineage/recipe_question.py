@@ -1,0 +1,199 @@
+"""What a recipe is sought from: the models that can be compared, and what is noise in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from megasim.errors import NoAnswerError, UsageError, printable
+from megasim.lineage.inner_products import (
+    Floats,
+    effective_dimensions,
+    require_l2,
+    source_of,
+    sum_by_block,
+)
+from megasim.matrix import DistanceMatrix, LayerMatrices
+
+# Relative error of a squared distance, by source: exact sums are in float64 over float32
+# values; published results were summed in single precision, and those of cwd agree to 4e-5.
+PRECISION = {"exact": 1e-6, "imported": 5e-5, "estimated": 1e-6, "": 1e-6}
+MODEL = 0
+
+
+@dataclass
+class Question:
+    """Squared distances of the model and its candidates, and what is noise in them.
+
+    Row 0 is the model; layers (K, N, N) and blocks (B, N, N) hold squared distances.
+    """
+
+    names: tuple[str, ...]
+    component: str
+    blocks: tuple[str, ...]
+    squared: Floats  # (B, N, N)
+    layers: Floats | None  # (K, N, N)
+    rounding: Floats  # (N,)
+    precision: float
+    dimensions: float
+    source: str
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def total(self) -> Floats:
+        """The (N, N) squared distances of the component."""
+        return np.asarray(self.squared.sum(axis=0))
+
+    def noise(self, model: int, parents: Sequence[int]) -> float:
+        """Return the squared distance from a weighted sum that is no evidence of anything."""
+        named = [model, *parents]
+        reach = float(self.total[np.ix_(named, named)].max())
+        return float(self.rounding[model] ** 2) + self.precision * reach
+
+    def dependence(self, pool: Collection[int]) -> float:
+        """Return the squared distance from the plane of others that is none, among a pool."""
+        named = sorted(pool)
+        widest = float(self.total[np.ix_(named, named)].max())
+        return float(4 * self.rounding[named].max() ** 2 + 10 * self.precision * widest)
+
+    def reach(self, model: int, parents: Sequence[int]) -> float:
+        """Return the sum of the distances from a model to its parents."""
+        return float(np.sqrt(self.total[model, list(parents)]).sum())
+
+
+def comparable(
+    matrix: DistanceMatrix,
+    model: str,
+    rounding: dict[str, float],
+    parents: Sequence[str] | None,
+    pool: int,
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the candidates, nearest first; the models of the same weights; and notes."""
+    place = {name: i for i, name in enumerate(matrix.models)}
+    from_model = matrix.values[place[model]]
+    others = [n for n in matrix.models if n != model and np.isfinite(from_model[place[n]])]
+    if not others:
+        raise NoAnswerError(
+            f"{printable(model)} has no {matrix.component} distances",
+            "see `megasim models` for the components it has, and run `megasim compare`",
+        )
+    notes: list[str] = []
+
+    def is_same(a: str, b: str) -> bool:
+        rounded = rounding.get(a, 0.0) ** 2 + rounding.get(b, 0.0) ** 2
+        return bool(matrix.values[place[a], place[b]] ** 2 <= 1.5 * rounded)
+
+    same = [n for n in others if is_same(model, n)]
+    if same:
+        shown = ", ".join(printable(n, 60) for n in same[:5])
+        notes.append(f"the same weights under another name, no parents: {shown}")
+    nearest = sorted((n for n in others if n not in same), key=lambda n: (from_model[place[n]], n))
+    kept: list[str] = []
+    twins = gaps = 0
+    for name in nearest if parents is None else [n for n in nearest if n in parents]:
+        row = matrix.values[place[name]]
+        if any(not np.isfinite(row[place[k]]) for k in kept):
+            gaps += 1
+        elif parents is None and any(is_same(name, k) for k in kept):
+            twins += 1
+        elif len(kept) < pool:
+            kept.append(name)
+    if twins:
+        notes.append(f"{twins} model(s) with the weights of another candidate were left out")
+    if gaps:
+        notes.append(f"{gaps} model(s) lack a distance to a nearer candidate and were left out")
+    if len(kept) == pool:
+        notes.append(f"parents were sought among the {pool} nearest models")
+    return kept, same, notes
+
+
+def check_parents(
+    matrix: DistanceMatrix, model: str, parents: Sequence[str], same: Sequence[str]
+) -> None:
+    if len(parents) < 2:
+        raise UsageError("a merge has at least two parents", "name more models with --from")
+    for parent in parents:
+        if parent == model or parent in same:
+            what = "the model itself" if parent == model else "the model under another name"
+            raise UsageError(f"{printable(parent)} is {what}", "leave it out of --from")
+    part = matrix.subset(list(dict.fromkeys([model, *parents])))
+    if len(set(parents)) < len(parents):
+        raise UsageError("a parent is named twice", "name each parent once")
+    if not part.complete:
+        a, b = part.missing_pairs()[0]
+        raise NoAnswerError(
+            f"{printable(a)} and {printable(b)} have no distance over {matrix.component}",
+            "run `megasim compare`, or choose a component both have",
+        )
+    rows, cols = np.nonzero(np.triu(part.values == 0, 1))
+    for i, j in zip(rows, cols, strict=True):
+        raise UsageError(
+            f"{printable(part.models[i])} and {printable(part.models[j])} hold the same "
+            f"{matrix.component}: their weights cannot be told apart",
+            "leave one of them out of --from",
+        )
+
+
+def ask(
+    matrix: DistanceMatrix,
+    model: str,
+    names: list[str],
+    layers: LayerMatrices | None,
+    rounding: dict[str, float],
+    notes: list[str],
+) -> Question:
+    """Return the stacked squared distances of the model and the candidates."""
+    blocks: tuple[str, ...] = ("",)
+    by_layer: Floats | None = None
+    wanted = [model, *names]
+    if layers is not None and model in layers.models:
+        require_l2(layers.metric)
+        place = {n: i for i, n in enumerate(layers.models)}
+        present = np.isfinite(layers.values[:, place[model], :]).sum(axis=0)
+        listed = [n for n in wanted if n in place]
+        most = max((present[place[n]] for n in listed[1:]), default=0)
+        listed = [n for n in listed if n == model or (most and present[place[n]] >= 0.9 * most)]
+        at = [place[n] for n in listed]
+        values = layers.values[:, at][:, :, at]
+        whole = np.isfinite(values.sum(axis=(1, 2)))
+        if len(listed) >= 3 and whole.any():
+            if len(listed) < len(wanted):
+                notes.append(f"{len(wanted) - len(listed)} model(s) lack layers of this one")
+            if not whole.all():
+                notes.append(f"{int((~whole).sum())} of {len(whole)} layers are not in all models")
+            wanted = listed
+            part = LayerMatrices(
+                models=tuple(listed),
+                component=layers.component,
+                metric=layers.metric,
+                keys=tuple(k for k, w in zip(layers.keys, whole, strict=True) if w),
+                blocks=tuple(b for b, w in zip(layers.blocks, whole, strict=True) if w),
+                roles=tuple(r for r, w in zip(layers.roles, whole, strict=True) if w),
+                numels=layers.numels[whole],
+                values=values[whole],
+            )
+            blocks, squared = sum_by_block(part)
+            by_layer = np.square(part.values)
+    part_matrix = matrix.subset(wanted)
+    if by_layer is None:
+        squared = part_matrix.squared()[None]
+    source = source_of(part_matrix)
+    keys = part_matrix.keys_compared
+    dimensions = effective_dimensions(part_matrix)
+    if not np.isfinite(dimensions):
+        dimensions = float(np.median(keys[keys > 0])) if (keys > 0).any() else float("nan")
+    return Question(
+        names=tuple(wanted),
+        component=matrix.component,
+        blocks=blocks,
+        squared=squared,
+        layers=by_layer,
+        rounding=np.array([rounding.get(n, 0.0) for n in wanted]),
+        precision=PRECISION[source],
+        dimensions=dimensions,
+        source=source,
+        notes=notes,
+    )

@@ -1,0 +1,232 @@
+"""The least squares of recipes: weights of given parents, and the search for parents.
+
+Everything works on a stack of squared distances (B, N, N): B blocks whose weights may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megasim.lineage.inner_products import Floats, gram
+
+MOST_PARENTS = 4
+BEAM = 40
+# Parents whose Gram matrix has eigenvalues below this share of its largest are dependent.
+DEPENDENT = 1e-9
+# Weights a person would merge by: a weighted sum, or one subtracted model with a weight up to 1.
+MOST_NEGATIVE = -1.05
+NOT_NEGATIVE = -0.005
+# A parent of less weight than this is none.
+NO_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The least-squares weights of k parents, block by block.
+
+    Attributes:
+        weights: (B, k), each row sums to 1; NaN where the parents of a block do not differ.
+        residual: (B,) squared distance from the model to the weighted sum.
+        inverse: (B, k − 1, k − 1) inverse Gram matrix of the parents about the first.
+    """
+
+    weights: Floats
+    residual: Floats
+    inverse: Floats
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A set of parents and the squared distance they leave, summed over the blocks."""
+
+    parents: tuple[int, ...]
+    residual: float
+    weights: tuple[float, ...]
+
+
+def fit_weights(squared: Floats, model: int, parents: Sequence[int]) -> Fit:
+    """Return the weights, summing to 1, that bring Σ wᵢ pᵢ nearest to the model.
+
+    With u = p − p₁ and m' = m − p₁ the weights of all but the first parent solve
+    ⟨u, u⟩ w = ⟨u, m'⟩, and both sides follow from squared distances.
+
+    >>> line = np.square(np.subtract.outer([0.0, 1.0, 4.0], [0.0, 1.0, 4.0]))[None]
+    >>> fit_weights(line, 1, [0, 2]).weights.round(6).tolist()
+    [[0.75, 0.25]]
+    """
+    others = list(parents[1:])
+    products = gram(squared, parents[0])
+    inner = products[:, others][:, :, others]
+    toward = products[:, others, model]
+    spread = np.einsum("bii->bi", inner).max(axis=1, initial=0.0)
+    inverse = np.linalg.pinv(inner, rcond=DEPENDENT, hermitian=True)
+    w = np.einsum("bij,bj->bi", inverse, toward)
+    residual = squared[:, parents[0], model] - np.einsum("bi,bi->b", w, toward)
+    weights = np.concatenate([1 - w.sum(axis=1, keepdims=True), w], axis=1)
+    if others:
+        weights[spread <= 0] = np.nan
+    return Fit(weights, np.maximum(residual, 0.0), np.asarray(inverse, dtype=np.float64))
+
+
+def dependent_parent(squared: Floats, parents: Sequence[int], noise: float) -> int | None:
+    """Return a parent that is a weighted sum of those before it, or None.
+
+    Args:
+        squared: (N, N) squared distances.
+        noise: a squared distance that is none.
+    """
+    for count in range(2, len(parents)):
+        if fit_weights(squared[None], parents[count], parents[:count]).residual[0] <= noise:
+            return parents[count]
+    return None
+
+
+def least_residual(squared: Floats, model: int, pool: Iterable[int]) -> float:
+    """Return the squared distance that even all models of `pool` together leave, block by block.
+
+    No set of parents out of the pool leaves less.
+    """
+    first, *others = sorted(set(pool) - {model})
+    products = gram(squared, first)
+    inner = products[:, others][:, :, others]
+    toward = products[:, others, model]
+    ridge = (1e-9 * np.einsum("bii->b", inner) + 1e-200)[:, None, None] * np.eye(len(others))
+    w = np.linalg.solve(inner + ridge, toward[..., None])[..., 0]
+    left = squared[:, first, model] - np.einsum("bi,bi->b", w, toward)
+    return float(np.maximum(left, 0.0).sum())
+
+
+def natural(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return which rows of (…, k) weights a person would merge by.
+
+    A weighted sum, or from three parents on an add-difference a + k(b − c): one negative
+    weight, of size 1 at most. Two parents of which one is negative say that the other parent
+    lies between, so it is the merge.
+    """
+    negative = weights < NOT_NEGATIVE
+    count = negative.sum(axis=-1)
+    allowed = weights.shape[-1] >= 3
+    within = weights.min(axis=-1) >= MOST_NEGATIVE
+    return np.asarray((count == 0) | (allowed & (count == 1) & within))
+
+
+def search_parents(
+    squared: Floats,
+    model: int,
+    pool: Iterable[int],
+    *,
+    noise: float = 0.0,
+    convex: bool = False,
+    most: int = MOST_PARENTS,
+) -> Iterator[list[Candidate]]:
+    """Yield the best natural sets of 2, 3 … `most` parents out of `pool`, best first.
+
+    All pairs are tried; larger sets grow from the best `BEAM` of the size below, each further
+    parent with all weights solved anew, and the best set is refined by exchanging one parent
+    at a time. Not guaranteed: the best of all larger sets. A size without any natural set is
+    left out.
+
+    Args:
+        squared: (B, N, N) squared distances, finite among `pool` and the model.
+        noise: a squared distance, summed over blocks, that is none: a parent no farther from
+            the plane of the others adds no direction of its own.
+        convex: whether all weights must be positive.
+    """
+    places = np.array(sorted(set(pool) - {model}), dtype=np.intp)
+    index = np.concatenate([[model], places])
+    part = squared[:, index][:, :, index]
+    n = len(places)
+    beam: list[tuple[int, ...]] = [(i,) for i in range(1, n + 1)]
+    for size in range(2, min(most, n) + 1):
+        sets: dict[tuple[int, ...], Candidate] = {}
+        grown: dict[tuple[int, ...], float] = {}
+        for base in beam:
+            _collect(part, base, sets, grown, noise, convex)
+        if sets and size > 2:
+            best = min(sets.values(), key=_order)
+            for out in range(size):
+                base = best.parents[:out] + best.parents[out + 1 :]
+                _collect(part, base, sets, grown, noise, convex)
+        if sets:
+            yield [
+                Candidate(tuple(int(index[i]) for i in c.parents), c.residual, c.weights)
+                for c in sorted(sets.values(), key=_order)
+            ]
+        beam = sorted(grown, key=lambda s: (grown[s], s))[:BEAM]
+
+
+def _order(candidate: Candidate) -> tuple[float, tuple[int, ...]]:
+    return candidate.residual, candidate.parents
+
+
+def _collect(
+    squared: Floats,
+    base: tuple[int, ...],
+    sets: dict[tuple[int, ...], Candidate],
+    grown: dict[tuple[int, ...], float],
+    noise: float,
+    convex: bool,
+) -> None:
+    """Add to `sets` and `grown` the sets of `base` and one parent more; the model is row 0."""
+    residual, weights = extend(squared, base, noise)
+    admissible = np.min(weights, axis=1) > 0 if convex else natural(weights)
+    admissible &= np.min(np.abs(weights), axis=1) > NO_SHARE
+    kept = BEAM if len(base) == 1 else BEAM // 4
+    order = np.argsort(residual, kind="stable")
+    order = order[np.isfinite(residual[order])]
+    for q in order[:kept].tolist():
+        grown.setdefault(tuple(sorted((*base, q))), float(residual[q]))
+    for q in order[admissible[order]][:kept].tolist():
+        parents = (*base, q)
+        key = tuple(sorted(parents))
+        if key not in sets:
+            by_parent = dict(zip(parents, weights[q].tolist(), strict=True))
+            sets[key] = Candidate(key, float(residual[q]), tuple(by_parent[p] for p in key))
+
+
+def extend(squared: Floats, base: Sequence[int], noise: float = 0.0) -> tuple[Floats, Floats]:
+    """Return what every further parent beside `base` would leave and weigh; the model is row 0.
+
+    Exact for each: the Schur complement of the further parent in the Gram matrix.
+
+    Returns:
+        (N,) residual summed over blocks, inf where the parent adds no direction; and the
+        (N, k + 1) weights of the blocks together, the further parent's last.
+    """
+    together, weights, independent = _extend(squared.sum(axis=0, keepdims=True), base, noise)
+    apart = together if len(squared) == 1 else _extend(squared, base, 0.0)[0]
+    residual = np.where(independent[0], apart.sum(axis=0), np.inf)
+    residual[[0, *base]] = np.inf
+    return residual, weights[0]
+
+
+def _extend(
+    squared: Floats, base: Sequence[int], noise: float
+) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    first = squared[:, base[0], :]
+    toward = (first + first[:, :1] - squared[:, 0, :]) / 2
+    left, fresh, gain = first[:, 0], first, toward
+    start = np.zeros((len(squared), 0))
+    carried = np.zeros((*first.shape, 0))
+    if len(base) > 1:
+        others = list(base[1:])
+        cross = (first[:, others, None] + first[:, None, :] - squared[:, others, :]) / 2
+        inner = cross[:, :, others]
+        # A ridge of nothing keeps blocks invertible in which parents are the same.
+        ridge = 1e-12 * np.einsum("bii->b", inner) + 1e-200
+        inverse = np.linalg.inv(inner + ridge[:, None, None] * np.eye(len(others)))
+        start = np.einsum("bij,bj->bi", inverse, toward[:, others])
+        carried = (inverse @ cross).swapaxes(1, 2)
+        left = left - np.einsum("bi,bi->b", start, toward[:, others])
+        fresh = fresh - np.einsum("bni,bin->bn", carried, cross)
+        gain = toward - (carried @ toward[:, others, None])[..., 0]
+    independent = fresh > np.maximum(noise, DEPENDENT * first)
+    w = np.where(independent, gain / np.where(independent, fresh, 1.0), 0.0)
+    residual = np.maximum(left[:, None] - w * gain, 0.0)
+    rest = start[:, None, :] - carried * w[..., None]
+    weights = np.concatenate([(1 - w - rest.sum(axis=-1))[..., None], rest, w[..., None]], axis=-1)
+    return residual, weights, independent

@@ -1,0 +1,139 @@
+"""The history of models: families and the steps between them, in words, as data, as a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from megasim.errors import printable
+from megasim.lineage.evidence import Evidence
+from megasim.lineage.recipe_result import Recipe
+
+KINDS = ("fine-tune", "epoch step", "merge", "pruned", "cast", "component swap", "copy")
+# Edges between models whose weights in the component are the same but for rounding.
+SAME_WEIGHTS = ("pruned", "cast", "component swap", "copy")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One step of the history.
+
+    Attributes:
+        parent, child: in the likelier direction.
+        kind: one of `KINDS`.
+        length: L2 over the component.
+        weight: the parent's share, for a merge; NaN otherwise.
+        confidence: the probability of the direction; for a merge the share of it explained.
+        decided: whether the evidence decides the direction.
+        evidence: the named pieces, `log_odds` positive for the direction as drawn.
+    """
+
+    parent: str
+    child: str
+    kind: str
+    length: float
+    weight: float
+    confidence: float
+    decided: bool
+    evidence: tuple[Evidence, ...]
+
+    def sentence(self) -> str:
+        """Return the edge in words."""
+        arrow = "→" if self.decided else "—"
+        reasons = "; ".join(f"{e.name}: {e.text}" for e in self.evidence)
+        share = "" if np.isnan(self.weight) else f" × {self.weight:.3g}"
+        return (
+            f"{printable(self.parent, 80)}{share} {arrow} {printable(self.child, 80)} "
+            f"({self.kind}, length {self.length:.4g}, confidence {self.confidence:.2f})"
+            + (f": {reasons}" if reasons else "")
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain data; NaN becomes None."""
+        return {
+            "parent": self.parent,
+            "child": self.child,
+            "kind": self.kind,
+            "length": None if np.isnan(self.length) else self.length,
+            "weight": None if np.isnan(self.weight) else self.weight,
+            "confidence": self.confidence,
+            "decided": self.decided,
+            "evidence": [e.to_json() for e in self.evidence],
+        }
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models related to each other and to no other.
+
+    Attributes:
+        models: sorted by name.
+        root: the base from which all edges lead in their likelier direction.
+        root_probability: how likely all the others here came from it.
+    """
+
+    models: tuple[str, ...]
+    root: str
+    root_probability: float
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain data."""
+        return {
+            "models": list(self.models),
+            "root": self.root,
+            "root_probability": self.root_probability,
+        }
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The history of all models of a matrix, as far as the evidence goes.
+
+    Attributes:
+        families: largest first.
+        edges: of all families; a model that is not the root of its family has one edge into
+            it, a merge has one from each parent.
+        recipes: of the models that are merges.
+    """
+
+    component: str
+    source: str
+    families: tuple[Family, ...]
+    edges: tuple[Edge, ...]
+    recipes: tuple[Recipe, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain data, ready for `json.dumps(…, allow_nan=False)`."""
+        return {
+            "component": self.component,
+            "source": self.source,
+            "families": [f.to_json() for f in self.families],
+            "edges": [e.to_json() for e in self.edges],
+            "recipes": [r.to_json() for r in self.recipes],
+            "notes": list(self.notes),
+        }
+
+    def to_graph(self) -> nx.DiGraph[str]:
+        """Return a directed graph: nodes with `family` and `base`, edges with all but evidence.
+
+        An undecided edge is drawn one way too; its attribute `decided` tells.
+        """
+        graph: nx.DiGraph[str] = nx.DiGraph(component=self.component)
+        for number, family in enumerate(self.families):
+            for model in family.models:
+                graph.add_node(model, family=number, base=model == family.root)
+        for edge in self.edges:
+            graph.add_edge(
+                edge.parent,
+                edge.child,
+                kind=edge.kind,
+                length=edge.length,
+                weight=edge.weight,
+                confidence=edge.confidence,
+                decided=edge.decided,
+                evidence="; ".join(f"{e.name}: {e.text}" for e in edge.evidence),
+            )
+        return graph

@@ -1,0 +1,1 @@
+"""Figures out of results. Nothing here saves or queries."""

@@ -1,0 +1,217 @@
+"""The family tree as a figure, and as files for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import networkx as nx
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
+
+from megasim.errors import UsageError, printable
+from megasim.lineage.layout import Layout, lay_out
+from megasim.lineage.result import Edge, Lineage
+from megasim.plots.figure_files import figure_bytes
+from megasim.plots.heatmap import short_label
+from megasim.resources import resource_path
+
+LINEAGE_ENDINGS = (".html", ".png", ".svg", ".pdf", ".dot", ".graphml", ".json")
+# The colours of Okabe and Ito, told apart without colour vision; each kind has its own dashes.
+STYLES: dict[str, tuple[str, Literal["-", "--", ":"]]] = {
+    "fine-tune": ("#0072b2", "-"),
+    "epoch step": ("#56b4e9", "-"),
+    "merge": ("#d55e00", "-"),
+    "pruned": ("#009e73", "--"),
+    "cast": ("#009e73", ":"),
+    "component swap": ("#cc79a7", "--"),
+    "copy": ("#777777", ":"),
+}
+BASE = "#1d1f23"
+# Lengths are written on the edges up to this many models, where they can still be read.
+LABELLED = 24
+_CHARACTER = 0.068  # inches of a label's width
+_ROW = 0.27  # inches
+_BEND = 0.12
+
+
+def lineage_figure(lineage: Lineage) -> Figure:
+    """Return the family tree: bases at the left, each model right of what it was made from.
+
+    An edge whose direction is undecided has no arrow head. A base is a filled square, a merge
+    a diamond. Line widths do not mean anything.
+    """
+    layout = lay_out(lineage)
+    few = len(layout.places) <= LABELLED
+    row = 0.5 if few else _ROW
+    starts = _column_starts(layout, few)
+    width = max(starts[-1], 7.0)
+    height = max(row * layout.rows + 0.85, 2.4)
+    figure = Figure(figsize=(width, height))
+    axes: Axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    spots = {m: (starts[c], 0.75 + row * (r + 0.5)) for m, (c, r) in layout.places.items()}
+    for edge in lineage.edges:
+        _draw_edge(axes, spots, edge, few, edge is layout.trunk.get(edge.child))
+    bases = {f.root for f in lineage.families}
+    merges = {e.child for e in lineage.edges if e.kind == "merge"}
+    for model, (x, y) in spots.items():
+        marker = "s" if model in bases else "D" if model in merges else "o"
+        colour = BASE if model in bases else STYLES["merge"][0] if model in merges else "white"
+        axes.plot(
+            [x], [y], marker, markersize=8 if model in bases else 5.5,
+            markerfacecolor=colour, markeredgecolor=BASE, markeredgewidth=0.9, zorder=3,
+        )  # fmt: skip
+        axes.text(
+            x + 0.11, y, short_label(model), fontsize=8.5, va="center", ha="left", zorder=4,
+            fontweight="bold" if model in bases else "normal", color=BASE,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
+        )  # fmt: skip
+    for title, at in layout.headings:
+        if len(lineage.families) > 1:
+            axes.text(0.18, 0.75 + row * (at + 0.5), title, fontsize=8.5, color="#686c74",
+                      va="center")  # fmt: skip
+    axes.text(0.18, 0.22, f"Lineage over {short_label(lineage.component)}", fontsize=12,
+              fontweight="bold", color=BASE, va="center")  # fmt: skip
+    _draw_legend(axes, lineage)
+    return figure
+
+
+def _column_starts(layout: Layout, few: bool) -> list[float]:
+    """Return the x of each column in inches, and the right end: a column fits its labels."""
+    widest = [0] * layout.columns
+    for model, (column, _) in layout.places.items():
+        widest[column] = max(widest[column], len(short_label(model)))
+    starts = [0.3]
+    for characters in widest:
+        starts.append(starts[-1] + _CHARACTER * characters + (1.1 if few else 0.75))
+    return starts
+
+
+def _draw_edge(
+    axes: Axes, spots: dict[str, tuple[float, float]], edge: Edge, few: bool, trunk: bool
+) -> None:
+    colour, dashes = STYLES[edge.kind]
+    (x, y), (to_x, to_y) = spots[edge.parent], spots[edge.child]
+    bend = 0.0 if abs(to_y - y) < 1e-9 else min(0.5, (to_x - x) / 2)
+    style = "-|>" if edge.decided else "-"
+    # Out of the parent's place straight down or up, then along the row of the child.
+    path = f"angle,angleA=90,angleB=0,rad={4 if bend else 0}" if bend else "arc3"
+    axes.add_patch(
+        FancyArrowPatch(
+            (x, y), (to_x, to_y), connectionstyle=path if trunk else f"arc3,rad={_BEND}",
+            arrowstyle=style, mutation_scale=9, shrinkA=3, shrinkB=5, color=colour,
+            linestyle=dashes, linewidth=1.3, alpha=0.95 if trunk else 0.7, zorder=1 if trunk else 2,
+        )
+    )  # fmt: skip
+    if few and edge.length == edge.length:
+        share = "" if edge.weight != edge.weight else f"{edge.weight:.2g} × · "
+        if trunk:
+            axes.text(to_x - 0.12, to_y - 0.04, f"{share}{edge.length:.3g}", fontsize=7,
+                      color=colour, va="bottom", ha="right", zorder=4)  # fmt: skip
+        else:
+            # The middle of the bent line: half as far off the straight one as it is bent.
+            middle_x = (x + to_x - _BEND * (to_y - y)) / 2
+            middle_y = (y + to_y + _BEND * (to_x - x)) / 2
+            axes.text(middle_x, middle_y, f"{share}{edge.length:.3g}", fontsize=7, color=colour,
+                      va="center", ha="center", zorder=4,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4})  # fmt: skip
+
+
+def _draw_legend(axes: Axes, lineage: Lineage) -> None:
+    kinds = [k for k in STYLES if any(e.kind == k for e in lineage.edges)]
+    handles = [
+        Line2D([], [], color=STYLES[k][0], linestyle=STYLES[k][1], linewidth=1.6, label=k)
+        for k in kinds
+    ]
+    handles.append(
+        Line2D([], [], color="white", marker="s", markerfacecolor=BASE, markersize=7, label="base")
+    )
+    if any(not e.decided for e in lineage.edges):
+        handles.append(
+            Line2D([], [], color="#777777", linewidth=1.3, label="no arrow head: undecided")
+        )
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.08, 0.36),
+        bbox_transform=axes.transData, ncols=len(handles), frameon=False, fontsize=8,
+        handlelength=1.6, columnspacing=1.2, borderpad=0,
+    )  # fmt: skip
+
+
+def lineage_dot(lineage: Lineage) -> str:
+    """Return the tree in Graphviz' language, names quoted."""
+
+    def quoted(text: str) -> str:
+        return json.dumps(printable(text, 400), ensure_ascii=False)
+
+    lines = ["digraph lineage {", "  rankdir=LR;", "  node [shape=box];"]
+    for number, family in enumerate(lineage.families):
+        lines.append(f"  subgraph cluster_{number} {{")
+        lines += [
+            f"    {quoted(m)}{' [style=bold]' if m == family.root else ''};" for m in family.models
+        ]
+        lines.append("  }")
+    for edge in lineage.edges:
+        colour, dashes = STYLES[edge.kind]
+        label = edge.kind if edge.weight != edge.weight else f"{edge.kind} {edge.weight:.3g}"
+        head = "" if edge.decided else ", dir=none"
+        dash = {"-": "solid", "--": "dashed", ":": "dotted"}[dashes]
+        lines.append(
+            f'  {quoted(edge.parent)} -> {quoted(edge.child)} [label="{label}", '
+            f'color="{colour}", style={dash}{head}];'
+        )
+    return "\n".join([*lines, "}", ""])
+
+
+def lineage_html(lineage: Lineage) -> str:
+    """Return one self-contained page: the drawing, and every edge with its evidence."""
+    environment = Environment(
+        loader=FileSystemLoader(resource_path("templates", "lineage.html.j2").parent),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    svg = figure_bytes(lineage_figure(lineage), "svg").decode("utf-8")
+    return environment.get_template("lineage.html.j2").render(
+        component=printable(lineage.component),
+        models=sum(len(f.models) for f in lineage.families),
+        families=len(lineage.families),
+        drawing=Markup(svg[svg.index("<svg") :]),
+        edges=lineage.edges,
+        recipes=[r.sentence() for r in lineage.recipes],
+        notes=[*lineage.notes],
+        printable=printable,
+    )
+
+
+def save_lineage(lineage: Lineage, path: Path) -> None:
+    """Write the lineage in the form that the ending of `path` names.
+
+    Raises:
+        UsageError: an ending that is none of `LINEAGE_ENDINGS`.
+    """
+    ending = path.suffix.lower()
+    if ending == ".html":
+        path.write_text(lineage_html(lineage), encoding="utf-8")
+    elif ending == ".dot":
+        path.write_text(lineage_dot(lineage), encoding="utf-8")
+    elif ending == ".json":
+        text = json.dumps(lineage.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+    elif ending == ".graphml":
+        named: nx.DiGraph[str] = nx.relabel_nodes(lineage.to_graph(), lambda n: printable(n, 400))
+        path.write_text("\n".join(nx.generate_graphml(named)) + "\n", encoding="utf-8")
+    elif ending in LINEAGE_ENDINGS:
+        path.write_bytes(figure_bytes(lineage_figure(lineage), ending.removeprefix(".")))
+    else:
+        raise UsageError(
+            f"cannot write a lineage as {printable(path.name)}",
+            f"end the name in one of {' '.join(LINEAGE_ENDINGS)}",
+        )

@@ -1,0 +1,290 @@
+"""The panel of a map: points, the walk over them, and labels that keep off each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.textpath import TextToPath
+
+from megasim.geometry.embedding import squared_distances
+from megasim.geometry.map import MapResult
+from megasim.matrix import Floats
+from megasim.plots.heatmap import COLOURS, short_label
+from megasim.plots.label_placement import Place, place_labels
+
+NAMED = 40  # models up to which names stand at the points; beyond, numbers and a list
+LABELLED = 300  # models up to which all have a label
+TABLE = 16  # steps up to which length and turn are printed
+DARK, GREY = "#222222", "#8a8a8a"
+EDGE, TRUNK = "#b5b5b5", "#5a5a5a"
+LEADER = "#9db4cc"
+PLAIN = sns.color_palette("cividis", 3)[1]
+_ARROWS = 60  # steps up to which each has a head
+_WIDER = 1.08  # hinting and other fonts make text wider than measured
+_SHORTEST = 46  # typographic points of an arrow that has room for its length
+_ZOOM_LENGTH = 0.35  # share of the map's width below which enlarging half the models is worth it
+_ZOOM_LEAST = 8  # models
+_OUTLIERS = 0.95  # quantile of the third axis where colours end, of many models
+
+Box = tuple[float, float, float, float]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MapArt:
+    """What all panels of one map share.
+
+    Attributes:
+        result: the map.
+        names: drawable, no two alike.
+    """
+
+    result: MapResult
+    names: tuple[str, ...]
+
+    @property
+    def named(self) -> bool:
+        """Whether names stand at the points, not numbers."""
+        return len(self.names) <= NAMED
+
+    @property
+    def labelled(self) -> Mask:
+        """(N,) which models have a label: all, or of more than `LABELLED` those on the path."""
+        on_path = np.isin(np.arange(len(self.names)), self.result.walk.order)
+        return on_path | (len(self.names) <= LABELLED)
+
+    @cached_property
+    def colours(self) -> ScalarMappable | None:
+        """The colours of the third axis; None where it holds less than half a percent."""
+        eigenvalues = self.result.eigenvalues
+        if eigenvalues[2:3].sum() < 0.005 * np.maximum(eigenvalues, 0.0).sum():
+            return None
+        # one far model would leave the others a single colour
+        size = np.abs(self.result.coordinates[:, 2])
+        reach = float(np.quantile(size, _OUTLIERS if len(size) > TABLE else 1.0))
+        return ScalarMappable(Normalize(-reach, reach), COLOURS)
+
+    @property
+    def extend(self) -> str:
+        """Whether values go beyond the colours, as matplotlib says it."""
+        reach = np.inf if self.colours is None else self.colours.norm.vmax
+        return "both" if np.abs(self.result.coordinates[:, 2]).max() > reach else "neither"
+
+    @property
+    def fill(self) -> Any:
+        """The colour of each point, or one for all."""
+        if self.colours is None:
+            return [PLAIN]
+        return self.colours.to_rgba(self.result.coordinates[:, 2])
+
+    def steps(self) -> list[tuple[float, float]]:
+        """Return length and turn of each edge of the walk."""
+        a, b = self.result.walk.edges.T
+        lengths = np.sqrt(squared_distances(self.result.matrix)[a, b])
+        return list(zip(lengths.tolist(), self.result.turns.tolist(), strict=True))
+
+
+def figure_names(models: Sequence[str], limit: int = 34) -> tuple[str, ...]:
+    """Return a short and drawable name for each model, no two alike.
+
+    What the font cannot draw becomes □; names that are alike once shortened get their number.
+
+    >>> figure_names(["東京", "大阪", "plain"])
+    ('□□ #1', '□□ #2', 'plain')
+    """
+    names = [short_label(name, limit) for name in models]
+    count = {name: names.count(name) for name in names}
+    return tuple(
+        f"{name} #{i}" if count[name] > 1 or not name.strip("□ ") else name
+        for i, name in enumerate(names, start=1)
+    )
+
+
+def draw_panel(axes: Axes, art: MapArt, size: tuple[float, float], part: Box, within: Mask) -> None:
+    """Draw the points, the walk, and labels for the models of `within`.
+
+    Args:
+        axes: of a place `size` large, in typographic points.
+        part: left, bottom, right, top of what is shown, of the shape of the place.
+        within: (N,) which models are labelled here.
+    """
+    xy = art.result.coordinates[:, :2]
+    axes.set_xlim(part[0], part[2])
+    axes.set_ylim(part[1], part[3])
+    axes.tick_params(labelsize=7.5, colors=GREY, length=2)
+    for spine in axes.spines.values():
+        spine.set_color("#dddddd")
+    n = len(xy)
+    marker = 3.6 if n <= NAMED else 2.6 if n <= 150 else 2.1
+    _draw_walk(axes, art)
+    axes.scatter(
+        xy[:, 0], xy[:, 1], s=(2 * marker) ** 2, c=art.fill, edgecolors="white", lw=0.6, zorder=4
+    )
+    low = np.array(part[:2])
+    at = (xy - low) / (np.array(part[2:]) - low) * np.array(size)
+    _draw_labels(axes, art, at, size, within, marker)
+
+
+def shown_part(xy: Floats, size: tuple[float, float], margin: float) -> Box:
+    """Return the limits that show all of `xy` with a margin, a unit as long in x as in y."""
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    unit = float(((high - low) / (np.array(size) * (1 - 2 * margin))).max()) or 1.0
+    half = np.array(size) * unit / 2
+    centre = (low + high) / 2
+    return (*(centre - half).tolist(), *(centre + half).tolist())
+
+
+def crowded_part(xy: Floats, whole: Box, size: tuple[float, float], margin: float) -> Box | None:
+    """Return the part that shows the half of the models around the median, if it is small.
+
+    Of the shape of `size`; None where the models are few, or spread well over the whole.
+    """
+    if len(xy) < _ZOOM_LEAST:
+        return None
+    apart = np.abs((xy - np.median(xy, axis=0)) / np.array(size)).max(axis=1)
+    nearest = np.argsort(apart, kind="stable")[: -(-len(xy) // 2)]
+    if not np.ptp(xy[nearest], axis=0).any():
+        return None
+    part = shown_part(xy[nearest], size, margin)
+    # both have one shape, so lengths stand for areas
+    return part if part[2] - part[0] < _ZOOM_LENGTH * (whole[2] - whole[0]) else None
+
+
+def inside(xy: Floats, part: Box) -> Mask:
+    """Return (N,) which points lie within a part."""
+    return np.asarray(((xy >= part[:2]) & (xy <= part[2:])).all(axis=1))
+
+
+def outline(axes: Axes, part: Box) -> None:
+    """Draw the frame of a part that is enlarged elsewhere."""
+    width, height = part[2] - part[0], part[3] - part[1]
+    axes.add_patch(Rectangle(part[:2], width, height, fill=False, ec=TRUNK, lw=0.8, zorder=5))
+
+
+def _draw_walk(axes: Axes, art: MapArt) -> None:
+    walk, xy = art.result.walk, art.result.coordinates[:, :2]
+    trunk = set(pairwise(walk.order))
+    edges = [(int(a), int(b)) for a, b in walk.edges]
+    headed = [e for e in edges if e in trunk or len(edges) <= _ARROWS]
+    plain = [xy[list(e)] for e in edges if e not in set(headed)]
+    axes.add_collection(LineCollection(plain, colors=EDGE, linewidths=0.6, zorder=2))
+    for a, b in headed:
+        on = (a, b) in trunk
+        axes.add_patch(
+            FancyArrowPatch(
+                tuple(xy[a]),
+                tuple(xy[b]),
+                arrowstyle="-|>,head_width=1.6,head_length=3.2",
+                color=TRUNK if on else EDGE,
+                lw=1.0 if on else 0.7,
+                shrinkA=3.5,
+                shrinkB=4.0,
+                zorder=3 if on else 2,
+            )
+        )
+
+
+def _draw_labels(
+    axes: Axes, art: MapArt, at: Floats, size: tuple[float, float], within: Mask, marker: float
+) -> None:
+    n = len(art.names)
+    within = within & art.labelled
+    labelled = np.flatnonzero(within)
+    texts = art.names if art.named else [str(i) for i in range(1, n + 1)]
+    font = (8.0 if n <= 12 else 7.0) if art.named else 6.0 if n <= 150 else 5.4
+    box = (2.0, 2.0, size[0] - 2.0, size[1] - 2.0)
+    lines = np.hstack([at[art.result.walk.edges[:, 0]], at[art.result.walk.edges[:, 1]]])
+    hidden = [_square(x, y, marker) for x, y in at[~within].tolist()]
+    extents = np.array([_extent(texts[i], font) for i in labelled]).reshape(-1, 2)
+    places = place_labels(at[labelled], extents, box, lines=lines, taken=hidden, marker=marker)
+    leaders, taken = [], [*hidden, *(_square(x, y, marker) for x, y in at[labelled].tolist())]
+    for i, place, extent in zip(labelled.tolist(), places, extents, strict=True):
+        if place is None:
+            continue
+        _write(axes, texts[i], place, size, font, DARK)
+        taken.append(_rectangle(place, extent))
+        if place.distance > 8.0:
+            leaders.append((at[i] / size, (place.x / size[0], place.y / size[1])))
+    axes.add_collection(
+        LineCollection(leaders, colors=LEADER, linewidths=0.45, transform=axes.transAxes, zorder=1),
+        autolim=False,
+    )
+    if len(lines) <= TABLE:
+        _label_steps(axes, art, lines, size, taken)
+
+
+def _label_steps(
+    axes: Axes, art: MapArt, lines: Floats, size: tuple[float, float], taken: Sequence[Box]
+) -> None:
+    """Write length and turn at the arrows that are long enough; the table has them all."""
+    long = np.flatnonzero(np.hypot(*(lines[:, :2] - lines[:, 2:]).T) > _SHORTEST)
+    steps = art.steps()
+    texts = [step_text(*steps[i]) for i in long]
+    places = place_labels(
+        ((lines[:, :2] + lines[:, 2:]) / 2)[long],
+        np.array([_extent(text, 6.3) for text in texts]).reshape(-1, 2),
+        (2.0, 2.0, size[0] - 2.0, size[1] - 2.0),
+        lines=lines,
+        taken=taken,
+        farthest=20.0,
+        marker=0.5,
+    )
+    for text, place in zip(texts, places, strict=True):
+        if place is not None:
+            _write(axes, text, place, size, 6.3, "#6b6b6b")
+
+
+def step_text(length: float, turn: float) -> str:
+    """Return length and turn cosine of a step, the turn left out where there is none.
+
+    >>> step_text(8.2067, 0.2311)
+    '8.207, turn +0.23'
+    """
+    return f"{length:.4g}" if np.isnan(turn) else f"{length:.4g}, turn {turn:+.2f}"
+
+
+def _write(
+    axes: Axes, text: str, place: Place, size: tuple[float, float], font: float, colour: str
+) -> None:
+    axes.text(
+        place.x / size[0],
+        place.y / size[1],
+        text,
+        transform=axes.transAxes,
+        fontsize=font,
+        color=colour,
+        ha="center",
+        va="center",
+        zorder=6,
+    )
+
+
+def _square(x: float, y: float, half: float) -> Box:
+    return x - half, y - half, x + half, y + half
+
+
+def _rectangle(place: Place, extent: Floats) -> Box:
+    x, y = (extent / 2).tolist()
+    return place.x - x, place.y - y, place.x + x, place.y + y
+
+
+@cache
+def _extent(text: str, font: float) -> tuple[float, float]:
+    """Return width and height of a line of text in typographic points."""
+    width, height, descent = TextToPath().get_text_width_height_descent(
+        text, FontProperties(size=font), ismath=False
+    )
+    return _WIDER * width, max(height + descent, font)

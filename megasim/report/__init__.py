@@ -1,0 +1,1 @@
+"""Results → one page that opens from disk, and the data behind it."""

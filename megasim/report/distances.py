@@ -1,0 +1,185 @@
+"""The sections of a report about distances: heatmaps, and where in the network the change is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from megasim.anatomy.classification import component_members, component_title
+from megasim.errors import NoAnswerError, UsageError, printable
+from megasim.matrix import DistanceMatrix
+from megasim.plots.heatmap import coverage_note, heatmap_figure
+from megasim.plots.layers import RMS, layer_grid, layers_figure
+from megasim.report.parts import (
+    Block,
+    Section,
+    answer_file,
+    cell_text,
+    counted,
+    file_name,
+    note,
+    picture,
+    say,
+)
+from megasim.report.source import Source, known_by_layer, reference_model
+
+# Up to this many models a heatmap has its values written in, and is small enough for SVG.
+_MOST_WRITTEN = 14
+# Rows of layers × pairs up to which every key has its own; beyond, keys of a block and role are
+# summed up, so that the file stays small.
+_MOST_KEYS = 15_000
+
+
+def heatmap_section(source: Source) -> Section:
+    """Return the distance matrix of each component as a heatmap."""
+    blocks: list[Block] = []
+    for component in source.components:
+        blocks += _heatmap(source, component)
+    none = (note("No component is known."),)
+    return Section("distances", "Distances", tuple(blocks) or none, _distances_lead(source))
+
+
+def _distances_lead(source: Source) -> tuple[str, ...]:
+    """Name the nearest and the farthest pair of the first component."""
+    if not source.components:
+        return ()
+    matrix = source.matrix(source.components[0])
+    above = np.triu(matrix.values, 1)
+    apart = np.argwhere(above > 0)
+    if len(apart) < 2:
+        return ()
+    apart = apart[np.argsort(above[apart[:, 0], apart[:, 1]], kind="stable")]
+    (a, b), (c, d) = apart[0], apart[-1]
+    names = [printable(name, 60) for name in matrix.models]
+    title = printable(component_title(matrix.component))
+    return (
+        f"The nearest two that differ in the {title} are {names[a]} and {names[b]} "
+        f"(L2 {cell_text(float(above[a, b]))}), the farthest {names[c]} and {names[d]} "
+        f"({cell_text(float(above[c, d]))}).",
+    )
+
+
+def _heatmap(source: Source, component: str) -> list[Block]:
+    title = printable(component_title(component))
+    matrix = source.matrix(component)
+    n = len(matrix.models)
+    known = matrix.condensed()[~np.isnan(matrix.condensed())]
+    if n < 2:
+        holders = "No model has it" if n == 0 else f"Only {printable(matrix.models[0], 80)} has it"
+        return [
+            note(f"{title}: {holders[0].lower()}{holders[1:]}, so there is nothing to compare.")
+        ]
+    if not known.size:
+        return [note(f"{title}: none of the pairs of {n} models was compared.")]
+    if len(known) == n * (n - 1) // 2 and not known.any():
+        return [say(f"{title}: all {n} models are at distance 0 from each other.")]
+    answer = source.ask("report_distances", components=component_members(component))
+    name = file_name("distances", component)
+    caption = (
+        f"{title}, L2 distance of {counted(n, 'model')}; {coverage_note(matrix)}. "
+        "Similar models stand side by side"
+    )
+    caption += ", as the tree at the left joins them." if n > 2 else "."
+    return [
+        picture(
+            heatmap_figure(matrix),
+            name,
+            alt=f"Heatmap of the {title} distances of {n} models",
+            caption=caption,
+            files=[answer_file(name, answer)],
+            vector=n <= _MOST_WRITTEN,
+        )
+    ]
+
+
+def where_section(source: Source) -> Section:
+    """Return layers × pairs: one model against the others, and where they differ."""
+    blocks: list[Block] = []
+    for component in source.components:
+        try:
+            blocks += _where(source, component)
+        except NoAnswerError:
+            title = printable(component_title(component))
+            blocks.append(note(f"{title}: no two models have a known distance layer by layer."))
+    return Section(
+        "where", "Where the change is", tuple(blocks) or (note("No component is known."),)
+    )
+
+
+def _where(source: Source, component: str) -> list[Block]:
+    matrix = source.matrix(component)
+    model = source.center
+    if model not in matrix.models or not known_by_layer(matrix)[matrix.models.index(model)].any():
+        model = reference_model(matrix)
+    members = component_members(component)
+    others = int(known_by_layer(matrix)[matrix.models.index(model)].sum())
+    keys = int(matrix.keys_compared.max(initial=0))
+    summed = keys * others > _MOST_KEYS
+    query = "report_layer_sums" if summed else "report_layers"
+    answer = source.ask(query, model=model, components=members)
+    rows = _layer_rows(answer.frame, model, matrix)
+    title = printable(component_title(component))
+    if rows.empty:
+        raise NoAnswerError(f"no layers of {title} are known", "run `megasim compare`")
+    if not (rows["l2"] != 0).any():
+        return [say(f"{title}: every layer of {printable(model, 80)} is as in the others.")]
+    grid = layer_grid(rows)
+    name = file_name("layers", component)
+    columns = len(grid.pairs)
+    what = "the keys of one role in one block" if summed else "one key"
+    unit = "the root mean square of its change" if grid.scale == RMS else "its L2 distance"
+    return [
+        picture(
+            layers_figure(
+                grid,
+                title=f"{printable(model, 40)} against {counted(columns, 'other')}",
+                component=component,
+            ),
+            name,
+            alt=f"Where {title} of {printable(model, 80)} differs from {counted(columns, 'other')}",
+            caption=f"{title} of {printable(model, 80)} against {counted(columns, 'other')}, the "
+            f"nearest first. A row is {what}, its colour {unit}; rows follow the network from "
+            "input to output.",
+            files=[answer_file(name, answer)],
+            vector=columns <= 40,
+        )
+    ]
+
+
+def _layer_rows(frame: pd.DataFrame, model: str, matrix: DistanceMatrix) -> pd.DataFrame:
+    """Return rows as `layer_grid` takes them: the other model as the pair, the nearest first."""
+    rows = frame.copy()
+    rows["pair"] = np.where(rows["model_a"] == model, rows["model_b"], rows["model_a"])
+    if "canonical_key" in rows:
+        rows["layer"], rows["keys"] = rows["canonical_key"], 1
+    else:
+        rows["layer"] = rows["block"].fillna("") + " " + rows["role"].fillna("")
+    at = matrix.models.index(model)
+    apart = dict(zip(matrix.models, matrix.values[at].tolist(), strict=True))
+    rows["apart"] = rows["pair"].map(apart)
+    return rows.sort_values(["apart", "pair", "layer"], kind="stable")
+
+
+def layer_changes_figure(source: Source, component: str, against: str | None) -> Figure:
+    """Return the figure of `where_section` for a model of one's choice.
+
+    Raises:
+        UsageError: no model of that name holds the component.
+        NoAnswerError: none of its layers is known.
+    """
+    matrix = source.matrix(component)
+    model = reference_model(matrix) if against is None else against
+    if model not in matrix.models:
+        raise UsageError(
+            f"{printable(model)!r} has no component {printable(component)}",
+            "see `megasim models`",
+        )
+    members = component_members(component)
+    rows = _layer_rows(
+        source.ask("report_layers", model=model, components=members).frame, model, matrix
+    )
+    grid = layer_grid(rows)
+    others = counted(len(grid.pairs), "other")
+    title = f"{printable(model, 40)} against {others}"
+    return layers_figure(grid, title=title, component=component)

@@ -1,0 +1,376 @@
+"""The sections of a report about identity: findings, shared components, oddities, all models."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from megasim.anatomy.classification import component_title
+from megasim.errors import NoAnswerError, printable
+from megasim.findings.component_groups import (
+    ComponentGroup,
+    group_sentences,
+    listed,
+    shared_components,
+)
+from megasim.findings.health import BROKEN_POSITIONS, NON_FINITE, HealthNote, model_health
+from megasim.findings.identity import ABSENT, ABSENT_A, ABSENT_B, CHANGED, IDENTICAL, VERDICTS
+from megasim.findings.pair_sentences import VERDICT_WORDS, pair_sentences
+from megasim.findings.relations import KINDS, Relation, model_relations
+from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, component_order
+from megasim.plots.overview import (
+    OWN,
+    SharingGrid,
+    group_letter,
+    sharing_figure,
+    sharing_grid,
+    tier_figure,
+)
+from megasim.report.parts import (
+    Block,
+    Details,
+    Section,
+    Table,
+    answer_file,
+    bullets,
+    counted,
+    frame_file,
+    note,
+    picture,
+    say,
+    table,
+)
+from megasim.report.source import Answer, Source
+from megasim.store import Pair
+
+_MOST_RELATIONS = 40  # sentences on the page
+_MOST_OF_A_KIND = 6  # of them, where there are more
+_MOST_GROUPS = 14
+_MOST_PAIRS = 60  # rows of the overview of tiers
+_VECTOR_ROWS = 45
+_KIND_WORDS = {
+    "same_weights": "hold the same weights as another",
+    "cast": "are another cast to half precision",
+    "same_where_used": "differ from another only in keys that are never used",
+    "pruned": "are pruned copies of another",
+    "vae_replaced": "have another VAE put in",
+    "text_encoder_replaced": "have another text encoder put in",
+    "unet_fine_tuned": "were fine-tuned on an unchanged text encoder",
+}
+
+
+def findings_section(source: Source) -> Section:
+    """Return how the models are related, and what became of each component of each pair."""
+    pairs = source.pairs
+    if len(source.models) < 2:
+        text = (
+            "The store is empty." if not source.models else "One model has nothing to differ from."
+        )
+        return Section("findings", "Findings", (note(text),))
+    if not pairs:
+        text = "No pair of these models was compared: run `megasim compare`."
+        return Section("findings", "Findings", (note(text),), (text,))
+    relations = _relations(source, pairs)
+    shown = _told_relations(relations)
+    blocks: list[Block] = [bullets(shown)] if shown else []
+    if not relations:
+        blocks.append(
+            note("No two of these models are kin: their weights do not resemble each other.")
+        )
+    if len(relations) > len(shown):
+        blocks.append(say(f"{len(relations) - len(shown)} more are in relations.csv."))
+    if len(pairs) <= MOST_DETAILED_PAIRS:
+        told = _told(source.equalities.teller.findings(pairs, details=True))
+        blocks.append(Details(f"{counted(len(pairs), 'pair')}, component by component", told))
+    blocks.append(_verdict_table(source, relations))
+    return Section("findings", "Findings", tuple(blocks), _findings_lead(source, relations))
+
+
+def _relations(source: Source, pairs: Sequence[Pair]) -> list[Relation]:
+    if source.all_models or len(pairs) > MOST_DETAILED_PAIRS:
+        found = model_relations(source.store, equalities=source.equalities)
+        chosen = set(source.models)
+        return [r for r in found if r.model in chosen and r.other in chosen]
+    names = {i: model.name for i, model in source.equalities.teller.models.items()}
+    named = [(names[a], names[b]) for a, b in pairs]
+    return model_relations(source.store, named, equalities=source.equalities)
+
+
+def _told_relations(relations: Sequence[Relation]) -> list[str]:
+    """Return the sentences for the page; of many, some of each kind."""
+    if len(relations) <= _MOST_RELATIONS:
+        return [relation.text for relation in relations]
+    seen: Counter[str] = Counter()
+    shown = []
+    for relation in relations:
+        seen[relation.kind] += 1
+        if seen[relation.kind] <= _MOST_OF_A_KIND:
+            shown.append(relation.text)
+    return shown
+
+
+def _told(findings: Iterable[Finding]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    by_pair: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        by_pair[finding.model_a, finding.model_b].append(finding)
+    return tuple(
+        (f"{printable(a, 80)} → {printable(b, 80)}", tuple(pair_sentences(told)))
+        for (a, b), told in by_pair.items()
+    )
+
+
+def _verdict_table(source: Source, relations: Sequence[Relation]) -> Table:
+    """Return how often each verdict occurs, component by component."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for (component, verdict), n in source.equalities.teller.verdict_counts(source.pairs).items():
+        if verdict != ABSENT:
+            counts[component, ABSENT_A if verdict == ABSENT_B else verdict] += n
+    place = component_order()
+    components = sorted({c for c, _ in counts}, key=lambda c: (place.get(c, len(place)), c))
+    used = [v for v in VERDICTS if any(verdict == v for _, verdict in counts)]
+    frame = pd.DataFrame(
+        [
+            [component_title(c), *(counts[c, verdict] or None for verdict in used)]
+            for c in components
+        ],
+        columns=["component", *(VERDICT_WORDS.get(v, "only in one") for v in used)],
+        dtype=object,
+    )
+    kin = pd.DataFrame(
+        [[r.kind, r.model, r.other, r.directed, r.text] for r in relations],
+        columns=["kind", "model", "other", "directed", "text"],
+    )
+    return table(
+        frame,
+        [
+            answer_file("components", source.ask("report_components")),
+            frame_file("verdicts", frame, "the table"),
+            frame_file("relations", kin, "the findings above"),
+        ],
+        caption=f"How many of {counted(len(source.pairs), 'pair')} have which verdict; "
+        "components.csv has the counts behind each.",
+    )
+
+
+def _findings_lead(source: Source, relations: Sequence[Relation]) -> tuple[str, ...]:
+    made = {kind: len({r.model for r in relations if r.kind == kind}) for kind in KINDS}
+    parts = [
+        f"{number} {words if number > 1 else _singular(words)}"
+        for kind, words in _KIND_WORDS.items()
+        if (number := made.get(kind, 0))
+    ]
+    if not parts:
+        return ()
+    return (f"Of {counted(len(source.models), 'model')}, {_enumerated(parts[:4])}.",)
+
+
+def _singular(words: str) -> str:
+    first, _, rest = words.partition(" ")
+    forms = {"hold": "holds", "are": "is", "differ": "differs", "have": "has", "were": "was"}
+    return f"{forms[first]} {rest}".replace("pruned copies", "a pruned copy")
+
+
+def _enumerated(parts: Sequence[str]) -> str:
+    """Return parts as a sentence joins them.
+
+    >>> _enumerated(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def shared_section(source: Source) -> Section:
+    """Return which models hold the same component, and what is unchanged in which pair."""
+    groups = _groups(source)
+    sentences = group_sentences(groups)
+    blocks: list[Block] = []
+    if groups:
+        blocks.append(bullets(sentences[:_MOST_GROUPS]))
+        if len(sentences) > _MOST_GROUPS:
+            more = counted(len(sentences) - _MOST_GROUPS, "smaller group")
+            blocks.append(say(f"{more} are in shared.csv."))
+    elif source.models:
+        blocks.append(note("No two models are known to hold the same component."))
+    if source.models:
+        blocks += _sharing_picture(source)
+        blocks += _tier_picture(source)
+    else:
+        blocks.append(note("The store is empty."))
+    return Section("shared", "Shared components", tuple(blocks), _shared_lead(source, groups))
+
+
+def _shared_lead(source: Source, groups: Sequence[ComponentGroup]) -> tuple[str, ...]:
+    parts = []
+    for group in _largest(groups)[:2]:
+        rounded = "" if group.verdict == IDENTICAL else ", once rounded,"
+        parts.append(
+            f"the same {group.title}{rounded} is in {len(group.models)} of "
+            f"{len(source.models)} models ({listed(group.models, 4)})"
+        )
+    text = "; ".join(parts)
+    return (f"{text[0].upper()}{text[1:]}.",) if text else ()
+
+
+def _largest(groups: Sequence[ComponentGroup]) -> list[ComponentGroup]:
+    """Return the largest group of each component that a lead may name; a VAE is named whole."""
+    first: dict[str, ComponentGroup] = {}
+    for group in groups:
+        if not group.component.startswith("vae_"):
+            first.setdefault(group.component, group)
+    return list(first.values())
+
+
+def _groups(source: Source) -> list[ComponentGroup]:
+    chosen = set(source.models)
+    found = []
+    for group in shared_components(source.store, source.equalities):
+        names = tuple(name for name in group.models if name in chosen)
+        if len(names) > 1:
+            found.append(replace(group, models=names))
+    return found
+
+
+def _sharing_picture(source: Source) -> list[Block]:
+    grid = sharing_grid(source.equalities, source.models)
+    if not (grid.groups > OWN).any():
+        return []
+    files = [frame_file("shared", _sharing_frame(grid), "the letters of the figure")]
+    signatures = source.ask("report_signatures")
+    if len(signatures.frame):
+        files.append(answer_file("signatures", signatures))
+    drawn = picture(
+        sharing_figure(grid),
+        "shared",
+        alt=f"Which of {counted(len(grid.models), 'model')} hold the same components",
+        caption="Who shares what: models with the same letter in a column hold the very same "
+        "component, at least once rounded to half precision or where it is used. Groups are "
+        "lettered by size. Equal signatures in signatures.csv are the evidence for models whose "
+        "weights were read; published results count where they prove it.",
+        files=files,
+        vector=len(grid.models) <= _VECTOR_ROWS,
+    )
+    return [drawn]
+
+
+def _sharing_frame(grid: SharingGrid) -> pd.DataFrame:
+    words = {-1: "absent", 0: "own"}
+    return pd.DataFrame(
+        [
+            (model, component, words.get(int(group), group_letter(int(group))), bool(other))
+            for model, groups, rounded in zip(grid.models, grid.groups, grid.rounded, strict=True)
+            for component, group, other in zip(grid.components, groups, rounded, strict=True)
+        ],
+        columns=["model", "component", "group", "other_bytes"],
+    )
+
+
+def tier_overview(source: Source, against: str | None) -> tuple[str, list[Finding], Answer]:
+    """Return a title, the findings of some pairs, and the query that gives their numbers.
+
+    Of all pairs where those are few enough to be read, else of one model with the others.
+
+    Args:
+        against: that model; the best to hold others against when None.
+
+    Raises:
+        NoAnswerError: no pair was compared.
+    """
+    pairs = source.pairs
+    if against is None and len(pairs) <= _MOST_PAIRS:
+        title, answer = "What is unchanged, pair by pair", source.ask("report_components")
+    else:
+        model = source.center if against is None else against
+        title = f"What is unchanged against {printable(model, 30)}"
+        answer = source.ask("report_components_of_one", model=model)
+        (of,) = source.store.model_ids([model]).values()
+        pairs = [(of, b if a == of else a) for a, b in pairs if of in (a, b)]
+    if not pairs:
+        raise NoAnswerError("no pair was compared", "run `megasim compare`")
+    teller = source.equalities.teller
+    return title, teller.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS), answer
+
+
+def _tier_picture(source: Source) -> list[Block]:
+    if not source.pairs:
+        return []
+    title, findings, answer = tier_overview(source, None)
+    pairs = {(f.model_a, f.model_b) for f in findings}
+    if {finding.verdict for finding in findings} <= {CHANGED, ABSENT}:
+        return [note(f"Nothing is unchanged between these {counted(len(pairs), 'pair')}.")]
+    drawn = picture(
+        tier_figure(findings, title),
+        "unchanged",
+        alt=f"{title}: the verdict on each component of {counted(len(pairs), 'pair')}",
+        caption=f"{title}: {counted(len(pairs), 'pair')}, those of one pattern side by side. "
+        "Blue is unchanged, in the tiers of the legend; orange is changed.",
+        files=[answer_file("unchanged", answer)],
+        vector=len(pairs) <= _VECTOR_ROWS,
+    )
+    return [drawn]
+
+
+def health_section(source: Source) -> Section:
+    """Return what is odd about single models."""
+    title = "Oddities"
+    notes = model_health(source.store, source.models)
+    answer = source.ask("report_broken_layers")
+    if not notes:
+        known = {m.id: m for m in source.equalities.teller.models.values()}
+        read = [m for m in known.values() if m.source != "imported" and m.name in source.models]
+        text = "Nothing odd: no NaN or infinity, no empty layers, no broken positions."
+        if not read:
+            text = "No weights were read, so nothing is known of their health."
+        return Section("health", title, (note(text),))
+    frame = pd.DataFrame(
+        [[n.model, n.kind.replace("_", " "), n.text] for n in notes],
+        columns=["model", "oddity", "what"],
+    )
+    files = [frame_file("oddities", frame, "the table")]
+    if len(answer.frame):
+        files.append(answer_file("broken_layers", answer))
+    odd = len({n.model for n in notes})
+    return Section(
+        "health",
+        title,
+        (table(frame, files, caption=f"{odd} of {counted(len(source.models), 'model')}."),),
+        _health_lead(notes),
+    )
+
+
+def _health_lead(notes: Sequence[HealthNote]) -> tuple[str, ...]:
+    parts = []
+    for kind, words in ((NON_FINITE, "NaN or infinity"), (BROKEN_POSITIONS, "broken position_ids")):
+        names = list(dict.fromkeys(n.model for n in notes if n.kind == kind))
+        if names:
+            parts.append(f"{words} in {listed(names, 4)}")
+    text = "; ".join(parts)
+    return (f"{text[0].upper()}{text[1:]}.",) if text else ()
+
+
+def models_section(source: Source) -> Section:
+    """Return the models, and which keys stand under other names."""
+    answer = source.ask("report_models")
+    if answer.frame.empty:
+        return Section("models", "Models", (note("The store is empty: run `megasim ingest`."),))
+    blocks: list[Block] = [
+        table(
+            answer.frame,
+            [answer_file("models", answer)],
+            caption=f"{counted(len(answer.frame), 'model')}; epoch and step as the files claim.",
+            columns=[c for c in answer.frame.columns if answer.frame[c].notna().any()],
+        )
+    ]
+    renames = source.ask("report_renames")
+    if len(renames.frame):
+        blocks.append(
+            table(
+                renames.frame,
+                [answer_file("renames", renames)],
+                caption="How many keys of a pair stand under another name in the other.",
+                most=8,
+            )
+        )
+    return Section("models", "Models", tuple(blocks))

@@ -1,0 +1,218 @@
+"""The sections of a report about directions: the map with its verdict, and trajectories."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from megasim.anatomy.classification import component_members, component_title
+from megasim.errors import NoAnswerError, printable
+from megasim.geometry.chains import Chain, find_chains
+from megasim.geometry.map import MapResult, map_models
+from megasim.geometry.plane_test import TOO_FEW, distinct_models
+from megasim.geometry.trajectory import (
+    Trajectory,
+    layer_groups,
+    layer_trajectories,
+    step_table,
+    summary_table,
+    trajectory,
+)
+from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.plots.map import map_figure
+from megasim.plots.trajectory import trajectory_figure
+from megasim.report.parts import (
+    Block,
+    Details,
+    Section,
+    answer_file,
+    counted,
+    file_name,
+    frame_file,
+    note,
+    picture,
+    say,
+    table,
+)
+from megasim.report.source import Source
+
+_MOST_MAPS = 3
+_WORTH_A_MAP = 7  # different contents; of the first component, any number
+_MOST_CHAINS = 4
+_MOST_VECTOR = 40
+# Among more models, a number in a name is more often an index than a version; epochs stay.
+_MOST_VERSIONED = 60
+# Pairs that cover less of a component than this are of other shapes: of another family.
+_SAME_KEYS = 0.98
+
+
+def map_section(source: Source) -> Section:
+    """Return the map of the models for each component, the verdict of the flat-plane test first."""
+    blocks: list[Block] = []
+    lead: tuple[str, ...] = ()
+    drawn = 0
+    for component in source.components:
+        if drawn == _MOST_MAPS:
+            break
+        try:
+            found = _map(source, component)
+        except NoAnswerError as error:
+            blocks.append(note(_sentence(error.message)))
+            continue
+        distinct = distinct_models(np.square(found.matrix.values))
+        if drawn and distinct < _WORTH_A_MAP:
+            title = printable(component_title(component))
+            blocks.append(note(f"{title}: {distinct} different ones are too few for a map."))
+            continue
+        drawn += 1
+        blocks += _map_blocks(source, component, found)
+        lead = lead or _map_lead(component, found)
+    if not blocks:
+        blocks.append(note("No component is known, so there is no map."))
+    return Section("map", "Map of directions", tuple(blocks), lead)
+
+
+def _map(source: Source, component: str) -> MapResult:
+    whole = source.matrix(component)
+    matrix = comparable_part(whole)
+    n = len(whole.models)
+    if len(matrix.models) < min(n, 3):
+        title = printable(component_title(component))
+        raise NoAnswerError(
+            f"{title}: of {counted(n, 'model')}, no three were all compared with each other over "
+            "the same keys, which a map needs",
+            "run `megasim compare`",
+        )
+    path = [name for name in source.path if name in matrix.models]
+    layers = source.layers(component, matrix.models)
+    return map_models(matrix, path=path if len(path) > 1 else (), layers=layers)
+
+
+def comparable_part(matrix: DistanceMatrix) -> DistanceMatrix:
+    """Return the models that were all compared with each other over the same keys."""
+    return _same_keys(matrix).largest_complete()
+
+
+def _same_keys(matrix: DistanceMatrix) -> DistanceMatrix:
+    """Return the matrix without pairs of which parts have another shape, or are missing.
+
+    What such a pair lacks would bend the map. Published values do not say what they cover.
+    """
+    partial = (matrix.coverage < _SAME_KEYS) & (matrix.keys_compared > 0)
+    np.fill_diagonal(partial, False)
+    return replace(matrix, values=np.where(partial, np.nan, matrix.values))
+
+
+def _map_blocks(source: Source, component: str, found: MapResult) -> list[Block]:
+    answer = source.ask("report_distances", components=component_members(component))
+    name = file_name("map", component)
+    title = printable(component_title(component))
+    n, whole = len(found.models), len(source.matrix(component).models)
+    caption = f"{title}: classical MDS of the L2 distances of {counted(n, 'model')}"
+    if n < whole:
+        caption += f" of {whole}, those compared with each other over the same keys"
+    walk = "the path" if found.walk.kind == "path" else "the spanning tree"
+    caption += f". Lines are {walk}; colour is the third axis."
+    files = [
+        frame_file(name, found.to_frame().reset_index(), "coordinates and steps"),
+        answer_file(file_name("distances", component), answer),
+    ]
+    if found.layers is not None:
+        by_layer = found.layers.to_frame()
+        files.append(frame_file(f"{name}-layers", by_layer, "the same figures layer by layer"))
+    verdict = [f"{title}: {found.verdict}.", *found.evidence[:1]]
+    return [
+        say(*verdict),
+        picture(
+            map_figure(found),
+            name,
+            alt=f"Map of {counted(n, 'model')} by their {title} distances: {found.verdict}",
+            caption=caption,
+            files=files,
+            vector=n <= _MOST_VECTOR,
+        ),
+        Details("The evidence, and what it does not show", ((title, found.evidence),)),
+    ]
+
+
+def _map_lead(component: str, found: MapResult) -> tuple[str, ...]:
+    title = printable(component_title(component))
+    n = len(found.models)
+    if found.verdict == TOO_FEW:
+        return ()
+    share = f"two axes hold {100 * found.planarity:.0f} % of the variance"
+    unrelated = f"unrelated steps would give {100 * found.orthogonal_walk:.0f} %"
+    return (f"{title} map of {n} models: {found.verdict}; {share}, {unrelated}.",)
+
+
+def trajectory_section(source: Source) -> Section:
+    """Return the chains: how far each step goes, and whether the steps keep their direction."""
+    title = "Trajectories"
+    chains = find_chains(source.models)
+    if len(source.models) > _MOST_VERSIONED:
+        chains = [chain for chain in chains if chain.is_run]
+    if source.path:
+        chains = [Chain(source.path, "the path", True)]
+    blocks: list[Block] = []
+    for component in source.components[:1]:
+        for chain in chains:
+            if len(blocks) < 2 * _MOST_CHAINS:
+                blocks += _chain_blocks(source, component, chain)
+    if blocks:
+        return Section("trajectories", title, tuple(blocks))
+    text = "No names tell a series of three or more models by a number; name one with --path."
+    if chains:
+        text = "The distances along the series that the names tell are not all known."
+    return Section("trajectories", title, (note(text),))
+
+
+def _chain_blocks(source: Source, component: str, chain: Chain) -> list[Block]:
+    whole = source.matrix(component)
+    if not set(chain.models) <= set(whole.models):
+        return []
+    matrix = whole.subset(chain.models)
+    steps = np.diagonal(_same_keys(matrix).values, 1)
+    if np.isnan(steps).any() or not steps.any():
+        return []
+    found = _trajectories(matrix, chain, source.layers(component, chain.models))
+    name = file_name("steps", component, chain.label)
+    members = component_members(component)
+    files = [frame_file(name, step_table(found), "steps, sums and turns")]
+    roles = source.ask("report_chain_roles", components=members, path=chain.models)
+    if len(roles.frame):
+        files.append(answer_file(f"{name}-roles", roles))
+    chain_pairs = source.ask("report_chain", components=members, path=chain.models)
+    files.append(answer_file(f"{name}-pairs", chain_pairs))
+    label = printable(chain.label, 60)
+    kind = "" if source.path else ", a series by the number in its names"
+    title = printable(component_title(component))
+    summary = summary_table(found).reset_index()
+    return [
+        picture(
+            trajectory_figure(found),
+            name,
+            alt=f"Trajectory of {counted(len(chain.models), 'model')}: {label}",
+            caption=f"{label}{kind}: {counted(len(chain.models), 'model')}, {title}, L2 distance. "
+            "Coherence is 0 for steps at right angles and 1 for a straight line.",
+            files=files,
+        ),
+        table(summary, caption=f"Steps of {label}, in L2."),
+    ]
+
+
+def _trajectories(
+    matrix: DistanceMatrix, chain: Chain, layers: LayerMatrices | None
+) -> list[Trajectory]:
+    found = [trajectory(matrix, chain.models)]
+    groups = layer_groups(layers, "attention") if layers is not None else {}
+    if layers is not None and len(groups) > 1:
+        # layers that are not known all along the chain say nothing of it
+        with suppress(NoAnswerError):
+            found += layer_trajectories(layers, chain.models, groups)
+    return found
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."

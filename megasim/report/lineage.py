@@ -1,0 +1,170 @@
+"""The section of a report about descent: the family tree, recipes, and claims held against them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from megasim.anatomy.classification import component_members, component_title
+from megasim.errors import printable
+from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
+from megasim.lineage.evidence import ModelFacts, rounding_of
+from megasim.lineage.facts import load_ema_copies, load_model_facts, load_pair_facts, stated_parents
+from megasim.lineage.family_tree import build_lineage
+from megasim.lineage.result import Lineage
+from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix_loading import load_matrix
+from megasim.plots.lineage import LABELLED, lineage_figure
+from megasim.report.parts import (
+    Block,
+    Details,
+    Section,
+    Table,
+    answer_file,
+    bullets,
+    counted,
+    file_name,
+    frame_file,
+    note,
+    picture,
+    say,
+    table,
+)
+from megasim.report.source import Source
+
+_MOST_RECIPES = 20
+
+
+def lineage_section(source: Source) -> Section:
+    """Return who came from whom, over the first component that was compared."""
+    title = "Lineage"
+    for component in source.components:
+        matrix = source.matrix(component)
+        if not np.isnan(matrix.condensed()).all():
+            blocks, lead = _lineage(source, component, matrix)
+            return Section("lineage", title, tuple(blocks), lead)
+    text = "No two models were compared, so nothing is known of their descent."
+    return Section("lineage", title, (note(text),))
+
+
+def _lineage(
+    source: Source, component: str, matrix: DistanceMatrix
+) -> tuple[list[Block], tuple[str, ...]]:
+    layers = source.layers(component, matrix.models)
+    facts = load_model_facts(source.store, component)
+    pairs = load_pair_facts(source.store)
+    claims = claims_of_metadata([fact for fact in facts if fact.name in set(matrix.models)])
+    stated = stated_parents(claims, list(matrix.models))
+    changed = load_matrix(source.store, component, "l0", models=matrix.models)
+    found = build_lineage(
+        matrix,
+        layers=layers,
+        changed=changed,
+        facts=facts,
+        pairs=pairs,
+        stated=stated,
+        ema_copies=load_ema_copies(source.store) if component == "unet" else (),
+    )
+    blocks: list[Block] = []
+    if not found.edges:
+        names = counted(len(found.families), "model")
+        return [note(f"None of {names} is related to another.")], ()
+    name = file_name("lineage", component)
+    distances = source.ask("report_distances", components=component_members(component))
+    files = [
+        frame_file(name, _edge_frame(found), "the edges with their evidence"),
+        answer_file(file_name("distances", component), distances),
+    ]
+    recipes = [recipe.sentence() for recipe in found.recipes]
+    if recipes:
+        blocks.append(bullets(recipes[:_MOST_RECIPES]))
+        if len(recipes) > _MOST_RECIPES:
+            blocks.append(say(f"{len(recipes) - _MOST_RECIPES} more are in {name}.csv."))
+    checked = _checked(matrix, layers, facts, claims)
+    if checked:
+        blocks.append(_claims_table(checked))
+    kin = sum(len(family.models) > 1 for family in found.families)
+    families = f"{kin} famil{'y' if kin == 1 else 'ies'}"
+    undecided = sum(not edge.decided for edge in found.edges)
+    title = printable(component_title(component))
+    caption = (
+        f"Descent of {counted(len(matrix.models), 'model')} by {title} distances: {families}, "
+        f"{counted(len(found.edges), 'step')}, {undecided} of them without a decided direction. "
+        "Each kind of step has its own colour and dashes; lengths are L2."
+    )
+    blocks.append(
+        picture(
+            lineage_figure(found),
+            name,
+            alt=f"Family tree of {counted(len(matrix.models), 'model')}",
+            caption=caption,
+            files=files,
+            vector=len(matrix.models) <= LABELLED,
+        )
+    )
+    if len(found.edges) <= _MOST_RECIPES * 3:
+        steps = tuple(edge.sentence() for edge in found.edges)
+        blocks.append(Details("Each step with its evidence", (("Steps", steps),)))
+    blocks += [note(f"{text[0].upper()}{text[1:]}.") for text in found.notes if text]
+    return blocks, _lead(found, checked)
+
+
+def _checked(
+    matrix: DistanceMatrix,
+    layers: LayerMatrices | None,
+    facts: Sequence[ModelFacts],
+    claims: Sequence[Claim],
+) -> list[CheckedClaim]:
+    """Hold the claims of the metadata against a lineage that was built without them."""
+    if not claims:
+        return []
+    blind = [replace(f, counts={}, metadata={}) for f in facts]
+    return check_claims(
+        claims,
+        matrix,
+        layers=layers,
+        rounding=rounding_of(facts, matrix.component),
+        lineage=build_lineage(matrix, layers=layers, facts=blind),
+    )
+
+
+def _claims_table(checked: Sequence[CheckedClaim]) -> Table:
+    rows = [(c.claim.model, c.claim.sentence(), c.verdict, c.reason) for c in checked]
+    frame = pd.DataFrame(rows, columns=["model", "claim", "verdict", "reason"])
+    # contradictions first: they are what a reader must not miss
+    order = frame["verdict"].map({"contradicted": 0, "confirmed": 1}).fillna(2)
+    shown = frame.iloc[order.to_numpy().argsort(kind="stable")]
+    return table(
+        shown,
+        [frame_file("claims", frame, "the table")],
+        caption="What the metadata claims, held against the weights.",
+        columns=["claim", "verdict", "reason"],
+    )
+
+
+def _lead(found: Lineage, checked: Sequence[CheckedClaim]) -> tuple[str, ...]:
+    wrong = [claim for claim in checked if claim.verdict == "contradicted"]
+    if wrong:
+        text = f"{wrong[0].claim.sentence()}: {wrong[0].reason}"
+        several = f"{len(wrong)} claims" if len(wrong) > 1 else "a claim"
+        return (f"The weights contradict {several} of the metadata, e.g. {text}".rstrip(".") + ".",)
+    merges = [recipe for recipe in found.recipes if recipe.claimed]
+    if merges:
+        text = f"{counted(len(merges), 'merge')} recovered from the weights, e.g. "
+        return ((text + merges[0].sentence()).rstrip(".") + ".",)
+    return ()
+
+
+def _edge_frame(found: Lineage) -> pd.DataFrame:
+    rows = [
+        (
+            *(edge.parent, edge.child, edge.kind, edge.length, edge.weight, edge.confidence),
+            *(edge.decided, "; ".join(f"{e.name}: {e.text}" for e in edge.evidence)),
+        )
+        for edge in found.edges
+    ]
+    columns = ["parent", "child", "kind", "length", "weight", "confidence", "decided", "evidence"]
+    return pd.DataFrame(rows, columns=columns)
