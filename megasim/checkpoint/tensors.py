@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import stat
 from collections import OrderedDict
@@ -18,7 +17,10 @@ import numpy as np
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.errors import CheckpointError
 
-_TILE = 64
+# Strided elements are gathered out of pieces of this many bytes, which stay in a core's cache.
+_PIECE = 1 << 18
+# Up to this many unneeded bytes are read along: a read of its own would cost more.
+_GAP = 1 << 13
 CUT_SHORT = "the file is incomplete: copy or download it again"
 
 
@@ -148,12 +150,14 @@ class ByteSource:
         return bytes(data)
 
 
-def _read_into(file: BinaryIO, offset: int, target: memoryview, path: Path | str) -> None:
+def _read_into(
+    file: BinaryIO, offset: int, target: memoryview, path: Path | str, key: str = ""
+) -> None:
     file.seek(offset)
     while target:
         count = file.readinto(target)  # type: ignore[attr-defined]
         if not count:
-            raise CheckpointError(path, "cut short, or changed while it was read", CUT_SHORT)
+            raise CheckpointError(path, "cut short, or changed while it was read", CUT_SHORT, key)
         target = target[count:]
 
 
@@ -166,7 +170,7 @@ class TensorReader:
     def __init__(self, max_files: int = 64) -> None:
         self._max_files = max_files
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
-        self._maps: dict[str, mmap.mmap] = {}
+        self._piece = memoryview(bytearray(_PIECE))
 
     def __enter__(self) -> TensorReader:
         return self
@@ -200,7 +204,8 @@ class TensorReader:
             all else as numpy's own type. Files are little-endian, as is every machine supported.
 
         Memory beyond the result does not grow with the tensor. Contiguous elements take one read
-        call into the result; strided ones are gathered out of a memory map.
+        call into the result; strided ones are gathered out of small pieces. Nothing is mapped into
+        memory: a file that is cut short meanwhile would end the process.
 
         Raises:
             CheckpointError: the file is gone, shorter than it was, or unreadable.
@@ -223,9 +228,9 @@ class TensorReader:
             file = self._open(ref.path)
             if ref.strides is None:
                 target = out.view(np.uint8).data
-                _read_into(file, ref.offset + start * dtype.itemsize, target, ref.path)
+                _read_into(file, ref.offset + start * dtype.itemsize, target, ref.path, ref.key)
             else:
-                _copy_range(self._view(ref, dtype), start, stop, out)
+                _Gather(file, ref, self._piece).read(start, stop, out)
         except OSError as e:
             raise CheckpointError(
                 ref.path,
@@ -255,44 +260,65 @@ class TensorReader:
         return file
 
     def _close_oldest(self) -> None:
-        path, file = self._files.popitem(last=False)
+        _, file = self._files.popitem(last=False)
         file.close()
-        if path in self._maps:
-            self._maps.pop(path).close()
 
-    def _view(self, ref: TensorRef, dtype: np.dtype[np.generic]) -> AnyArray:
-        """The strided tensor laid over a memory map; numpy checks that it stays inside."""
+
+class _Gather:
+    """Reads a strided tensor by ranges of its row-major order."""
+
+    def __init__(self, file: BinaryIO, ref: TensorRef, piece: memoryview) -> None:
         assert ref.strides is not None
-        try:
-            if ref.path not in self._maps:
-                number = self._files[ref.path].fileno()
-                self._maps[ref.path] = mmap.mmap(number, 0, access=mmap.ACCESS_READ)
-            strides = [stride * dtype.itemsize for stride in ref.strides]
-            return np.ndarray(ref.shape, dtype, self._maps[ref.path], ref.offset, strides)
-        except (TypeError, ValueError):
-            raise CheckpointError(
-                ref.path, "cut short since it was opened", CUT_SHORT, ref.key
-            ) from None
+        itemsize = STORAGE_DTYPES[ref.dtype].itemsize
+        self._file = file
+        self._ref = ref
+        self._strides = tuple(stride * itemsize for stride in ref.strides)
+        self._piece = piece
 
+    def read(self, start: int, stop: int, out: AnyArray) -> None:
+        """Fill `out`, of one dimension, with elements `start` to `stop`."""
+        self._range(0, self._ref.offset, start, stop, out)
 
-def _copy_range(view: AnyArray, start: int, stop: int, out: AnyArray) -> None:
-    """Copy elements `start` to `stop` of `view`, row-major, with no whole copy in between."""
-    if view.ndim <= 1:
-        out[:] = view[start:stop]
-        return
-    row = view[0].size
-    first, last = -(-start // row), stop // row  # the whole rows of the range
-    if first > last:  # the range lies within one row
-        _copy_range(view[last], start - last * row, stop - last * row, out)
-        return
-    head, tail = first * row - start, stop - last * row
-    if head:
-        _copy_range(view[first - 1], row - head, row, out[:head])
-    whole = out[head : len(out) - tail].reshape(last - first, *view.shape[1:])
-    if view.ndim > 2 or view.strides[0] >= view.strides[1]:
-        whole[...] = view[first:last]
-    else:  # transposed: copied by tiles, as it lies, or every element would miss the cache
-        for i in range(0, view.shape[1], _TILE):
-            whole[:, i : i + _TILE] = view[first:last, i : i + _TILE].T.copy().T
-    if tail:
-        _copy_range(view[last], 0, tail, out[len(out) - tail :])
+    def _range(self, level: int, offset: int, start: int, stop: int, out: AnyArray) -> None:
+        """Split a range of the dimensions from `level` on into boxes: head, whole rows, tail."""
+        shape, strides = self._ref.shape[level:], self._strides[level:]
+        row = math.prod(shape[1:])
+        first, last = -(-start // row), stop // row  # the whole rows of the range
+        if first > last:  # the range lies within one row
+            offset += last * strides[0]
+            self._range(level + 1, offset, start - last * row, stop - last * row, out)
+            return
+        head, tail = first * row - start, stop - last * row
+        if head:
+            before = offset + (first - 1) * strides[0]
+            self._range(level + 1, before, row - head, row, out[:head])
+        if last > first:
+            whole = out[head : len(out) - tail].reshape(last - first, *shape[1:])
+            order = sorted(range(len(shape)), key=lambda i: -strides[i])  # as it lies in the file
+            lying = [strides[i] for i in order]
+            self._box(offset + first * strides[0], lying, whole.transpose(order))
+        if tail:
+            self._range(level + 1, offset + last * strides[0], 0, tail, out[len(out) - tail :])
+
+    def _box(self, offset: int, strides: Sequence[int], out: AnyArray) -> None:
+        """Fill `out` with elements that lie at `strides`, in bytes, the largest first."""
+        step, inner = strides[0], strides[1:]
+        run = out.itemsize + sum((n - 1) * s for n, s in zip(out.shape[1:], inner, strict=True))
+        if run > _PIECE and inner:
+            for i in range(len(out)):
+                self._box(offset + i * step, inner, out[i])
+            return
+        pitch = step if step - run <= _GAP else run  # bytes from row to row in the piece
+        count = max(1, (_PIECE - run) // max(pitch, 1) + 1)
+        for i in range(0, len(out), count):
+            target = out[i : i + count]
+            size = (len(target) - 1) * pitch + run
+            ends = [size] if pitch == step else range(run, size + 1, run)
+            begin = 0
+            for row, end in enumerate(ends):
+                self._read_run(offset + (i + row) * step, self._piece[begin:end])
+                begin = end
+            target[...] = np.ndarray(target.shape, out.dtype, self._piece, 0, (pitch, *inner))
+
+    def _read_run(self, offset: int, target: memoryview) -> None:
+        _read_into(self._file, offset, target, self._ref.path, self._ref.key)
