@@ -21,19 +21,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return store
 
 
-# Not found yet: where the add-difference of half and whole stand beside each other, or a merge of
-# four beside merges of its parents, one gives way to the other.
-OPEN = pytest.mark.xfail(reason="gives way to merges of the same parents", strict=True)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(m.name, marks=OPEN if m.name in ("four", "add-half", "add-full") else ())
-        for m in ZOO_RECIPES
-        if m.kind == "merge"
-    ],
-)
+@pytest.mark.parametrize("name", [m.name for m in ZOO_RECIPES if m.kind == "merge"])
 def test_merges_in_files_are_recovered(zoo: Workspace, name: str) -> None:
     recipe = zoo.recipe(name)
     assert recipe.claimed

@@ -314,3 +314,29 @@ def test_direction_is_the_cosine_of_two_changes() -> None:
     assert abs(estimate.cosine - truth) < 6 * estimate.error
     with pytest.raises(NoAnswerError, match="no direction"):
         direction(matrix, "a", "a", "c", "d")
+
+
+def test_a_merge_by_way_of_an_add_difference_is_told_by_its_ends() -> None:
+    world = World(11)
+    base = world.add("base", world.random(0.05))
+    a, b, c = (world.fine_tune(name, base) for name in "abc")
+    world.fine_tune("d", base)
+    world.add("full", a + b - base)
+    world.add("half", a + (b - base) / 2)
+    world.add("mixed", (a + b + c) / 3)
+    matrix, layers = world.matrices()
+    for given_layers in (None, layers):
+        recipes = {
+            name: recover_recipe(matrix, name, layers=given_layers, rounding=world.rounding())
+            for name in matrix.models
+        }
+        truths = {
+            "full": {"a": 1, "b": 1, "base": -1},
+            "half": {"a": 1, "b": 0.5, "base": -0.5},
+            "mixed": {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3},
+        }
+        assert {n for n, r in recipes.items() if r.claimed} == set(truths)
+        for name, truth in truths.items():
+            assert weights_of(recipes[name]) == pytest.approx(truth, abs=0.01)
+        rivals = [dict(r.parents) for r in recipes["half"].rivals]
+        assert pytest.approx({"a": 0.5, "full": 0.5}, abs=0.01) in rivals

@@ -23,6 +23,7 @@ from megasim.lineage.evidence import (
 from megasim.lineage.inner_products import Floats, require_l2
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.recipe_search import hull_distances
 from megasim.lineage.result import Edge, Family, Lineage
 from megasim.lineage.tree import (
     ONE_COURSE,
@@ -345,11 +346,7 @@ def _layers_of(layers: LayerMatrices | None, names: tuple[str, ...]) -> LayerMat
 
 
 def _explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
-    """Return the models of which all others together leave little: what may be a merge.
-
-    The squared distance of a point from the affine hull of all others is the reciprocal of its
-    diagonal entry in the inverse of the bordered matrix [[−½ D², 1], [1ᵀ, 0]].
-    """
+    """Return the models of which all others together leave little: what may be a merge."""
     n = len(squared)
     if n < 3:
         return []
@@ -359,24 +356,10 @@ def _explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
         blocks, d2 = np.array(layers.blocks)[known], np.square(layers.values[known])
         stacks.append(np.array([d2[blocks == name].sum(axis=0) for name in np.unique(blocks)]))
     # Either is enough: where many models stand on one line, single blocks are all noise.
-    hull = np.min([_hull_distances(stack, n) for stack in stacks], axis=0)
+    each = [np.sum([hull_distances(d2) for d2 in stack], axis=0) for stack in stacks if len(stack)]
+    hull = np.min(each, axis=0)
     away = squared + np.diag(np.full(n, np.inf))
     return [i for i in range(n) if hull[i] <= EXPLAINABLE * away[i].min()]
-
-
-def _hull_distances(stack: Floats, n: int) -> Floats:
-    """Return (N,) squared distances from the hull of all others, summed over (B, N, N) blocks."""
-    hull = np.zeros(n)
-    for block in stack:
-        scale = float(block.max())
-        if not scale > 0:
-            continue
-        bordered = np.ones((n + 1, n + 1))
-        bordered[:n, :n] = -block / (2 * scale) + 1e-9 * np.eye(n)
-        bordered[n, n] = 0.0
-        diagonal = np.diag(np.linalg.pinv(bordered, rcond=1e-12, hermitian=True))[:n]
-        hull += scale / np.maximum(diagonal, 1e-30)
-    return hull if len(stack) else np.full(n, np.inf)
 
 
 def _probability(log_odds: float) -> float:

@@ -16,6 +16,7 @@ from megasim.lineage.recipe_search import (
     Candidate,
     dependent_parent,
     fit_weights,
+    hull_ends,
     least_residual,
     natural,
     search_parents,
@@ -121,17 +122,20 @@ def _search(
     question: Question, max_unexplained: float
 ) -> tuple[Candidate | None, list[Candidate], str]:
     """Return the claimed or best set, its rivals, and the verdict."""
-    pool = set(range(len(question.names))) - {MODEL}
-    passed_over = 0
+    # What lies between others is no parent. The model counts among those: what was merged from
+    # it explains nothing of it.
+    ends = hull_ends(question.total, lambda m, parents: 2 * question.noise(m, parents), [MODEL])
+    pool = set(ends) - {MODEL}
     chosen, rivals, verdict = _choose(question, MODEL, pool, max_unexplained)
+    passed_over: list[Candidate] = []
     while chosen is not None and verdict != "none":
         # Where a weight is negative, a parent may be a merge made with the model.
         explainers = pool if verdict == "merge" else pool | {MODEL}
         inside: dict[int, Candidate] = {}
         for parent in chosen.parents:
-            its = _choose(question, parent, explainers - {parent}, max_unexplained, convex=True)
-            if its[0] is not None and its[2] != "none":
-                inside[parent] = its[0]
+            its = _itself_merged(question, parent, explainers - {parent}, max_unexplained)
+            if its is not None:
+                inside[parent] = its
         if not inside:
             break
         made_of_it = any(MODEL in found.parents for found in inside.values())
@@ -139,24 +143,30 @@ def _search(
         again, its_rivals, its_verdict = _choose(question, MODEL, pool, max_unexplained)
         limit = 2 * (chosen.residual + question.noise(MODEL, chosen.parents))
         worse = again is None or its_verdict == "none" or again.residual > limit
+        names = ", ".join(printable(question.names[p], 60) for p in sorted(inside))
         if worse and not made_of_it:
-            names = ", ".join(printable(question.names[p], 60) for p in sorted(inside))
             question.notes.append(f"itself a merge: {names}")
             break
-        passed_over += len(inside)
+        if not made_of_it:
+            question.notes.append(f"in place of {names}, itself a merge, stand its own parents")
+            passed_over.append(chosen)
         chosen, rivals, verdict = again, its_rivals, its_verdict
-    if passed_over:
-        question.notes.append(f"{passed_over} parent(s) that are merges gave way to their own")
-    return chosen, rivals, verdict
+    return chosen, [*rivals, *passed_over] if verdict != "none" else rivals, verdict
+
+
+def _itself_merged(
+    question: Question, parent: int, explainers: set[int], max_unexplained: float
+) -> Candidate | None:
+    """Return what a parent is the weighted sum of, or leaving only noise the add-difference of."""
+    found, _, verdict = _choose(question, parent, explainers, max_unexplained)
+    if found is None or verdict not in ("merge", "add-difference"):
+        return None
+    noise = 2 * question.noise(parent, found.parents)
+    return found if verdict == "merge" or found.residual <= noise else None
 
 
 def _choose(
-    question: Question,
-    model: int,
-    pool: set[int],
-    max_unexplained: float,
-    *,
-    convex: bool = False,
+    question: Question, model: int, pool: set[int], max_unexplained: float
 ) -> tuple[Candidate | None, list[Candidate], str]:
     """Return the smallest set that no further parent betters, those near it, and the verdict."""
     if len(pool) < 2:
@@ -167,8 +177,6 @@ def _choose(
     level: list[Candidate] = []
     # Where all models together do not explain enough, near pairs are tried only to be shown.
     hopeless = least_residual(question.squared, model, pool) > (1 - LEAST_GAIN) * left
-    if hopeless and convex:
-        return None, [], "none"
     if hopeless:
         pool = set(sorted(pool, key=lambda p: (total[model, p], p))[:SHOWN_POOL])
     found = search_parents(
@@ -176,7 +184,6 @@ def _choose(
         model,
         pool,
         noise=question.dependence(pool),
-        convex=convex,
         most=2 if hopeless else MOST_PARENTS,
     )
     for candidates in found:

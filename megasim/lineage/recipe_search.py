@@ -5,11 +5,12 @@ Everything works on a stack of squared distances (B, N, N): B blocks whose weigh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import nnls
 
 from megasim.lineage.inner_products import Floats, gram
 
@@ -100,6 +101,69 @@ def least_residual(squared: Floats, model: int, pool: Iterable[int]) -> float:
     return float(np.maximum(left, 0.0).sum())
 
 
+def hull_distances(squared: Floats) -> Floats:
+    """Return (N,) squared distances of each point from the affine hull of all others.
+
+    It is the reciprocal of the point's diagonal entry in the inverse of the bordered matrix
+    [[−½ D², 1], [1ᵀ, 0]].
+
+    Args:
+        squared: (N, N) squared distances; all zero gives zeros.
+
+    >>> hull_distances(np.array([[0.0, 1, 1], [1, 0, 4], [1, 4, 0]])).round(6).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    n, scale = len(squared), float(squared.max())
+    if not scale > 0:
+        return np.zeros(n)
+    bordered = np.ones((n + 1, n + 1))
+    bordered[:n, :n] = -squared / (2 * scale) + 1e-9 * np.eye(n)
+    bordered[n, n] = 0.0
+    diagonal = np.diag(np.linalg.pinv(bordered, rcond=1e-12, hermitian=True))[:n]
+    return np.asarray(scale / np.maximum(diagonal, 1e-30))
+
+
+def hull_ends(
+    squared: Floats, noise: Callable[[int, Sequence[int]], float], kept: Sequence[int] = ()
+) -> list[int]:
+    """Return the points that are no weighted sum, all weights ≥ 0, of the others returned.
+
+    These are the corners of the convex hull: what lies inside is left out one point after the
+    other, the innermost first, while what is left still explains it.
+
+    Args:
+        squared: (N, N) squared distances.
+        noise: (point, others) → the squared distance from a sum of those that is none.
+        kept: points that are returned whatever explains them.
+
+    >>> line = np.square(np.subtract.outer([0.0, 1.0, 4.0], [0.0, 1.0, 4.0]))
+    >>> hull_ends(line, lambda point, others: 1e-6)
+    [0, 2]
+    """
+    n = len(squared)
+    ends = list(range(n))
+    flat = hull_distances(squared)
+    everything = {i: noise(i, ends) for i in ends}
+    inner = [i for i in ends if i not in kept and flat[i] <= everything[i]]
+    if n < 3 or not inner:
+        return ends
+    # Coordinates in which all distances are as given, about the mean of all points.
+    centred = squared - squared.mean(axis=0) - squared.mean(axis=1, keepdims=True) + squared.mean()
+    values, vectors = np.linalg.eigh(-centred / 2)
+    points = vectors * np.sqrt(np.maximum(values, 0.0))
+    # The row of equal numbers makes the weights sum to 1.
+    heavy = 1e3 * float(np.sqrt(squared.max()))
+    system = np.vstack([points.T, np.full(n, heavy)])
+    for i in sorted(inner, key=lambda i: (float(squared[i].sum()), i)):
+        rest = [j for j in ends if j != i]
+        weights, _ = nnls(system[:, rest], system[:, i])
+        used = [j for j, w in zip(rest, weights, strict=True) if w > 0]
+        left = float(np.square(points[i] - weights @ points[rest]).sum())
+        if len(used) > 1 and left <= noise(i, used):
+            ends.remove(i)
+    return ends
+
+
 def natural(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Return which rows of (…, k) weights a person would merge by.
 
@@ -120,7 +184,6 @@ def search_parents(
     pool: Iterable[int],
     *,
     noise: float = 0.0,
-    convex: bool = False,
     most: int = MOST_PARENTS,
 ) -> Iterator[list[Candidate]]:
     """Yield the best natural sets of 2, 3 … `most` parents out of `pool`, best first.
@@ -134,7 +197,6 @@ def search_parents(
         squared: (B, N, N) squared distances, finite among `pool` and the model.
         noise: a squared distance, summed over blocks, that is none: a parent no farther from
             the plane of the others adds no direction of its own.
-        convex: whether all weights must be positive.
     """
     places = np.array(sorted(set(pool) - {model}), dtype=np.intp)
     index = np.concatenate([[model], places])
@@ -145,12 +207,12 @@ def search_parents(
         sets: dict[tuple[int, ...], Candidate] = {}
         grown: dict[tuple[int, ...], float] = {}
         for base in beam:
-            _collect(part, base, sets, grown, noise, convex)
+            _collect(part, base, sets, grown, noise)
         if sets and size > 2:
             best = min(sets.values(), key=_order)
             for out in range(size):
                 base = best.parents[:out] + best.parents[out + 1 :]
-                _collect(part, base, sets, grown, noise, convex)
+                _collect(part, base, sets, grown, noise)
         if sets:
             yield [
                 Candidate(tuple(int(index[i]) for i in c.parents), c.residual, c.weights)
@@ -169,11 +231,10 @@ def _collect(
     sets: dict[tuple[int, ...], Candidate],
     grown: dict[tuple[int, ...], float],
     noise: float,
-    convex: bool,
 ) -> None:
     """Add to `sets` and `grown` the sets of `base` and one parent more; the model is row 0."""
     residual, weights = extend(squared, base, noise)
-    admissible = np.min(weights, axis=1) > 0 if convex else natural(weights)
+    admissible = natural(weights)
     admissible &= np.min(np.abs(weights), axis=1) > NO_SHARE
     kept = BEAM if len(base) == 1 else BEAM // 4
     order = np.argsort(residual, kind="stable")
