@@ -395,7 +395,14 @@ class Workspace:
 
         matrix = load_matrix(self.store, component, metric, models=models)
         layers = self._layers_of(matrix, metric)
-        return MapView(**vars(map_models(matrix, path=path, layers=layers, complete=complete)))
+        why = "No layer has known distances, so nothing is said of single layers."
+        if len(matrix.models) > _MOST_LAYERED_MODELS:
+            why = (
+                f"The layers of more than {_MOST_LAYERED_MODELS} models are not looked into; name "
+                "fewer with --models."
+            )
+        result = map_models(matrix, path=path, layers=layers, without_layers=why, complete=complete)
+        return MapView(**vars(result))
 
     def trajectories(
         self,

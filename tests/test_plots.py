@@ -37,6 +37,17 @@ def test_missing_pairs_are_marked_and_said() -> None:
     assert heatmap_figure(matrix(8)).axes[0].get_legend() is None
 
 
+def test_one_far_model_leaves_the_tree_of_the_others_room() -> None:
+    points = np.array([0.0, 1.0, 2.5, 4.2, 100.0])
+    far = DistanceMatrix.from_values("abcde", np.abs(points[:, None] - points[None]))
+    for given, said in ((far, ["log scale"]), (far.subset("abcd"), [""])):
+        axes = heatmap_figure(given).axes[-1]
+        assert [axes.get_title()] == said
+    tree = heatmap_figure(far).axes[-1].collections[0].get_paths()
+    joins = sorted(path.vertices[:, 0].max() for path in tree)
+    assert joins[0] > 0.05 * joins[-1]
+
+
 def test_near_models_stand_side_by_side() -> None:
     points = np.array([0.0, 10.0, 0.1, 10.1, 0.2, 10.2])
     found = cluster_order(

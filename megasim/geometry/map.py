@@ -179,6 +179,7 @@ def map_models(
     *,
     path: Sequence[str] = (),
     layers: LayerMatrices | None = None,
+    without_layers: str = "",
     complete: bool = False,
 ) -> MapResult:
     """Return the map of the models of a matrix, with the flat-plane test.
@@ -188,6 +189,7 @@ def map_models(
         path: models in the order they came, two or more; models not named hang on the path by
             the shortest edges. Empty: the minimum spanning tree.
         layers: the matrices beneath, to say where a direction persists.
+        without_layers: why there are no `layers`, as a sentence of the evidence.
         complete: fill the gaps of the matrix, see `completion.complete_matrix`. The evidence says
             how many, and which models had to be left out.
 
@@ -203,20 +205,25 @@ def map_models(
     """
     # many small decompositions: threads cost more than they give, and change the last digits
     with threadpool_limits(limits=1, user_api="blas"):
-        return _map_models(matrix, path, layers, complete)
+        return _map_models(matrix, path, layers, without_layers, complete)
 
 
 def _map_models(
-    matrix: DistanceMatrix, path: Sequence[str], layers: LayerMatrices | None, complete: bool
+    matrix: DistanceMatrix,
+    path: Sequence[str],
+    layers: LayerMatrices | None,
+    without_layers: str,
+    complete: bool,
 ) -> MapResult:
     given = len(matrix.models)
     matrix = _answerable(matrix, complete)
     order = _order(matrix.models, path)
     squared = squared_distances(matrix)
     if not squared.any():
+        n = len(matrix.models)
+        who = "both models" if n == 2 else f"all {n} models"
         raise NoAnswerError(
-            f"all {len(matrix.models)} models are identical in {printable(matrix.component)}: "
-            "there is nothing to map",
+            f"{who} are identical in {printable(matrix.component)}: there is nothing to map",
             "choose another component",
         )
     embedding = classical_mds(squared)
@@ -233,6 +240,7 @@ def _map_models(
         distinct=distinct_models(squared),
         planarity_error=planarity_error(matrix),
         layers=figures,
+        without_layers=without_layers,
     )
     if len(matrix.models) < given:
         evidence = (

@@ -51,6 +51,7 @@ def state_evidence(
     distinct: int,
     planarity_error: float,
     layers: LayerFigures | None,
+    without_layers: str = "",
 ) -> tuple[str, ...]:
     """Return the evidence: what was found, how firm it is, over what, and what it does not show.
 
@@ -60,6 +61,7 @@ def state_evidence(
         distinct: how many of the models differ from each other.
         planarity_error: standard error of the planarity, 0 for exact distances.
         layers: the figures layer by layer, if there are any.
+        without_layers: why there are none, as a sentence.
     """
     sentences: list[str] = []
     if test.verdict != TOO_FEW:
@@ -67,6 +69,8 @@ def state_evidence(
     sentences += _direction(matrix.models, walk, test.direction)
     if layers is not None:
         sentences += _layers(layers)
+    elif without_layers:
+        sentences.append(without_layers)
     sentences += _material(matrix, negative_mass, distinct)
     return (*sentences, _LIMITS[test.verdict])
 
@@ -110,14 +114,16 @@ def _direction(models: Sequence[str], walk: Walk, direction: Direction) -> list[
     names = [printable(models[i], _NAME) for i in walk.order]
     read = "the order given"
     if walk.kind != "path":
+        edges = len(models) - 1
+        part = f"{steps} of the {edges}" if steps < edges else f"all {edges}"
         read = (
-            f"{steps} of the {len(models) - 1} steps of the spanning tree, an order read off the "
-            "distances and not known to be that of time"
+            f"{part} steps of the spanning tree, an order read off the distances and not known "
+            "to be that of time"
         )
     compare = "as much" if direction.coherence >= 0 else "as little"
     sentences = [
-        f"Along {names[0]} → {names[-1]} ({read}) the coherence is {direction.coherence:.3f} (0 at "
-        f"right angles, 1 straight); steps reversed at random give {compare} with "
+        f"Along {names[0]} → {names[-1]} ({read}) the coherence is {direction.coherence:z.3f} (0 "
+        f"at right angles, 1 straight); steps reversed at random give {compare} with "
         f"p = {direction.p_value:.2g} ({direction.patterns:,} patterns)."
     ]
     if direction.name == "not testable":
@@ -129,7 +135,7 @@ def _direction(models: Sequence[str], walk: Walk, direction: Direction) -> list[
     if direction.name == "turning back":
         return [*sentences, "The steps turn back on the whole."]
     turns = zip(names[1:-1], direction.turn_cosines, strict=True)
-    going_on = [f"{name} {turn:.3f}" for name, turn in turns if turn >= TURN]
+    going_on = [f"{name} {turn:z.3f}" for name, turn in turns if turn >= TURN]
     found = f"no turn cosine reaches {TURN}"
     if going_on:
         found = f"turn cosines of {TURN} or more at {_list(going_on)}"
@@ -143,8 +149,8 @@ def _layers(layers: LayerFigures) -> list[str]:
     row = whole.iloc[0]
     sentences = [
         f"Layer by layer ({row['n']} of {row['layers']} layers, each counted once) the coherence "
-        f"has the median {row['layer_median']:.3f}, quartiles {row['layer_q1']:.3f} and "
-        f"{row['layer_q3']:.3f}; it is above 0 in {_percent(row['positive'])}."
+        f"has the median {row['layer_median']:z.3f}, quartiles {row['layer_q1']:z.3f} and "
+        f"{row['layer_q3']:z.3f}; it is above 0 in {_percent(row['positive'])}."
     ]
     for by in ("role", "block"):
         table = layers.summary(by)
@@ -164,7 +170,7 @@ def _where(table: pd.DataFrame) -> str:
     ):
         rows = ranked[ranked["persists"] == verdict]
         named = [
-            f"{printable(name, _NAME) or 'unnamed'} ({coherence:.3f} ± {error:.3f})"
+            f"{printable(name, _NAME) or 'unnamed'} ({coherence:z.3f} ± {error:z.3f})"
             for name, coherence, error in zip(
                 rows.index, rows["coherence"], rows["coherence_error"], strict=True
             )

@@ -29,7 +29,7 @@ class Trajectory:
         steps: (m,) distance from each model to the next.
         coherence: 0 at right angles, 1 straight; of l2 only, else NaN.
         turn_cosines: (m − 1,) at each inner model; of l2 only, else NaN.
-        keys: layers it covers, 0 if not known.
+        keys: layers each step covers, 0 if not known or not the same for all.
         keys_left_out: layers that lack a step of the chain or the way from start to end.
 
     Missing distances are NaN, and so is every figure that needs them.
@@ -79,7 +79,9 @@ def trajectory(matrix: DistanceMatrix, chain: Sequence[str], *, label: str = "")
     """
     order = _chain(matrix.models, chain, matrix.metric)
     values = matrix.values[np.ix_(order, order)]
-    return _trajectory(label or matrix.component, matrix.metric, tuple(chain), values)
+    steps = matrix.keys_compared[order[:-1], order[1:]]
+    keys = int(steps.max(initial=0)) if (steps == steps[:1]).all() else 0
+    return _trajectory(label or matrix.component, matrix.metric, tuple(chain), values, keys)
 
 
 def layer_trajectories(

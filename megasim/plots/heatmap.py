@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -26,6 +27,8 @@ from megasim.matrix import DistanceMatrix, Floats
 # cividis reads the same with and without colour vision, and in grey.
 COLOURS = "cividis"
 MISSING = "#e8e8e8"
+_FAR = 5.0  # the top of a tree as a multiple of its median branching, from which its scale is log
+_HYPHEN = re.compile(r"(?<![^\s(:=±])-(?=[\d.])|(?<=\de)-(?=\d)")
 _LABEL = 34  # characters of a model name that a figure shows
 
 METRIC_TITLES = {
@@ -44,6 +47,15 @@ def drawable(text: str) -> str:
     'mix □□ v2'
     """
     return "".join(c if ord(c) in _signs() else "□" for c in text)
+
+
+def minus_signs(text: str) -> str:
+    """Return the text with a minus sign, not a hyphen, before each negative number.
+
+    >>> minus_signs("run-2: -0.5, 3e-6")
+    'run-2: −0.5, 3e−6'
+    """
+    return _HYPHEN.sub("−", text)
 
 
 @cache
@@ -164,9 +176,12 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
         side = figure.add_axes(
             (0.1 / width, (margin + 0.1) / height, tree_width / width, grid / height)
         )
+        heights, logarithmic = _branch_heights(tree[:, 2])
+        if logarithmic:
+            side.set_title("log scale", fontsize=6, pad=2, color="#777777")
         # a threshold of 0 keeps all branches in one colour
         dendrogram(
-            tree,
+            np.column_stack([tree[:, :2], heights, tree[:, 3]]),
             ax=side,
             orientation="left",
             no_labels=True,
@@ -180,6 +195,19 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
         0.12 / width, 1 - 0.36 / height, subtitle or coverage_note(matrix), va="top", fontsize=8
     )
     return figure
+
+
+def _branch_heights(heights: Floats) -> tuple[Floats, bool]:
+    """Return where branches join in the drawing, and whether that is a logarithmic scale.
+
+    It is where one far family would leave the others no room. What joins at 0 stays there.
+    """
+    positive = heights[heights > 0]
+    low, high = float(positive.min()), float(positive.max())
+    if high < _FAR * np.median(positive):
+        return heights, False
+    floor = max(low, high * 1e-4)
+    return np.where(heights > 0, np.log(np.maximum(heights, floor) / floor) + 0.3, 0.0), True
 
 
 def coverage_note(matrix: DistanceMatrix) -> str:

@@ -22,6 +22,7 @@ from megasim.plots.heatmap import (
     component_label,
     coverage_note,
     drawable,
+    minus_signs,
     short_label,
 )
 from megasim.plots.layers import block_place
@@ -39,6 +40,7 @@ from megasim.plots.map_panel import (
     inside,
     outline,
     shown_part,
+    turn_text,
 )
 
 # inches
@@ -187,7 +189,7 @@ def _write_steps(sheet: _Sheet, art: MapArt, top: float) -> None:
     rows = [(f"steps of {walk}", "length", "turn")]
     for (a, b), (length, turn) in zip(art.result.walk.edges.tolist(), art.steps(), strict=True):
         step = f"{short_label(art.names[a], 15)} → {short_label(art.names[b], 15)}"
-        rows.append((step, f"{length:.4g}", "" if np.isnan(turn) else f"{turn:+.3f}"))
+        rows.append((step, f"{length:.4g}", turn_text(turn, 3)))
     for i, row in enumerate(rows):
         style: dict[str, Any] = {"fontsize": 6.3, "weight": "normal" if i else "bold"}
         y = top + i * _STEP_LINE
@@ -224,6 +226,9 @@ def _draw_layers(axes: Axes, layers: LayerFigures, by: str, groups: Sequence[str
         table["coherence"], rows, xerr=error, fmt="D", ms=3.6, mfc="white", color=DARK, lw=0.9
     )
     axes.axvline(0.0, color=GREY, lw=0.6, zorder=0)
+    # bars have no margin of their own, and where layers agree a mark stands at their end
+    axes.use_sticky_edges = False
+    axes.margins(x=0.08)
     counts = table["n"].tolist()
     labels = [short_label(group or "unnamed", 18) for group in groups]
     axes.set_yticks(rows, [f"{a} ({n})" for a, n in zip(labels, counts, strict=True)], fontsize=7)
@@ -240,7 +245,7 @@ def _caption(result: MapResult) -> list[str]:
         verdict += f" Direction: {result.direction}."
     lines = [verdict]
     for sentence in result.evidence:
-        text = drawable(sentence).replace("$", r"\$")
+        text = minus_signs(drawable(sentence)).replace("$", r"\$")
         lines += textwrap.wrap(text, _WRAP, subsequent_indent="    ")
     return lines
 

@@ -253,7 +253,16 @@ def step_text(length: float, turn: float) -> str:
     >>> step_text(8.2067, 0.2311)
     '8.207, turn +0.23'
     """
-    return f"{length:.4g}" if np.isnan(turn) else f"{length:.4g}, turn {turn:+.2f}"
+    return f"{length:.4g}" if np.isnan(turn) else f"{length:.4g}, turn {turn_text(turn, 2)}"
+
+
+def turn_text(turn: float, digits: int) -> str:
+    """Return a cosine with its sign; "" for NaN.
+
+    >>> turn_text(-0.2311, 2), turn_text(-0.0001, 2)
+    ('−0.23', '+0.00')
+    """
+    return "" if np.isnan(turn) else f"{turn:+z.{digits}f}".replace("-", "−")
 
 
 def _write(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,13 +16,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from megasim.errors import NoAnswerError
 from megasim.geometry.trajectory import Trajectory
 from megasim.matrix import Floats
-from megasim.plots.heatmap import METRIC_TITLES, MISSING, drawable, short_label
+from megasim.plots.heatmap import METRIC_TITLES, MISSING, drawable, minus_signs, short_label
 from megasim.plots.map_panel import DARK, GREY, figure_names
 
 LINES = 6  # parts drawn as lines; more become rows of a heatmap
 _MARKERS = "osD^vP"
 _DECADE = 8.0  # ratio of lengths from which their axis is logarithmic
 _WRITTEN = 120  # cells up to which a heatmap has its numbers written
+_WIDE = 10  # columns up to which they have room
 
 
 def trajectory_figure(trajectories: Sequence[Trajectory], *, title: str = "") -> Figure:
@@ -122,14 +124,14 @@ def _as_heatmaps(trajectories: Sequence[Trajectory]) -> Figure:
         axes = figure.add_axes((left, bottom, wide, tall))
         bar = figure.add_axes((left + wide + 0.005, bottom, 0.008, tall))
         axes.set_facecolor(MISSING)
-        written = values.size <= _WRITTEN
+        written = values.size <= _WRITTEN and values.shape[1] <= _WIDE
         sns.heatmap(
             values,
             mask=np.isnan(values),
             ax=axes,
             cbar_ax=bar,
-            annot=written,
-            fmt=".2f",
+            annot=_written(values) if written else False,
+            fmt="",
             annot_kws={"size": 6},
             xticklabels=list(columns),
             yticklabels=labels if k == 0 else False,
@@ -149,6 +151,10 @@ def _as_heatmaps(trajectories: Sequence[Trajectory]) -> Figure:
     return figure
 
 
+def _written(values: Floats) -> npt.NDArray[Any]:
+    return np.array([[minus_signs(f"{v:z.2f}") for v in row] for row in values.tolist()])
+
+
 def _coherence_bars(axes: Axes, trajectories: Sequence[Trajectory], labelled: bool = True) -> None:
     values = np.array([t.coherence for t in trajectories])
     rows = np.arange(len(values))
@@ -159,7 +165,7 @@ def _coherence_bars(axes: Axes, trajectories: Sequence[Trajectory], labelled: bo
     room = max(high - low, 0.05)
     axes.set_xlim(low - 0.1 * room, high + (0.75 if labelled else 0.9) * room)
     for row, value in zip(rows.tolist(), values.tolist(), strict=True):
-        text = "n. a." if np.isnan(value) else f"{value:.3f}"
+        text = "n. a." if np.isnan(value) else minus_signs(f"{value:z.3f}")
         at = 0.0 if np.isnan(value) else max(value, 0.0)
         axes.text(at + 0.04 * room, row, text, fontsize=7, va="center", color=DARK)
     axes.set_ylim(len(values) - 0.5, -0.5)
@@ -212,7 +218,9 @@ def _note(trajectories: Sequence[Trajectory]) -> str:
     parts = [METRIC_TITLES[trajectories[0].metric]]
     if any(keys):
         named = [f"{short_label(t.label, 18)} {t.keys}" for t in trajectories]
-        listed = ", ".join(named) if len(named) <= LINES else f"{sum(keys)} in {len(keys)} parts"
+        # the first part may be all of them together
+        total = max(keys[0], sum(keys[1:]))
+        listed = ", ".join(named) if len(named) <= LINES else f"{total} in {len(keys)} parts"
         parts.append(f"layers: {listed}")
     if missing:
         layers = "layer" if missing == 1 else "layers"

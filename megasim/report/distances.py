@@ -73,7 +73,8 @@ def _heatmap(source: Source, component: str) -> list[Block]:
     if not known.size:
         return [note(f"{title}: none of the pairs of {n} models was compared.")]
     if len(known) == n * (n - 1) // 2 and not known.any():
-        return [say(f"{title}: all {n} models are at distance 0 from each other.")]
+        who = "both" if n == 2 else f"all {n}"
+        return [say(f"{title}: {who} models are at distance 0 from each other.")]
     answer = source.ask("report_distances", components=component_members(component))
     name = file_name("distances", component)
     caption = (

@@ -87,7 +87,13 @@ def _map(source: Source, component: str) -> MapResult:
         )
     path = [name for name in source.path if name in matrix.models]
     layers = source.layers(component, matrix.models)
-    return map_models(matrix, path=path if len(path) > 1 else (), layers=layers)
+    why = "No layer has known distances, so nothing is said of single layers."
+    if matrix.keys_compared.any():
+        why = (
+            f"The layers of so many models are not looked into; `megasim map -c {component} "
+            "--models …` does it for some."
+        )
+    return map_models(matrix, path=path if len(path) > 1 else (), layers=layers, without_layers=why)
 
 
 def comparable_part(matrix: DistanceMatrix) -> DistanceMatrix:
