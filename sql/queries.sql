@@ -177,17 +177,19 @@ group by h.canonical_key
 order by h.canonical_key;
 
 -- name: begin_plan
--- Contents that stand under more than one key. A pair of one of them, or of renamed keys, may be
--- met under several keys, and is noted so that it is planned once; any other is met only once.
+-- Contents that stand under more than one key or shape. A pair of one of them, or of renamed keys,
+-- may be met several times, and is noted so that it is planned once; any other is met only once.
 create or replace temp table many_keyed as
 select tensor_id
 from model_tensor
 group by tensor_id
-having min(canonical_key) <> max(canonical_key);
-create or replace temp table ambiguous (tensor_a integer, tensor_b integer);
+having min(canonical_key) <> max(canonical_key)
+    or min(canonical_shape) <> max(canonical_shape);
+create or replace temp table ambiguous (tensor_a integer, tensor_b integer, rows bigint);
 
 -- name: plan_keys
--- The pairs of contents under some keys that still lack a distance, each once.
+-- The pairs of contents under some keys that still lack a distance, each once; for cossim, once for
+-- each number of rows, which a content met under two shapes has two of.
 create or replace temp table work as
 with finite as (
     select
@@ -233,7 +235,10 @@ met as (
     where l.shape_a = l.shape_b
         and l.tensor_a <> l.tensor_b
         and l.value_a <> l.value_b
-    group by least(l.tensor_a, l.tensor_b), greatest(l.tensor_a, l.tensor_b)
+    group by
+        least(l.tensor_a, l.tensor_b),
+        greatest(l.tensor_a, l.tensor_b),
+        case when $cossim then coalesce(l.rows, 1) end
 )
 select
     m.tensor_a,
@@ -243,20 +248,28 @@ select
     m.renamed
         or m.tensor_a in (from many_keyed)
         or m.tensor_b in (from many_keyed) as is_ambiguous,
-    d.tensor_a is null                 as needs_distance,
-    $linf and x.tensor_a is null       as needs_linf,
-    $cossim and c.tensor_a is null     as needs_cossim
+    n.rows is null and d.tensor_a is null           as needs_distance,
+    n.rows is null and $linf and x.tensor_a is null as needs_linf,
+    $cossim and c.tensor_a is null                  as needs_cossim
 from met m
-anti join ambiguous n on n.tensor_a = m.tensor_a and n.tensor_b = m.tensor_b
+left join (select tensor_a, tensor_b, list(rows) as rows from ambiguous group by all) n
+    on n.tensor_a = m.tensor_a and n.tensor_b = m.tensor_b
 left join tensor_distance d on d.tensor_a = m.tensor_a and d.tensor_b = m.tensor_b
 left join tensor_linf x on x.tensor_a = m.tensor_a and x.tensor_b = m.tensor_b
 left join tensor_cossim c
     on c.tensor_a = m.tensor_a and c.tensor_b = m.tensor_b and c.rows = m.rows
-where needs_distance or needs_linf or needs_cossim;
+where (n.rows is null or not list_contains(n.rows, m.rows))
+    and (needs_distance or needs_linf or needs_cossim);
 
 -- name: remember_ambiguous
--- Do not plan these again under another key.
-insert into ambiguous select tensor_a, tensor_b from work where is_ambiguous;
+-- Do not plan these again under another key. Of the numbers of rows of one pair, the smallest brings
+-- what does not depend on them.
+update work w
+set needs_distance = false, needs_linf = false
+from work f
+where w.is_ambiguous and f.is_ambiguous
+    and f.tensor_a = w.tensor_a and f.tensor_b = w.tensor_b and f.rows < w.rows;
+insert into ambiguous select tensor_a, tensor_b, rows from work where is_ambiguous;
 
 -- name: planned_work
 -- The planned pairs; those of one position are computed side by side.
@@ -266,6 +279,7 @@ select
     ))::integer as position,
     tensor_a, tensor_b, rows, needs_distance, needs_linf, needs_cossim
 from work
+where needs_distance or needs_linf or needs_cossim
 order by position, tensor_a, tensor_b;
 
 -- name: holders_of

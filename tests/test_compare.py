@@ -205,6 +205,55 @@ def test_a_pair_of_contents_met_under_several_keys_is_computed_once(
     assert (rows["status"] == "changed").sum() > 6
 
 
+@pytest.mark.parametrize("layers_at_a_time", [1, 500_000])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_one_content_under_two_shapes_has_two_cosine_similarities(
+    tmp_path: Path, store, monkeypatch, layers_at_a_time: int, at_once: bool
+) -> None:
+    monkeypatch.setattr(pair_plan, "_PLANNED_LAYERS", layers_at_a_time)
+    contents = {
+        name: torch.randn(24, generator=torch.manual_seed(i)) for i, name in enumerate("ab")
+    }
+    shapes = {"wide.weight": (4, 6), "tall.weight": (6, 4), "flat": (24,), "wide.again": (4, 6)}
+    ingest_all(
+        store,
+        tmp_path,
+        **{n: {k: x.reshape(s) for k, s in shapes.items()} for n, x in contents.items()},
+    )
+    if not at_once:
+        assert store.compare(metrics=["linf"]).tensor_pairs_computed == 1
+    computed = store.compare(metrics=["cossim", "linf"]).tensor_pairs_computed
+    assert computed == 3  # one content each, of three numbers of rows
+    found = layers(store).set_index("canonical_key")
+    for key, shape in shapes.items():
+        a, b = (contents[name].double().reshape(shape) for name in "ab")
+        cosine = torch.cosine_similarity(a, b, dim=0).mean().item()
+        assert found.loc[key, "cossim"] == pytest.approx(cosine, rel=1e-6), key
+        assert found.loc[key, "l2"] == pytest.approx(torch.dist(a, b).item(), rel=1e-6)
+        assert found.loc[key, "linf"] == pytest.approx((a - b).abs().max().item(), rel=1e-6)
+    assert store.sql("select count(*) as n from tensor_distance")["n"][0] == 1
+    assert store.sql("select count(*) as n from tensor_linf")["n"][0] == 1
+    assert store.compare(metrics=["cossim"]).tensor_pairs_computed == 0
+
+
+def test_two_shapes_under_one_key(tmp_path: Path, store) -> None:
+    a, b = torch.randn(2, 24, generator=torch.manual_seed(0))
+    shapes = {"wide": (4, 6), "tall": (6, 4)}
+    for shape, sizes in shapes.items():
+        models = {f"{shape}-a": {"w": a.reshape(sizes)}, f"{shape}-b": {"w": b.reshape(sizes)}}
+        ingest_all(store, tmp_path, **models)
+    assert store.compare(metrics=["cossim", "linf"]).tensor_pairs_computed == 2
+    found = layers(store, "model_a, model_b, l2, linf, cossim").dropna()
+    assert len(found) == 2
+    assert found[["l2", "linf"]].nunique().tolist() == [1, 1]
+    for row in found.itertuples():
+        sizes = shapes[row.model_a.split("-")[0]]
+        x, y = (values.double().reshape(sizes) for values in (a, b))
+        cosine = torch.cosine_similarity(x, y, dim=0).mean().item()
+        assert row.cossim == pytest.approx(cosine, rel=1e-6)
+    assert store.sql("select count(*) as n from tensor_distance")["n"][0] == 1
+
+
 def test_groups_of_components_add_up(tmp_path: Path, store) -> None:
     a = {f"{part}.w": torch.randn(8, 8) for part in ("encoder", "decoder")}
     a |= {"quant_conv.weight": torch.randn(8, 8, 1, 1)}
