@@ -37,8 +37,6 @@ _STATEMENTS = {
     "add_linfs": ("linf",),
     "add_cossims": ("cossim",),
 }
-# Layers of pairs that are summed up in one statement, about; bounds the memory it takes.
-_SUMMED_LAYERS = 1_000_000
 
 
 @dataclass
@@ -152,17 +150,18 @@ def sum_up_pairs(
 
     All their distances must be in the store, and `linf` and `cossim` where they are said to be.
     """
-    ((keys,),) = store.rows("most_keys")
-    size = max(1, _SUMMED_LAYERS // max(keys or 0, 1))
     progress.start("Summing up", len(pairs), "pairs")
     try:
-        for i in range(0, len(pairs), size):
-            batch = {"batch": pair_frame(pairs[i : i + size])}
+        # with one first model at a time the views read only what it and its partners hold
+        for first, group in itertools.groupby(sorted(pairs), key=lambda pair: pair[0]):
+            batch = {"batch": pair_frame(group)}
             with store.transaction():
                 store.rows("finish_pairs", tables=batch, linf=linf, cossim=cossim)
                 store.rows("drop_weaker_components", tables=batch)
                 store.rows("drop_imported_layers", tables=batch)
-                store.rows("add_exact_components", tables=batch)
+                store.rows("judge_pairs", tables=batch, first=first)
+                store.rows("measure_judged")
+                store.rows("add_exact_components")
             progress.advance(len(batch["batch"]))
             stop_if_asked()
     finally:

@@ -25,10 +25,16 @@ from megasim.kernels import fingerprint_loops as kernels
 from megasim.kernels.compiled import Singles
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.fingerprint_loops import PASSES, TILE, Digests, Folding, Walk
-from megasim.sketch import DEFAULT_SIZE, plan_folding, sign_windows, wrap_sketch
+from megasim.sketch import (
+    DEFAULT_SIZE,
+    LARGEST_FACTOR,
+    plan_folding,
+    sign_windows,
+    wrap_sketch,
+)
 
 # Raised when any value of a fingerprint would come out otherwise; includes that of the sketch.
-FINGERPRINT_VERSION = 1
+FINGERPRINT_VERSION = 2
 
 # Elements read at a time, a multiple of TILE: large enough that Python's share is a few per cent,
 # small enough that hashing and arithmetic find them in the cache.
@@ -55,8 +61,8 @@ class Fingerprint:
             when the elements are all equal.
         zeros, nans, infs: how many elements are so.
         is_constant: whether all elements are equal; so with one element or none.
-        sketch: (min(numel, m),) float32, see `megasim.sketch`; empty with NaN or inf, or when the
-            numbers leave the range of float32.
+        sketch: (`sketch_length(numel, m)`,) float32, see `megasim.sketch`; empty with NaN or inf,
+            or when the numbers leave the range of float32.
 
     Norms and moments are good to about 1e-6 relative (the mean: to 1e-6 of the mean magnitude).
     """
@@ -127,18 +133,20 @@ class _Walker:
             packed=np.zeros(TILE // 4, dtype=np.uint64),
             moments=np.zeros(7, dtype=np.float64),
             counts=np.zeros(8, dtype=np.int64),
-            folded=np.zeros(sketch_size + block, dtype=np.float32),
-            sketch=np.zeros(sketch_size + block, dtype=np.float64),
+            folded=np.zeros(LARGEST_FACTOR * sketch_size + block, dtype=np.float32),
+            sketch=np.zeros(LARGEST_FACTOR * sketch_size + block, dtype=np.float64),
         )
         self._digests = Digests(*np.zeros((5, PIECE // TILE, PASSES), dtype=np.uint64))
         self._raw = np.empty(PIECE, dtype=np.float64)
         self._converted = np.empty(PIECE, dtype=np.float64)
 
     def fingerprint(self, reader: TensorReader, ref: TensorRef) -> Fingerprint:
-        walk, numel = self._walk, ref.numel
+        numel = ref.numel
+        folding = plan_folding(numel, self.sketch_size)
+        room = (folding.buckets or self.sketch_size) + folding.block
+        walk = self._walk._replace(folded=self._walk.folded[:room], sketch=self._walk.sketch[:room])
         for sums in (walk.moments, walk.counts, walk.folded, walk.sketch):
             sums.fill(0)
-        folding = plan_folding(numel, self.sketch_size)
         content = blake3(f"{ref.dtype}:".encode())
         streams = {name: blake3(f"{name} {numel}:".encode()) for name in _streams(ref.dtype)}
         one_value: Any = None  # the bits that all elements so far have; None: there are two
@@ -152,7 +160,7 @@ class _Walker:
                 one_value = bits[0]
             if one_value is not None and (bits[-1] != one_value or (bits != one_value).any()):
                 one_value = None
-            self._take(raw, ref.dtype, start // TILE, folding)
+            self._take(raw, ref.dtype, walk, start // TILE, folding)
             for name, stream in streams.items():
                 rows = getattr(self._digests, name)[: -(-len(raw) // TILE)]
                 stream.update(rows.view(np.uint8).data)
@@ -162,7 +170,7 @@ class _Walker:
         is_constant = numel == 0 or one_value is not None or counts[kernels.ZEROS] == numel
         is_finite = not (counts[kernels.NANS] or counts[kernels.INFS])
         if folding.buckets:
-            sketch = wrap_sketch(walk.sketch + walk.folded, self.sketch_size)
+            sketch = wrap_sketch(walk.sketch + walk.folded, folding.buckets)
         else:
             sketch = walk.sketch[:numel].astype(np.float32)
         return Fingerprint(
@@ -180,9 +188,9 @@ class _Walker:
             sketch=sketch if is_finite and np.isfinite(sketch).all() else sketch[:0].copy(),
         )
 
-    def _take(self, raw: AnyArray, dtype: str, first: int, folding: Folding) -> None:
+    def _take(self, raw: AnyArray, dtype: str, walk: Walk, first: int, folding: Folding) -> None:
         """Walk over a piece that begins with tile `first`."""
-        where = (self._walk, self._digests, first, folding)
+        where = (walk, self._digests, first, folding)
         if dtype == "float16":
             kernels.walk_half(raw.view(np.uint16), *where)
         elif dtype == "bfloat16":
@@ -195,7 +203,7 @@ class _Walker:
             kernels.walk_double(doubles, *where)
             if dtype in ("int64", "uint64"):
                 words = raw.view(np.uint64)
-                kernels.hash_integers(words, dtype == "int64", self._walk, self._digests)
+                kernels.hash_integers(words, dtype == "int64", walk, self._digests)
         else:
             singles = self._converted.view(np.float32)[: len(raw)]
             to_single(raw, dtype, singles)

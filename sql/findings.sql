@@ -333,7 +333,12 @@ with judged as (
                 and regexp_full_match(bf16_hash, '[0-9a-f]{32}')
             , false) then 'hashes that cannot be'
             when not coalesce(
-                len(sketch) in (0, least(numel, $sketch_size))
+                len(sketch) in (0, least(numel, $sketch_size * case
+                    when numel >= 8 * 1024 * 1024 then 8
+                    when numel >= 4 * 1024 * 1024 then 4
+                    when numel >= 2 * 1024 * 1024 then 2
+                    else 1
+                end))
                 and not list_contains(
                     list_transform(sketch, lambda x: coalesce(not isfinite(x), true)), true)
             , false) then 'a sketch that cannot be'

@@ -307,10 +307,6 @@ insert into tensor_linf select tensor_a, tensor_b, linf from batch order by tens
 insert into tensor_cossim
 select tensor_a, tensor_b, rows, cossim from batch order by tensor_a, tensor_b, rows;
 
--- name: most_keys
--- How many keys the largest model has.
-select max(keys) from (select count(*) as keys from model_tensor group by model_id);
-
 -- name: finish_pairs
 -- All distances of these pairs are in.
 update model_pair p
@@ -324,9 +320,60 @@ delete from component_distance c
 using batch b
 where c.model_a = b.model_a and c.model_b = b.model_b;
 
+-- name: judge_pairs
+-- The layers of finished pairs, all with the same first model: as a constant it reaches the tables
+-- below the view, which a join does not.
+create or replace temp table judged as
+select
+    j.model_a, j.model_b, j.canonical_key, j.component, j.status,
+    coalesce(j.rows, 1)                        as rows,
+    j.key_a <> j.key_b                         as renamed,
+    least(j.tensor_a, j.tensor_b)              as tensor_low,
+    greatest(j.tensor_a, j.tensor_b)           as tensor_high,
+    j.status in ('identical', 'same_values')   as is_same,
+    j.status in ('same_at_fp16', 'same_at_bf16', 'changed') as has_distance,
+    is_same or has_distance                    as is_compared,
+    is_compared and not j.has_non_finite       as is_finite
+from judged_layers j
+where j.model_a = $first and j.model_b in (select model_b from batch);
+
+-- name: measure_judged
+-- Their distances. The outer joins of the view layer_rows would hash the whole of tensor_distance.
+create or replace temp table measured as
+select j.model_b, j.canonical_key, d.l0, d.l1, d.l2
+from judged j
+join tensor_distance d on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high
+where j.has_distance;
+create or replace temp table measured_linf as
+select j.model_b, j.canonical_key, d.linf
+from judged j
+join tensor_linf d on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high
+where j.has_distance;
+create or replace temp table measured_cossim as
+select j.model_b, j.canonical_key, d.cossim
+from judged j
+join tensor_cossim d
+    on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high and d.rows = j.rows
+where j.has_distance;
+
 -- name: add_exact_components
--- Sum the layers of finished pairs up, component by component.
+-- Sum the judged layers up, component by component.
 insert into component_distance
+with layer as (
+    select
+        j.*,
+        case when j.is_finite then coalesce(d.l0, if(j.is_same, 0, null)) end as l0,
+        case when j.is_finite then coalesce(d.l1, if(j.is_same, 0, null)) end as l1,
+        case when j.is_finite then coalesce(d.l2, if(j.is_same, 0, null)) end as l2,
+        case when j.is_finite then coalesce(x.linf, if(j.is_same and p.linf, 0, null)) end as linf,
+        case when j.is_finite then coalesce(c.cossim, if(j.is_same and p.cossim, 1, null)) end
+            as cossim
+    from judged j
+    join model_pair p on p.model_a = j.model_a and p.model_b = j.model_b
+    left join measured d on d.model_b = j.model_b and d.canonical_key = j.canonical_key
+    left join measured_linf x on x.model_b = j.model_b and x.canonical_key = j.canonical_key
+    left join measured_cossim c on c.model_b = j.model_b and c.canonical_key = j.canonical_key
+)
 select
     l.model_a,
     l.model_b,
@@ -334,14 +381,13 @@ select
     'exact',
     null,
     false,
-    count(*) filter (l.status in (
-        'identical', 'same_values', 'same_at_fp16', 'same_at_bf16', 'changed')) as keys_compared,
+    count(*) filter (l.is_compared) as keys_compared,
     count(*) filter (l.status = 'identical'),
     count(*) filter (l.status = 'same_values'),
     count(*) filter (l.status = 'same_at_fp16'),
     count(*) filter (l.status = 'same_at_bf16'),
     count(*) filter (l.status = 'changed'),
-    count(*) filter (l.key_a <> l.key_b),
+    count(*) filter (l.renamed),
     count(*) filter (l.status = 'missing_a'),
     count(*) filter (l.status = 'missing_b'),
     count(*) filter (l.status = 'shape_mismatch'),
@@ -354,9 +400,7 @@ select
     avg(l.cossim order by l.canonical_key),
     case when sum(l.l2) is not null then 0 end,
     keys_compared / count(*)
-from layer_rows l
-join batch b on b.model_a = l.model_a and b.model_b = l.model_b
-where l.source = 'exact'
+from layer l
 group by l.model_a, l.model_b, l.component
 order by l.model_a, l.model_b, l.component;
 

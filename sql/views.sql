@@ -112,32 +112,35 @@ left join model_tensor a
     on a.model_id = p.model_a and a.canonical_key = coalesce(r.key_a, b.canonical_key)
 where a.model_id is null;
 
+-- name: view_judged_layers
+-- The status of each aligned layer, by id.
+-- Not a promise: what users query is layer_distances.
+create or replace view judged_layers as
+select
+    l.*,
+    ta.numel,
+    ta.nans + ta.infs + tb.nans + tb.infs > 0 as has_non_finite,
+    case
+        when l.tensor_a is null then 'missing_a'
+        when l.tensor_b is null then 'missing_b'
+        when l.shape_a <> l.shape_b then 'shape_mismatch'
+        when l.tensor_a = l.tensor_b then 'identical'
+        when ta.nans + ta.infs + tb.nans + tb.infs > 0 then 'non_finite'
+        when ta.value_hash = tb.value_hash then 'same_values'
+        -- beyond 65504 float16 is infinite, and infinities are no evidence
+        when ta.fp16_hash = tb.fp16_hash and greatest(ta.linf, tb.linf) <= 65504
+            then 'same_at_fp16'
+        when ta.bf16_hash = tb.bf16_hash then 'same_at_bf16'
+        else 'changed'
+    end as status
+from aligned_layers l
+left join tensor ta on ta.id = l.tensor_a
+left join tensor tb on tb.id = l.tensor_b;
+
 -- name: view_layer_rows
 -- The status and distances of each aligned layer, by id.
 -- Not a promise: what users query is layer_distances.
 create or replace view layer_rows as
-with judged as (
-    select
-        l.*,
-        ta.numel,
-        ta.nans + ta.infs + tb.nans + tb.infs > 0 as has_non_finite,
-        case
-            when l.tensor_a is null then 'missing_a'
-            when l.tensor_b is null then 'missing_b'
-            when l.shape_a <> l.shape_b then 'shape_mismatch'
-            when l.tensor_a = l.tensor_b then 'identical'
-            when ta.nans + ta.infs + tb.nans + tb.infs > 0 then 'non_finite'
-            when ta.value_hash = tb.value_hash then 'same_values'
-            -- beyond 65504 float16 is infinite, and infinities are no evidence
-            when ta.fp16_hash = tb.fp16_hash and greatest(ta.linf, tb.linf) <= 65504
-                then 'same_at_fp16'
-            when ta.bf16_hash = tb.bf16_hash then 'same_at_bf16'
-            else 'changed'
-        end as status
-    from aligned_layers l
-    left join tensor ta on ta.id = l.tensor_a
-    left join tensor tb on tb.id = l.tensor_b
-)
 select
     j.model_a,
     j.model_b,
@@ -176,7 +179,7 @@ select
     end as cossim,
     'exact' as source,
     null::varchar as origin
-from judged j
+from judged_layers j
 join model_pair p on p.model_a = j.model_a and p.model_b = j.model_b and p.done
 left join tensor_distance d
     on d.tensor_a = least(j.tensor_a, j.tensor_b)

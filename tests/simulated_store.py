@@ -18,6 +18,7 @@ import pandas as pd
 from megasim.anatomy.classification import Part, canonical_shape, classify_keys
 from megasim.compare import METRIC_VERSION, sum_up_pairs
 from megasim.fingerprint import FINGERPRINT_VERSION, Fingerprint
+from megasim.sketch import sketch_length
 from megasim.store import Model, ModelTensor, Store, pair_frame
 
 SHARED = {"text_encoder": 3, "vae_encoder": 2, "vae_decoder": 4, "vae_quant": 4}
@@ -69,8 +70,10 @@ def simulate_store(
             tensors = []
             for part in parts:
                 digest = _content_hash(part, int(held[part.component][number]))
-                sketch = random.standard_normal(sketch_size, dtype=np.float32)
-                tensors.append(_tensor(part, shapes[part.sources[0]], digest, sketch))
+                shape = shapes[part.sources[0]]
+                length = sketch_length(math.prod(shape), sketch_size) if sketch_size else 0
+                sketch = random.standard_normal(length, dtype=np.float32)
+                tensors.append(_tensor(part, shape, digest, sketch))
             store.save_model(
                 Model(
                     name,
@@ -132,7 +135,7 @@ def _tensor(
             nans=0,
             infs=0,
             is_constant=False,
-            sketch=sketch[:numel],
+            sketch=sketch,
         ),
     )
 

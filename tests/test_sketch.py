@@ -10,7 +10,13 @@ import torch
 
 from megasim.fingerprint import _Walker, fingerprint_refs
 from megasim.kernels.fingerprint_loops import walk_single
-from megasim.sketch import estimate_l2, plan_folding, sign_sequence, wrap_sketch
+from megasim.sketch import (
+    estimate_l2,
+    plan_folding,
+    sign_sequence,
+    sketch_length,
+    wrap_sketch,
+)
 from tests.raw_tensors import write_raw
 
 ROWS, COLUMNS = 320, 160
@@ -25,6 +31,7 @@ def by_definition(x: np.ndarray, size: int) -> np.ndarray:
     """Fold as the module docstring says, one element after another, in float64."""
     plan = plan_folding(x.size, size)
     signs = sign_sequence().astype(float)
+    size = plan.buckets
     mask, out = 2**64 - 1, np.zeros(size)
     for b in range(-(-x.size // plan.block)):
         z = (int(plan.seed) + b * 0x9E3779B97F4A7C15) & mask
@@ -39,7 +46,9 @@ def by_definition(x: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("numel, size", [(257, 256), (5000, 256), (3000, 100), (9000, 1), (9, 3)])
+@pytest.mark.parametrize(
+    "numel, size", [(257, 256), (5000, 256), (3000, 100), (9000, 1), (9, 3), (2 << 20, 16)]
+)
 def test_sketch_follows_its_definition(tmp_path: Path, numel: int, size: int) -> None:
     x = np.random.default_rng(0).standard_normal(numel).astype(np.float32)
     got = sketch(tmp_path, x, size)
@@ -67,6 +76,15 @@ def test_sketch_is_linear_and_does_not_see_shape_or_dtype(tmp_path: Path) -> Non
     for dtype in (torch.float64, torch.float16, torch.int16):
         ref = write_raw(tmp_path, torch.from_numpy(a).to(dtype))
         np.testing.assert_array_equal(fingerprint_refs([ref])[0].sketch, sketch(tmp_path, a))
+
+
+def test_large_tensors_have_longer_sketches(tmp_path: Path) -> None:
+    x = np.ones(2 << 20, dtype=np.float32)
+    assert sketch(tmp_path, x, 16).shape == (32,)
+    assert sketch(tmp_path, x[:-1], 16).shape == (16,)
+    assert [sketch_length(n << 20, 256) for n in (1, 2, 3, 4, 8, 40)] == [
+        *(256, 512, 512, 1024, 2048, 2048)
+    ]
 
 
 def test_maps_of_different_sizes_differ() -> None:
@@ -111,7 +129,7 @@ def test_estimates_have_no_bias_and_the_error_of_theory(structure: str) -> None:
         walk.folded.fill(0)
         walk.sketch.fill(0)
         walk_single(x, walk, digests, 0, plan._replace(seed=np.uint64(seed)))
-        s = wrap_sketch(walk.sketch + walk.folded, m).astype(float)
+        s = wrap_sketch((walk.sketch + walk.folded)[: m + plan.block], m).astype(float)
         ratios.append((s @ s) / (x.astype(float) @ x.astype(float)))
     theory = np.sqrt(2 / m)
     assert abs(np.mean(ratios) - 1) < 4 * theory / np.sqrt(draws)
