@@ -1,7 +1,9 @@
-"""What the machine can do with the same files: `cat`, and a multi-threaded BLAKE3."""
+"""What the machine can do with the same files, and the pairwise way."""
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blake3 import blake3
+
+from benchmarks.measure import in_cache
 
 
 def cat_seconds(paths: Sequence[Path]) -> float:
@@ -27,23 +31,24 @@ def blake3_seconds(paths: Sequence[Path]) -> float:
     return time.perf_counter() - start
 
 
-def pairwise_seconds(a: Path, b: Path) -> float:
-    """Return how long the pairwise way takes for one pair, in a process of its own."""
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.pairwise", str(a), str(b)],
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
-    return time.perf_counter() - start
+def pairwise_seconds(paths: Sequence[Path], pairs: int, metrics: str) -> float:
+    """Return the median seconds of some pairs the pairwise way, their files in the page cache."""
+    found = []
+    for i in range(min(pairs, len(paths) - 1)):
+        pair = paths[i : i + 2]
+        in_cache(pair)
+        command = [sys.executable, "-m", "benchmarks.pairwise", metrics, *map(str, pair)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found.append(float(json.loads(output)["seconds"]))
+    return statistics.median(found)
 
 
-def start_up_seconds() -> float:
-    """Return how long Python takes to import what the pairwise way needs."""
-    command = [sys.executable, "-c", "import torch, safetensors.torch"]
-    start = time.perf_counter()
-    subprocess.run(command, check=True)
-    return time.perf_counter() - start
+def out_of_cache(paths: Sequence[Path]) -> None:
+    """Drop files from the page cache, so that the next reading comes from the disk."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def median(measure: Callable[[], float], runs: int) -> float:

@@ -11,19 +11,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+Row = dict[str, object]
+
 
 @dataclass(frozen=True)
 class Run:
-    """Wall seconds, peak resident memory in bytes, and what the command printed.
+    """What one process took.
 
-    `anonymous` counts pages of the process itself (RssAnon), `mapped` those of mapped files
-    (RssFile), each at its own peak, sampled every 5 ms. Mapped pages are the page cache's: the
-    kernel takes them back when others need them.
+    Attributes:
+        seconds: wall time of the whole process, its start included.
+        anonymous: peak bytes of memory of its own (RssAnon of /proc/PID/status).
+        mapped: peak bytes of pages of mapped files (RssFile): libraries, and the page cache's
+            own pages, which the kernel takes back when others need them.
+        from_disk: bytes that came from the disk, not the page cache (read_bytes of /proc/PID/io).
+        output: what it printed.
+
+    Memory is sampled every 5 ms, and `anonymous` and `mapped` have their peaks apart.
     """
 
     seconds: float
     anonymous: int
     mapped: int
+    from_disk: int
     output: str
 
     def json(self) -> dict[str, object]:
@@ -39,7 +48,7 @@ def run(command: Sequence[str]) -> Run:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    peaks = {"RssAnon": 0, "RssFile": 0}
+    peaks = {"RssAnon": 0, "RssFile": 0, "read_bytes": 0}
     watcher = threading.Thread(target=_watch, args=(process, peaks))
     watcher.start()
     output, _ = process.communicate()
@@ -47,20 +56,21 @@ def run(command: Sequence[str]) -> Run:
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-    return Run(seconds, peaks["RssAnon"], peaks["RssFile"], output)
+    return Run(seconds, peaks["RssAnon"], peaks["RssFile"], peaks["read_bytes"], output)
 
 
 def _watch(process: subprocess.Popen[str], peaks: dict[str, int]) -> None:
-    status = Path(f"/proc/{process.pid}/status")
+    places = [Path(f"/proc/{process.pid}/{name}") for name in ("status", "io")]
     while process.poll() is None:
         try:
-            lines = status.read_text().splitlines()
+            lines = [line for place in places for line in place.read_text().splitlines()]
         except OSError:
             return
         for line in lines:
             name, _, rest = line.partition(":")
             if name in peaks:
-                peaks[name] = max(peaks[name], int(rest.split()[0]) * 1024)
+                scale = 1024 if rest.endswith("kB") else 1
+                peaks[name] = max(peaks[name], int(rest.split()[0]) * scale)
         time.sleep(0.005)
 
 
@@ -70,7 +80,7 @@ def megasim(db: Path, *arguments: str) -> Run:
 
 
 def in_cache(paths: Sequence[Path]) -> None:
-    """Read files once, so that they lie in the page cache."""
+    """Read files once, so that they lie in the page cache, as far as there is room."""
     for path in paths:
         with path.open("rb") as file:
             while file.read(64 << 20):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import limits
-from benchmarks.measure import in_cache, megasim
-from megasim.zoo.building import build_full_size
-
-Row = dict[str, object]
+from benchmarks.estimates import measure_accuracy
+from benchmarks.measure import Row, in_cache, megasim
+from megasim.zoo import build_full_size
 
 
 @dataclass(frozen=True)
@@ -22,108 +20,123 @@ class Case:
     width: float
     pairs: int
     runs: int
+    cold: bool = False  # also from the disk
 
 
 def measure_speed(folder: Path, case: Case) -> list[Row]:
-    """Return rows for ingest, compare, adding a model, and memory; files are in the page cache."""
-    place = folder / f"w{case.width:g}"
-    paths = build_full_size(place, case.models, width=case.width)
-    in_cache(paths)
+    """Return rows for ingest, compare, estimates, and one model more; files in the page cache."""
+    paths = build_full_size(folder / f"w{case.width:g}", case.models + 1, width=case.width)
+    *paths, extra = paths
     size = sum(path.stat().st_size for path in paths)
-    label = {"models": case.models, "GB": size / 1e9}
+    label: Row = {"models": case.models, "GB": size / 1e9}
+    db = folder / "bench.duckdb"
+    _compile(folder)
+    in_cache(paths)
     cat = limits.median(lambda: limits.cat_seconds(paths), case.runs)
     blake3 = limits.median(lambda: limits.blake3_seconds(paths), case.runs)
-    start_up = limits.median(limits.start_up_seconds, case.runs)
-    pairwise = [
-        limits.pairwise_seconds(paths[i], paths[i + 1]) - start_up for i in range(case.pairs)
-    ]
-    db = folder / "bench.duckdb"
-    warm = folder / "warm.duckdb"
-    _compile(folder, warm)
-    idle = megasim(warm, "ingest", str(folder / "tiny")).seconds
-    ingest = megasim(db, "ingest", str(place), "--json")
+    rows: list[Row] = []
+    for cold in (False, True)[: 1 + case.cold]:
+        db.unlink(missing_ok=True)
+        if cold:
+            limits.out_of_cache(paths)
+            cat = limits.cat_seconds(paths)
+            limits.out_of_cache(paths)
+        ingest = megasim(db, "ingest", *map(str, paths), "--json")
+        rows.append(
+            {
+                "what": "ingest, cold" if cold else "ingest",
+                **label,
+                "seconds": ingest.seconds,
+                "BLAKE3": blake3,
+                "cat": cat,
+                "/ BLAKE3": ingest.seconds / blake3,
+                "/ cat": ingest.seconds / cat,
+                "MiB": ingest.anonymous / 2**20,
+                "GB from disk": ingest.from_disk / 1e9,
+            }
+        )
+    one = limits.pairwise_seconds(paths, case.pairs, "2")
+    three = limits.pairwise_seconds(paths, case.pairs, "012")
+    in_cache(paths)
     compare = megasim(db, "compare", "--json")
     pairs = case.models * (case.models - 1) // 2
-    one_pair = sorted(pairwise)[len(pairwise) // 2]
-    counters = compare.json()
-    rows: list[Row] = [
+    rows.append(
         {
-            "what": "ingest against BLAKE3 of the same files",
-            **label,
-            "seconds": ingest.seconds,
-            "start-up": idle,
-            "BLAKE3": blake3,
-            "cat": cat,
-            "ratio": (ingest.seconds - idle) / blake3,
-            "memory MiB": ingest.anonymous / 2**20,
-        },
-        {
-            "what": "compare against the pairwise way, per pair",
+            "what": "compare",
             **label,
             "seconds": compare.seconds,
-            "start-up": idle,
             "pairs": pairs,
-            "pairwise, one pair": one_pair,
-            "speed-up": one_pair / (compare.seconds / pairs),
-            "speed-up without start-up": one_pair / (max(compare.seconds - idle, 1e-9) / pairs),
-            "bytes read / bytes of files": float(str(counters["bytes_read"])) / size,
-            "memory MiB": compare.anonymous / 2**20,
+            "pairwise l2": one,
+            "speed-up": one * pairs / compare.seconds,
+            "pairwise l0 l1 l2": three,
+            "speed-up of all": three * pairs / compare.seconds,
+            "read / size": float(str(compare.json()["bytes_read"])) / size,
+            "MiB": compare.anonymous / 2**20,
             "mapped MiB": compare.mapped / 2**20,
-        },
-        _adding_one(folder, db, case),
-    ]
+            "GB from disk": compare.from_disk / 1e9,
+        }
+    )
+    rows += measure_accuracy(db, case.models)
+    rows.append(_adding_one(db, extra, case.models))
     db.unlink()
     return rows
 
 
-def _compile(folder: Path, db: Path) -> None:
+def _compile(folder: Path) -> None:
     """Compile the kernels, which happens once a machine, on a tiny pair of models."""
-    tiny = build_full_size(folder / "tiny", 2, width=0.02)
-    assert tiny
+    build_full_size(folder / "tiny", 2, width=0.02)
+    db = folder / "tiny.duckdb"
+    db.unlink(missing_ok=True)
     megasim(db, "ingest", str(folder / "tiny"))
     megasim(db, "compare")
 
 
-def _adding_one(folder: Path, db: Path, case: Case) -> Row:
+def _adding_one(db: Path, path: Path, models: int) -> Row:
     """Return the cost of adding a model: only its pairs are computed, each file is read once."""
-    place = folder / f"w{case.width:g}"
-    paths = build_full_size(place, case.models + 1, width=case.width)
-    ingest = megasim(db, "ingest", str(paths[-1]), "--json")
+    size = path.stat().st_size
+    in_cache([path])
+    ingest = megasim(db, "ingest", str(path), "--json")
     compare = megasim(db, "compare", "--json")
+    again = megasim(db, "compare", "--json").json()
     counters = compare.json()
     return {
-        "what": "adding one model",
-        "models": case.models,
+        "what": "one model more",
+        "models": models,
         "ingest": ingest.seconds,
         "compare": compare.seconds,
+        "ingest read / size": float(str(ingest.json()["bytes_read"])) / size,
+        "compare read / size": float(str(counters["bytes_read"])) / size / (models + 1),
         "pairs known": counters["pairs_known"],
-        "pairs computed": counters["pairs_done"],
-        "tensors read": counters["tensors_read"],
-        "distances computed": counters["tensor_pairs_computed"],
+        "pairs done": counters["pairs_done"],
+        "distances": counters["tensor_pairs_computed"],
+        "distances if run again": again["tensor_pairs_computed"],
     }
 
 
 def measure_growth(folder: Path, counts: Sequence[int], width: float) -> list[Row]:
     """Return how compare grows with the number of models, and what memory it takes."""
     rows: list[Row] = []
+    paths = build_full_size(folder / f"w{width:g}", max(counts), width=width)
+    in_cache(paths)
     for count in counts:
-        place = folder / f"growth{count}"
-        paths = build_full_size(place, count, width=width)
-        in_cache(paths)
         db = folder / "growth.duckdb"
-        megasim(db, "ingest", str(place))
+        db.unlink(missing_ok=True)
+        ingest = megasim(db, "ingest", *map(str, paths[:count]))
         compare = megasim(db, "compare", "--json")
         matrix = megasim(db, "matrix", "-o", str(folder / "m.npz"))
+        pairs = count * (count - 1) // 2
         rows.append(
             {
-                "what": "growth of compare",
+                "what": "growth",
                 "models": count,
-                "pairs": count * (count - 1) // 2,
-                "seconds": compare.seconds,
-                "memory MiB": compare.anonymous / 2**20,
-                "matrix seconds": matrix.seconds,
+                "ingest": ingest.seconds,
+                "ingest MiB": ingest.anonymous / 2**20,
+                "pairs": pairs,
+                "compare": compare.seconds,
+                "ms a pair": 1e3 * compare.seconds / pairs,
+                "compare MiB": compare.anonymous / 2**20,
+                "matrix": matrix.seconds,
             }
         )
         db.unlink()
-        shutil.rmtree(place)
     return rows

@@ -1,0 +1,38 @@
+"""What a command does not need is not imported: real processes, and what they have loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "numba", "duckdb", "numpy", "pandas", "matplotlib", "scipy", "sklearn")
+
+
+def loaded(*arguments: str, folder: Path) -> set[str]:
+    """Return which of the heavy libraries a command of its own process has imported."""
+    code = (
+        "import sys; from megasim.cli import run; code = run(sys.argv[1:]);"
+        f"print('loaded', *(m for m in {HEAVY!r} if m in sys.modules)); sys.exit(code)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=folder
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["matrix", "--help"]])
+def test_help_imports_no_heavy_library(tmp_path: Path, arguments: list[str]) -> None:
+    assert loaded(*arguments, folder=tmp_path) == set()
+
+
+def test_reading_a_store_needs_neither_torch_nor_numba(tmp_path: Path) -> None:
+    from tests.simulated_store import model_names, simulate_store
+
+    shapes = {"model.diffusion_model.time_embed.0.weight": (8, 8)}
+    simulate_store(tmp_path / "megasim.duckdb", model_names(4), shapes)
+    assert not loaded("matrix", "-c", "all", folder=tmp_path) & {"torch", "numba"}
+    assert not loaded("models", folder=tmp_path) & {"torch", "numba"}
