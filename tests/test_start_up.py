@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,30 @@ def test_reading_a_store_needs_neither_torch_nor_numba(tmp_path: Path) -> None:
     simulate_store(tmp_path / "megasim.duckdb", model_names(4), shapes)
     assert not loaded("matrix", "-c", "all", folder=tmp_path) & {"torch", "numba"}
     assert not loaded("models", folder=tmp_path) & {"torch", "numba"}
+
+
+def test_the_first_run_says_that_it_compiles_and_the_next_does_not(tmp_path: Path) -> None:
+    """Real processes: a folder that keeps what was compiled, and none at all."""
+    code = (
+        "from megasim import compiled, pair_kernels as p; import numpy as np;"
+        "print(compiled.compile_note(p.add_doubles));"
+        "p.add_doubles(np.zeros((2, 3)), np.int32([[0, 1]]), np.zeros(1, np.int64), "
+        "np.zeros((1, 2)))"
+    )
+
+    def told(**environment: str) -> str:
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.strip()
+
+    kept = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert told(**kept).startswith("compiling the inner loops, once")
+    assert told(**kept) == "None"
+    (tmp_path / "file").touch()
+    nowhere = told(NUMBA_CACHE_DIR=str(tmp_path / "file" / "folder"))
+    assert "NUMBA_CACHE_DIR" in nowhere or nowhere == "None"  # None: kept in another place

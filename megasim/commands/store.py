@@ -61,6 +61,7 @@ def ingest_command(
     Nothing in a file is ever executed. Known files are skipped.
     """
     workspace = options.open_workspace(ctx, "write", memory=memory)
+    _tell_of_compiling("kernels", "walk_half")
     result = workspace.ingest(
         *paths,
         names=dict(_named_path(text) for text in names),
@@ -84,6 +85,17 @@ def ingest_command(
         note = f"; {len(result.known)} known already" if result.known else ""
         say(f"read {byte_text(result.bytes_read)} of {_count(result, 'added', 'replaced')}{note}")
     return show_failures(result.failed)
+
+
+def _tell_of_compiling(module: str, function: str) -> None:
+    """Say that the first run takes longer, and why."""
+    from importlib import import_module
+
+    from megasim.compiled import compile_note
+
+    note = compile_note(getattr(import_module(f"megasim.{module}"), function))
+    if note is not None:
+        say(note)
 
 
 def _count(result: object, *kinds: str) -> str:
@@ -140,6 +152,7 @@ def compare_command(
     workspace = options.open_workspace(ctx, "update", memory=memory)
     if not workspace.store.models():
         raise NoAnswerError("the store holds no model yet", "begin with `megasim ingest PATH…`")
+    _tell_of_compiling("pair_kernels", "add_halves")
     result = workspace.compare(
         models=models,
         groups=groups or None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import llvmlite.binding  # type: ignore[import-untyped]
@@ -50,6 +51,23 @@ def compiled(flags: frozenset[str] = frozenset()) -> Callable[[Function], Functi
             return cast(Function, numba.njit(**options)(function))
 
     return decorate
+
+
+def compile_note(function: Callable[..., Any]) -> str | None:
+    """Return what to tell a user who has to wait for a compiled function, or None.
+
+    Compiling all loops of a pass takes some 10 seconds of one core, once a machine.
+    """
+    folder = cast(Any, function).stats.cache_path
+    name = cast(Any, function).py_func.__name__
+    if folder is None:
+        return (
+            "compiling the inner loops, as on every run: no folder can keep them; "
+            "name one in NUMBA_CACHE_DIR"
+        )
+    if any(Path(folder).glob(f"*.{name}-*.nbi")):
+        return None
+    return "compiling the inner loops, once on this machine: some 10 to 30 seconds"
 
 
 # numba's own decorator is typed as if its first argument were the caller's.
