@@ -12,8 +12,8 @@ from benchmarks.measure import Row
 from megasim.estimate import KeyContents, estimate_distances, read_key_contents
 from megasim.sketch import DEFAULT_SIZE, sketch_length
 from megasim.store import Store
-from megasim.zoo_architectures import sd1_shapes
-from megasim.zoo_keys import component_of
+from megasim.zoo.architectures import sd1_shapes
+from megasim.zoo.keys import component_of
 
 
 def measure_estimates(models: int, keys: int) -> list[Row]:

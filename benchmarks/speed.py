@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import limits
 from benchmarks.estimates import measure_accuracy
 from benchmarks.measure import Row, in_cache, megasim
-from megasim.zoo import build_full_size
+from megasim.zoo.building import build_full_size
 
 
 @dataclass(frozen=True)

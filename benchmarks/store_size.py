@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Row, megasim, run
-from megasim.zoo_architectures import sdxl_shapes
+from megasim.zoo.architectures import sdxl_shapes
 from tests.simulated_store import model_names, simulate_store
 
 # One pair, the ten most changed layers of one model, and the pairs of a component.

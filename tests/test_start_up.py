@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "numba", "duckdb", "numpy", "pandas", "matplotlib", "scipy", "sklearn")
+HEAVY = ("torch", "numba", "duckdb", "pandas", "matplotlib", "scipy", "sklearn")
 
 
 def loaded(*arguments: str, folder: Path) -> set[str]:
@@ -42,7 +42,7 @@ def test_reading_a_store_needs_neither_torch_nor_numba(tmp_path: Path) -> None:
 def test_the_first_run_says_that_it_compiles_and_the_next_does_not(tmp_path: Path) -> None:
     """Real processes: a folder that keeps what was compiled, and none at all."""
     code = (
-        "from megasim import compiled, pair_kernels as p; import numpy as np;"
+        "from megasim.kernels import compiled, pair_loops as p; import numpy as np;"
         "print(compiled.compile_note(p.add_doubles));"
         "p.add_doubles(np.zeros((2, 3)), np.int32([[0, 1]]), np.zeros(1, np.int64), "
         "np.zeros((1, 2)))"

@@ -61,7 +61,7 @@ def ingest_command(
     Nothing in a file is ever executed. Known files are skipped.
     """
     workspace = options.open_workspace(ctx, "write", memory=memory)
-    _tell_of_compiling("kernels", "walk_half")
+    _tell_of_compiling("fingerprint_loops", "walk_half")
     result = workspace.ingest(
         *paths,
         names=dict(_named_path(text) for text in names),
@@ -91,9 +91,9 @@ def _tell_of_compiling(module: str, function: str) -> None:
     """Say that the first run takes longer, and why."""
     from importlib import import_module
 
-    from megasim.compiled import compile_note
+    from megasim.kernels.compiled import compile_note
 
-    note = compile_note(getattr(import_module(f"megasim.{module}"), function))
+    note = compile_note(getattr(import_module(f"megasim.kernels.{module}"), function))
     if note is not None:
         say(note)
 
@@ -152,7 +152,7 @@ def compare_command(
     workspace = options.open_workspace(ctx, "update", memory=memory)
     if not workspace.store.models():
         raise NoAnswerError("the store holds no model yet", "begin with `megasim ingest PATH…`")
-    _tell_of_compiling("pair_kernels", "add_halves")
+    _tell_of_compiling("pair_loops", "add_halves")
     result = workspace.compare(
         models=models,
         groups=groups or None,
