@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from megasim.lineage.result import Lineage
     from megasim.map_view import MapView
     from megasim.report.page import ReportResult
+    from megasim.trajectory_view import TrajectoryView
 
 DEFAULT_STORE = "megasim.duckdb"
 DEFAULT_MEMORY = 1 << 30
@@ -407,24 +408,90 @@ class Workspace:
     def trajectories(
         self,
         chain: Sequence[str],
-        component: str = "unet",
+        component: str | Sequence[str] = "unet",
         metric: str = "l2",
         *,
         by: str = "role",
-    ) -> tuple[Trajectory, ...]:
-        """Return the figures of a chain of models: the whole component, then its groups.
+        only: Sequence[str] = (),
+    ) -> TrajectoryView:
+        """Return the figures of a chain of models: each component as a whole, then its groups.
 
         Args:
+            component: one or several.
             by: how layers are grouped, see `layer_groups`.
+            only: the groups that are wanted, e.g. some roles; all when empty.
+
+        Raises:
+            UsageError: a group of `only` that no component has, or see `trajectory`.
+            NoAnswerError: a component that a model lacks, see `load_matrix`.
         """
         from megasim.geometry.trajectory import layer_groups, layer_trajectories, trajectory
+        from megasim.trajectory_view import TrajectoryView
 
-        matrix = load_matrix(self.store, component, metric, models=chain)
-        whole = trajectory(matrix, chain)
-        layers = self._layers_of(matrix, metric)
-        if layers is None:
-            return (whole,)
-        return (whole, *layer_trajectories(layers, chain, layer_groups(layers, by)))
+        components = [component] if isinstance(component, str) else list(dict.fromkeys(component))
+        found: list[Trajectory] = []
+        seen: set[str] = set()
+        for name in components:
+            matrix = load_matrix(self.store, name, metric, models=chain)
+            found.append(trajectory(matrix, chain))
+            layers = self._layers_of(matrix, metric)
+            groups = {} if layers is None else layer_groups(layers, by)
+            seen.update(groups)
+            wanted = {g: mask for g, mask in groups.items() if not only or g in only}
+            if layers is not None and wanted:
+                parts = layer_trajectories(layers, chain, wanted)
+                prefix = f"{name} " if len(components) > 1 else ""
+                found += [replace(part, label=prefix + part.label) for part in parts]
+        for group in only:
+            if group not in seen:
+                raise UsageError(
+                    f"no layer of {printable(', '.join(components))} is of {printable(group)!r}",
+                    "there are: " + (", ".join(map(printable, sorted(seen))) or "none"),
+                )
+        return TrajectoryView(found)
+
+    def histogram(self, a: str, b: str, component: str | None = None) -> Figure:
+        """Return how the layer distances of a pair are distributed.
+
+        Args:
+            component: a panel for attn1, attn2 and others of it; one for each component when None.
+
+        Raises:
+            NoAnswerError: no layer of the pair is known, or none of the component.
+        """
+        from megasim.matrix_loading import member_names
+        from megasim.plots.histogram import component_histogram, role_histogram
+
+        layers = self.pair_layers(a, b)
+        if component is None:
+            return component_histogram(layers, a, b)
+        some = layers[layers["component"].isin(member_names(self.store, component))]
+        if some.empty:
+            raise NoAnswerError(
+                f"no layer of {printable(component)} is in {printable(a)} or {printable(b)}",
+                "there are: " + ", ".join(sorted(map(printable, set(layers["component"])))),
+            )
+        return role_histogram(some, a, b, component=component)
+
+    def layer_changes(
+        self,
+        component: str = "unet",
+        against: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return the table of `layer_heatmap`: a row for each layer and other model.
+
+        Columns: model, other, canonical_key, block, role, numel, l2 (NULL where not known).
+        """
+        from megasim.report.distances import layer_changes
+        from megasim.report.source import Source
+
+        source = Source.of(self.store, models, [component], None)
+        model, rows = layer_changes(source, component, against)
+        rows = rows.assign(model=model).rename(columns={"pair": "other"})
+        columns = ["model", "other", "canonical_key", "block", "role", "numel", "l2"]
+        return rows[columns].reset_index(drop=True)
 
     def layer_heatmap(
         self,
@@ -458,6 +525,22 @@ class Workspace:
 
         title, findings, _ = tier_overview(Source.of(self.store, models, None, None), against)
         return tier_figure(findings, title)
+
+    def tiers(
+        self, against: str | None = None, *, models: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Return the table of `tier_heatmap`: a row for each pair and component.
+
+        Columns: model_a, model_b, component, verdict, keys_compared, keys_changed, l2.
+        """
+        from megasim.report.findings import tier_overview
+        from megasim.report.source import Source
+
+        _, findings, _ = tier_overview(Source.of(self.store, models, None, None), against)
+        columns = ["model_a", "model_b", "component", "verdict"]
+        columns += ["keys_compared", "keys_changed", "l2"]
+        rows = [[getattr(finding, name) for name in columns] for finding in findings]
+        return pd.DataFrame(rows, columns=columns)
 
     def recipe(
         self, model: str, component: str = "unet", *, parents: Sequence[str] | None = None

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megasim.database import named_statements, purpose_of
-from megasim.errors import UsageError
+from megasim.errors import NoAnswerError, UsageError
 from megasim.legacy.importing import import_path
 from megasim.matrix_files import matrix_to_long
 from megasim.matrix_loading import load_layers, load_matrix
@@ -444,3 +444,36 @@ def test_layers_and_tiers_are_drawn_on_demand(seventeen: Written, tmp_path: Path
         assert tiers.texts[1].get_text().startswith("16 pairs")
         with pytest.raises(UsageError, match="has no component"):
             store.layer_heatmap("unet", "nobody")
+
+
+def test_a_notebook_shows_tables_and_figures(seventeen: Written) -> None:
+    names = [name for name in model_names(17) if name.startswith("run-")]
+    with open_store(seventeen.store, "read") as store:
+        found = store.trajectories(names, ["unet", "text_encoder"], only=["attn1", "mlp"])
+        assert [t.label for t in found] == [
+            "unet",
+            "unet attn1",
+            "text_encoder",
+            "text_encoder mlp",
+        ]
+        assert found.to_frame().shape == (4 * len(names), 6)
+        assert list(found.summary()["keys"] > 0) == [True] * 4
+        assert "text_encoder mlp" in found._repr_html_()
+        assert len(found.plot().axes) == 4
+        with pytest.raises(UsageError, match="'atn1'"):
+            store.trajectories(names, only=["atn1"])
+
+        whole = store.histogram(*names[:2])
+        roles = store.histogram(*names[:2], "unet")
+        assert (len(whole.axes), len(roles.axes)) == (5, 3)
+        with pytest.raises(NoAnswerError, match="nobody"):
+            store.histogram(*names[:2], "nobody")
+
+        changes = store.layer_changes("unet", names[0])
+        assert changes.groupby("other").size().tolist() == [104] * 16
+        pair = store.matrix("unet", models=names[:2]).values[0, 1]
+        of_pair = changes.loc[changes["other"] == names[1], "l2"]
+        assert np.sqrt(np.square(of_pair).sum()) == pytest.approx(pair)
+        tiers = store.tiers(names[0])
+        assert set(tiers["model_a"]) | set(tiers["model_b"]) == set(model_names(17))
+        assert {"identical", "changed"} <= set(tiers["verdict"])

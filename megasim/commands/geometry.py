@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from megasim.commands import options
-from megasim.commands.console import say, show, show_json, table_text
+from megasim.commands.console import show, show_json, table_text
+
+_MOST_STEPS = 40  # of a map, printed
 
 
 @click.command("map")
@@ -16,7 +18,7 @@ from megasim.commands.console import say, show, show_json, table_text
 @options.path
 @options.models
 @click.option("--complete", is_flag=True, help="Fill the gaps of the matrix, and say so.")
-@options.output(False, "The figure: .png, .svg or .pdf.")
+@options.output(False, "The figure: .png, .svg or .pdf; or the places and steps: .csv.")
 @options.as_json
 @click.pass_context
 def map_command(
@@ -34,7 +36,7 @@ def map_command(
     The steps between models go along --path, or along the minimum spanning tree.
     """
     if output is not None:
-        options.check_ending(output, options.FIGURE_ENDINGS)
+        options.check_ending(output, (*options.FIGURE_ENDINGS, ".csv"))
     result = options.open_workspace(ctx).map(
         component, metric, path=path or (), models=models, complete=complete
     )
@@ -44,13 +46,29 @@ def map_command(
         show(f"{component}: {result.verdict}")
         for sentence in result.evidence:
             show(f"  {sentence}")
-    if output is not None:
+        steps = result.steps()
+        show("")
+        if len(steps) <= _MOST_STEPS:
+            show(table_text(steps))
+        else:
+            show(f"Length and turn of the {len(steps)} steps: -o map.csv, or --json")
+    if output is not None and output.suffix.lower() == ".csv":
+        options.write_table(result.to_frame().reset_index(), output)
+    elif output is not None:
         options.write_figure(result.plot(), output)
 
 
 @click.command("trajectory")
 @click.argument("models", nargs=-1, required=True, metavar="A B C…")
-@options.component
+@click.option(
+    "-c",
+    "--component",
+    "components",
+    multiple=True,
+    default=["unet"],
+    show_default=True,
+    help="unet, text_encoder, vae, …; may be given several times.",
+)
 @options.metric
 @click.option(
     "--by",
@@ -59,33 +77,41 @@ def map_command(
     type=click.Choice(["role", "block", "attention"]),
     help="How layers are grouped; attention is attn1, attn2 and the others.",
 )
-@options.output(False, "The figure: .png, .svg or .pdf.")
+@click.option("--only", type=options.Names(), help="Only these groups, e.g. attn1,ff or IN01,M00.")
+@options.output(False, "The figure: .png, .svg or .pdf; or a table of the steps: .csv.")
 @options.as_json
 @click.pass_context
 def trajectory_command(
     ctx: click.Context,
     models: tuple[str, ...],
-    component: str,
+    components: tuple[str, ...],
     metric: str,
     by: str,
+    only: list[str] | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Follow a chain of epochs or versions: steps, distance from the start, turns."""
-    from megasim.geometry.trajectory import step_table, summary_table, to_json
-    from megasim.plots.trajectory import trajectory_figure
+    """Follow a chain of epochs or versions: steps, distance from the start, turns.
+
+    Each component as a whole comes first, then its layers, taken together by role or block.
+    """
+    from megasim.geometry.trajectory import to_json
 
     if output is not None:
-        options.check_ending(output, options.FIGURE_ENDINGS)
-    found = options.open_workspace(ctx).trajectories(models, component, metric, by=by)
+        options.check_ending(output, (*options.FIGURE_ENDINGS, ".csv"))
+    found = options.open_workspace(ctx).trajectories(
+        models, components, metric, by=by, only=only or ()
+    )
     if as_json:
         show_json(to_json(found))
     else:
-        show(table_text(step_table(found)))
+        show(table_text(found.to_frame()))
         show("")
-        show(table_text(summary_table(found).reset_index()))
-    if output is not None:
-        options.write_figure(trajectory_figure(found), output)
+        show(table_text(found.summary().reset_index()))
+    if output is not None and output.suffix.lower() == ".csv":
+        options.write_table(found.to_frame(), output)
+    elif output is not None:
+        options.write_figure(found.plot(), output)
 
 
 @click.command("histogram")
@@ -98,18 +124,5 @@ def histogram_command(
     ctx: click.Context, a: str, b: str, component: str | None, output: Path
 ) -> None:
     """Draw how the layer distances of a pair are distributed: attn1, attn2 and the others."""
-    from megasim.matrix_loading import member_names
-    from megasim.plots.histogram import component_histogram, role_histogram
-
     options.check_ending(output, options.FIGURE_ENDINGS)
-    workspace = options.open_workspace(ctx)
-    layers = workspace.pair_layers(a, b)
-    if component is None:
-        figure = component_histogram(layers, a, b)
-    else:
-        members = member_names(workspace.store, component)
-        figure = role_histogram(
-            layers[layers["component"].isin(members)], a, b, component=component
-        )
-    options.write_figure(figure, output)
-    say(f"{len(layers)} layers of {a} and {b}")
+    options.write_figure(options.open_workspace(ctx).histogram(a, b, component), output)

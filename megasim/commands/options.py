@@ -12,6 +12,7 @@ from megasim.commands.console import json_text, say
 from megasim.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from megasim.database import Mode
@@ -106,6 +107,12 @@ def write_figure(figure: Figure, path: Path) -> None:
     from megasim.plots.figure_files import save_figure
 
     save_figure(figure, path)
+    say(f"wrote {printable(path)}")
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, empty where missing, and say so."""
+    frame.to_csv(path, index=False, lineterminator="\n")
     say(f"wrote {printable(path)}")
 
 

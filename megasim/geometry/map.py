@@ -108,7 +108,7 @@ class MapResult:
         (the cosine at its start).
         """
         direction = self.test.direction
-        edges = self._edges().to_dict("records")
+        edges = self.steps().to_dict("records")
         return {
             "component": self.matrix.component,
             "metric": self.matrix.metric,
@@ -145,13 +145,17 @@ class MapResult:
             index=pd.Index(self.models, name="model"),
             columns=["x", "y", "z", "metric_x", "metric_y"],
         )
-        edges = self._edges().set_index("to").reindex(list(self.models))
+        edges = self.steps().set_index("to").reindex(list(self.models))
         frame["step_from"] = edges["from"].fillna("").to_numpy()
         frame["step_length"] = edges["length"].to_numpy(dtype=float)
         frame["turn"] = edges["turn"].to_numpy(dtype=float)
         return frame
 
-    def _edges(self) -> pd.DataFrame:
+    def steps(self) -> pd.DataFrame:
+        """Return a row per step of the walk: from, to, length, turn.
+
+        The turn is the cosine at the start of the step, NaN for the first ones.
+        """
         squared = squared_distances(self.matrix)
         a, b = self.walk.edges.T
         names = np.array(self.models, dtype=object)

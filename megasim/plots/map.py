@@ -80,8 +80,8 @@ def map_figure(result: MapResult) -> Figure:
     Up to 40 models carry their names, more carry numbers and are listed below; of more than 300
     those on the path are numbered. A crowd is enlarged in a second panel. The third axis is
     colour where it holds half a percent of the variance or more. Up to 16 steps are listed with
-    length and turn. The verdict and its evidence stand below the map. Nothing is random: the
-    same result gives the same figure.
+    length and turn; of more, the caption points to `MapResult.to_frame`. The verdict and its
+    evidence stand below the map. Nothing is random: the same result gives the same figure.
     """
     n = len(result.models)
     art = MapArt(result, figure_names(result.models, 26 if 10 < n <= NAMED else 34))
@@ -247,6 +247,9 @@ def _caption(result: MapResult) -> list[str]:
     for sentence in result.evidence:
         text = minus_signs(drawable(sentence)).replace("$", r"\$")
         lines += textwrap.wrap(text, _WRAP, subsequent_indent="    ")
+    count = len(result.walk.edges)
+    if count > TABLE:
+        lines.append(f"Length and turn of the {count} steps stand in the table of this map (.csv).")
     return lines
 
 

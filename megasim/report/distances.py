@@ -163,7 +163,19 @@ def _layer_rows(frame: pd.DataFrame, model: str, matrix: DistanceMatrix) -> pd.D
 
 
 def layer_changes_figure(source: Source, component: str, against: str | None) -> Figure:
-    """Return the figure of `where_section` for a model of one's choice.
+    """Return the figure of `where_section` for a model of one's choice; see `layer_changes`."""
+    model, rows = layer_changes(source, component, against)
+    grid = layer_grid(rows)
+    others = counted(len(grid.pairs), "other")
+    title = f"{printable(model, 40)} against {others}"
+    return layers_figure(grid, title=title, component=component)
+
+
+def layer_changes(source: Source, component: str, against: str | None) -> tuple[str, pd.DataFrame]:
+    """Return a model, and how each layer of it differs from the others, the nearest first.
+
+    Args:
+        against: the model; the best to hold others against when None.
 
     Raises:
         UsageError: no model of that name holds the component.
@@ -177,10 +189,5 @@ def layer_changes_figure(source: Source, component: str, against: str | None) ->
             "see `megasim models`",
         )
     members = component_members(component)
-    rows = _layer_rows(
-        source.ask("report_layers", model=model, components=members).frame, model, matrix
-    )
-    grid = layer_grid(rows)
-    others = counted(len(grid.pairs), "other")
-    title = f"{printable(model, 40)} against {others}"
-    return layers_figure(grid, title=title, component=component)
+    answer = source.ask("report_layers", model=model, components=members)
+    return model, _layer_rows(answer.frame, model, matrix)
