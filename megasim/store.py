@@ -167,6 +167,14 @@ class Store:
             raise
         self.connection.commit()
 
+    def content_digest(self) -> str:
+        """Return a text that changes with the models, what they hold and what is known of pairs.
+
+        Not guaranteed: the same text from another version of DuckDB.
+        """
+        ((digest,),) = self.rows("content_digest")
+        return str(digest)
+
     # Models
 
     def models(self) -> list[Model]:

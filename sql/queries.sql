@@ -13,6 +13,16 @@ select count(*) from duckdb_tables() where not internal;
 -- A migration has run.
 insert into schema_version values ($1, $2);
 
+-- name: content_digest
+-- A text that changes with the models, what they hold, and what is known of their pairs.
+select concat_ws(
+    ' ',
+    (select bit_xor(hash(m)) from model as m),
+    (select bit_xor(hash(t)) from model_tensor as t),
+    (select bit_xor(hash(p)) from model_pair as p),
+    (select bit_xor(hash(c)) from component_distance as c)
+);
+
 -- name: views_text
 -- The views as they stand in the store.
 select text from view_text;

@@ -20,6 +20,7 @@ from megasim.errors import NoAnswerError, UsageError
 from megasim.legacy.importing import import_path
 from megasim.matrix_files import matrix_to_long
 from megasim.matrix_loading import load_layers, load_matrix
+from megasim.report import page
 from megasim.report.page import ReportResult, write_report
 from megasim.report.parts import csv_bytes
 from megasim.report.source import literal
@@ -379,6 +380,24 @@ def test_wrong_wishes_are_refused(seventeen: Written, tmp_path: Path) -> None:
             with pytest.raises(UsageError):
                 write_report(store, tmp_path / "report", **wish)
     assert not (tmp_path / "report").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_fails_before_the_work(
+    seventeen: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_SECTIONS", (lambda source: pytest.fail("worked"),))
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "held" / "data").mkdir(parents=True)
+    with Store(seventeen.store, "read") as store:
+        with pytest.raises(OSError, match="taken"):
+            write_report(store, tmp_path / "taken")
+
+        def refuse(**where: object) -> None:
+            raise PermissionError(f"no writing in {where['dir']}")
+
+        monkeypatch.setattr(page, "TemporaryFile", refuse)
+        with pytest.raises(PermissionError, match="held"):
+            write_report(store, tmp_path / "held")
 
 
 def test_many_models_stay_small(tmp_path: Path) -> None:

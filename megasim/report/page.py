@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from jinja2 import Environment, StrictUndefined
 
@@ -82,8 +83,14 @@ def write_report(
 
     Raises:
         UsageError: an unknown model or component, or a path that is none.
+        OSError: the folder cannot be written to; raised before the work.
     """
     source = Source.of(store, models, components, path)
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    # a folder that cannot be written to is an error before the work
+    with TemporaryFile(dir=data):
+        pass
     sections = []
     progress.start("Writing the report", len(_SECTIONS), "sections")
     try:
@@ -101,7 +108,6 @@ def _write(
     folder: Path, source: Source, sections: Sequence[Section], lead: tuple[str, ...]
 ) -> ReportResult:
     data = folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
     contents = {data / file.name: file.content for s in sections for file in s.files()}
     # the page last: where it is new, all that it points to is there
     page = folder / "index.html"
