@@ -39,6 +39,16 @@ def matrix_to_long(matrix: DistanceMatrix) -> pd.DataFrame:
     )
 
 
+def matrix_to_square(matrix: DistanceMatrix) -> pd.DataFrame:
+    """Return one row for each model: its name in the column "model", then its values.
+
+    A model may be called "model", too: then two columns are.
+    """
+    frame = matrix.to_frame().reset_index(drop=True)
+    frame.insert(0, "model", list(matrix.models), allow_duplicates=True)
+    return frame
+
+
 def matrix_to_json(matrix: DistanceMatrix) -> dict[str, Any]:
     """Return everything a matrix holds as lists, null where missing."""
 
@@ -61,8 +71,9 @@ def write_matrix(matrix: DistanceMatrix, path: Path, *, long: bool = False) -> b
     """Write a matrix; the ending of `path` decides the form. Return whether it is in long form.
 
     CSV and Parquet hold the square of values, or one row a pair when `long`. They are long of
-    themselves when a value is not exact, so that no estimate goes unmarked. JSON and .npz hold
-    everything: values, sources, errors, keys compared and coverage.
+    themselves when a value is not exact, so that no estimate goes unmarked; Parquet also when
+    names cannot be columns, as those that differ in case alone. JSON and .npz hold everything:
+    values, sources, errors, keys compared and coverage.
 
     Raises:
         UsageError: another ending.
@@ -92,7 +103,10 @@ def write_matrix(matrix: DistanceMatrix, path: Path, *, long: bool = False) -> b
         return False
     off = ~np.eye(len(matrix.models), dtype=bool) & ~np.isnan(matrix.values)
     long = long or bool((matrix.sources[off] != "exact").any())
-    frame = matrix_to_long(matrix) if long else matrix.to_frame().rename_axis("model").reset_index()
+    if ending == ".parquet":  # its readers may take columns regardless of case
+        names = {"", "model", *(name.casefold() for name in matrix.models)}
+        long = long or len(names) < len(matrix.models) + 2
+    frame = matrix_to_long(matrix) if long else matrix_to_square(matrix)
     if ending == ".csv":
         frame.to_csv(path, index=False)
     else:

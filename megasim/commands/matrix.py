@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from megasim.commands import options
 from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
 from megasim.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
 
 
 @click.command("matrix")
@@ -33,9 +39,16 @@ def matrix_command(
     """Write the distance matrix of a component.
 
     A pair that was not compared is empty, never 0. Values that are not exact are written one
-    row a pair, with their source and standard error.
+    row a pair, with their source and standard error; in a table ~ marks an estimate, and ? a
+    published 0 that may mean "not compared".
     """
-    from megasim.matrix_files import MATRIX_ENDINGS, matrix_to_json, matrix_to_long, write_matrix
+    from megasim.matrix_files import (
+        MATRIX_ENDINGS,
+        matrix_to_json,
+        matrix_to_long,
+        matrix_to_square,
+        write_matrix,
+    )
     from megasim.plots.heatmap import coverage_note
 
     if output is not None:
@@ -54,7 +67,18 @@ def matrix_command(
     elif long:
         show(table_text(matrix_to_long(matrix)))
     else:
-        show(table_text(matrix.to_frame().rename_axis("model").reset_index()))
+        show(table_text(_marked(matrix_to_square(matrix), matrix.sources)))
+
+
+def _marked(square: pd.DataFrame, sources: npt.NDArray[np.str_]) -> pd.DataFrame:
+    """Mark the values of a table that are not exact: ~ estimated, ? a 0 that proves nothing."""
+    forms = {"estimated": "~{:.6g}", "unproven": "{:.6g}?"}
+    for j, column in enumerate(sources.T.tolist(), 1):
+        if forms.keys() & set(column):
+            values = square.iloc[:, j].tolist()
+            cells = [forms.get(s, "{:.6g}").format(v) for v, s in zip(values, column, strict=True)]
+            square.isetitem(j, [c if v == v else None for c, v in zip(cells, values, strict=True)])
+    return square
 
 
 @click.command("nearest")
