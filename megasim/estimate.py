@@ -35,6 +35,7 @@ class KeyContents:
     """What N models hold under one key, C contents in all.
 
     Attributes:
+        key: the canonical key.
         place: (N,) int32, the row of `sketches` that each model holds; -1 where it lacks the key.
         name: (N,) int32, codes of the keys as the files spell them.
         sketches: (C, m) float32, one row for each distinct content.
@@ -44,6 +45,7 @@ class KeyContents:
         finite: (C,) bool, whether a content has neither NaN nor inf.
     """
 
+    key: str
     place: Ints
     name: Ints
     sketches: npt.NDArray[np.float32]
@@ -206,14 +208,16 @@ def read_key_contents(
             held = held[held["model_id"].isin(place.index)]
             contents = pd.DataFrame({"tensor_id": held["tensor_id"].unique()})
             prints = store.frame("sketches_of", tables={"batch": contents}).set_index("id")
-            for (component, _), group in held.groupby(["component", "canonical_key"], sort=True):
-                yield str(component), _key_contents(group, prints, place)
+            for (component, key), group in held.groupby(["component", "canonical_key"], sort=True):
+                yield str(component), _key_contents(str(key), group, prints, place)
                 progress.advance(1)
     finally:
         progress.finish()
 
 
-def _key_contents(group: pd.DataFrame, prints: pd.DataFrame, place: pd.Series) -> KeyContents:
+def _key_contents(
+    key: str, group: pd.DataFrame, prints: pd.DataFrame, place: pd.Series
+) -> KeyContents:
     """Return what the holders of one key hold. A content in two shapes counts as two."""
     contents = group[["tensor_id", "canonical_shape"]].drop_duplicates()
     code = pd.MultiIndex.from_frame(contents).get_indexer(
@@ -237,6 +241,7 @@ def _key_contents(group: pd.DataFrame, prints: pd.DataFrame, place: pd.Series) -
         pd.factorize(found["bf16_hash"])[0],
     ]
     return KeyContents(
+        key=key,
         place=places,
         name=names,
         sketches=sketches,

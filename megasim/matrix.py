@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -194,6 +194,18 @@ class LayerMatrices:
         k, n = len(self.keys), len(self.models)
         if self.values.shape != (k, n, n):
             raise ValueError(f"values is not ({k}, {n}, {n})")
+
+    def keep(self, layers: npt.NDArray[np.bool_]) -> LayerMatrices:
+        """Return only some of the layers, given as (K,) bool."""
+        at = np.flatnonzero(layers).tolist()
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in at),
+            blocks=tuple(self.blocks[i] for i in at),
+            roles=tuple(self.roles[i] for i in at),
+            numels=self.numels[at],
+            values=self.values[at],
+        )
 
     def total(self, keep: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Return the (N, N) root of the sum of squares over the kept layers.

@@ -31,7 +31,7 @@ def load_matrix(
     """
     _check_metric(metric)
     members = pd.DataFrame({"component": member_names(store, component)})
-    ids = _holders(store, component, members, models)
+    ids = holders(store, component, members, models)
     place = {model_id: i for i, model_id in enumerate(ids.values())}
     n = len(ids)
     found = store.arrays(
@@ -80,7 +80,7 @@ def load_layers(
     """
     _check_metric(metric)
     members = pd.DataFrame({"component": member_names(store, component)})
-    ids = _holders(store, component, members, models)
+    ids = holders(store, component, members, models)
     chosen = pd.DataFrame({"model_id": list(ids.values())})
     rows = store.frame("layer_matrix_rows", tables={"batch": members, "chosen": chosen})
     first = rows.drop_duplicates("canonical_key")
@@ -130,21 +130,21 @@ def _check_metric(metric: str) -> None:
         raise UsageError(f"no such metric: {printable(metric)!r}", f"choose {', '.join(METRICS)}")
 
 
-def _holders(
+def holders(
     store: Store, component: str, members: pd.DataFrame, models: Sequence[str] | None
 ) -> dict[str, int]:
-    """Return name → id of the models to show, in order."""
-    holders = {name: int(i) for i, name in store.rows("holders", tables={"batch": members})}
-    if not holders:
+    """Return name → id of the models that hold a component, or of `models`, in their order."""
+    found = {name: int(i) for i, name in store.rows("holders", tables={"batch": members})}
+    if not found:
         known = component_names(store)
         raise NoAnswerError(
             f"no model in the store has a component {printable(component)!r}",
             "there are: " + ", ".join(map(printable, known)) if known else "the store is empty",
         )
     if models is None:
-        return holders
+        return found
     asked = store.model_ids(models)
-    without = [name for name in asked if name not in holders]
+    without = [name for name in asked if name not in found]
     if without:
         raise NoAnswerError(
             f"{', '.join(map(printable, without))} has no {component}",

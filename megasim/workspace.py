@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ import pandas as pd
 from megasim.database import Mode, named_statements
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.matrix_loading import load_layers, load_matrix
+from megasim.matrix_loading import load_layers, load_matrix, member_names
 from megasim.matrix_view import MatrixView
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Pair, Store
@@ -543,31 +544,54 @@ class Workspace:
         return pd.DataFrame(rows, columns=columns)
 
     def recipe(
-        self, model: str, component: str = "unet", *, parents: Sequence[str] | None = None
+        self,
+        model: str,
+        component: str = "unet",
+        *,
+        parents: Sequence[str] | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
     ) -> Recipe:
-        """Return a model as a weighted sum of others. See `recover_recipe`."""
+        """Return a model as a weighted sum of others. See `recover_recipe`.
+
+        With `estimate`, from the sketches of all models, compared or not.
+        """
         from megasim.lineage.evidence import rounding_of
         from megasim.lineage.facts import load_model_facts
         from megasim.lineage.recipe import recover_recipe
 
         asked = list(dict.fromkeys([model, *(parents or ())]))
-        load_matrix(self.store, component, models=asked)  # says which model lacks the component
-        matrix = self._near(load_matrix(self.store, component), model, parents or ())
+        if estimate:
+            chosen = asked if parents else self._sketched_near(model, component, progress)
+            matrix, layers = self._distances(component, chosen, True, progress)
+        else:
+            load_matrix(self.store, component, models=asked)  # says which model lacks the component
+            matrix = self._near(load_matrix(self.store, component), model, parents or ())
+            layers = self._layers_of(matrix, "l2")
         facts = load_model_facts(self.store, component)
-        return recover_recipe(
-            matrix,
-            model,
-            parents=parents,
-            layers=self._layers_of(matrix, "l2"),
-            rounding=rounding_of(facts, component),
-        )
+        rounding = rounding_of(facts, component)
+        return recover_recipe(matrix, model, parents=parents, layers=layers, rounding=rounding)
 
-    def direction(self, a: str, b: str, c: str, d: str, component: str = "unet") -> Direction:
-        """Return the cosine between the changes A→B and C→D. See `inner_products.direction`."""
+    def direction(
+        self,
+        a: str,
+        b: str,
+        c: str,
+        d: str,
+        component: str = "unet",
+        *,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> Direction:
+        """Return the cosine between the changes A→B and C→D. See `inner_products.direction`.
+
+        With `estimate`, from the sketches.
+        """
         from megasim.lineage.inner_products import direction
 
-        matrix = load_matrix(self.store, component, models=list(dict.fromkeys((a, b, c, d))))
-        return direction(matrix, a, b, c, d, self._layers_of(matrix, "l2"))
+        four = list(dict.fromkeys((a, b, c, d)))
+        matrix, layers = self._distances(component, four, estimate, progress)
+        return direction(matrix, a, b, c, d, layers)
 
     def lineage(
         self,
@@ -576,12 +600,36 @@ class Workspace:
         models: Sequence[str] | None = None,
         use_metadata: bool = True,
     ) -> Lineage:
-        """Return the family tree of the models. See `build_lineage`.
+        """Return the family tree of the models. See `lineage_and_claims`."""
+        return self.lineage_and_claims(component, models=models, use_metadata=use_metadata)[0]
+
+    def claims(self, component: str = "unet", *, file: Path | None = None) -> list[CheckedClaim]:
+        """Return the claims of the metadata, and of a file, with what the weights say of them."""
+        return self.lineage_and_claims(component, claims_file=file)[1]
+
+    def lineage_and_claims(
+        self,
+        component: str = "unet",
+        *,
+        models: Sequence[str] | None = None,
+        use_metadata: bool = True,
+        claims_file: Path | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> tuple[Lineage, list[CheckedClaim]]:
+        """Return the family tree of the models, and what the weights say of what is claimed.
+
+        Claims are held against a tree that was built without them. See `build_lineage` and
+        `check_claims`.
 
         Args:
-            use_metadata: whether step counts and claims in the metadata count as evidence.
+            use_metadata: whether step counts and claims in the metadata count as evidence, and
+                whether those claims are checked.
+            claims_file: more claims to check. See `read_claims`.
+            estimate: whether to take all distances from the sketches.
         """
-        from megasim.lineage.claims import claims_of_metadata
+        from megasim.lineage.claims import check_claims, claims_of_metadata, read_claims
+        from megasim.lineage.evidence import rounding_of
         from megasim.lineage.facts import (
             load_ema_copies,
             load_model_facts,
@@ -590,42 +638,34 @@ class Workspace:
         )
         from megasim.lineage.family_tree import build_lineage
 
-        matrix = load_matrix(self.store, component, models=models)
-        facts = load_model_facts(self.store, component)
-        stated = {}
-        if use_metadata:
-            stated = stated_parents(claims_of_metadata(facts), list(matrix.models))
-        else:
-            facts = [replace(f, counts={}, metadata={}) for f in facts]
-        return build_lineage(
+        claimed = read_claims(claims_file) if claims_file else []
+        matrix, layers = self._distances(component, models, estimate, progress)
+        facts = [f for f in load_model_facts(self.store, component) if f.name in matrix.models]
+        blind = [replace(f, counts={}, metadata={}) for f in facts]
+        build = partial(
+            build_lineage,
             matrix,
-            layers=self._layers_of(matrix, "l2"),
-            changed=load_matrix(self.store, component, "l0", models=matrix.models),
-            facts=facts,
+            layers=layers,
+            changed=None
+            if estimate
+            else load_matrix(self.store, component, "l0", models=matrix.models),
             pairs=load_pair_facts(self.store),
-            stated=stated,
             ema_copies=load_ema_copies(self.store) if component == "unet" else (),
         )
-
-    def claims(self, component: str = "unet", *, file: Path | None = None) -> list[CheckedClaim]:
-        """Return the claims of the metadata, and of a file, with what the weights say of them.
-
-        The lineage they are held against is built without them.
-        """
-        from megasim.lineage.claims import check_claims, claims_of_metadata, read_claims
-        from megasim.lineage.evidence import rounding_of
-        from megasim.lineage.facts import load_model_facts
-
-        facts = load_model_facts(self.store, component)
-        found = claims_of_metadata(facts) + (read_claims(file) if file else [])
-        matrix = load_matrix(self.store, component)
-        return check_claims(
-            found,
+        lineage = from_weights = build(facts=blind)
+        if use_metadata:
+            written = claims_of_metadata(facts)
+            claimed = written + claimed
+            stated = stated_parents(written, list(matrix.models))
+            lineage = build(facts=facts, stated=stated, merges=from_weights.recipes)
+        checked = check_claims(
+            claimed,
             matrix,
-            layers=self._layers_of(matrix, "l2"),
+            layers=layers,
             rounding=rounding_of(facts, component),
-            lineage=self.lineage(component, use_metadata=False),
+            lineage=from_weights,
         )
+        return lineage, checked
 
     def report(
         self,
@@ -655,6 +695,38 @@ class Workspace:
             return None
         layers = load_layers(self.store, matrix.component, metric, models=matrix.models)
         return layers if layers.keys else None
+
+    def _distances(
+        self, component: str, models: Sequence[str] | None, estimate: bool, progress: Progress
+    ) -> tuple[DistanceMatrix, LayerMatrices | None]:
+        """Return the L2 distances of a component and, of not too many models, by layer."""
+        if not estimate:
+            matrix = load_matrix(self.store, component, models=models)
+            return matrix, self._layers_of(matrix, "l2")
+        from megasim.sketched import sketched_distances
+
+        count = len(self.store.model_ids() if models is None else models)
+        return sketched_distances(
+            self.store,
+            component,
+            models=models,
+            with_layers=count <= _MOST_LAYERED_MODELS,
+            progress=progress,
+        )
+
+    def _sketched_near(self, model: str, component: str, progress: Progress) -> list[str] | None:
+        """Return a model and those nearest by their sketches; None if all are few enough."""
+        from megasim.nearest import nearest_to_outsider
+
+        (model_id,) = self.store.model_ids([model]).values()
+        if len(self.store.model_ids()) <= _MOST_LAYERED_MODELS:
+            load_matrix(self.store, component, models=[model])  # says so if it lacks the component
+            return None
+        members = member_names(self.store, component)
+        near = nearest_to_outsider(
+            self.store, model_id, members, k=_MOST_LAYERED_MODELS - 1, progress=progress
+        )
+        return list(dict.fromkeys([model, *near["model"]]))
 
     def _near(self, matrix: DistanceMatrix, model: str, parents: Sequence[str]) -> DistanceMatrix:
         """Return the matrix of a model, its parents and those nearest to it."""

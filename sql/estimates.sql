@@ -8,6 +8,15 @@ join batch b on b.component = mt.component
 group by mt.canonical_key, mt.component
 order by mt.component, mt.canonical_key;
 
+-- name: key_anatomy
+-- The block, the role and the size of each key of some components.
+select mt.canonical_key, min(mt.block) as block, min(mt.role) as role, max(t.numel) as numel
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+join batch b on b.component = mt.component
+group by mt.canonical_key
+order by mt.canonical_key;
+
 -- name: sketch_holders
 -- Who holds what under some keys.
 select mt.component, mt.canonical_key, mt.model_id, mt.tensor_id, mt.canonical_shape, mt.key

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from megasim.errors import NoAnswerError, UsageError
+from megasim.matrix import DistanceMatrix
+from megasim.sketched import sketched_distances
 from megasim.workspace import Workspace, open_store
 from megasim.zoo.building import build_recipe_zoo
 from megasim.zoo.history import recipe_by_ends
@@ -12,13 +18,25 @@ from megasim.zoo.plans import ZOO_RECIPES, spread_block_weights
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipes")
     build_recipe_zoo(folder / "models", tunes=6)
-    store = open_store(folder / "store.duckdb")
-    store.ingest(folder / "models")
+    with open_store(folder / "ingested.duckdb") as store:
+        store.ingest(folder / "models")
+    return folder / "ingested.duckdb"
+
+
+@pytest.fixture(scope="module")
+def zoo(ingested: Path) -> Workspace:
+    store = open_store(shutil.copy(ingested, ingested.with_name("store.duckdb")))
     store.compare()
     return store
+
+
+@pytest.fixture(scope="module")
+def sketches(ingested: Path) -> Workspace:
+    """A store in which nothing was compared."""
+    return open_store(ingested, "read")
 
 
 @pytest.mark.parametrize("name", [m.name for m in ZOO_RECIPES if m.kind == "merge"])
@@ -61,3 +79,71 @@ def test_a_model_without_the_component_is_told(zoo: Workspace) -> None:
         zoo.recipe("nobody")
     with pytest.raises(NoAnswerError):
         zoo.recipe("two", "text_encoder_3")
+
+
+@pytest.mark.parametrize("name", ["two", "four", "nested", "add-half"])
+def test_merges_are_recovered_from_sketches_of_files(sketches: Workspace, name: str) -> None:
+    recipe = sketches.recipe(name, estimate=True)
+    assert recipe.claimed
+    assert recipe.source == "estimated"
+    assert "estimated" in recipe.sentence()
+    truth = recipe_by_ends(ZOO_RECIPES, name)
+    assert {p.model: p.weight for p in recipe.parents} == pytest.approx(truth, abs=0.05)
+    assert all(0 < p.error < 0.05 for p in recipe.parents)
+    assert len(recipe.blocks) >= 25
+
+
+def test_blocks_are_recovered_from_sketches_of_files(sketches: Workspace) -> None:
+    recipe = sketches.recipe("blocks", estimate=True)
+    assert recipe.blockwise
+    east = [p.model for p in recipe.parents].index("east")
+    found = {b.block: b.weights[east] for b in recipe.blocks}
+    shares = {k: v for k, v in spread_block_weights(0.8).items() if k != "BASE"}
+    assert {k: found[k] for k in shares} == pytest.approx(shares, abs=0.05)
+
+
+def test_no_fine_tune_is_a_merge_from_sketches(sketches: Workspace) -> None:
+    for tune in ("tune-01", "tune-04"):
+        recipe = sketches.recipe(tune, estimate=True)
+        assert not recipe.claimed
+        data = recipe.to_json()
+        assert data["parents"] == []
+        assert data["rivals"]
+        assert "best weights" not in recipe.sentence()  # they leave nearly all
+
+
+def test_without_distances_the_sketches_are_offered(sketches: Workspace) -> None:
+    with pytest.raises(NoAnswerError) as caught:
+        sketches.recipe("two")
+    assert "--estimate" in (caught.value.remedy or "")
+
+
+def test_the_sketches_agree_with_the_weights(zoo: Workspace, sketches: Workspace) -> None:
+    models = ["origin", "north", "origin", "add-full"]
+    exact = zoo.direction("origin", "north", "origin", "add-full")
+    estimate = sketches.direction(*models, estimate=True)
+    assert estimate.source == "estimated"
+    assert estimate.error > 0
+    assert abs(estimate.cosine - exact.cosine) < 4 * estimate.error
+    whole, distances = zoo.matrix("unet"), sketches_of(sketches)
+    off = np.abs(distances.values - whole.values)[distances.errors > 0]
+    assert (off < 5 * distances.errors[distances.errors > 0]).all()
+
+
+def sketches_of(store: Workspace) -> DistanceMatrix:
+    return sketched_distances(store.store, "unet", with_layers=False)[0]
+
+
+def test_the_tree_from_sketches_is_that_of_the_weights(zoo: Workspace, sketches: Workspace) -> None:
+    exact, _ = zoo.lineage_and_claims()
+    estimate, _ = sketches.lineage_and_claims(estimate=True)
+    assert estimate.source == "estimated"
+    merged = {(e.parent, e.child) for e in exact.edges if e.kind == "merge"}
+    assert {(e.parent, e.child) for e in estimate.edges if e.kind == "merge"} == merged
+    truth = {
+        (parent, m.name)
+        for m in ZOO_RECIPES
+        if "merge" in m.kind
+        for parent in recipe_by_ends(ZOO_RECIPES, m.name) or m.parents
+    }
+    assert merged == truth

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from megasim.commands import options
-from megasim.commands.console import say, show, show_json, table_text
+from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
 from megasim.errors import printable
-from megasim.lineage.recipe_result import percent
+from megasim.lineage.recipe_result import percent, weighted_sum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,26 +23,32 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="MODEL")
 @click.option("--from", "parents", type=options.Names(), help="Its parents, when they are known.")
 @options.component
+@options.from_sketches
 @options.as_json
 @click.pass_context
 def recipe_command(
-    ctx: click.Context, model: str, parents: list[str] | None, component: str, as_json: bool
+    ctx: click.Context,
+    model: str,
+    parents: list[str] | None,
+    component: str,
+    estimate: bool,
+    as_json: bool,
 ) -> None:
     """Write MODEL as a weighted sum of other models, block by block, or say that it is none."""
-    recipe = options.open_workspace(ctx).recipe(model, component, parents=parents)
+    recipe = options.open_workspace(ctx).recipe(
+        model, component, parents=parents, estimate=estimate, progress=ConsoleProgress()
+    )
     if as_json:
         show_json(recipe.to_json())
         return
     show(recipe.sentence())
-    if recipe.parents and (recipe.claimed or parents):
+    if recipe.parents:
         show(table_text(_parents(recipe)))
-    if recipe.claimed and recipe.blocks:
+    if recipe.blocks:
         show(table_text(_blocks(recipe)))
-    for rival in recipe.rivals if recipe.claimed or not parents else ():
-        terms = " + ".join(f"{weight:.4g} × {printable(name)}" for name, weight in rival.parents)
-        show(
-            f"{'rival' if recipe.claimed else 'tried'}: {terms}; {percent(rival.unexplained)} left"
-        )
+    for rival in recipe.rivals:
+        word = "rival" if recipe.claimed else "tried"
+        show(f"{word}: {weighted_sum(rival.parents)}; {percent(rival.unexplained)} left")
     for note in recipe.notes:
         say(f"note: {note}")
 
@@ -76,16 +82,23 @@ def _number(block: str) -> int:
 @click.command("direction")
 @click.argument("models", nargs=4, metavar="A B C D")
 @options.component
+@options.from_sketches
 @options.as_json
 @click.pass_context
 def direction_command(
-    ctx: click.Context, models: tuple[str, str, str, str], component: str, as_json: bool
+    ctx: click.Context,
+    models: tuple[str, str, str, str],
+    component: str,
+    estimate: bool,
+    as_json: bool,
 ) -> None:
     """Say how far the change from A to B is the change from C to D.
 
     Is a fine-tune the same change applied to another base? Is a LoRA baked in?
     """
-    found = options.open_workspace(ctx).direction(*models, component=component)
+    found = options.open_workspace(ctx).direction(
+        *models, component=component, estimate=estimate, progress=ConsoleProgress()
+    )
     if as_json:
         show_json(found.to_json())
     else:
@@ -105,6 +118,7 @@ def direction_command(
     help="Claimed recipes to check, as JSON or CSV: model, parents, weights.",
 )
 @click.option("--weights-only", is_flag=True, help="Take no evidence from metadata.")
+@options.from_sketches
 @options.output(False, "The tree: .html, .png, .svg, .pdf, .dot, .graphml or .json.")
 @options.as_json
 @click.pass_context
@@ -114,6 +128,7 @@ def lineage_command(
     models: list[str] | None,
     claims_file: Path | None,
     weights_only: bool,
+    estimate: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -122,9 +137,14 @@ def lineage_command(
 
     if output is not None:
         options.check_ending(output, LINEAGE_ENDINGS)
-    workspace = options.open_workspace(ctx)
-    lineage = workspace.lineage(component, models=models, use_metadata=not weights_only)
-    checked = [] if weights_only else workspace.claims(component, file=claims_file)
+    lineage, checked = options.open_workspace(ctx).lineage_and_claims(
+        component,
+        models=models,
+        use_metadata=not weights_only,
+        claims_file=claims_file,
+        estimate=estimate,
+        progress=ConsoleProgress(),
+    )
     if as_json:
         show_json({**lineage.to_json(), "claims": [c.to_json() for c in checked]})
     else:

@@ -38,6 +38,11 @@ metric = click.option(
     type=click.Choice(["l0", "l1", "l2", "linf", "cossim"]),
     help="linf and cossim need `megasim compare --metric …` first.",
 )
+from_sketches = click.option(
+    "--estimate",
+    is_flag=True,
+    help="Take all distances from the sketches: nothing need have been compared.",
+)
 workers = click.option(
     "--workers", type=click.IntRange(1), help="Threads; as many as there are cores by default."
 )

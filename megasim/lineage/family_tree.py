@@ -52,6 +52,7 @@ def build_lineage(
     stated: Mapping[tuple[str, str], str] | None = None,
     ema_copies: Collection[tuple[str, str]] = (),
     max_unexplained: float = 0.02,
+    merges: Sequence[Recipe] | None = None,
 ) -> Lineage:
     """Return the families of the models of a matrix and the tree in each.
 
@@ -70,6 +71,8 @@ def build_lineage(
         ema_copies: (parent, child) where the child's weights are the EMA copy in the parent.
         max_unexplained: what a merge may leave. Less than `recover_recipe` allows: an epoch of a
             straight run lies as near the line of two others as a merge that was trained further.
+        merges: the recipes of all merges, where they are known already, as from a tree of the same
+            distances that took other evidence.
 
     Raises:
         UsageError: a metric other than L2.
@@ -96,7 +99,7 @@ def build_lineage(
         if lost:
             notes.append(f"{len(lost)} model(s) lack distances within their family")
         family = _FamilyBuilder(
-            complete, layers, changed, known, stated or {}, ema_copies, max_unexplained
+            complete, layers, changed, known, stated or {}, ema_copies, max_unexplained, merges
         )
         root, probability = family.build()
         edges += family.edges
@@ -197,6 +200,7 @@ class _FamilyBuilder:
         stated: Mapping[tuple[str, str], str],
         ema_copies: Collection[tuple[str, str]],
         max_unexplained: float,
+        merges: Sequence[Recipe] | None,
     ) -> None:
         self.matrix = matrix
         self.names = matrix.models
@@ -211,7 +215,7 @@ class _FamilyBuilder:
         self.ema_copies = ema_copies
         self.max_unexplained = max_unexplained
         self.edges: list[Edge] = []
-        self.recipes: list[Recipe] = []
+        self.recipes = self._search_merges() if merges is None else self._own(merges)
 
     def build(self) -> tuple[str, float]:
         """Fill `edges` and `recipes`; return the likeliest root and its probability."""
@@ -260,22 +264,29 @@ class _FamilyBuilder:
             self._add(a, b, kind, away, found)
         return self.names[root], rooting.probability[root]
 
-    def _merges(self) -> dict[int, list[int]]:
-        """Return model → parents, heaviest first, of the models that are merges."""
-        place = {n: i for i, n in enumerate(self.names)}
+    def _own(self, merges: Sequence[Recipe]) -> list[Recipe]:
+        """Return those merges that are of this family, by order of its models."""
+        own = {r.model: r for r in merges}
+        return [own[name] for name in self.names if name in own]
+
+    def _search_merges(self) -> list[Recipe]:
         rounding = rounding_of(self.known.values(), self.matrix.component)
-        found: dict[int, list[int]] = {}
-        for i in _explainable(self.squared, self.layers):
-            recipe = recover_recipe(
+        recipes = (
+            recover_recipe(
                 self.matrix,
                 self.names[i],
                 layers=self.layers,
                 rounding=rounding,
                 max_unexplained=self.max_unexplained,
             )
-            if recipe.claimed:
-                self.recipes.append(recipe)
-                found[i] = [place[p.model] for p in recipe.parents]
+            for i in _explainable(self.squared, self.layers)
+        )
+        return [recipe for recipe in recipes if recipe.claimed]
+
+    def _merges(self) -> dict[int, list[int]]:
+        """Return model → parents, heaviest first, of the models that are merges."""
+        place = {n: i for i, n in enumerate(self.names)}
+        found = {place[r.model]: [place[p.model] for p in r.parents] for r in self.recipes}
         self._break_cycles(found)
         for recipe in self.recipes:
             decided = recipe.verdict != "ambiguous"

@@ -115,6 +115,8 @@ def recover_recipe(
             "it lies near the line of these models, but in each layer elsewhere on it, as an "
             "epoch lies between others: no merge leaves that"
         )
+    elif found is not None and verdict == "none" and parents is None:
+        question.notes += _other_reading(question, found)
     return _describe(question, found, rivals, verdict, tuple(same))
 
 
@@ -239,11 +241,26 @@ def _verdict(
         return "none"
     if min(found.weights) >= NOT_NEGATIVE:
         return "merge"
-    return "add-difference" if asked else _role(question, model, found)
+    if asked:
+        return "add-difference"
+    sums = _likeliest_sums(question, model, found)
+    if model not in sums:
+        return "none"
+    return "ambiguous" if len(sums) > 1 else "add-difference"
 
 
-def _role(question: Question, model: int, found: Candidate) -> str:
-    """Return whether the model, or another of the set, is the add-difference of the rest.
+def _other_reading(question: Question, found: Candidate) -> list[str]:
+    """Return the note that one of the models tried is the sum, if that explains all of them."""
+    noise = 2 * question.noise(MODEL, found.parents)
+    if found.residual > noise or min(found.weights) >= NOT_NEGATIVE:
+        return []
+    sums = _likeliest_sums(question, MODEL, found) - {MODEL}
+    names = " or ".join(printable(question.names[i], 60) for i in sorted(sums))
+    return [f"rather {names} is the add-difference of it and the others tried"] if sums else []
+
+
+def _likeliest_sums(question: Question, model: int, found: Candidate) -> set[int]:
+    """Return which of the model and a set is the add-difference of the rest: one, or those alike.
 
     m = a + k(b − c) can be read the other way round, e.g. as a = m + k(c − b). The base that
     is subtracted is the one nearest to all models, since the others came from it.
@@ -258,11 +275,8 @@ def _role(question: Question, model: int, found: Candidate) -> str:
         if natural(np.array(list(weights.values()))):
             base = min(weights, key=lambda p: weights[p])
             readings.append((float(central[base]), merged))
-    readings.sort()
-    near = {merged for c, merged in readings if c <= 1.02 * readings[0][0]}
-    if model not in near:
-        return "none"
-    return "ambiguous" if len(near) > 1 else "add-difference"
+    nearest = min((c for c, _ in readings), default=0.0)
+    return {merged for c, merged in readings if c <= 1.02 * nearest}
 
 
 def _describe(
@@ -300,7 +314,8 @@ def _describe(
         )
         for b, name in enumerate(question.blocks)
     )
-    shown = rivals if verdict != "none" else [found, *rivals]
+    claimed = verdict != "none"
+    shown = rivals if claimed else [found, *rivals]
     described = tuple(
         Rival(
             tuple((question.names[p], w) for p, w in zip(c.parents, c.weights, strict=True)),
@@ -316,11 +331,12 @@ def _describe(
         parents=tuple(
             Parent(question.names[p], float(w), float(e), float(s))
             for p, w, e, s in zip(parents, whole.weights[0], errors, spreads, strict=True)
+            if claimed
         ),
         unexplained=_ratio(residual, nearest),
         rounding=_ratio(question.rounding[MODEL] ** 2, nearest) if told else float("nan"),
-        blockwise=blockwise,
-        blocks=block_weights if question.layers is not None else (),
+        blockwise=blockwise and claimed,
+        blocks=block_weights if question.layers is not None and claimed else (),
         rivals=described,
         same=same,
         source=question.source,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -78,7 +78,8 @@ def comparable(
     if not others:
         raise NoAnswerError(
             f"{printable(model)} has no {matrix.component} distances",
-            "see `megasim models` for the components it has, and run `megasim compare`",
+            "run `megasim compare`, or ask with --estimate, from the sketches; `megasim models` "
+            "names the components it has",
         )
     notes: list[str] = []
 
@@ -152,29 +153,24 @@ def ask(
     if layers is not None and model in layers.models:
         require_l2(layers.metric)
         place = {n: i for i, n in enumerate(layers.models)}
+        compared = np.isfinite(layers.values[:, place[model], :])
+        compared[:, place[model]] = False
+        # Other families in the store have layers of their own, which say nothing of this model.
+        layers = layers.keep(np.asarray(compared.any(axis=1)))
         present = np.isfinite(layers.values[:, place[model], :]).sum(axis=0)
         listed = [n for n in wanted if n in place]
         most = max((present[place[n]] for n in listed[1:]), default=0)
         listed = [n for n in listed if n == model or (most and present[place[n]] >= 0.9 * most)]
         at = [place[n] for n in listed]
         values = layers.values[:, at][:, :, at]
-        whole = np.isfinite(values.sum(axis=(1, 2)))
+        whole = np.asarray(np.isfinite(values.sum(axis=(1, 2))))
         if len(listed) >= 3 and whole.any():
             if len(listed) < len(wanted):
                 notes.append(f"{len(wanted) - len(listed)} model(s) lack layers of this one")
             if not whole.all():
                 notes.append(f"{int((~whole).sum())} of {len(whole)} layers are not in all models")
             wanted = listed
-            part = LayerMatrices(
-                models=tuple(listed),
-                component=layers.component,
-                metric=layers.metric,
-                keys=tuple(k for k, w in zip(layers.keys, whole, strict=True) if w),
-                blocks=tuple(b for b, w in zip(layers.blocks, whole, strict=True) if w),
-                roles=tuple(r for r, w in zip(layers.roles, whole, strict=True) if w),
-                numels=layers.numels[whole],
-                values=values[whole],
-            )
+            part = replace(layers, models=tuple(listed), values=values).keep(whole)
             blocks, squared = sum_by_block(part)
             by_layer = np.square(part.values)
     part_matrix = matrix.subset(wanted)

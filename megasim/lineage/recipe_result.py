@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from megasim.errors import printable
+
+# The best weights of an unclaimed recipe are worth a word when they leave no more than this.
+WORTH_TELLING = 0.5
 
 
 @dataclass(frozen=True)
@@ -85,22 +89,22 @@ class Recipe:
 
     def sentence(self) -> str:
         """Return the answer in one line."""
-        if not self.parents:
-            return f"{printable(self.model, 80)} ({self.component}): no merge of these models"
-        terms = ""
-        for parent in self.parents:
-            sign = (" − " if parent.weight < 0 else " + ") if terms else ""
-            weight = abs(parent.weight) if terms else parent.weight
-            terms += f"{sign}{weight:.4g} × {printable(parent.model, 80)}"
+        estimated = ", estimated" if self.source == "estimated" else ""
+        asked = f"{printable(self.model, 80)} ({self.component}{estimated})"
+        if not self.claimed:
+            said = f"{asked}: no merge of these models"
+            if self.rivals and self.rivals[0].unexplained <= WORTH_TELLING:
+                best = self.rivals[0]
+                left = percent(best.unexplained)
+                said += (
+                    f"; the best weights, {weighted_sum(best.parents)}, leave {left} unexplained"
+                )
+            return said
         by_block = ", weights differ by block" if self.blockwise else ""
         left = f"{percent(self.unexplained)} unexplained{by_block}"
-        if not self.claimed:
-            return (
-                f"{printable(self.model, 80)} ({self.component}): no merge of these models; "
-                f"the best weights, {terms}, leave {left}"
-            )
+        terms = weighted_sum([(p.model, p.weight) for p in self.parents])
         doubt = "; any of these four may be the others' sum" if self.verdict == "ambiguous" else ""
-        return f"{printable(self.model, 80)} ({self.component}) = {terms}; {left}{doubt}"
+        return f"{asked} = {terms}; {left}{doubt}"
 
     def to_json(self) -> dict[str, object]:
         """Return plain data; NaN becomes None."""
@@ -140,6 +144,19 @@ class Recipe:
             "sentence": self.sentence(),
             "notes": list(self.notes),
         }
+
+
+def weighted_sum(parents: Sequence[tuple[str, float]]) -> str:
+    """Return weights and models as a sum.
+
+    >>> weighted_sum([("a", 1.0), ("b", 0.25), ("c", -0.25)])
+    '1 × a + 0.25 × b − 0.25 × c'
+    """
+    terms = ""
+    for model, weight in parents:
+        sign = (" − " if weight < 0 else " + ") if terms else ""
+        terms += f"{sign}{abs(weight) if terms else weight:.4g} × {printable(model, 80)}"
+    return terms
 
 
 def percent(share: float) -> str:

@@ -14,6 +14,7 @@ from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_
 from megasim.lineage.evidence import ModelFacts, rounding_of
 from megasim.lineage.facts import load_ema_copies, load_model_facts, load_pair_facts, stated_parents
 from megasim.lineage.family_tree import build_lineage
+from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Lineage
 from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.matrix_loading import load_matrix
@@ -83,7 +84,7 @@ def _lineage(
         blocks.append(bullets(recipes[:_MOST_RECIPES]))
         if len(recipes) > _MOST_RECIPES:
             blocks.append(say(f"{len(recipes) - _MOST_RECIPES} more are in {name}.csv."))
-    checked = _checked(matrix, layers, facts, claims)
+    checked = _checked(matrix, layers, facts, claims, found.recipes)
     if checked:
         blocks.append(_claims_table(checked))
     kin = sum(len(family.models) > 1 for family in found.families)
@@ -117,6 +118,7 @@ def _checked(
     layers: LayerMatrices | None,
     facts: Sequence[ModelFacts],
     claims: Sequence[Claim],
+    merges: Sequence[Recipe],
 ) -> list[CheckedClaim]:
     """Hold the claims of the metadata against a lineage that was built without them."""
     if not claims:
@@ -127,7 +129,7 @@ def _checked(
         matrix,
         layers=layers,
         rounding=rounding_of(facts, matrix.component),
-        lineage=build_lineage(matrix, layers=layers, facts=blind),
+        lineage=build_lineage(matrix, layers=layers, facts=blind, merges=merges),
     )
 
 

@@ -1,0 +1,105 @@
+"""Distances of a component from the sketches alone: every pair and layer on the same numbers.
+
+The sketch is one fixed linear map for each layer, so the distances between sketches are those of
+points: a weighted sum of models is the same sum of their sketches. Answers that combine distances
+(recipes, directions) therefore take all of them from here, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from megasim.estimate import Floats, KeyContents, read_key_contents
+from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix_loading import holders, member_names
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store import Store
+
+
+def sketched_distances(
+    store: Store,
+    component: str,
+    *,
+    models: Sequence[str] | None = None,
+    with_layers: bool = True,
+    progress: Progress = NO_PROGRESS,
+) -> tuple[DistanceMatrix, LayerMatrices | None]:
+    """Return the L2 distances between the sketches of a component, as a whole and by layer.
+
+    Nothing is read but the store, and nothing saved. All distances are marked as estimated, also
+    of pairs that were compared. Time is that of one matrix product for each key; memory is
+    8·K·N² bytes with layers, 24·N² without.
+
+    Args:
+        models: their names, in the order wanted; by default all that hold the component.
+
+    Raises:
+        UsageError: an unknown model.
+        NoAnswerError: no model, or one of those named, does not hold the component.
+    """
+    members = member_names(store, component)
+    batch = pd.DataFrame({"component": members})
+    ids = holders(store, component, batch, models)
+    n = len(ids)
+    squared, variance = np.zeros((n, n)), np.zeros((n, n))
+    common, held = np.zeros((n, n), dtype=np.int64), np.zeros((n, n), dtype=np.int64)
+    layers: dict[str, Floats] = {}
+    for _, key in read_key_contents(store, list(ids.values()), members, progress=progress):
+        d2 = _squared_distances(key)
+        known = np.isfinite(d2)
+        squared += np.where(known, d2, 0.0)
+        if not key.whole:
+            variance += np.where(known, 2 * np.square(d2) / key.sketches.shape[1], 0.0)
+        common += known
+        here = key.place >= 0
+        held += here[:, None] | here
+        if with_layers:
+            layers[key.key] = np.sqrt(d2)
+    none = common == 0
+    l2 = np.where(none, np.nan, np.sqrt(squared))
+    error = np.divide(np.sqrt(variance), 2 * l2, out=np.zeros((n, n)), where=l2 > 0)
+    apart = ~np.eye(n, dtype=bool)
+    np.fill_diagonal(l2, 0.0)
+    matrix = DistanceMatrix(
+        models=tuple(ids),
+        values=l2,
+        component=component,
+        metric="l2",
+        sources=np.where(apart & ~none, "estimated", "").astype("U9"),
+        errors=np.where(none & apart, np.nan, error),
+        keys_compared=np.where(apart, common, 0),
+        coverage=np.where(none & apart, np.nan, common / np.maximum(held, 1)),
+    )
+    if not layers:
+        return matrix, None
+    of_key = store.frame("key_anatomy", tables={"batch": batch}).set_index("canonical_key")
+    named = of_key.loc[list(layers)]
+    return matrix, LayerMatrices(
+        models=tuple(ids),
+        component=component,
+        metric="l2",
+        keys=tuple(layers),
+        blocks=tuple(named["block"].fillna("")),
+        roles=tuple(named["role"].fillna("")),
+        numels=named["numel"].to_numpy(dtype=np.int64),
+        values=np.stack(list(layers.values())),
+    )
+
+
+def _squared_distances(key: KeyContents) -> Floats:
+    """Return (N, N) squared distances; NaN where the key is not in both, or cannot be compared."""
+    points = key.sketches.astype(np.float64)
+    points -= points.mean(axis=0)
+    products = points @ points.T
+    sizes = np.diag(products)
+    d2 = np.maximum(sizes[:, None] + sizes - 2 * products, 0.0)
+    shapes, values = key.codes[:, 0], key.codes[:, 1]
+    d2[values[:, None] == values] = 0.0
+    d2[(shapes[:, None] != shapes) | ~(key.finite[:, None] & key.finite)] = np.nan
+    wide = np.full((len(d2) + 1, len(d2) + 1), np.nan)
+    wide[:-1, :-1] = d2
+    full = wide[np.ix_(key.place, key.place)]
+    return np.asarray((full + full.T) / 2)
