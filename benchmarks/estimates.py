@@ -52,7 +52,7 @@ def _key(models: int, length: int) -> KeyContents:
     rng = np.random.default_rng(length)
     codes = np.arange(models, dtype=np.int32)
     return KeyContents(
-        key=f"layer {seed}",
+        key="layer",
         place=codes,
         name=np.zeros(models, dtype=np.int32),
         sketches=rng.standard_normal((models, length), dtype=np.float32),
