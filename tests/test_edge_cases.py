@@ -62,9 +62,9 @@ def test_a_sentence_and_no_empty_picture(
 
 
 def test_a_report_of_one_model(store: Path, tmp_path: Path) -> None:
+    words = ["report", "--models", "b", "-o", str(tmp_path / "report")]
     done = subprocess.run(
-        [sys.executable, "-m", "megasim.cli", "--db", str(store)]
-        + ["report", "--models", "b", "-o", str(tmp_path / "report")],
+        [sys.executable, "-m", "megasim.cli", "--db", str(store), *words],
         capture_output=True,
         text=True,
     )

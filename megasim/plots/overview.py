@@ -226,7 +226,7 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
 def _cell_text(finding: Finding) -> str:
     compared, changed = finding.keys_compared, finding.keys_changed
     if finding.equal:
-        return "0 ?" if compared is None else f"{compared:,} keys"
+        return "0 ?" if compared is None else f"{compared:,} key{'s'[: compared != 1]}"
     if finding.verdict == identity.PARTLY_CHANGED and compared and changed:
         return f"{changed:,} of {compared:,}"
     if finding.l2:
