@@ -288,8 +288,11 @@ def test_every_form_is_written_and_the_same_again(lineage: Lineage, tmp_path: Pa
         save_lineage(lineage, tmp_path / "x.bmp")
 
 
-def test_hostile_names_stay_text() -> None:
-    names = ['<script>alert("x")</script>', 'a"; b -> c [label="\\', "\x1b[31mred$^{x", "\\"]
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    names = [
+        '<script>alert("x")</script>', 'a"; b -> c [label="\\', "\x1b[31mred$^{x", "\\",
+        "nul\0 and \x07 and \ud800", "]]><x y='&amp;'",
+    ]  # fmt: skip
     rng = np.random.default_rng(1)
     base = rng.normal(0, 1, SIZE)
     matrix, facts = matrix_of({n: base + rng.normal(0, 0.1, SIZE) for n in names})
@@ -302,6 +305,15 @@ def test_hostile_names_stay_text() -> None:
     for line in dot.splitlines():
         quotes = re.sub(r"\\\\|\\\"", "", line).count('"')
         assert quotes % 2 == 0
+    for ending in ("graphml", "json", "html", "svg", "dot"):
+        path = tmp_path / f"lineage.{ending}"
+        save_lineage(found, path)
+        text = path.read_text(encoding="utf-8")
+        assert not set(text) & {"\x1b", "\0", "\x07"}
+    graph = nx.read_graphml(tmp_path / "lineage.graphml")
+    assert len(graph) == len(names)
+    assert graph.number_of_edges() == len(found.edges)
+    ElementTree.parse(tmp_path / "lineage.svg")
 
 
 def test_a_long_run_is_laid_out_without_recursion() -> None:

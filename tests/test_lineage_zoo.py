@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from megasim import cli
+from megasim.commands.lineage import block_place
 from megasim.errors import NoAnswerError, UsageError
 from megasim.matrix import DistanceMatrix
 from megasim.sketched import sketched_distances
@@ -147,3 +150,34 @@ def test_the_tree_from_sketches_is_that_of_the_weights(zoo: Workspace, sketches:
         for parent in recipe_by_ends(ZOO_RECIPES, m.name) or m.parents
     }
     assert merged == truth
+
+
+def test_a_file_of_claims_is_checked_from_the_command_line(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = ["wd-1-4-anime_e2", "cjd-v2-1-1"]
+    half = "0.5(wd-1-4-anime_e2) + 0.5(v2-1-1)"
+    claims = [
+        {"model": half, "parents": ends, "weights": [0.5, 0.5]},
+        {"model": "0.9(wd-1-4-anime_e2) + 0.1(v2-1-1)", "parents": ends, "weights": [0.6, 0.4]},
+        {"model": "nobody", "parents": ends, "weights": [0.6, 0.4]},
+    ]
+    (tmp_path / "claims.json").write_text(json.dumps(claims))
+    db = ["--db", str(tmp_path / "store.duckdb")]
+    assert cli.run([*db, "import", str(shared / "published" / "v2" / "cwd.json")]) == 0
+    capsys.readouterr()
+    asked = [*db, "lineage", "--claims", str(tmp_path / "claims.json")]
+    assert cli.run([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["claims"]
+    assert [c["verdict"] for c in found] == ["confirmed", "contradicted", "not decidable"]
+    assert cli.run([*asked, "--weights-only"]) == 0
+    assert f"claim confirmed: {half}" in capsys.readouterr().out
+    (tmp_path / "claims.json").write_text("{")
+    assert cli.run(asked) == 2
+    assert "not a file of claims" in capsys.readouterr().err
+
+
+def test_blocks_stand_in_the_order_of_the_network() -> None:
+    blocks = ["OUT00", "layer 10", "OUT", "M00", "IN10", "layer 2", "IN02", ""]
+    ordered = ["IN02", "IN10", "M00", "OUT", "OUT00", "layer 2", "layer 10", ""]
+    assert sorted(blocks, key=block_place) == ordered

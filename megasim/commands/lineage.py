@@ -65,7 +65,7 @@ def _blocks(recipe: Recipe) -> pd.DataFrame:
     """Return the weights of each block as a table, blocks in the order of their numbers."""
     import pandas as pd
 
-    ordered = sorted(recipe.blocks, key=lambda b: (re.sub(r"\d+", "", b.block), _number(b.block)))
+    ordered = sorted(recipe.blocks, key=lambda b: block_place(b.block))
     rows = [
         (b.block or "others", *(round(w, 4) for w in b.weights), percent(b.unexplained))
         for b in ordered
@@ -74,9 +74,15 @@ def _blocks(recipe: Recipe) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["block", *parents, "unexplained"])
 
 
-def _number(block: str) -> int:
-    digits = re.findall(r"\d+", block)
-    return int(digits[-1]) if digits else -1
+def block_place(block: str) -> tuple[int, str, int]:
+    """Return what sorts blocks in the order of the network: in, middle, out, then the others.
+
+    >>> sorted(["OUT00", "M00", "IN10", "IN02", ""], key=block_place)
+    ['IN02', 'IN10', 'M00', 'OUT00', '']
+    """
+    kind, digits = re.sub(r"\d+", "", block), re.findall(r"\d+", block)
+    stage = {"IN": 0, "M": 1, "OUT": 2}.get(kind, 3 if kind else 4)
+    return stage, kind, int(digits[-1]) if digits else -1
 
 
 @click.command("direction")
@@ -103,7 +109,7 @@ def direction_command(
         show_json(found.to_json())
     else:
         show(found.sentence())
-        for block in found.blocks:
+        for block in sorted(found.blocks, key=lambda b: block_place(b.block)):
             error = f" ± {block.error:.3f}" if block.error > 0 else ""
             show(f"  {printable(block.block) or 'others'}: {block.cosine:.3f}{error}")
 

@@ -204,7 +204,7 @@ def save_lineage(lineage: Lineage, path: Path) -> None:
         path.write_text(lineage_dot(lineage), encoding="utf-8")
     elif ending == ".json":
         text = json.dumps(lineage.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     elif ending == ".graphml":
         named: nx.DiGraph[str] = nx.relabel_nodes(lineage.to_graph(), lambda n: printable(n, 400))
         path.write_text("\n".join(nx.generate_graphml(named)) + "\n", encoding="utf-8")
