@@ -340,3 +340,23 @@ def test_a_merge_by_way_of_an_add_difference_is_told_by_its_ends() -> None:
             assert weights_of(recipes[name]) == pytest.approx(truth, abs=0.01)
         rivals = [dict(r.parents) for r in recipes["half"].rivals]
         assert pytest.approx({"a": 0.5, "full": 0.5}, abs=0.01) in rivals
+
+
+def test_layers_of_another_family_are_not_missing_from_this_one() -> None:
+    world, matrix, layers = zoo()
+    n = len(matrix.models)
+    alien = np.full((3, n, n), np.nan)
+    alien[:, np.arange(n), np.arange(n)] = 0
+    wider = LayerMatrices(
+        models=layers.models,
+        component=layers.component,
+        metric=layers.metric,
+        keys=(*layers.keys, "x.0", "x.1", "x.2"),
+        blocks=(*layers.blocks, "X", "X", "X"),
+        roles=(*layers.roles, "", "", ""),
+        numels=np.append(layers.numels, [NUMEL] * 3),
+        values=np.concatenate([layers.values, alien]),
+    )
+    recipe = recover_recipe(matrix, "two", layers=wider, rounding=world.rounding())
+    assert not any("layers" in note for note in recipe.notes)
+    assert len(recipe.blocks) == BLOCKS
