@@ -190,7 +190,7 @@ class Equalities:
     def _add_finding(self, finding: Finding, a: int, b: int) -> None:
         if finding.verdict == identity.ABSENT or finding.component in NEVER_USED:
             return
-        parts = tuple(zip((a, b), self.teller.names_of(a, b, finding.component), strict=True))
+        parts = tuple(zip((a, b), self.teller.rows.names_of(a, b, finding.component), strict=True))
         if finding.verdict != identity.ABSENT_A:
             self.held[a].add(parts[0][1])
         if finding.verdict != identity.ABSENT_B:

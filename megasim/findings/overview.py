@@ -235,12 +235,12 @@ def _pair_reports(teller: Teller, pairs: Sequence[Pair]) -> list[PairReport]:
         reports.append(
             PairReport(
                 *names,
-                families=(teller.kind_of(a), teller.kind_of(b)),
+                families=(teller.rows.kind_of(a), teller.rows.kind_of(b)),
                 verdict=model_verdict(of_pair),
                 source=of_pair[0].source,
                 sentences=(
                     *pair_sentences(of_pair),
-                    *(rename_sentence(*found) for found in teller.renames(a, b)),
+                    *(rename_sentence(*found) for found in teller.rows.renames(a, b)),
                 ),
                 findings=tuple(of_pair),
             )

@@ -120,7 +120,7 @@ class PairRelations:
 
     def _own(self, model_id: int, component: str) -> str:
         """Return what one of the two models calls the component of a finding."""
-        names = self.kinship.teller.names_of(self.a, self.b, component)
+        names = self.kinship.teller.rows.names_of(self.a, self.b, component)
         return names[0] if model_id == self.a else names[1]
 
     def relations(self) -> list[Relation]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from megasim.anatomy.classification import classify_keys, component_members
+from megasim.anatomy.classification import component_members
 from megasim.anatomy.rules import load_components
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.findings import identity
 from megasim.findings.component_facts import ComponentFacts, load_component_facts, why_unused
 from megasim.findings.details import ComponentEvidence, LayerRow, component_detail
-from megasim.findings.identity import Counts, component_verdict, is_rounding_level
-from megasim.store import Pair, Store, pair_frame
+from megasim.findings.identity import component_verdict, is_rounding_level
+from megasim.findings.pair_rows import ComponentRow, PairRows
+from megasim.store import Pair, Store
 
 # Up to this many pairs are looked at key by key when nobody named them.
 MOST_DETAILED_PAIRS = 40
-# Positions, logit scale, projection: no more is left unused where a rename brought keys together.
-MOST_UNUSED = 4
 # What a family uses nothing of when it makes an image; differences there change no image.
 NEVER_USED = ("ema", "training_state")
 
@@ -144,47 +143,21 @@ class Teller:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.facts = load_component_facts(store)
-        self.models = {model.id: model for model in store.models()}
-        self._families: dict[int, str] = {}
-        self._counterparts = {
-            (a, b, component): other for a, b, component, other in store.rows("renamed_components")
-        }
-
-    def names_of(self, a: int, b: int, component: str) -> tuple[str, str]:
-        """Return what the component of a finding between a and b is called in either model.
-
-        A rename may bring together what two families call otherwise: SDXL's first text encoder
-        is that of SD1.
-        """
-        low, high = min(a, b), max(a, b)
-        names = component, self._counterparts.get((low, high, component), component)
-        return names if a < b else names[::-1]
-
-    def renames(self, a: int, b: int) -> list[tuple[str, str, int, int]]:
-        """Return (prefix in a, prefix in b, keys, of them with equal content) of each rename.
-
-        Of known layouts there is none: their keys are the same in the canonical form.
-        """
-        rows = self.store.rows("pair_renames", model_a=min(a, b), model_b=max(a, b))
-        return [(before, after, *n) if a < b else (after, before, *n) for before, after, *n in rows]
-
-    def kind_of(self, model_id: int) -> str:
-        """Return family and variant of a model; "" where they are not known."""
-        model = self.models[model_id]
-        return " ".join(filter(None, (self._family(model_id), model.variant)))
+        self.rows = PairRows(store)
+        self.models = self.rows.models
 
     def findings(self, pairs: Sequence[Pair], *, details: bool) -> list[Finding]:
         """Return the findings of pairs of ids, each told in the direction given."""
-        rows = self._component_rows(pairs)
-        imported = self._imported_layers(
-            [pair for pair, of_pair in rows.items() if any(map(_is_imported, of_pair))]
+        rows = self.rows.component_rows(pairs)
+        imported = self.rows.imported_layers(
+            [pair for pair, of_pair in rows.items() if any(row.is_imported for row in of_pair)]
         )
         found: list[Finding] = []
         for a, b in pairs:
             pair = (min(a, b), max(a, b))
             layers = imported.get(pair)
             if layers is None:
-                layers = self._exact_layers(pair, rows[pair], details)
+                layers = self.rows.exact_layers(pair, rows[pair], details)
             told = [self._finding(a, b, row, layers.get(row.component, [])) for row in rows[pair]]
             told += self._absent_in_both(a, b, told)
             found += sorted(
@@ -196,8 +169,8 @@ class Teller:
         """Return how often each (component, verdict) occurs, without telling the findings."""
         counts: Counter[tuple[str, str]] = Counter()
         by_key: list[Pair] = []
-        for pair, rows in self._component_rows(pairs).items():
-            if any(_is_imported(row) or row.needs_layers() for row in rows):
+        for pair, rows in self.rows.component_rows(pairs).items():
+            if any(row.is_imported or row.needs_layers() for row in rows):
                 by_key.append(pair)
                 continue
             for row in rows:
@@ -205,66 +178,7 @@ class Teller:
         counts.update((f.component, f.verdict) for f in self.findings(by_key, details=False))
         return counts
 
-    def _component_rows(self, pairs: Sequence[Pair]) -> dict[Pair, list[_ComponentRow]]:
-        stored = {(min(pair), max(pair)) for pair in pairs}
-        found: dict[Pair, list[_ComponentRow]] = {pair: [] for pair in sorted(stored)}
-        for row in self.store.rows("finding_components", tables={"batch": pair_frame(stored)}):
-            a, b, component, source, unproven, keys_compared, l2, renamed, *counts = row
-            told = None if keys_compared is None else Counts(*(n or 0 for n in counts))
-            found[a, b].append(_ComponentRow(component, source, unproven, told, l2, renamed or 0))
-        return {pair: self._with_leftovers(pair, of_pair) for pair, of_pair in found.items()}
-
-    def _with_leftovers(self, pair: Pair, rows: Sequence[_ComponentRow]) -> list[_ComponentRow]:
-        """Count what a rename left behind in b where the rest of its component went."""
-        told = {row.component: row for row in rows}
-        for row in rows:
-            left = told.get(self._counterparts.get((*pair, row.component), ""))
-            if row.counts is None or left is None or left.counts is None:
-                continue
-            if not left.counts.common and not left.counts.missing_b:
-                missing_a = row.counts.missing_a + left.counts.missing_a
-                counts = replace(row.counts, missing_a=missing_a)
-                told[row.component] = replace(row, counts=counts)
-                del told[left.component]
-        return list(told.values())
-
-    def _exact_layers(
-        self, pair: Pair, rows: Iterable[_ComponentRow], details: bool
-    ) -> dict[str, list[LayerRow]]:
-        """Look at the keys of the components of which the counts do not say all."""
-        components = [
-            row.component
-            for row in rows
-            if row.needs_layers() or (details and row.asks_for_layers())
-        ]
-        if not components:
-            return {}
-        a, b = pair
-        of = {self._counterparts.get((a, b, c), c): c for c in components}
-        of |= {component: component for component in components}
-        found = self.store.rows("finding_layers", model_a=a, model_b=b, components=list(of))
-        return _by_component(LayerRow(of[component], *row) for component, *row in found)
-
-    def _imported_layers(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, list[LayerRow]]]:
-        rows: dict[Pair, list[LayerRow]] = defaultdict(list)
-        for a, b, *row in self.store.rows("imported_rows", tables={"batch": pair_frame(pairs)}):
-            rows[a, b].append(LayerRow(*row))
-        for (a, b), layers in rows.items():
-            self._note_family(a, [row.key_a for row in layers])
-            self._note_family(b, [row.key_b for row in layers])
-        return {pair: _by_component(layers) for pair, layers in rows.items()}
-
-    def _note_family(self, model_id: int, keys: Iterable[str | None]) -> None:
-        """Tell the family of a model known from published distances by the names of its keys."""
-        if model_id not in self._families:
-            family = self.models[model_id].family
-            shapes: dict[str, tuple[int, ...]] = {key: () for key in keys if key is not None}
-            self._families[model_id] = family or classify_keys(shapes).family
-
-    def _family(self, model_id: int) -> str:
-        return self._families.get(model_id) or self.models[model_id].family or ""
-
-    def _finding(self, a: int, b: int, row: _ComponentRow, layers: list[LayerRow]) -> Finding:
+    def _finding(self, a: int, b: int, row: ComponentRow, layers: list[LayerRow]) -> Finding:
         names = (self.models[a].name, self.models[b].name)
         if row.counts is None:
             return _published_value(*names, row)
@@ -274,9 +188,7 @@ class Teller:
         unused = {} if row.component in NEVER_USED else self._unused(a, b, layers)
         verdict = self._verdict(a, b, replace(row, counts=counts), layers, unused)
         distances = {layer.key: layer.l2 for layer in layers if layer.l2 is not None}
-        rounding = (
-            verdict == identity.CHANGED and _is_imported(row) and is_rounding_level(distances)
-        )
+        rounding = verdict == identity.CHANGED and row.is_imported and is_rounding_level(distances)
         first, second = self._facts_of(a, b, row.component)
         evidence = ComponentEvidence(
             *names,
@@ -309,7 +221,7 @@ class Teller:
         self,
         a: int,
         b: int,
-        row: _ComponentRow,
+        row: ComponentRow,
         layers: Sequence[LayerRow],
         unused: Mapping[str, str],
     ) -> str:
@@ -323,7 +235,7 @@ class Teller:
         return identity.CHANGED if verdict == identity.OTHER_ARCHITECTURE else verdict
 
     def _unused(self, a: int, b: int, layers: Iterable[LayerRow]) -> dict[str, str]:
-        families = (self._family(a), self._family(b))
+        families = (self.rows.family(a), self.rows.family(b))
         differing = (layer for layer in layers if layer.status not in identity.TIERS)
         reasons = (
             (layer.key, why_unused(families, layer.component, layer.key, layer.status))
@@ -335,7 +247,7 @@ class Teller:
         self,
         a: int,
         b: int,
-        row: _ComponentRow,
+        row: ComponentRow,
         layers: Sequence[LayerRow],
         unused: Mapping[str, str],
     ) -> bool:
@@ -349,7 +261,7 @@ class Teller:
     def _facts_of(
         self, a: int, b: int, component: str
     ) -> tuple[ComponentFacts | None, ComponentFacts | None]:
-        name_a, name_b = self.names_of(a, b, component)
+        name_a, name_b = self.rows.names_of(a, b, component)
         return self.facts.get((a, name_a)), self.facts.get((b, name_b))
 
     def _absent_in_both(self, a: int, b: int, told: Sequence[Finding]) -> list[Finding]:
@@ -379,43 +291,7 @@ class Teller:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _ComponentRow:
-    """What the store knows of a component of a pair, the smaller id first."""
-
-    component: str
-    source: str
-    unproven: bool
-    counts: Counts | None
-    l2: float | None
-    renamed: int
-
-    def needs_layers(self) -> bool:
-        """Whether single keys decide: signatures are over the names before a rename."""
-        few = self.counts is not None and 0 < self.counts.differing <= MOST_UNUSED
-        return self.renamed > 0 and few
-
-    def asks_for_layers(self) -> bool:
-        """Whether single keys have something to add to the counts."""
-        counts = self.counts
-        if self.source != "exact" or counts is None or not counts.common:
-            return False
-        mixed = bool(counts.differing) and counts.changed < counts.differing + counts.unchanged
-        return mixed or self.renamed > 0
-
-
-def _is_imported(row: _ComponentRow) -> bool:
-    return row.source == "imported"
-
-
-def _by_component(layers: Iterable[LayerRow]) -> dict[str, list[LayerRow]]:
-    found: dict[str, list[LayerRow]] = defaultdict(list)
-    for layer in layers:
-        found[layer.component].append(layer)
-    return found
-
-
-def _published_value(model_a: str, model_b: str, row: _ComponentRow) -> Finding:
+def _published_value(model_a: str, model_b: str, row: ComponentRow) -> Finding:
     """Tell the one number that a published matrix holds of a component."""
     zero = row.l2 == 0
     if row.unproven:

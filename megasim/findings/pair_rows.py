@@ -1,0 +1,153 @@
+"""What the store knows of pairs of models, component by component, as findings are told from it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from megasim.anatomy.classification import classify_keys
+from megasim.findings.details import LayerRow
+from megasim.findings.identity import Counts
+from megasim.store import Pair, Store, pair_frame
+
+# Positions, logit scale, projection: no more is left unused where a rename brought keys together.
+MOST_UNUSED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRow:
+    """What the store knows of a component of a pair, the smaller id first."""
+
+    component: str
+    source: str
+    unproven: bool
+    counts: Counts | None
+    l2: float | None
+    renamed: int
+
+    def needs_layers(self) -> bool:
+        """Whether single keys decide: signatures are over the names before a rename."""
+        few = self.counts is not None and 0 < self.counts.differing <= MOST_UNUSED
+        return self.renamed > 0 and few
+
+    def asks_for_layers(self) -> bool:
+        """Whether single keys have something to add to the counts."""
+        counts = self.counts
+        if self.source != "exact" or counts is None or not counts.common:
+            return False
+        mixed = bool(counts.differing) and counts.changed < counts.differing + counts.unchanged
+        return mixed or self.renamed > 0
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the numbers are published ones."""
+        return self.source == "imported"
+
+
+class PairRows:
+    """Loads components and layers of pairs, the smaller id first.
+
+    Attributes:
+        models: the models of the store by id.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.models = {model.id: model for model in store.models()}
+        self._store = store
+        self._families: dict[int, str] = {}
+        self._counterparts = {
+            (a, b, component): other for a, b, component, other in store.rows("renamed_components")
+        }
+
+    def names_of(self, a: int, b: int, component: str) -> tuple[str, str]:
+        """Return what the component of a finding between a and b is called in either model.
+
+        A rename may bring together what two families call otherwise: SDXL's first text encoder
+        is that of SD1.
+        """
+        low, high = min(a, b), max(a, b)
+        names = component, self._counterparts.get((low, high, component), component)
+        return names if a < b else names[::-1]
+
+    def renames(self, a: int, b: int) -> list[tuple[str, str, int, int]]:
+        """Return (prefix in a, prefix in b, keys, of them with equal content) of each rename.
+
+        Of known layouts there is none: their keys are the same in the canonical form.
+        """
+        rows = self._store.rows("pair_renames", model_a=min(a, b), model_b=max(a, b))
+        return [(before, after, *n) if a < b else (after, before, *n) for before, after, *n in rows]
+
+    def family(self, model_id: int) -> str:
+        """Return the family of a model; "" where it is not known."""
+        return self._families.get(model_id) or self.models[model_id].family or ""
+
+    def kind_of(self, model_id: int) -> str:
+        """Return family and variant of a model; "" where they are not known."""
+        model = self.models[model_id]
+        return " ".join(filter(None, (self.family(model_id), model.variant)))
+
+    def component_rows(self, pairs: Sequence[Pair]) -> dict[Pair, list[ComponentRow]]:
+        """Return what is known of each pair, in the order of the pairs."""
+        stored = {(min(pair), max(pair)) for pair in pairs}
+        found: dict[Pair, list[ComponentRow]] = {pair: [] for pair in sorted(stored)}
+        for row in self._store.rows("finding_components", tables={"batch": pair_frame(stored)}):
+            a, b, component, source, unproven, keys_compared, l2, renamed, *counts = row
+            told = None if keys_compared is None else Counts(*(n or 0 for n in counts))
+            found[a, b].append(ComponentRow(component, source, unproven, told, l2, renamed or 0))
+        return {pair: self._with_leftovers(pair, of_pair) for pair, of_pair in found.items()}
+
+    def _with_leftovers(self, pair: Pair, rows: Sequence[ComponentRow]) -> list[ComponentRow]:
+        """Count what a rename left behind in b where the rest of its component went."""
+        told = {row.component: row for row in rows}
+        for row in rows:
+            left = told.get(self._counterparts.get((*pair, row.component), ""))
+            if row.counts is None or left is None or left.counts is None:
+                continue
+            if not left.counts.common and not left.counts.missing_b:
+                missing_a = row.counts.missing_a + left.counts.missing_a
+                counts = replace(row.counts, missing_a=missing_a)
+                told[row.component] = replace(row, counts=counts)
+                del told[left.component]
+        return list(told.values())
+
+    def exact_layers(
+        self, pair: Pair, rows: Iterable[ComponentRow], details: bool
+    ) -> dict[str, list[LayerRow]]:
+        """Look at the keys of the components of which the counts do not say all."""
+        components = [
+            row.component
+            for row in rows
+            if row.needs_layers() or (details and row.asks_for_layers())
+        ]
+        if not components:
+            return {}
+        a, b = pair
+        of = {self._counterparts.get((a, b, c), c): c for c in components}
+        of |= {component: component for component in components}
+        found = self._store.rows("finding_layers", model_a=a, model_b=b, components=list(of))
+        return _by_component(LayerRow(of[component], *row) for component, *row in found)
+
+    def imported_layers(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, list[LayerRow]]]:
+        """Return the published layers of pairs by component, where there are any."""
+        rows: dict[Pair, list[LayerRow]] = defaultdict(list)
+        for a, b, *row in self._store.rows("imported_rows", tables={"batch": pair_frame(pairs)}):
+            rows[a, b].append(LayerRow(*row))
+        for (a, b), layers in rows.items():
+            self._note_family(a, [row.key_a for row in layers])
+            self._note_family(b, [row.key_b for row in layers])
+        return {pair: _by_component(layers) for pair, layers in rows.items()}
+
+    def _note_family(self, model_id: int, keys: Iterable[str | None]) -> None:
+        """Tell the family of a model known from published distances by the names of its keys."""
+        if model_id not in self._families:
+            family = self.models[model_id].family
+            shapes: dict[str, tuple[int, ...]] = {key: () for key in keys if key is not None}
+            self._families[model_id] = family or classify_keys(shapes).family
+
+
+def _by_component(layers: Iterable[LayerRow]) -> dict[str, list[LayerRow]]:
+    found: dict[str, list[LayerRow]] = defaultdict(list)
+    for layer in layers:
+        found[layer.component].append(layer)
+    return found
