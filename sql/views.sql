@@ -65,6 +65,16 @@ from model_tensor mt
 join model m on m.id = mt.model_id
 join tensor t on t.id = mt.tensor_id;
 
+-- name: view_named_pair
+-- The pairs asked for, with the names of both models: a filter on a name reaches this small table
+-- first, and only the layers of its pairs are looked up.
+-- Not a promise: what users query is layer_distances.
+create or replace view named_pair as
+select p.*, a.name as name_a, b.name as name_b
+from model_pair p
+join model a on a.id = p.model_a
+join model b on b.id = p.model_b;
+
 -- name: view_aligned_layers
 -- One row for each pair asked for and key of either, the two sides side by side, by id.
 -- Not a promise: what users query is layer_distances.
@@ -82,8 +92,13 @@ select
     b.tensor_id  as tensor_b,
     a.canonical_shape as shape_a,
     b.canonical_shape as shape_b,
-    a.shape[1]   as rows
-from model_pair p
+    a.shape[1]   as rows,
+    p.name_a,
+    p.name_b,
+    p.done,
+    p.linf       as with_linf,
+    p.cossim     as with_cossim
+from named_pair p
 join model_tensor a on a.model_id = p.model_a
 left join renamed_key r
     on r.model_a = p.model_a and r.model_b = p.model_b and r.key_a = a.canonical_key
@@ -103,8 +118,13 @@ select
     b.tensor_id,
     null,
     b.canonical_shape,
-    null
-from model_pair p
+    null,
+    p.name_a,
+    p.name_b,
+    p.done,
+    p.linf,
+    p.cossim
+from named_pair p
 join model_tensor b on b.model_id = p.model_b
 left join renamed_key r
     on r.model_a = p.model_a and r.model_b = p.model_b and r.key_b = b.canonical_key
@@ -169,18 +189,19 @@ select
     end as l2,
     case
         when j.has_non_finite then null
-        when p.linf and j.status in ('identical', 'same_values') then 0
+        when j.with_linf and j.status in ('identical', 'same_values') then 0
         else x.linf
     end as linf,
     case
         when j.has_non_finite then null
-        when p.cossim and j.status in ('identical', 'same_values') then 1
+        when j.with_cossim and j.status in ('identical', 'same_values') then 1
         else c.cossim
     end as cossim,
     'exact' as source,
-    null::varchar as origin
+    null::varchar as origin,
+    j.name_a,
+    j.name_b
 from judged_layers j
-join model_pair p on p.model_a = j.model_a and p.model_b = j.model_b and p.done
 left join tensor_distance d
     on d.tensor_a = least(j.tensor_a, j.tensor_b)
     and d.tensor_b = greatest(j.tensor_a, j.tensor_b)
@@ -194,6 +215,7 @@ left join tensor_cossim c
     and c.tensor_b = greatest(j.tensor_a, j.tensor_b)
     and c.rows = coalesce(j.rows, 1)
     and j.status in ('same_at_fp16', 'same_at_bf16', 'changed')
+where j.done
 union all
 select
     i.model_a,
@@ -212,19 +234,21 @@ select
     null,
     null,
     'imported',
-    i.origin
-from imported_layer i;
+    i.origin,
+    a.name,
+    b.name
+from imported_layer i
+join model a on a.id = i.model_a
+join model b on b.id = i.model_b;
 
 -- name: view_layer_distances
 -- One row for each compared pair and canonical key.
 create or replace view layer_distances as
 select
-    a.name as model_a,
-    b.name as model_b,
-    l.* exclude (model_a, model_b)
-from layer_rows l
-join model a on a.id = l.model_a
-join model b on b.id = l.model_b;
+    name_a as model_a,
+    name_b as model_b,
+    * exclude (model_a, model_b, name_a, name_b)
+from layer_rows;
 
 -- name: view_component_distances
 -- One row for each pair and component, from the best source there is.
