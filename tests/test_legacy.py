@@ -195,6 +195,17 @@ def test_chain_of_the_design_comes_from_layer_distances_alone(v1: Store) -> None
     ]
 
 
+def test_the_question_of_the_first_page_has_its_answer(v1: Store) -> None:
+    found = v1.connection.sql(
+        "select * from layer_distances where model_a = 'sd14' order by l2 desc limit 10"
+    ).df()
+    assert len(found) == 10
+    assert found["canonical_key"][0] == "model_ema.num_updates"
+    assert found["l2"].notna().all()
+    assert found["l2"].is_monotonic_decreasing
+    assert set(found["source"]) == {"imported"}
+
+
 def test_novelai_keys_are_renamed_not_missing(v1: Store) -> None:
     found = v1.connection.sql("""
         select count(*), count(*) filter (status = 'identical'), min(key_a), min(key_b),
