@@ -199,8 +199,9 @@ class Workspace:
         from megasim.compare import all_pairs
 
         if model_map is not None:
-            self._add_groups(_read_map(model_map))
-            groups = list(_read_map(model_map).groups)
+            wanted_map = _read_map(model_map)
+            self._add_groups(wanted_map)
+            groups = list(wanted_map.groups)
         if groups is not None:
             known = self.store.groups()
             for name in groups:
@@ -264,7 +265,7 @@ class Workspace:
     ) -> ImportResult | FingerprintImport:
         """Import results of mega_cmp, or a file of fingerprints.
 
-        See `legacy.import_path` and `fingerprint_file.import_fingerprints`.
+        See `importing.import_path` and `fingerprint_file.import_fingerprints`.
         """
         from megasim.fingerprint_file import import_fingerprints
         from megasim.legacy.importing import import_path
@@ -281,7 +282,7 @@ class Workspace:
         groups: Iterable[str] | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> ExportResult:
-        """Write pairs as mega_cmp did. See `legacy_export.export_mega_cmp`."""
+        """Write pairs as mega_cmp did. See `exporting.export_mega_cmp`."""
         from megasim.legacy.exporting import export_mega_cmp
 
         pairs = None
@@ -460,7 +461,6 @@ class Workspace:
         Raises:
             NoAnswerError: no layer of the pair is known, or none of the component.
         """
-        from megasim.matrix_loading import member_names
         from megasim.plots.histogram import component_histogram, role_histogram
 
         layers = self.pair_layers(a, b)
@@ -518,7 +518,7 @@ class Workspace:
         """Return pairs × components, coloured by the tier of identity: what is unchanged.
 
         Args:
-            against: only the pairs of this model. See `report_findings.tier_overview`.
+            against: only the pairs of this model. See `tier_overview`.
         """
         from megasim.plots.overview import tier_figure
         from megasim.report.findings import tier_overview

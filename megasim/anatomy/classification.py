@@ -2,7 +2,7 @@
 
 Two checkpoints of the same weights may name them differently; their canonical keys are the same.
 The canonical form is that of the original single-file checkpoints. The rules are tables in
-`data/`, read by `anatomy_rules`; `docs/anatomy.md` describes them.
+`data/`, read by `anatomy.rules`; `docs/anatomy.md` describes them.
 """
 
 from __future__ import annotations
