@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from megasim.checkpoint.opening import Checkpoint, open_checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
@@ -21,7 +20,7 @@ from megasim.pair_pass import PairDistances, PairPiece, run_pair_piece
 from megasim.pair_plan import Ids, PairPlan, PlannedPiece
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.renames import NamedTensor, find_renames
-from megasim.store import Model, Pair, Store, pair_frame
+from megasim.store import Model, Pair, Store, pair_table, table_of
 
 # Of the definitions of l0, l1, l2, linf and cossim and the way they are summed.
 METRIC_VERSION = 1
@@ -80,11 +79,9 @@ def missing_pairs(store: Store, pairs: Sequence[Pair], metrics: Sequence[str] = 
     Args:
         metrics: of `ON_REQUEST`; l0, l1 and l2 are always meant.
     """
-    frame = store.pairs()
-    known = frame[frame["done"]]
-    for metric in metrics:
-        known = known[known[metric]]
-    have = set(zip(known["model_a"].tolist(), known["model_b"].tolist(), strict=True))
+    known = store.pairs()
+    done = np.logical_and.reduce([known[column] for column in ("done", *metrics)])
+    have = set(zip(*(known[model][done].tolist() for model in ("model_a", "model_b")), strict=True))
     return [pair for pair in pairs if pair not in have]
 
 
@@ -154,7 +151,7 @@ def sum_up_pairs(
     try:
         # with one first model at a time the views read only what it and its partners hold
         for first, group in itertools.groupby(sorted(pairs), key=lambda pair: pair[0]):
-            batch = {"batch": pair_frame(group)}
+            batch = {"batch": pair_table(group)}
             with store.transaction():
                 store.rows("finish_pairs", tables=batch, linf=linf, cossim=cossim)
                 store.rows("drop_weaker_components", tables=batch)
@@ -162,7 +159,7 @@ def sum_up_pairs(
                 store.rows("judge_pairs", tables=batch, first=first)
                 store.rows("measure_judged")
                 store.rows("add_exact_components")
-            progress.advance(len(batch["batch"]))
+            progress.advance(len(batch["batch"]["model_a"]))
             stop_if_asked()
     finally:
         progress.finish()
@@ -209,8 +206,8 @@ def _reopen(model: Model) -> Checkpoint:
 
 def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
     """Save new pairs with the renames between their keys."""
-    frame = store.pairs()
-    have = set(zip(frame["model_a"].tolist(), frame["model_b"].tolist(), strict=True))
+    known = store.pairs()
+    have = set(zip(known["model_a"].tolist(), known["model_b"].tolist(), strict=True))
     new = [pair for pair in pairs if pair not in have]
     key_sets = {int(i): key_set for i, key_set in store.rows("key_sets")}
 
@@ -228,12 +225,12 @@ def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
             renames.append((a, b, r.prefix_a, r.prefix_b, len(r.keys), r.support, r.basis))
             keys += [(a, b, key_a, key_b) for key_a, key_b in r.keys]
     with store.transaction():
-        store.rows("add_pairs", tables={"batch": pair_frame(new)})
+        store.rows("add_pairs", tables={"batch": pair_table(new)})
         if renames:
             columns = ["model_a", "model_b", "prefix_a", "prefix_b", "keys", "support", "basis"]
-            batch = pd.DataFrame(renames, columns=columns)
+            batch = table_of(columns, renames)
             store.rows("add_renames", tables={"batch": batch})
-            batch = pd.DataFrame(keys, columns=["model_a", "model_b", "key_a", "key_b"])
+            batch = table_of(["model_a", "model_b", "key_a", "key_b"], keys)
             store.rows("add_renamed_keys", tables={"batch": batch})
 
 
@@ -305,11 +302,14 @@ class _Comparison:
                 if not having:
                     continue
                 pairs = np.concatenate([p for p, _ in having])
-                columns: dict[str, Any] = {"tensor_a": pairs[:, 0], "tensor_b": pairs[:, 1]}
+                columns: dict[str, Any] = {
+                    "tensor_a": pairs[:, 0].copy(),
+                    "tensor_b": pairs[:, 1].copy(),
+                }
                 columns["rows"] = np.repeat(
                     [d.rows for _, d in having], [len(p) for p, _ in having]
                 )
                 for metric in metrics:
                     columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
                 values = {"metric_version": METRIC_VERSION} if statement == "add_distances" else {}
-                self.store.rows(statement, tables={"batch": pd.DataFrame(columns)}, **values)
+                self.store.rows(statement, tables={"batch": columns}, **values)

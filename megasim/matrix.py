@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from megasim.errors import NoAnswerError, UsageError, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 METRICS = ("l0", "l1", "l2", "linf", "cossim")
@@ -145,6 +148,8 @@ class DistanceMatrix:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the values with model names on both axes."""
+        import pandas as pd
+
         return pd.DataFrame(self.values, index=list(self.models), columns=list(self.models))
 
     def require(self, least: int) -> DistanceMatrix:

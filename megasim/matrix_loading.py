@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from megasim.anatomy.classification import component_members
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix import METRICS, DistanceMatrix, Floats, LayerMatrices
-from megasim.store import Store
+from megasim.store import Store, Table
 
 
 def load_matrix(
@@ -30,15 +29,15 @@ def load_matrix(
         NoAnswerError: no model holds the component.
     """
     _check_metric(metric)
-    members = pd.DataFrame({"component": member_names(store, component)})
+    members = member_names(store, component)
     ids = holders(store, component, members, models)
     place = {model_id: i for i, model_id in enumerate(ids.values())}
     n = len(ids)
     found = store.arrays(
         "matrix_values",
-        tables={"batch": members, "chosen": pd.DataFrame({"model_id": list(place)})},
+        tables={"batch": {"component": members}, "chosen": {"model_id": list(place)}},
         metric=metric,
-        whole=members["component"].iloc[0] if component != "all" else "",
+        whole=members[0] if component != "all" else "",
     )
     i = np.array([place[x] for x in found["model_a"].tolist()], dtype=np.intp)
     j = np.array([place[x] for x in found["model_b"].tolist()], dtype=np.intp)
@@ -78,11 +77,16 @@ def load_layers(
         UsageError: an unknown component, metric or model.
         NoAnswerError: no model holds the component.
     """
+    import pandas as pd
+
     _check_metric(metric)
-    members = pd.DataFrame({"component": member_names(store, component)})
+    members = member_names(store, component)
     ids = holders(store, component, members, models)
-    chosen = pd.DataFrame({"model_id": list(ids.values())})
-    rows = store.frame("layer_matrix_rows", tables={"batch": members, "chosen": chosen})
+    tables: dict[str, Table] = {
+        "batch": {"component": members},
+        "chosen": {"model_id": list(ids.values())},
+    }
+    rows = store.frame("layer_matrix_rows", tables=tables)
     first = rows.drop_duplicates("canonical_key")
     keys = first["canonical_key"].tolist()
     n = len(ids)
@@ -131,10 +135,12 @@ def _check_metric(metric: str) -> None:
 
 
 def holders(
-    store: Store, component: str, members: pd.DataFrame, models: Sequence[str] | None
+    store: Store, component: str, members: Sequence[str], models: Sequence[str] | None
 ) -> dict[str, int]:
     """Return name → id of the models that hold a component, or of `models`, in their order."""
-    found = {name: int(i) for i, name in store.rows("holders", tables={"batch": members})}
+    found = {
+        name: int(i) for i, name in store.rows("holders", tables={"batch": {"component": members}})
+    }
     if not found:
         known = component_names(store)
         raise NoAnswerError(

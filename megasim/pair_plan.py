@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from megasim.checkpoint.opening import Checkpoint, TensorRef
 from megasim.ingest import assemble_ref
 from megasim.pair_pass import Position
 from megasim.progress import Progress
-from megasim.store import Pair, Store, pair_frame
+from megasim.store import Pair, Store, Table, pair_table
 
 Ids = npt.NDArray[np.int32]
 
@@ -63,10 +62,10 @@ class PairPlan:
     ) -> None:
         """Plan for pairs that were added to the store, and whose models are all open."""
         self._store = store
-        self._pairs = pair_frame(pairs)
+        self._pairs = pair_table(pairs)
         self._checkpoints = checkpoints
         self._needs = {"linf": linf, "cossim": cossim}
-        chosen = pd.DataFrame({"model_id": sorted({model for pair in pairs for model in pair})})
+        chosen = {"model_id": sorted({model for pair in pairs for model in pair})}
         self._keys = store.arrays("keys_to_plan", tables={"chosen": chosen})
         self.elements = int(self._keys["elements"].sum())
 
@@ -76,7 +75,7 @@ class PairPlan:
         `progress` is told of the elements that need not be read.
         """
         self._store.rows("begin_plan")
-        size = max(1, _PLANNED_LAYERS // len(self._pairs))
+        size = max(1, _PLANNED_LAYERS // len(self._pairs["model_a"]))
         for start in range(0, len(self._keys["canonical_key"]), size):
             keys, elements = (
                 self._keys[column][start : start + size] for column in ("canonical_key", "elements")
@@ -86,7 +85,7 @@ class PairPlan:
             yield from planned
 
     def _pieces_of(self, keys: npt.NDArray[np.object_]) -> Iterator[PlannedPiece]:
-        tables = {"batch": self._pairs, "keys": pd.DataFrame({"canonical_key": keys})}
+        tables: dict[str, Table] = {"batch": self._pairs, "keys": {"canonical_key": keys}}
         self._store.rows("plan_keys", tables=tables, **self._needs)
         self._store.rows("remember_ambiguous")
         work = self._store.arrays("planned_work")
@@ -115,9 +114,9 @@ class PairPlan:
 
     def _places(self, contents: Ids) -> dict[int, tuple[TensorRef, int]]:
         """Return where to read each content, and in which model that is."""
-        tables = {
-            "batch": pd.DataFrame({"tensor_id": contents}),
-            "readable": pd.DataFrame({"model_id": list(self._checkpoints)}),
+        tables: dict[str, Table] = {
+            "batch": {"tensor_id": contents},
+            "readable": {"model_id": list(self._checkpoints)},
         }
         places = {}
         for tensor, model_id, sources, transposed in self._store.rows("holders_of", tables=tables):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from megasim.estimate import Floats, KeyContents, read_key_contents
 from megasim.matrix import DistanceMatrix, LayerMatrices
@@ -41,8 +40,7 @@ def sketched_distances(
         NoAnswerError: no model, or one of those named, does not hold the component.
     """
     members = member_names(store, component)
-    batch = pd.DataFrame({"component": members})
-    ids = holders(store, component, batch, models)
+    ids = holders(store, component, members, models)
     n = len(ids)
     squared, variance = np.zeros((n, n)), np.zeros((n, n))
     common, held = np.zeros((n, n), dtype=np.int64), np.zeros((n, n), dtype=np.int64)
@@ -75,7 +73,8 @@ def sketched_distances(
     )
     if not layers:
         return matrix, None
-    of_key = store.frame("key_anatomy", tables={"batch": batch}).set_index("canonical_key")
+    of_key = store.frame("key_anatomy", tables={"batch": {"component": members}})
+    of_key = of_key.set_index("canonical_key")
     named = of_key.loc[list(layers)]
     return matrix, LayerMatrices(
         models=tuple(ids),

@@ -9,20 +9,23 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from megasim.database import Mode, connect, statement
 from megasim.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from megasim.fingerprint import Fingerprint
 
 Pair = tuple[int, int]
+# Column → its values, or a frame. Pandas is imported only by who asks for a frame.
+Table: TypeAlias = "Mapping[str, Any] | pd.DataFrame"
 
 
 @dataclass(frozen=True)
@@ -119,14 +122,14 @@ class Store:
     # How every statement runs: by its name, with tables registered for the one call.
 
     def frame(
-        self, name: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+        self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
     ) -> pd.DataFrame:
         """Return the result of a statement of `sql/` as a frame."""
         with self._registered(tables or {}):
             return self._execute(name, values).df()
 
     def arrays(
-        self, name: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+        self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
     ) -> dict[str, npt.NDArray[Any]]:
         """Return the result of a statement of `sql/` as one array a column."""
         with self._registered(tables or {}):
@@ -134,7 +137,7 @@ class Store:
             return {name: np.asarray(column) for name, column in found.items()}
 
     def rows(
-        self, name: str, /, *, tables: Mapping[str, pd.DataFrame] | None = None, **values: Any
+        self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
     ) -> list[tuple[Any, ...]]:
         """Return the result of a statement of `sql/` as tuples."""
         with self._registered(tables or {}):
@@ -145,9 +148,9 @@ class Store:
         return self.connection.execute(sql, values) if values else self.connection.execute(sql)
 
     @contextmanager
-    def _registered(self, tables: Mapping[str, pd.DataFrame]) -> Iterator[None]:
+    def _registered(self, tables: Mapping[str, Table]) -> Iterator[None]:
         for name, table in tables.items():
-            self.connection.register(name, table)
+            self.connection.register(name, _columns(table))
         try:
             yield
         finally:
@@ -278,35 +281,34 @@ class Store:
 
     def _add_tensors(self, model_id: int, tensors: Sequence[ModelTensor]) -> None:
         prints = {t.fingerprint.content_hash: t.fingerprint for t in tensors}
-        hashes = pd.DataFrame({"content_hash": sorted(prints)})
-        ids = {h: int(i) for h, i in self.rows("known_tensors", tables={"batch": hashes})}
-        new = [h for h in hashes["content_hash"] if h not in ids]
+        hashes = sorted(prints)
+        known = self.rows("known_tensors", tables={"batch": {"content_hash": hashes}})
+        ids = {h: int(i) for h, i in known}
+        new = [h for h in hashes if h not in ids]
         first = int(self.rows("next_tensor_id")[0][0])
         ids.update({h: first + i for i, h in enumerate(new)})
         if new:
-            self.rows("add_tensors", tables={"batch": _tensor_frame([prints[h] for h in new], ids)})
-        batch = pd.DataFrame(
-            {
-                "model_id": model_id,
-                "tensor_id": [ids[t.fingerprint.content_hash] for t in tensors],
-                "key": [" + ".join(t.sources) for t in tensors],
-                "sources": [list(t.sources) for t in tensors],
-                "transposed": [t.transposed for t in tensors],
-                "canonical_key": [t.canonical_key for t in tensors],
-                "canonical_shape": [shape_text(t.canonical_shape) for t in tensors],
-                "shape": [shape_text(t.shape) for t in tensors],
-                "component": [t.component for t in tensors],
-                "block": [t.block for t in tensors],
-                "role": [t.role for t in tensors],
-            }
-        )
+            self.rows("add_tensors", tables={"batch": _tensor_table([prints[h] for h in new], ids)})
+        batch = {
+            "model_id": [model_id] * len(tensors),
+            "tensor_id": [ids[t.fingerprint.content_hash] for t in tensors],
+            "key": [" + ".join(t.sources) for t in tensors],
+            "sources": [list(t.sources) for t in tensors],
+            "transposed": [t.transposed for t in tensors],
+            "canonical_key": [t.canonical_key for t in tensors],
+            "canonical_shape": [shape_text(t.canonical_shape) for t in tensors],
+            "shape": [shape_text(t.shape) for t in tensors],
+            "component": [t.component for t in tensors],
+            "block": [t.block for t in tensors],
+            "role": [t.role for t in tensors],
+        }
         self.rows("add_model_tensors", tables={"batch": batch})
 
     # Pairs
 
-    def pairs(self) -> pd.DataFrame:
+    def pairs(self) -> dict[str, npt.NDArray[Any]]:
         """Return the pairs asked for: model_a, model_b, done, linf, cossim."""
-        return self.frame("pairs")
+        return self.arrays("pairs")
 
     def groups(self) -> dict[str, list[Pair]]:
         """Return the named groups and their pairs of model ids, smaller id first."""
@@ -317,29 +319,47 @@ class Store:
 
     def add_groups(self, groups: Mapping[str, Iterable[Pair]]) -> None:
         """Save named groups of pairs; known ones are kept once."""
-        rows = [(name, min(p), max(p)) for name, pairs in groups.items() for p in pairs]
+        rows = {(name, min(p), max(p)) for name, pairs in groups.items() for p in pairs}
         if rows:
-            batch = pd.DataFrame(rows, columns=["name", "model_a", "model_b"]).drop_duplicates()
+            batch = table_of(["name", "model_a", "model_b"], sorted(rows))
             self.rows("add_group_pairs", tables={"batch": batch})
 
 
-def pair_frame(pairs: Iterable[Pair]) -> pd.DataFrame:
+def pair_table(pairs: Iterable[Pair]) -> dict[str, npt.NDArray[np.int32]]:
     """Return pairs as the table that statements call `batch`."""
     array = np.array(sorted(pairs), dtype=np.int32).reshape(-1, 2)
-    return pd.DataFrame({"model_a": array[:, 0], "model_b": array[:, 1]})
+    return {"model_a": array[:, 0].copy(), "model_b": array[:, 1].copy()}
 
 
-def _tensor_frame(prints: Sequence[Fingerprint], ids: Mapping[str, int]) -> pd.DataFrame:
+def table_of(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
+    """Return rows as a table.
+
+    >>> table_of(["key", "numel"], [("a", 1), ("b", 2)])
+    {'key': ['a', 'b'], 'numel': [1, 2]}
+    """
+    return {name: [row[i] for row in rows] for i, name in enumerate(columns)}
+
+
+def _columns(table: Table) -> Table:
+    """Return a table as DuckDB takes it: a list as an array of its objects, where None is NULL."""
+    if not isinstance(table, dict):
+        return table
+    return {
+        name: values
+        if isinstance(values, np.ndarray)
+        else np.fromiter(values, dtype=object, count=len(values))
+        for name, values in table.items()
+    }
+
+
+def _tensor_table(prints: Sequence[Fingerprint], ids: Mapping[str, int]) -> Table:
     columns = ["content_hash", "value_hash", "fp16_hash", "bf16_hash", "dtype", "numel"]
     columns += ["l1", "l2", "linf", "mean", "std", "kurtosis", "zeros", "nans", "infs"]
     columns += ["is_constant"]
     data: dict[str, Any] = {c: [getattr(p, c) for p in prints] for c in columns}
-    for c in ("l1", "l2", "linf", "mean", "std", "kurtosis"):
-        # An object column keeps None apart from NaN, which DuckDB would take as a number.
-        data[c] = pd.Series(data[c], dtype=object)
     data["id"] = [ids[p.content_hash] for p in prints]
     data["sketch"] = [np.asarray(p.sketch, dtype=np.float32) for p in prints]
-    return pd.DataFrame(data)
+    return data
 
 
 def _closest(name: str, known: Iterable[str]) -> str:

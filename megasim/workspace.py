@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import duckdb
-import pandas as pd
 
 from megasim.database import Mode, named_statements
 from megasim.errors import NoAnswerError, UsageError, printable
@@ -30,6 +29,7 @@ from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Pair, Store
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from megasim.checkpoint.model_map import ModelMap
@@ -534,6 +534,8 @@ class Workspace:
 
         Columns: model_a, model_b, component, verdict, keys_compared, keys_changed, l2.
         """
+        import pandas as pd
+
         from megasim.report.findings import tier_overview
         from megasim.report.source import Source
 

@@ -19,7 +19,7 @@ from megasim.anatomy.classification import Part, canonical_shape, classify_keys
 from megasim.compare import METRIC_VERSION, sum_up_pairs
 from megasim.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from megasim.sketch import sketch_length
-from megasim.store import Model, ModelTensor, Store, pair_frame
+from megasim.store import Model, ModelTensor, Store, pair_table
 
 SHARED = {"text_encoder": 3, "vae_encoder": 2, "vae_decoder": 4, "vae_quant": 4}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -174,7 +174,7 @@ def _compare(
     _add_distances(store, rows)
     model_ids = np.array(list(store.model_ids().values()))
     pairs = np.stack([model_ids[i], model_ids[j]], axis=1)
-    store.rows("add_pairs", tables={"batch": pair_frame(map(tuple, pairs.tolist()))})
+    store.rows("add_pairs", tables={"batch": pair_table(map(tuple, pairs.tolist()))})
     sum_up_pairs(store, [(int(a), int(b)) for a, b in pairs])
 
 

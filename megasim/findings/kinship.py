@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from megasim.findings.component_groups import Equalities, Held
-from megasim.store import Pair, pair_frame
+from megasim.store import Pair, pair_table
 
 Sheet = frozenset[Held]
 
@@ -58,5 +58,5 @@ class Kinship:
         Only float matrices count.
         """
         stored = {ordered(*pair) for pair in pairs}
-        rows = self.teller.store.rows("compared_norms", tables={"batch": pair_frame(stored)})
+        rows = self.teller.store.rows("compared_norms", tables={"batch": pair_table(stored)})
         return {(a, b, component): (of_a, of_b) for a, b, component, of_a, of_b in rows}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from megasim.anatomy.classification import classify_keys
 from megasim.findings.details import LayerRow
 from megasim.findings.identity import Counts
-from megasim.store import Pair, Store, pair_frame
+from megasim.store import Pair, Store, pair_table
 
 # Positions, logit scale, projection: no more is left unused where a rename brought keys together.
 MOST_UNUSED = 4
@@ -91,7 +91,7 @@ class PairRows:
         """Return what is known of each pair, in the order of the pairs."""
         stored = {(min(pair), max(pair)) for pair in pairs}
         found: dict[Pair, list[ComponentRow]] = {pair: [] for pair in sorted(stored)}
-        for row in self._store.rows("finding_components", tables={"batch": pair_frame(stored)}):
+        for row in self._store.rows("finding_components", tables={"batch": pair_table(stored)}):
             a, b, component, source, unproven, keys_compared, l2, renamed, *counts = row
             told = None if keys_compared is None else Counts(*(n or 0 for n in counts))
             found[a, b].append(ComponentRow(component, source, unproven, told, l2, renamed or 0))
@@ -131,7 +131,7 @@ class PairRows:
     def imported_layers(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, list[LayerRow]]]:
         """Return the published layers of pairs by component, where there are any."""
         rows: dict[Pair, list[LayerRow]] = defaultdict(list)
-        for a, b, *row in self._store.rows("imported_rows", tables={"batch": pair_frame(pairs)}):
+        for a, b, *row in self._store.rows("imported_rows", tables={"batch": pair_table(pairs)}):
             rows[a, b].append(LayerRow(*row))
         for (a, b), layers in rows.items():
             self._note_family(a, [row.key_a for row in layers])

@@ -19,7 +19,7 @@ from megasim.legacy.reading import PublishedMatrices, PublishedPair, read_publis
 from megasim.legacy.zeros import ZeroVerdict, judge_zeros
 from megasim.matrix import Floats
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store import Model, Pair, Store, pair_frame
+from megasim.store import Model, Pair, Store, pair_table
 
 # The components of version 2 by the names they have there.
 COMPONENTS = {
@@ -182,7 +182,7 @@ class _Import:
         names = _pair_text(pair.model_a, pair.model_b)
         if a > b:
             pair, a, b = pair.flipped(), b, a
-        batch = {"batch": pair_frame([(a, b)])}
+        batch = {"batch": pair_table([(a, b)])}
         known = self.store.rows("components_of_pairs", tables=batch)
         better = _better_known(row for row in known if row[4] != origin)
         if better:
@@ -218,7 +218,7 @@ class _Import:
         i, j = np.triu_indices(len(ids), 1)
         a, b = np.minimum(ids[i], ids[j]), np.maximum(ids[i], ids[j])
         pairs: list[Pair] = list(zip(a.tolist(), b.tolist(), strict=True))
-        known = self.store.rows("components_of_pairs", tables={"batch": pair_frame(pairs)})
+        known = self.store.rows("components_of_pairs", tables={"batch": pair_table(pairs)})
         better = _better_known(known)
         frames = [pd.DataFrame(columns=["model_a", "model_b", "component", "unproven", "l2"])]
         for name, values in self._telling(published, origin):
@@ -256,7 +256,7 @@ class _Import:
             )
         batch = {"batch": pd.concat(frames[1:] or frames, ignore_index=True)}
         with self.store.transaction():
-            tables = {"batch": pair_frame(pairs)}
+            tables = {"batch": pair_table(pairs)}
             self.store.rows("drop_imported_values", tables=tables, origin=origin)
             self.store.rows("drop_estimated_components", tables=batch)
             self.store.rows("add_imported_values", tables=batch, origin=origin)
