@@ -11,6 +11,9 @@ from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix import METRICS, DistanceMatrix, Floats, LayerMatrices
 from megasim.store import Store, Table
 
+# Of more models, the matrices of every layer would take more than 150 MB.
+MOST_LAYERED_MODELS = 150
+
 
 def load_matrix(
     store: Store,
@@ -109,6 +112,14 @@ def load_layers(
         numels=first["numel"].fillna(0).to_numpy(dtype=np.int64),
         values=values,
     )
+
+
+def layers_beneath(store: Store, matrix: DistanceMatrix) -> LayerMatrices | None:
+    """Return the layers beneath a matrix, where any are known and `MOST_LAYERED_MODELS` allows."""
+    if len(matrix.models) > MOST_LAYERED_MODELS:
+        return None
+    layers = load_layers(store, matrix.component, matrix.metric, models=matrix.models)
+    return layers if layers.keys else None
 
 
 def component_names(store: Store, model: str | None = None) -> list[str]:

@@ -1,12 +1,24 @@
-"""Trajectories that draw themselves, for notebooks."""
+"""Trajectories that draw themselves, for notebooks, out of a store."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from megasim.geometry.trajectory import Trajectory, step_table, summary_table
+from megasim.errors import UsageError, printable
+from megasim.geometry.trajectory import (
+    Trajectory,
+    layer_groups,
+    layer_trajectories,
+    step_table,
+    summary_table,
+    trajectory,
+)
+from megasim.matrix_loading import layers_beneath, load_matrix
+from megasim.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,3 +45,46 @@ class TrajectoryView(tuple[Trajectory, ...]):
 
     def _repr_html_(self) -> str:
         return str(self.summary().to_html(float_format="{:.4g}".format, na_rep="–"))
+
+
+def load_trajectories(
+    store: Store,
+    chain: Sequence[str],
+    component: str | Sequence[str] = "unet",
+    metric: str = "l2",
+    *,
+    by: str = "role",
+    only: Sequence[str] = (),
+) -> TrajectoryView:
+    """Return the figures of a chain of models: each component as a whole, then its groups.
+
+    Args:
+        component: one or several.
+        by: how layers are grouped, see `layer_groups`.
+        only: the groups that are wanted, e.g. some roles; all when empty.
+
+    Raises:
+        UsageError: a group of `only` that no component has, or see `trajectory`.
+        NoAnswerError: a component that a model lacks, see `load_matrix`.
+    """
+    components = [component] if isinstance(component, str) else list(dict.fromkeys(component))
+    found: list[Trajectory] = []
+    seen: set[str] = set()
+    for name in components:
+        matrix = load_matrix(store, name, metric, models=chain)
+        found.append(trajectory(matrix, chain))
+        layers = layers_beneath(store, matrix)
+        groups = {} if layers is None else layer_groups(layers, by)
+        seen.update(groups)
+        wanted = {g: mask for g, mask in groups.items() if not only or g in only}
+        if layers is not None and wanted:
+            parts = layer_trajectories(layers, chain, wanted)
+            prefix = f"{name} " if len(components) > 1 else ""
+            found += [replace(part, label=prefix + part.label) for part in parts]
+    for group in only:
+        if group not in seen:
+            raise UsageError(
+                f"no layer of {printable(', '.join(components))} is of {printable(group)!r}",
+                "there are: " + (", ".join(map(printable, sorted(seen))) or "none"),
+            )
+    return TrajectoryView(found)

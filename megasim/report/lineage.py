@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from megasim.anatomy.classification import component_members, component_title
 from megasim.errors import printable
-from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
-from megasim.lineage.evidence import ModelFacts, rounding_of
-from megasim.lineage.facts import load_ema_copies, load_model_facts, load_pair_facts, stated_parents
-from megasim.lineage.family_tree import build_lineage
-from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.claims import CheckedClaim
+from megasim.lineage.from_store import lineage_and_claims
 from megasim.lineage.result import Lineage
-from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix import DistanceMatrix
 from megasim.matrix_loading import load_matrix
 from megasim.plots.lineage import LABELLED, lineage_figure
 from megasim.report.parts import (
@@ -55,20 +51,8 @@ def _lineage(
     source: Source, component: str, matrix: DistanceMatrix
 ) -> tuple[list[Block], tuple[str, ...]]:
     layers = source.layers(component, matrix.models)
-    facts = load_model_facts(source.store, component)
-    pairs = load_pair_facts(source.store)
-    claims = claims_of_metadata([fact for fact in facts if fact.name in set(matrix.models)])
-    stated = stated_parents(claims, list(matrix.models))
     changed = load_matrix(source.store, component, "l0", models=matrix.models)
-    found = build_lineage(
-        matrix,
-        layers=layers,
-        changed=changed,
-        facts=facts,
-        pairs=pairs,
-        stated=stated,
-        ema_copies=load_ema_copies(source.store) if component == "unet" else (),
-    )
+    found, checked = lineage_and_claims(source.store, matrix, layers, changed)
     blocks: list[Block] = []
     if not found.edges:
         names = counted(len(found.families), "model")
@@ -84,7 +68,6 @@ def _lineage(
         blocks.append(bullets(recipes[:_MOST_RECIPES]))
         if len(recipes) > _MOST_RECIPES:
             blocks.append(say(f"{len(recipes) - _MOST_RECIPES} more are in {name}.csv."))
-    checked = _checked(matrix, layers, facts, claims, found.recipes)
     if checked:
         blocks.append(_claims_table(checked))
     kin = sum(len(family.models) > 1 for family in found.families)
@@ -111,26 +94,6 @@ def _lineage(
         blocks.append(Details("Each step with its evidence", (("Steps", steps),)))
     blocks += [note(f"{text[0].upper()}{text[1:]}.") for text in found.notes if text]
     return blocks, _lead(found, checked)
-
-
-def _checked(
-    matrix: DistanceMatrix,
-    layers: LayerMatrices | None,
-    facts: Sequence[ModelFacts],
-    claims: Sequence[Claim],
-    merges: Sequence[Recipe],
-) -> list[CheckedClaim]:
-    """Hold the claims of the metadata against a lineage that was built without them."""
-    if not claims:
-        return []
-    blind = [replace(f, counts={}, metadata={}) for f in facts]
-    return check_claims(
-        claims,
-        matrix,
-        layers=layers,
-        rounding=rounding_of(facts, matrix.component),
-        lineage=build_lineage(matrix, layers=layers, facts=blind, merges=merges),
-    )
 
 
 def _claims_table(checked: Sequence[CheckedClaim]) -> Table:

@@ -1,0 +1,185 @@
+"""Recipes, directions and the family tree of models in a store, exact or out of sketches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
+from megasim.lineage.evidence import rounding_of
+from megasim.lineage.facts import (
+    load_ema_copies,
+    load_model_facts,
+    load_pair_facts,
+    stated_parents,
+)
+from megasim.lineage.family_tree import build_lineage
+from megasim.lineage.inner_products import Direction, direction
+from megasim.lineage.recipe import recover_recipe
+from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.result import Lineage
+from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix_loading import (
+    MOST_LAYERED_MODELS,
+    layers_beneath,
+    load_matrix,
+    member_names,
+)
+from megasim.nearest import nearest_to_outsider
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.sketched import sketched_distances
+from megasim.store import Store
+
+
+def load_recipe(
+    store: Store,
+    model: str,
+    component: str = "unet",
+    *,
+    parents: Sequence[str] | None = None,
+    estimate: bool = False,
+    progress: Progress = NO_PROGRESS,
+) -> Recipe:
+    """Return a model as a weighted sum of others. See `recover_recipe`.
+
+    Args:
+        parents: the only ones to try; else they are sought among all models, or among those
+            nearest to it where there are more than `MOST_LAYERED_MODELS`.
+        estimate: whether to take all distances from the sketches.
+    """
+    asked = list(dict.fromkeys([model, *(parents or ())]))
+    if estimate:
+        chosen = asked if parents else _nearest_by_sketch(store, model, component, progress)
+        matrix, layers = _distances(store, component, chosen, True, progress)
+    else:
+        load_matrix(store, component, models=asked)  # says which model lacks the component
+        matrix = _nearest_in(load_matrix(store, component), model, parents or ())
+        layers = layers_beneath(store, matrix)
+    rounding = rounding_of(load_model_facts(store, component), component)
+    return recover_recipe(matrix, model, parents=parents, layers=layers, rounding=rounding)
+
+
+def load_direction(
+    store: Store,
+    models: tuple[str, str, str, str],
+    component: str = "unet",
+    *,
+    estimate: bool = False,
+    progress: Progress = NO_PROGRESS,
+) -> Direction:
+    """Return the cosine between the changes A→B and C→D of four models. See `direction`."""
+    some = list(dict.fromkeys(models))
+    matrix, layers = _distances(store, component, some, estimate, progress)
+    return direction(matrix, *models, layers)
+
+
+def load_lineage(
+    store: Store,
+    component: str = "unet",
+    *,
+    models: Sequence[str] | None = None,
+    use_metadata: bool = True,
+    claimed: Sequence[Claim] = (),
+    estimate: bool = False,
+    progress: Progress = NO_PROGRESS,
+) -> tuple[Lineage, list[CheckedClaim]]:
+    """Return the family tree of the models, and what the weights say of what is claimed.
+
+    See `lineage_and_claims`.
+
+    Args:
+        estimate: whether to take all distances from the sketches.
+    """
+    matrix, layers = _distances(store, component, models, estimate, progress)
+    changed = None if estimate else load_matrix(store, component, "l0", models=matrix.models)
+    return lineage_and_claims(
+        store, matrix, layers, changed, use_metadata=use_metadata, claimed=claimed
+    )
+
+
+def lineage_and_claims(
+    store: Store,
+    matrix: DistanceMatrix,
+    layers: LayerMatrices | None,
+    changed: DistanceMatrix | None,
+    *,
+    use_metadata: bool = True,
+    claimed: Sequence[Claim] = (),
+) -> tuple[Lineage, list[CheckedClaim]]:
+    """Return the family tree of the models of a matrix, and what the weights say of claims.
+
+    Claims are held against a tree that was built without them. See `build_lineage` and
+    `check_claims`.
+
+    Args:
+        changed: the l0 distances of the same models, where they are known.
+        use_metadata: whether step counts and claims in the metadata count as evidence, and
+            whether those claims are checked.
+        claimed: more claims to check.
+    """
+    component = matrix.component
+    facts = [f for f in load_model_facts(store, component) if f.name in matrix.models]
+    blind = [replace(f, counts={}, metadata={}) for f in facts]
+    pairs = load_pair_facts(store)
+    ema_copies = load_ema_copies(store) if component == "unet" else ()
+    lineage = from_weights = build_lineage(
+        matrix, layers=layers, changed=changed, facts=blind, pairs=pairs, ema_copies=ema_copies
+    )
+    claims = list(claimed)
+    if use_metadata:
+        written = claims_of_metadata(facts)
+        claims = written + claims
+        lineage = build_lineage(
+            matrix,
+            layers=layers,
+            changed=changed,
+            facts=facts,
+            pairs=pairs,
+            ema_copies=ema_copies,
+            stated=stated_parents(written, list(matrix.models)),
+            merges=from_weights.recipes,
+        )
+    rounding = rounding_of(facts, component)
+    checked = check_claims(claims, matrix, layers=layers, rounding=rounding, lineage=from_weights)
+    return lineage, checked
+
+
+def _distances(
+    store: Store,
+    component: str,
+    models: Sequence[str] | None,
+    estimate: bool,
+    progress: Progress,
+) -> tuple[DistanceMatrix, LayerMatrices | None]:
+    """Return the L2 distances of a component and, of not too many models, by layer."""
+    if not estimate:
+        matrix = load_matrix(store, component, models=models)
+        return matrix, layers_beneath(store, matrix)
+    count = len(store.model_ids() if models is None else models)
+    few = count <= MOST_LAYERED_MODELS
+    return sketched_distances(store, component, models=models, with_layers=few, progress=progress)
+
+
+def _nearest_by_sketch(
+    store: Store, model: str, component: str, progress: Progress
+) -> list[str] | None:
+    """Return a model and those nearest by their sketches; None if all are few enough."""
+    (model_id,) = store.model_ids([model]).values()
+    if len(store.model_ids()) <= MOST_LAYERED_MODELS:
+        load_matrix(store, component, models=[model])  # says so if it lacks the component
+        return None
+    members = member_names(store, component)
+    near = nearest_to_outsider(
+        store, model_id, members, k=MOST_LAYERED_MODELS - 1, progress=progress
+    )
+    return list(dict.fromkeys([model, *near["model"]]))
+
+
+def _nearest_in(matrix: DistanceMatrix, model: str, parents: Sequence[str]) -> DistanceMatrix:
+    """Return the matrix of a model, its parents and those nearest to it."""
+    if model not in matrix.models or len(matrix.models) <= MOST_LAYERED_MODELS:
+        return matrix
+    row = matrix.values[matrix.models.index(model)]
+    near = [matrix.models[i] for i in row.argsort(kind="stable")[:MOST_LAYERED_MODELS]]
+    wanted = {model, *parents, *near}
+    return matrix.subset([name for name in matrix.models if name in wanted])
