@@ -46,15 +46,15 @@ _OTHER_FILE = "ask for a file that `megasim export --fingerprints` wrote"
 
 
 @dataclass
-class FingerprintImport:
-    """What became of the models of a fingerprint file, in sentences.
+class ImportResult:
+    """What became of the files or models that were to be imported, in sentences.
 
     Attributes:
-        imported: the models that came in.
-        left_out: those that were known before.
+        imported: what came in; nothing changes where the same was there before.
+        left_out: what did not come in, and why.
         notes: what a reader should know beside.
         models: names of the models that are new.
-        failed: models whose names others have; the rest is saved.
+        failed: files that could not be read, models whose names others have; the rest is saved.
     """
 
     imported: list[str] = field(default_factory=list)
@@ -134,7 +134,7 @@ def export_fingerprints(
     return int(count)
 
 
-def import_fingerprints(store: Store, path: Path) -> FingerprintImport:
+def import_fingerprints(store: Store, path: Path) -> ImportResult:
     """Save the models of a fingerprint file, known by their fingerprints alone.
 
     A model that the store knows with the same contents is left as it is.
@@ -144,7 +144,7 @@ def import_fingerprints(store: Store, path: Path) -> FingerprintImport:
             or says what cannot be; then nothing of it is saved.
     """
     size = _check_file(store, path)
-    result = FingerprintImport()
+    result = ImportResult()
     known = {model.name: model for model in store.models()}
     for name, family, variant, layout in store.rows("fingerprint_file_models", path=str(path)):
         rows = store.rows("fingerprint_file_tensors", path=str(path), model=name)

@@ -104,14 +104,7 @@ class DistanceMatrix:
             UsageError: a name that is not in the matrix.
         """
         wanted = list(models)
-        place = {name: i for i, name in enumerate(self.models)}
-        for name in wanted:
-            if name not in place:
-                raise UsageError(
-                    f"no such model in the matrix: {printable(name)!r}",
-                    "see `megasim models` for the names",
-                )
-        i = np.array([place[name] for name in wanted], dtype=np.intp)
+        i = np.array(places(self.models, wanted), dtype=np.intp)
         grid = np.ix_(i, i)
         return DistanceMatrix(
             models=tuple(wanted),
@@ -219,3 +212,19 @@ class LayerMatrices:
         """
         chosen = self.values if keep is None else self.values[keep]
         return np.asarray(np.sqrt(np.square(chosen).sum(axis=0)), dtype=np.float64)
+
+
+def places(models: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Return where each of `wanted` stands among the models of a matrix.
+
+    Raises:
+        UsageError: a name that is not among them.
+    """
+    place = {name: i for i, name in enumerate(models)}
+    for name in wanted:
+        if name not in place:
+            raise UsageError(
+                f"no such model in the matrix: {printable(name)!r}",
+                "see `megasim models` for the names",
+            )
+    return [place[name] for name in wanted]

@@ -67,7 +67,7 @@ def find_renames(a: Side, b: Side) -> list[Rename]:
         return []
     told = _Told(_evidence(a, b, left, right), sorted(left))
     found: list[Rename] = []
-    candidates = {_substitution(ka, kb) for ka, kb in told.evidence.items()}
+    candidates = {substitution(ka, kb) for ka, kb in told.evidence.items()}
     renames: dict[tuple[str, str], Rename] = {}
     stale = candidates
     while left and right:
@@ -132,29 +132,32 @@ def _keys_of_single_contents(side: Side) -> dict[Hashable, str]:
     return {t.content: k for k, t in side.items() if not t.trivial and counts[t.content] == 1}
 
 
-def _substitution(ka: str, kb: str) -> tuple[str, str]:
-    """Return the prefixes of two keys before their longest common run of last names."""
-    names_a, names_b = ka.split("."), kb.split(".")
+def substitution(key_a: str, key_b: str) -> tuple[str, str]:
+    """Return what stands before the longest run of last names that two keys share.
+
+    >>> substitution("te.text_model.encoder.0.weight", "te.encoder.0.weight")
+    ('te.text_model.', 'te.')
+    """
+    a, b = key_a.split("."), key_b.split(".")
     common = 0
-    while common < min(len(names_a), len(names_b)) and names_a[-1 - common] == names_b[-1 - common]:
+    while common < min(len(a), len(b)) and a[-1 - common] == b[-1 - common]:
         common += 1
-    return _prefix(names_a, len(names_a) - common), _prefix(names_b, len(names_b) - common)
+    return _joined(a, len(a) - common), _joined(b, len(b) - common)
 
 
-def _prefix(names: Sequence[str], count: int) -> str:
-    text = ".".join(names[:count])
-    return text + "." if 0 < count < len(names) else text
+def _joined(names: Sequence[str], count: int) -> str:
+    return ".".join(names[:count]) + ("." if 0 < count < len(names) else "")
 
 
 def _apply(
-    substitution: tuple[str, str],
+    replaced: tuple[str, str],
     left: Side,
     right: Side,
     told: _Told,
     basis: str,
 ) -> Rename | None:
     """Return the rename, or None where it fits nothing or contradicts a shape or a content."""
-    prefix_a, prefix_b = substitution
+    prefix_a, prefix_b = replaced
     keys = []
     support = 0
     for ka in told.keys_under(prefix_a):

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -29,10 +28,9 @@ if TYPE_CHECKING:
 
     from megasim.checkpoint.model_map import ModelMap
     from megasim.compare import CompareResult
-    from megasim.fingerprint_file import FingerprintImport
+    from megasim.fingerprint_file import ImportResult
     from megasim.ingest import IngestResult
     from megasim.legacy.exporting import ExportResult
-    from megasim.legacy.importing import ImportResult
 
 DEFAULT_STORE = "megasim.duckdb"
 DEFAULT_MEMORY = 1 << 30
@@ -66,12 +64,7 @@ class Workspace(Answers):
     def __enter__(self) -> Workspace:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -244,9 +237,7 @@ class Workspace(Answers):
                 progress=progress,
             )
 
-    def import_path(
-        self, path: Path | str, *, progress: Progress = NO_PROGRESS
-    ) -> ImportResult | FingerprintImport:
+    def import_path(self, path: Path | str, *, progress: Progress = NO_PROGRESS) -> ImportResult:
         """Import results of mega_cmp, or a file of fingerprints.
 
         See `importing.import_path` and `fingerprint_file.import_fingerprints`.

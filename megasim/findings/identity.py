@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 # From strongest to weakest; each but the last three says that both models hold the component.
@@ -177,20 +177,3 @@ def is_rounding_level(distances: Mapping[str, float]) -> bool:
     if not matrices or max(nonzero) > LARGEST_LAYER_NORM * FP16_RELATIVE_ERROR:
         return False
     return sorted(matrices)[len(matrices) // 2] >= FP16_RELATIVE_ERROR
-
-
-def substitution(key_a: str, key_b: str) -> tuple[str, str]:
-    """Return what stands before the longest run of last names that two keys share.
-
-    >>> substitution("te.text_model.encoder.0.weight", "te.encoder.0.weight")
-    ('te.text_model.', 'te.')
-    """
-    a, b = key_a.split("."), key_b.split(".")
-    common = 0
-    while common < min(len(a), len(b)) and a[-1 - common] == b[-1 - common]:
-        common += 1
-    return _joined(a, len(a) - common), _joined(b, len(b) - common)
-
-
-def _joined(names: Sequence[str], count: int) -> str:
-    return ".".join(names[:count]) + ("." if 0 < count < len(names) else "")

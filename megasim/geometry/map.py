@@ -25,7 +25,7 @@ from megasim.geometry.layer_geometry import LayerFigures, layer_figures, plain
 from megasim.geometry.plane_evidence import state_evidence
 from megasim.geometry.plane_test import PlaneTest, distinct_models, plane_test
 from megasim.geometry.walk import Walk, edge_turns, find_walk
-from megasim.matrix import DistanceMatrix, Floats, LayerMatrices
+from megasim.matrix import DistanceMatrix, Floats, LayerMatrices, places
 
 
 @dataclass(frozen=True)
@@ -294,16 +294,10 @@ def _answerable(matrix: DistanceMatrix, complete: bool) -> DistanceMatrix:
 
 
 def _order(models: Sequence[str], path: Sequence[str]) -> list[int]:
-    place = {name: i for i, name in enumerate(models)}
-    for name in path:
-        if name not in place:
-            raise UsageError(
-                f"no such model on the map: {printable(name)!r}",
-                "the path names models of the matrix; see `megasim models`",
-            )
+    order = places(models, path)
     if len(set(path)) < len(path):
         twice = next(name for i, name in enumerate(path) if name in path[:i])
         raise UsageError(f"the path names {printable(twice)!r} twice", "name each model once")
     if len(path) == 1:
         raise UsageError("a path of one model has no steps", "name two models or more")
-    return [place[name] for name in path]
+    return order

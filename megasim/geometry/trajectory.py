@@ -12,7 +12,7 @@ import pandas as pd
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.geometry.layer_geometry import plain
 from megasim.geometry.walk import PathSquares
-from megasim.matrix import DistanceMatrix, Floats, LayerMatrices
+from megasim.matrix import DistanceMatrix, Floats, LayerMatrices, places
 
 _SUMMED = ("l0", "l1")  # metrics that add over layers; l2 adds in squares, linf is the largest
 
@@ -254,11 +254,4 @@ def _chain(models: Sequence[str], chain: Sequence[str], metric: str) -> list[int
     if len(set(chain)) < len(chain):
         twice = next(name for i, name in enumerate(chain) if name in chain[:i])
         raise UsageError(f"the chain names {printable(twice)!r} twice", "name each model once")
-    place = {name: i for i, name in enumerate(models)}
-    for name in chain:
-        if name not in place:
-            raise UsageError(
-                f"no such model in the matrix: {printable(name)!r}",
-                "see `megasim models` for the names",
-            )
-    return [place[name] for name in chain]
+    return places(models, chain)

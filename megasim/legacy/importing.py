@@ -14,6 +14,7 @@ import pandas as pd
 
 from megasim.anatomy.classification import Part, classify_keys
 from megasim.errors import MegasimError, UsageError, printable
+from megasim.fingerprint_file import ImportResult
 from megasim.legacy.names import MAP_NAME, NO_MAP, PairMap, read_pair_map
 from megasim.legacy.reading import PublishedMatrices, PublishedPair, read_published
 from megasim.legacy.zeros import ZeroVerdict, judge_zeros
@@ -32,29 +33,6 @@ COMPONENTS = {
 }
 _COMPARED = ("identical", "changed")
 _SHOWN = 6  # names in one sentence
-
-
-@dataclass
-class ImportResult:
-    """What became of each file, in sentences.
-
-    Attributes:
-        imported: what came in; nothing changes where the same was there before.
-        left_out: what did not come in, and why.
-        notes: what a reader should know beside.
-        models: names of the models that were new.
-        failed: files that could not be read; the others are saved.
-    """
-
-    imported: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    models: list[str] = field(default_factory=list)
-    failed: list[MegasimError] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain lists."""
-        return {**vars(self), "failed": [error.message for error in self.failed]}
 
 
 def import_path(store: Store, path: Path, *, progress: Progress = NO_PROGRESS) -> ImportResult:

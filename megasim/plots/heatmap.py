@@ -171,7 +171,10 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
             0.13 / height,
         )
     )
-    _colour_bar(figure, axes, bar, norm, matrix.metric, zero_note)
+    colour_bar(figure, bar, norm)
+    if zero_note:
+        text = "0 is drawn as the darkest"
+        bar.text(1.03, 0.9, text, transform=bar.transAxes, fontsize=6, va="top")
     if tree is not None:
         side = figure.add_axes(
             (0.1 / width, (margin + 0.1) / height, tree_width / width, grid / height)
@@ -286,22 +289,18 @@ def _mark_estimated(axes: Axes, matrix: DistanceMatrix) -> None:
         axes.scatter(columns + 0.86, rows + 0.14, s=4, color="white", edgecolors="black", lw=0.3)
 
 
-def _colour_bar(
-    figure: Figure, axes: Axes, place: Axes, norm: Normalize, metric: str, zero_note: bool
-) -> None:
+def colour_bar(figure: Figure, place: Axes, norm: Normalize, *, most_decades: float = 4) -> None:
+    """Draw the scale of the colours; a logarithmic one has marks at 1, 2 and 5 of few decades."""
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), cax=place, orientation="horizontal")
     place.xaxis.set_ticks_position("top")
     if isinstance(norm, LogNorm):
         decades = np.log10(float(norm.vmax or 1) / float(norm.vmin or 1))
-        place.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 4 else (1.0, 2.0, 5.0)))
+        marks = (1.0,) if decades > most_decades else (1.0, 2.0, 5.0)
+        place.xaxis.set_major_locator(LogLocator(subs=marks))
         place.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         place.xaxis.set_minor_locator(NullLocator())
     place.tick_params(labelsize=7, length=2, pad=1)
     bar.outline.set_visible(False)
-    if zero_note:
-        place.text(
-            1.03, 0.9, "0 is drawn as the darkest", transform=place.transAxes, fontsize=6, va="top"
-        )
 
 
 def model_order(matrix: DistanceMatrix, by: str) -> Sequence[str]:

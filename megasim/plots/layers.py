@@ -16,11 +16,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from megasim.errors import NoAnswerError, printable
 from megasim.matrix import Floats
-from megasim.plots.heatmap import COLOURS, MISSING, component_label, short_label
+from megasim.plots.heatmap import COLOURS, MISSING, colour_bar, component_label, short_label
 
 RMS = "rms"  # L2 over the root of the number of elements: the change of a typical element
 RAW = "raw"  # L2 as it is
@@ -170,7 +169,7 @@ def layers_figure(grid: LayerGrid, *, title: str, component: str) -> Figure:
     side.axis("off")
     _draw_blocks(axes, side, grid.blocks, columns, height / rows)
     if norm is not None:
-        _colour_bar(figure, axes_at(left, below + height + 0.14, 3.4, 0.12), norm)
+        colour_bar(figure, axes_at(left, below + height + 0.14, 3.4, 0.12), norm, most_decades=2)
     _legend(axes, grid, colours)
     unit = "change of a typical element, L2 / √elements" if grid.scale == RMS else "L2 distance"
     parts = f" in {rows:,} parts" if rows < grid.keys else ""
@@ -258,17 +257,6 @@ def _spread(wanted: Sequence[float], gap: float, top: float) -> list[float]:
                 break
             runs[-2:] = [[first + second - more * count * gap, count + more]]
     return [total / count + i * gap for total, count in runs for i in range(int(count))]
-
-
-def _colour_bar(figure: Figure, place: Axes, norm: LogNorm) -> None:
-    bar = figure.colorbar(ScalarMappable(norm, COLOURS), cax=place, orientation="horizontal")
-    place.xaxis.set_ticks_position("top")
-    decades = np.log10(float(norm.vmax or 1) / float(norm.vmin or 1))
-    place.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
-    place.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    place.xaxis.set_minor_locator(NullLocator())
-    place.tick_params(labelsize=7, length=2, pad=1)
-    bar.outline.set_visible(False)
 
 
 def _legend(axes: Axes, grid: LayerGrid, colours: Mapping[str, Any]) -> None:
