@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -117,17 +118,17 @@ def run(arguments: list[str]) -> int:
             return _interrupted()
         if duckdb is None or not isinstance(error, duckdb.Error):
             raise
-        show_error(
-            MegasimError(
-                f"the database failed: {printable(error, 300)}",
-                "what was saved before is kept; is the disk full? A store that is damaged can be "
-                "made anew: checkpoints are never changed",
-            )
-        )
+        from megasim.database import explained
+
+        show_error(explained(error))
         return 1
 
 
 def _system_error(error: OSError) -> MegasimError:
+    if error.errno == errno.ENOSPC and not error.filename:
+        # files name themselves; nothing must be left for Python to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return MegasimError("standard output: no space left", "make space where it is kept")
     what = f"{printable(error.filename, 400)}: " if error.filename else ""
     why = error.strerror or printable(error, 300)
     return MegasimError(f"{what}{why}", "check that the folder is there, its permissions and space")

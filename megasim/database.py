@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +21,13 @@ from megasim.errors import (
     StoreTooNewError,
     printable,
 )
+from megasim.output_files import replaced_file
 from megasim.resources import resource_path
 
 Mode = Literal["read", "update", "write"]
 
+# What DuckDB says of a file, as it is or within JSON: Could not write file "…": no space left
+_WHICH_AND_WHY = re.compile(r'file \\*"([^"\\]+)\\*": ([^"]+)')
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 
@@ -102,6 +109,12 @@ def connect(
             f"there is no store at {printable(path)}",
             "make one with `megasim ingest PATH…`, or name it with --db",
         )
+    if exists and mode != "read" and not os.access(path.parent, os.W_OK):
+        raise MegasimError(
+            f"the folder of the store {printable(path)} cannot be written to",
+            "a change needs a .wal file beside the store: check the folder's permissions, or copy "
+            "the store elsewhere and name it with --db",
+        )
     fresh = not exists
     con = _open(path, read_only=mode == "read", memory=memory, threads=threads)
     try:
@@ -122,6 +135,45 @@ def connect(
         con.close()
         raise
     return con
+
+
+def explained(error: duckdb.Error) -> MegasimError:
+    """Return what the database says went wrong, with its remedy: space, permissions or memory."""
+    text = str(error)
+    file = _WHICH_AND_WHY.search(text)
+    what = f"{printable(file[1], 400)}: {printable(file[2], 300)}" if file else printable(text, 300)
+    if "No space left" in text or "disk full" in text.lower():
+        remedy = "make space on the disk; what was saved before is kept"
+    elif isinstance(error, duckdb.OutOfMemoryException):
+        remedy = "give it more with --memory; what was saved before is kept"
+    elif file:
+        remedy = (
+            "the store's folder takes a .wal file beside the store: check who owns both, and "
+            "their permissions; what was saved before is kept"
+        )
+    else:
+        remedy = (
+            "what was saved before is kept; a store that is damaged can be made anew: checkpoints "
+            "are never changed"
+        )
+    return MegasimError(f"the database failed: {what}", remedy)
+
+
+@contextmanager
+def parquet_file(path: Path) -> Iterator[Path]:
+    """Give a path for the database to write to. See `replaced_file`.
+
+    Raises:
+        OSError: it cannot be written; with `path` as its file name.
+    """
+    with replaced_file(path) as here:
+        try:
+            yield here
+        except duckdb.IOException as error:
+            found = _WHICH_AND_WHY.search(str(error))
+            why = found[2] if found else str(error)
+            numbers = {os.strerror(number): number for number in errno.errorcode}
+            raise OSError(numbers.get(why, errno.EIO), why) from error
 
 
 def _open(
@@ -145,6 +197,12 @@ def _open(
             raise StoreLockedError(
                 f"{printable(path)} is in use by {who}",
                 "wait until it is done, or stop it; what it has saved is kept",
+            ) from None
+        if "WAL" in text:
+            raise MegasimError(
+                f"the store {printable(path)} cannot be opened: {printable(text)}",
+                "move the .wal file beside it away to go on with what was saved before the last "
+                "changes; checkpoints can always be read again",
             ) from None
         if system := re.search(r"Cannot open file .*: (.+)", text):
             raise MegasimError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megasim.matrix_files import write_matrix
+from megasim.output_files import write_if_new
 from megasim.plots.figure_files import figure_bytes
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.version import __version__
@@ -69,9 +70,3 @@ def _lead_of(path: Path, state: dict[str, str]) -> list[str] | None:
         return list(found["lead"]) if found | state == found else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def write_if_new(path: Path, content: bytes) -> None:
-    """Write a file, unless it holds just that already."""
-    if not path.exists() or path.read_bytes() != content:
-        path.write_bytes(content)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from megasim.anatomy.classification import component_members
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
+from megasim.database import parquet_file
 from megasim.errors import CheckpointError, MegasimError, NoAnswerError, UsageError, printable
 from megasim.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from megasim.store import Model, ModelTensor, Store
@@ -114,23 +115,15 @@ def export_fingerprints(
         raise UsageError("two models would have one name in the file", "give each its own")
     sizes = {model.sketch_size for model in store.models() if model.name in ids}
     chosen = pd.DataFrame({"model_id": list(ids.values()), "name": list(given.values())})
-    unfinished = path.with_name(path.name + ".part")
-    try:
+    with parquet_file(path) as here:
         ((count,),) = store.rows(
             "write_fingerprints",
             tables={"chosen": chosen, "batch": batch},
-            path=str(unfinished),
+            path=str(here),
             format_version=str(FORMAT_VERSION),
             fingerprint_version=str(FINGERPRINT_VERSION),
             sketch_size=str(max(size or 0 for size in sizes)),
         )
-        unfinished.replace(path)
-    except (duckdb.IOException, OSError) as error:
-        raise UsageError(
-            f"cannot write {printable(path, 400)}: {printable(error)}", "check the folder"
-        ) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
     return int(count)
 
 

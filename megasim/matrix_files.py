@@ -10,8 +10,10 @@ import duckdb
 import numpy as np
 import pandas as pd
 
+from megasim.database import parquet_file
 from megasim.errors import UsageError, printable
 from megasim.matrix import DistanceMatrix
+from megasim.output_files import replaced_file, write_file
 
 MATRIX_ENDINGS = (".csv", ".parquet", ".json", ".npz")
 
@@ -85,10 +87,10 @@ def write_matrix(matrix: DistanceMatrix, path: Path, *, long: bool = False) -> b
             f"end the name in one of {', '.join(MATRIX_ENDINGS)}",
         )
     if ending == ".json":
-        path.write_text(json.dumps(matrix_to_json(matrix), indent=1) + "\n", encoding="utf-8")
+        write_file(path, json.dumps(matrix_to_json(matrix), indent=1) + "\n")
         return False
     if ending == ".npz":
-        with path.open("wb") as file:
+        with replaced_file(path) as here, here.open("wb") as file:
             np.savez_compressed(
                 file,
                 models=np.array(matrix.models),
@@ -108,7 +110,8 @@ def write_matrix(matrix: DistanceMatrix, path: Path, *, long: bool = False) -> b
         long = long or len(names) < len(matrix.models) + 2
     frame = matrix_to_long(matrix) if long else matrix_to_square(matrix)
     if ending == ".csv":
-        frame.to_csv(path, index=False)
+        write_file(path, frame.to_csv(index=False, lineterminator="\n"))
     else:
-        duckdb.from_df(frame).write_parquet(str(path))
+        with parquet_file(path) as here:
+            duckdb.from_df(frame).write_parquet(str(here))
     return long

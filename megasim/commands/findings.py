@@ -9,6 +9,7 @@ import click
 from megasim.commands import options
 from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
 from megasim.errors import UsageError, printable
+from megasim.output_files import write_file
 
 _ENDINGS = (".md", ".html", ".txt", ".json")
 
@@ -63,7 +64,7 @@ def findings_command(
         show(report.to_text())
         return
     form = {".md": report.to_markdown, ".html": report.to_html, ".txt": report.to_text}
-    output.write_text(form[output.suffix.lower()](), encoding="utf-8")
+    write_file(output, form[output.suffix.lower()]())
     say(f"wrote {printable(output)}")
 
 

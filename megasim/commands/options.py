@@ -117,13 +117,17 @@ def write_figure(figure: Figure, path: Path) -> None:
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, empty where missing, and say so."""
-    frame.to_csv(path, index=False, lineterminator="\n")
+    from megasim.output_files import write_file
+
+    write_file(path, frame.to_csv(index=False, lineterminator="\n"))
     say(f"wrote {printable(path)}")
 
 
 def write_json(value: object, path: Path) -> None:
     """Write a result as JSON, and say so."""
-    path.write_text(json_text(value) + "\n", encoding="utf-8")
+    from megasim.output_files import write_file
+
+    write_file(path, json_text(value) + "\n")
     say(f"wrote {printable(path)}")
 
 

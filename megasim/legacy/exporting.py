@@ -13,6 +13,7 @@ import pandas as pd
 from megasim.errors import UsageError, printable
 from megasim.legacy.names import MAP_NAME, file_stem, load_json, read_pair_map
 from megasim.legacy.reading import renamed_key
+from megasim.output_files import write_file
 from megasim.plots.figure_files import save_figure
 from megasim.plots.histogram import component_histogram, role_histogram
 from megasim.progress import NO_PROGRESS, Progress
@@ -151,7 +152,7 @@ def _draw(
 
 def _write(path: Path, value: object, result: ExportResult) -> None:
     text = json.dumps(value, indent=4, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_file(path, text + "\n")
     result.written.append(path)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from megasim.output_files import write_file
+
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 _NO_DATES: dict[str, dict[str, str | None]] = {
     "png": {"Software": None},
@@ -26,4 +28,4 @@ def figure_bytes(figure: Figure, form: str, dpi: int = 130) -> bytes:
 
 def save_figure(figure: Figure, path: Path, dpi: int = 130) -> None:
     """Write a figure; the ending of `path`, one of `FIGURE_ENDINGS`, decides the form."""
-    path.write_bytes(figure_bytes(figure, path.suffix.lower().removeprefix("."), dpi))
+    write_file(path, figure_bytes(figure, path.suffix.lower().removeprefix("."), dpi))

@@ -17,6 +17,7 @@ from matplotlib.patches import FancyArrowPatch
 from megasim.errors import UsageError, printable
 from megasim.lineage.layout import Layout, lay_out
 from megasim.lineage.result import Edge, Lineage
+from megasim.output_files import write_file
 from megasim.plots.figure_files import figure_bytes
 from megasim.plots.heatmap import short_label
 from megasim.resources import resource_path
@@ -199,17 +200,17 @@ def save_lineage(lineage: Lineage, path: Path) -> None:
     """
     ending = path.suffix.lower()
     if ending == ".html":
-        path.write_text(lineage_html(lineage), encoding="utf-8")
+        write_file(path, lineage_html(lineage))
     elif ending == ".dot":
-        path.write_text(lineage_dot(lineage), encoding="utf-8")
+        write_file(path, lineage_dot(lineage))
     elif ending == ".json":
         text = json.dumps(lineage.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        write_file(path, text + "\n")
     elif ending == ".graphml":
         named: nx.DiGraph[str] = nx.relabel_nodes(lineage.to_graph(), lambda n: printable(n, 400))
-        path.write_text("\n".join(nx.generate_graphml(named)) + "\n", encoding="utf-8")
+        write_file(path, "\n".join(nx.generate_graphml(named)) + "\n")
     elif ending in LINEAGE_ENDINGS:
-        path.write_bytes(figure_bytes(lineage_figure(lineage), ending.removeprefix(".")))
+        write_file(path, figure_bytes(lineage_figure(lineage), ending.removeprefix(".")))
     else:
         raise UsageError(
             f"cannot write a lineage as {printable(path.name)}",

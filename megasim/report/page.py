@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from jinja2 import Environment, StrictUndefined
 
 from megasim.errors import printable
+from megasim.output_files import write_if_new
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.report.distances import heatmap_section, where_section
 from megasim.report.findings import (
@@ -113,8 +114,7 @@ def _write(
     page = folder / "index.html"
     contents[page] = _page(source, sections, lead).encode("utf-8")
     for path, content in contents.items():
-        if not path.exists() or path.read_bytes() != content:
-            path.write_bytes(content)
+        write_if_new(path, content)
     return ReportResult(
         page=page,
         files=(page, *sorted(path for path in contents if path != page)),
