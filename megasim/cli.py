@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import importlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,17 @@ def megasim(ctx: click.Context, db: Path | None) -> None:
 
 
 def main() -> None:
-    """Run the command line and exit."""
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line and exit.
+
+    What the process holds the system takes back at once, when Python would take a quarter of a
+    second to take its modules apart. Stores and files are closed by then.
+    """
+    code = run(sys.argv[1:])
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # none there, or nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:

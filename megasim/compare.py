@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -30,6 +30,8 @@ DEFAULT_MEMORY = 1 << 30
 # Results are saved when this many rows or seconds have come together.
 _SAVE_ROWS = 200_000
 _SAVE_SECONDS = 5.0
+# Pairs are summed up so many at a time, or as many as one model has with those after it.
+_SUMMED_PAIRS = 32
 # The statement that saves metrics, for each table of them.
 _STATEMENTS = {
     "add_distances": ("l0", "l1", "l2"),
@@ -149,20 +151,35 @@ def sum_up_pairs(
     """
     progress.start("Summing up", len(pairs), "pairs")
     try:
-        # with one first model at a time the views read only what it and its partners hold
-        for first, group in itertools.groupby(sorted(pairs), key=lambda pair: pair[0]):
+        for group in _batches(sorted(pairs)):
             batch = {"batch": pair_table(group)}
+            first, last = group[0][0], group[-1][0]
             with store.transaction():
                 store.rows("finish_pairs", tables=batch, linf=linf, cossim=cossim)
                 store.rows("drop_weaker_components", tables=batch)
                 store.rows("drop_imported_layers", tables=batch)
-                store.rows("judge_pairs", tables=batch, first=first)
+                store.rows("judge_pairs", tables=batch, first=first, last=last)
                 store.rows("measure_judged")
                 store.rows("add_exact_components")
-            progress.advance(len(batch["batch"]["model_a"]))
+            progress.advance(len(group))
             stop_if_asked()
     finally:
         progress.finish()
+
+
+def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Cut sorted pairs where the first model changes, into batches that are not too small.
+
+    With few first models at a time the views read only what these and their partners hold.
+    """
+    batch: list[Pair] = []
+    for _, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        batch += group
+        if len(batch) >= _SUMMED_PAIRS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _open_checkpoints(

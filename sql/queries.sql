@@ -331,8 +331,8 @@ using batch b
 where c.model_a = b.model_a and c.model_b = b.model_b;
 
 -- name: judge_pairs
--- The layers of finished pairs, all with the same first model: as a constant it reaches the tables
--- below the view, which a join does not.
+-- The layers of finished pairs, whose first models are $first to $last: as constants they reach the
+-- tables below the view, which a join does not.
 create or replace temp table judged as
 select
     j.model_a, j.model_b, j.canonical_key, j.component, j.status,
@@ -345,22 +345,23 @@ select
     is_same or has_distance                    as is_compared,
     is_compared and not j.has_non_finite       as is_finite
 from judged_layers j
-where j.model_a = $first and j.model_b in (select model_b from batch);
+where j.model_a between $first and $last
+    and (j.model_a, j.model_b) in (select model_a, model_b from batch);
 
 -- name: measure_judged
 -- Their distances. The outer joins of the view layer_rows would hash the whole of tensor_distance.
 create or replace temp table measured as
-select j.model_b, j.canonical_key, d.l0, d.l1, d.l2
+select j.model_a, j.model_b, j.canonical_key, d.l0, d.l1, d.l2
 from judged j
 join tensor_distance d on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high
 where j.has_distance;
 create or replace temp table measured_linf as
-select j.model_b, j.canonical_key, d.linf
+select j.model_a, j.model_b, j.canonical_key, d.linf
 from judged j
 join tensor_linf d on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high
 where j.has_distance;
 create or replace temp table measured_cossim as
-select j.model_b, j.canonical_key, d.cossim
+select j.model_a, j.model_b, j.canonical_key, d.cossim
 from judged j
 join tensor_cossim d
     on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high and d.rows = j.rows
@@ -379,10 +380,10 @@ with layer as (
         case when j.is_finite then coalesce(c.cossim, if(j.is_same and p.cossim, 1, null)) end
             as cossim
     from judged j
-    join model_pair p on p.model_a = j.model_a and p.model_b = j.model_b
-    left join measured d on d.model_b = j.model_b and d.canonical_key = j.canonical_key
-    left join measured_linf x on x.model_b = j.model_b and x.canonical_key = j.canonical_key
-    left join measured_cossim c on c.model_b = j.model_b and c.canonical_key = j.canonical_key
+    join model_pair p using (model_a, model_b)
+    left join measured d using (model_a, model_b, canonical_key)
+    left join measured_linf x using (model_a, model_b, canonical_key)
+    left join measured_cossim c using (model_a, model_b, canonical_key)
 )
 select
     l.model_a,

@@ -6,9 +6,12 @@ changes: after an edit here, delete the `__pycache__` folder (or NUMBA_CACHE_DIR
 
 from __future__ import annotations
 
+import importlib
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import llvmlite.binding  # type: ignore[import-untyped]
@@ -51,6 +54,23 @@ def compiled(flags: frozenset[str] = frozenset()) -> Callable[[Function], Functi
             return cast(Function, numba.njit(**options)(function))
 
     return decorate
+
+
+def load_numba_without_scipy() -> None:
+    """Import what numba loads before its first compiled function, but for SciPy.
+
+    It looks for SciPy's BLAS there, which takes a quarter of a second and which no loop here uses.
+    Only for a process that nobody else's compiled functions share: `@` would not work in them.
+    """
+    blas = "scipy.linalg.cython_blas"
+    before = sys.modules.get(blas)
+    sys.modules[blas] = cast(ModuleType, None)  # makes its import fail
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules[blas]
+        if before is not None:
+            sys.modules[blas] = before
 
 
 def compile_note(function: Callable[..., Any]) -> str | None:
