@@ -11,13 +11,15 @@ Counts of identical and changed keys come from the hashes and are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from megasim.errors import NoAnswerError, printable
+from megasim.fingerprint import FINGERPRINT_VERSION
 from megasim.kernels.tally import COUNTED, tally_key
 from megasim.matrix_loading import member_names
 from megasim.progress import NO_PROGRESS, Progress
@@ -189,6 +191,27 @@ def estimate_distances(
     return found
 
 
+def check_current(store: Store, models: Iterable[int]) -> None:
+    """Refuse models whose sketches are of another version: they give no distances.
+
+    Raises:
+        NoAnswerError: there are some; says which.
+    """
+    asked = set(models)
+    old = [
+        m.name
+        for m in store.models()
+        if m.id in asked and m.source != "imported" and m.fingerprint_version != FINGERPRINT_VERSION
+    ]
+    if old:
+        some = ", ".join(printable(name, 80) for name in old[:3])
+        raise NoAnswerError(
+            f"{len(old)} {'models were' if len(old) > 1 else 'model was'} fingerprinted by another "
+            f"version, whose sketches cannot be compared: {some}{', …' if len(old) > 3 else ''}",
+            "`megasim ingest` their files again, which reads them anew, or `megasim forget` them",
+        )
+
+
 def read_key_contents(
     store: Store,
     models: Sequence[int],
@@ -196,7 +219,12 @@ def read_key_contents(
     *,
     progress: Progress = NO_PROGRESS,
 ) -> Iterator[tuple[str, KeyContents]]:
-    """Yield (component, contents) of every key of `components`, some keys in memory at a time."""
+    """Yield (component, contents) of every key of `components`, some keys in memory at a time.
+
+    Raises:
+        NoAnswerError: the fingerprints of some models are of an older version.
+    """
+    check_current(store, models)
     wanted = pd.DataFrame({"component": list(components)})
     keys = store.frame("sketch_keys", tables={"batch": wanted})
     place = pd.Series(np.arange(len(models)), index=list(models))

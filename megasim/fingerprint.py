@@ -34,7 +34,7 @@ from megasim.sketch import (
 )
 
 # Raised when any value of a fingerprint would come out otherwise; includes that of the sketch.
-FINGERPRINT_VERSION = 2
+FINGERPRINT_VERSION = 3
 
 # Elements read at a time, a multiple of TILE: large enough that Python's share is a few per cent,
 # small enough that hashing and arithmetic find them in the cache.

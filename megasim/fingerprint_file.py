@@ -20,7 +20,9 @@ from megasim.anatomy.classification import component_members
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.database import parquet_file
 from megasim.errors import CheckpointError, MegasimError, NoAnswerError, UsageError, printable
+from megasim.estimate import check_current
 from megasim.fingerprint import FINGERPRINT_VERSION, Fingerprint
+from megasim.sketch import LENGTH_FACTORS
 from megasim.store import Model, ModelTensor, Store
 
 FORMAT_VERSION = 1
@@ -88,7 +90,7 @@ def export_fingerprints(
 
     Raises:
         UsageError: an unknown model or component, or two models of one name.
-        NoAnswerError: there is nothing to write.
+        NoAnswerError: there is nothing to write, or a model's fingerprints are of an older version.
     """
     known = [name for name, _ in store.rows("components")]
     wanted = [c for c in component_members(component) if c in known] or known
@@ -110,6 +112,7 @@ def export_fingerprints(
             f"{', '.join(map(printable, lacking)) or 'no model'} has fingerprints to write",
             "ingest checkpoints first; published distances have none",
         )
+    check_current(store, ids.values())
     given = {name: (names or {}).get(name, name) for name in ids}
     if len(set(given.values())) < len(given):
         raise UsageError("two models would have one name in the file", "give each its own")
@@ -189,8 +192,10 @@ def _check_file(store: Store, path: Path) -> int:
         for name, kind in _COLUMNS.items():
             if columns.get(name) != kind:
                 raise CheckpointError(path, f"the column {name} ({kind}) is missing", _OTHER_FILE)
+        factors = pd.DataFrame(LENGTH_FACTORS, columns=["elements", "factor"])
         faults = store.rows(
             "fingerprint_file_faults",
+            tables={"length_factors": factors},
             path=str(path),
             dtypes=list(STORAGE_DTYPES),
             sketch_size=size,

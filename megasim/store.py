@@ -214,7 +214,7 @@ class Store:
             model_id = model.id or int(self.rows("next_model_id")[0][0])
             self._add_model(model, model_id)
             if tensors:
-                self._add_tensors(model_id, tensors)
+                self._add_tensors(model_id, tensors, model.fingerprint_version)
         return model_id
 
     @contextmanager
@@ -224,7 +224,7 @@ class Store:
         try:
             model_id = int(self.rows("next_model_id")[0][0])
             self._add_model(model, model_id)
-            self._add_tensors(model_id, tensors)
+            self._add_tensors(model_id, tensors, model.fingerprint_version)
             yield model_id
         finally:
             self.connection.rollback()
@@ -273,16 +273,23 @@ class Store:
             sketch_size=model.sketch_size,
         )
 
-    def _add_tensors(self, model_id: int, tensors: Sequence[ModelTensor]) -> None:
+    def _add_tensors(
+        self, model_id: int, tensors: Sequence[ModelTensor], version: int | None
+    ) -> None:
         prints = {t.fingerprint.content_hash: t.fingerprint for t in tensors}
         hashes = sorted(prints)
-        known = self.rows("known_tensors", tables={"batch": {"content_hash": hashes}})
-        ids = {h: int(i) for h, i in known}
+        known = self.rows(
+            "known_tensors", tables={"batch": {"content_hash": hashes}}, version=version
+        )
+        ids = {h: int(i) for h, i, _ in known}
         new = [h for h in hashes if h not in ids]
         first = int(self.rows("next_tensor_id")[0][0])
         ids.update({h: first + i for i, h in enumerate(new)})
-        if new:
-            self.rows("add_tensors", tables={"batch": _tensor_table([prints[h] for h in new], ids)})
+        old = [h for h, _, is_current in known if not is_current]
+        for name, which in (("add_tensors", new), ("renew_sketches", old)):
+            if which:
+                table = _tensor_table([prints[h] for h in which], ids)
+                self.rows(name, tables={"batch": table})
         batch = {
             "model_id": [model_id] * len(tensors),
             "tensor_id": [ids[t.fingerprint.content_hash] for t in tensors],

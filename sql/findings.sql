@@ -333,12 +333,7 @@ with judged as (
                 and regexp_full_match(bf16_hash, '[0-9a-f]{32}')
             , false) then 'hashes that cannot be'
             when not coalesce(
-                len(sketch) in (0, least(numel, $sketch_size * case
-                    when numel >= 8 * 1024 * 1024 then 8
-                    when numel >= 4 * 1024 * 1024 then 4
-                    when numel >= 2 * 1024 * 1024 then 2
-                    else 1
-                end))
+                len(sketch) in (0, least(numel, $sketch_size * f.factor))
                 and not list_contains(
                     list_transform(sketch, lambda x: coalesce(not isfinite(x), true)), true)
             , false) then 'a sketch that cannot be'
@@ -347,7 +342,8 @@ with judged as (
                 lambda x: not isfinite(x) or x < 0), true) then 'norms that cannot be'
             when count(*) over (partition by model, canonical_key) > 1 then 'a key that stands twice'
         end as fault
-    from read_parquet($path)
+    from read_parquet($path) r
+    asof left join length_factors f on r.numel >= f.elements
 )
 select fault, coalesce(model, ''), coalesce(canonical_key, '')
 from judged

@@ -68,8 +68,21 @@ update model set path = $path where id = $id;
 update model set name = $name where id = $id;
 
 -- name: known_tensors
--- Which of some contents the store has.
-select t.content_hash, t.id from tensor t join batch b on b.content_hash = t.content_hash;
+-- Which of some contents the store has, and whether their sketches are of this version: whether
+-- any model that holds them is.
+select
+    t.content_hash,
+    t.id,
+    bool_or(m.id is not null and m.fingerprint_version is not distinct from $version)
+from tensor t
+join batch b on b.content_hash = t.content_hash
+left join model_tensor mt on mt.tensor_id = t.id
+left join model m on m.id = mt.model_id
+group by t.content_hash, t.id;
+
+-- name: renew_sketches
+-- Sketches of contents known from fingerprints of another version.
+update tensor t set sketch = b.sketch from batch b where b.id = t.id;
 
 -- name: add_tensors
 -- New contents.

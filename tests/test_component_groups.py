@@ -173,7 +173,7 @@ def test_what_cannot_be_exported(ingested: Store, tmp_path: Path) -> None:
     assert not file.exists()
 
 
-VERSIONS = "megasim_fingerprints: '1', fingerprint_version: '2', sketch_size: '256'"
+VERSIONS = "megasim_fingerprints: '1', fingerprint_version: '3', sketch_size: '256'"
 ALTERED = {
     "an unknown dtype": "dtype = 'float128'",
     "a shape that its number of elements": "numel = 7",
@@ -218,11 +218,11 @@ def test_a_file_that_says_what_cannot_be_is_refused(
         ("megasim_fingerprints: '99'", "version 99"),
         ("megasim_fingerprints: '1', fingerprint_version: '0'", "of version 0"),
         (
-            "megasim_fingerprints: '1', fingerprint_version: '2', sketch_size: '-5'",
+            "megasim_fingerprints: '1', fingerprint_version: '3', sketch_size: '-5'",
             "sketch size cannot be",
         ),
         (
-            "megasim_fingerprints: '1', fingerprint_version: '2', sketch_size: '64'",
+            "megasim_fingerprints: '1', fingerprint_version: '3', sketch_size: '64'",
             "hold 64 numbers",
         ),
     ],

@@ -120,3 +120,26 @@ def test_no_file_is_read_for_an_estimate(folder: Path) -> None:
         path.unlink()
     assert run(["matrix", "-c", "block", "--estimate", "-o", "m.csv"]) == 0
     assert run(["nearest", "m0"]) == 0
+
+
+def test_fingerprints_of_another_version_give_no_estimate_until_read_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with duckdb.connect("megasim.duckdb") as con:  # as an older megasim would have left it
+        con.execute("update model set fingerprint_version = 2")
+        con.execute("update tensor set sketch = sketch[:100]")
+    for command in (
+        ["matrix", "-c", "block", "--estimate"],
+        ["nearest", "outside.safetensors"],
+        ["export", "--fingerprints", "f.parquet"],
+    ):
+        capsys.readouterr()
+        assert run(command) == 1
+        told = capsys.readouterr().err
+        assert "8 models were fingerprinted by another version" in told
+        assert "m0, m1, m2, …" in told
+        assert "megasim ingest" in told
+    assert run(["ingest", "models"]) == 0
+    assert run(["matrix", "-c", "block", "--estimate", "-o", "m.npz"]) == 0
+    with np.load("m.npz") as arrays:
+        assert arrays["values"][0, 7] == pytest.approx(truth(0, 7), rel=0.05)

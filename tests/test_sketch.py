@@ -80,11 +80,13 @@ def test_sketch_is_linear_and_does_not_see_shape_or_dtype(tmp_path: Path) -> Non
 
 def test_large_tensors_have_longer_sketches(tmp_path: Path) -> None:
     x = np.ones(2 << 20, dtype=np.float32)
-    assert sketch(tmp_path, x, 16).shape == (32,)
-    assert sketch(tmp_path, x[:-1], 16).shape == (16,)
-    assert [sketch_length(n << 20, 256) for n in (1, 2, 3, 4, 8, 40)] == [
-        *(256, 512, 512, 1024, 2048, 2048)
+    assert sketch(tmp_path, x, 16).shape == (64,)
+    assert sketch(tmp_path, x[:-1], 16).shape == (32,)
+    assert [sketch_length(n << 18, 256) for n in (1, 7, 8, 63, 64, 999)] == [
+        *(512, 512, 1024, 1024, 4096, 4096)
     ]
+    assert sketch_length((1 << 18) - 1, 256) == 256
+    assert sketch_length(1 << 18, 1 << 20) == 1 << 18
 
 
 def test_maps_of_different_sizes_differ() -> None:
