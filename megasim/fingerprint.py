@@ -192,7 +192,7 @@ class _Walker:
         """Walk over a piece that begins with tile `first`."""
         where = (walk, self._digests, first, folding)
         if dtype == "float16":
-            kernels.walk_half(raw.view(np.uint16), *where)
+            kernels.walk_half(raw.view(np.uint16), self._raw.view(np.uint64), *where)
         elif dtype == "bfloat16":
             kernels.walk_bfloat16(raw, *where)
         elif dtype == "float32":

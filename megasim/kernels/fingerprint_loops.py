@@ -5,7 +5,7 @@ first-level cache while everything is made of it: conversion, sums, rounding, ha
 Results depend on the elements alone, not on how they were cut into pieces. They may differ
 between kinds of processor in the last digits of the sums, never in the hashes.
 
-Sums run in float32 over `_RUN` elements, in vector lanes of a few dozen, and go on in float64: the
+Sums run in float32 over a tile, in vector lanes of a few dozen elements, and go on in float64: the
 relative error stays near 1e-7. A tile whose powers leave the range of float32 is summed in
 float64 from the start.
 """
@@ -46,8 +46,6 @@ ZEROS, NANS, INFS = range(3)
 # Nonzero in `Walk.counts` where some element is not a number of that precision.
 LOST_HALF, LOST_BFLOAT16, LOST_SINGLE, LOST_DOUBLE, BEYOND_INT64 = range(3, 8)
 
-# Elements summed in float32 before the sum goes on in float64.
-_RUN = 512
 # Sums of fourth powers between these lost nothing to the range of float32.
 _TINY, _HUGE = 1e-24, 1e30
 
@@ -224,32 +222,19 @@ def _add_double(x: Doubles, moments: Doubles, counts: Counts) -> bool:
 def _add_single(x: Singles, scratch: Doubles, moments: Doubles, counts: Counts) -> bool:
     """Add elements to the sums, no more than `scratch` holds; whether all are finite."""
     n = x.shape[0]
-    total = size = 0.0
-    zeros, largest = np.int64(0), np.uint32(0)
-    for start in range(0, n, _RUN):
-        t, s, z, top = _survey(x[start : start + _RUN])
-        total += t
-        size += s
-        zeros += z
-        largest = larger(largest, top)
+    total, size, zeros, largest = _survey(x)
     if largest >= SINGLE_INF:
         _mark(x, counts)
         return False
     centre = np.float32(total / n)
-    first = second = third = fourth = 0.0
-    for start in range(0, n, _RUN):
-        s1, s2, s3, s4 = _central(x[start : start + _RUN], centre)
-        first += s1
-        second += s2
-        third += s3
-        fourth += s4
-    if largest > 0 and not _TINY < fourth < _HUGE:
+    sums = _central(x, centre)
+    if largest > 0 and not _TINY < sums[3] < _HUGE:
         _fill(x, scratch)
         return _add_double(scratch[:n], moments, counts)
     counts[ZEROS] += zeros
     moments[L1] += size
     moments[LINF] = max(moments[LINF], np.float64(single_of(largest)))
-    _merge(moments, np.float64(n), np.float64(centre), (first, second, third, fourth))
+    _merge(moments, np.float64(n), np.float64(centre), sums)
     return True
 
 
@@ -258,7 +243,7 @@ def _add_single(x: Singles, scratch: Doubles, moments: Doubles, counts: Counts) 
 
 @compiled()
 def _hash_words(words: Words, lanes: np.uint64, keys: Words, out: Words) -> None:
-    """Compress a tile to `PASSES` words by NH, with −0 taken as 0 in every lane.
+    """Compress a tile to `PASSES` words by NH, once −0 is made 0 in every lane, in place.
 
     NH sums, modulo 2⁶⁴, over the words w with keys k the product of the lower and the upper half
     of w + k (J. Black et al., "UMAC", CRYPTO 1999; RFC 4418). Two tiles that differ give the same
@@ -267,10 +252,18 @@ def _hash_words(words: Words, lanes: np.uint64, keys: Words, out: Words) -> None
     well as two separate ones: it is a constant once the lower halves are fixed. The keys are
     public, so a collision can be made on purpose; by chance there is none.
     """
+    for i in range(words.shape[0]):
+        w = words[i]
+        words[i] = w & (((w & lanes) + lanes) | lanes)  # a sign stays if another bit is set
+    _hash_nonzero(words, keys, out)
+
+
+@compiled()
+def _hash_nonzero(words: Words, keys: Words, out: Words) -> None:
+    """As `_hash_words`, of a tile that has no −0."""
     s0 = s1 = s2 = np.uint64(0)
     for i in range(words.shape[0]):
         w = words[i]
-        w &= ((w & lanes) + lanes) | lanes  # a sign stays if another bit of its lane is set
         a = w + keys[i]
         b = w + keys[i + 1]
         c = w + keys[i + 2]
@@ -281,17 +274,23 @@ def _hash_words(words: Words, lanes: np.uint64, keys: Words, out: Words) -> None
 
 
 @compiled()
-def _hash_bfloat16(words: Words, packed: Words, keys: Words, out: Words) -> None:
+def _hash_bfloat16(
+    words: Words, packed: Words, keys: Words, is_nonzero: bool, out: Words
+) -> None:
     """Hash a tile of float32, two to a word, rounded to bfloat16, ties to even.
 
     A finite float32 cannot carry into its neighbour, nor can inf or the one NaN of `_mark`.
+    `is_nonzero` says that nothing rounds to −0.
     """
     low, high = words[: packed.shape[0]], words[packed.shape[0] :]
     for i in range(packed.shape[0]):
         a = low[i] + _BELOW_HALF + ((low[i] >> _16) & _LOWEST)
         b = high[i] + _BELOW_HALF + ((high[i] >> _16) & _LOWEST)
         packed[i] = (a & _TOP_HALVES) | ((b & _TOP_HALVES) >> _16)
-    _hash_words(packed, _HALF_LANES, keys, out)
+    if is_nonzero:
+        _hash_nonzero(packed, keys, out)
+    else:
+        _hash_words(packed, _HALF_LANES, keys, out)
 
 
 @compiled()
@@ -366,26 +365,42 @@ def _sketch_tile(walk: Walk, tile: int, n: int, folding: Folding) -> None:
 
 
 @compiled()
-def walk_half(raw: Halves, walk: Walk, digests: Digests, first: int, folding: Folding) -> None:
+def walk_half(
+    raw: Halves, words: Words, walk: Walk, digests: Digests, first: int, folding: Folding
+) -> None:
     """Take in a piece of a float16 tensor, given as its bits.
 
     Args:
         raw: (n,) elements; n is a multiple of `TILE` but for the last piece.
+        words: the same memory, four elements to a word; may be longer.
         digests: filled, a row for each tile begun.
         first: number of the first tile in the tensor.
     """
-    single, half, keys = walk.single, walk.half, walk.keys
+    single, half, keys, counts = walk.single, walk.half, walk.keys, walk.counts
     for t in range((raw.shape[0] + TILE - 1) // TILE):
         part = raw[t * TILE : (t + 1) * TILE]
+        tile = words[t * TILE // 4 : (t + 1) * TILE // 4]
         n = part.shape[0]
-        _fill(part, half)
-        half_to_single(half, single)
-        if _add_single(single[:n], walk.double, walk.moments, walk.counts):
+        if n < TILE:
+            _fill(part, half)
+            half_to_single(half, single)
+            tile = walk.half_words
+        else:
+            half_to_single(part, single)
+        zeros = counts[ZEROS]
+        if _add_single(single[:n], walk.double, walk.moments, counts):
             _sketch_tile(walk, first + t, n, folding)
+            is_nonzero = zeros == counts[ZEROS]
         else:
             round_to_half(single, half)
-        _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
-        _hash_bfloat16(walk.single_words, walk.packed, keys, digests.bfloat16[t])
+            tile = walk.half_words
+            is_nonzero = False
+        # no float16 rounds to a zero of bfloat16, so what holds of one holds of the other
+        if is_nonzero:
+            _hash_nonzero(tile, keys, digests.half[t])
+        else:
+            _hash_words(tile, _HALF_LANES, keys, digests.half[t])
+        _hash_bfloat16(walk.single_words, walk.packed, keys, is_nonzero, digests.bfloat16[t])
 
 
 @compiled()
@@ -401,7 +416,7 @@ def walk_bfloat16(raw: Halves, walk: Walk, digests: Digests, first: int, folding
             _sketch_tile(walk, first + t, n, folding)
         counts[LOST_HALF] |= round_to_half(single, half)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
-        _hash_bfloat16(walk.single_words, walk.packed, keys, digests.bfloat16[t])
+        _hash_bfloat16(walk.single_words, walk.packed, keys, False, digests.bfloat16[t])
 
 
 @compiled()
@@ -417,7 +432,7 @@ def walk_single(raw: Singles, walk: Walk, digests: Digests, first: int, folding:
         counts[LOST_HALF] |= round_to_half(single, half)
         counts[LOST_BFLOAT16] |= _below_bfloat16(single)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
-        _hash_bfloat16(walk.single_words, walk.packed, keys, digests.bfloat16[t])
+        _hash_bfloat16(walk.single_words, walk.packed, keys, False, digests.bfloat16[t])
         _hash_words(walk.single_words, _SINGLE_LANES, keys, digests.single[t])
 
 
@@ -444,6 +459,6 @@ def walk_double(raw: Doubles, walk: Walk, digests: Digests, first: int, folding:
         counts[LOST_HALF] |= round_to_half(single, half)
         counts[LOST_BFLOAT16] |= _below_bfloat16(single)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
-        _hash_bfloat16(walk.single_words, walk.packed, keys, digests.bfloat16[t])
+        _hash_bfloat16(walk.single_words, walk.packed, keys, False, digests.bfloat16[t])
         _hash_words(walk.single_words, _SINGLE_LANES, keys, digests.single[t])
         _hash_words(walk.double_words, _DOUBLE_LANES, keys, digests.double[t])
