@@ -88,7 +88,7 @@ def test_float32_rounds_to_bfloat16_as_in_torch() -> None:
     keys = np.zeros(1024 + kernels.PASSES, np.uint64)
     packed, out = np.empty(256, np.uint64), np.empty(kernels.PASSES, np.uint64)
     for tile in x.reshape(-1, 1024):
-        kernels._hash_bfloat16(tile.view(np.uint64), packed, keys, False, out)
+        kernels._hash_bfloat16(tile.view(np.uint64), packed, keys, True, out)
         lanes = packed.view(np.uint16).reshape(256, 2, 2)  # (word, float32, first or second half)
         got = np.concatenate([lanes[:, :, 1].ravel(), lanes[:, :, 0].ravel()])
         expected = torch.from_numpy(tile).bfloat16().view(torch.int16).numpy().view(np.uint16)

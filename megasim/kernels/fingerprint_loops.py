@@ -274,9 +274,7 @@ def _hash_nonzero(words: Words, keys: Words, out: Words) -> None:
 
 
 @compiled()
-def _hash_bfloat16(
-    words: Words, packed: Words, keys: Words, is_nonzero: bool, out: Words
-) -> None:
+def _hash_bfloat16(words: Words, packed: Words, keys: Words, is_nonzero: bool, out: Words) -> None:
     """Hash a tile of float32, two to a word, rounded to bfloat16, ties to even.
 
     A finite float32 cannot carry into its neighbour, nor can inf or the one NaN of `_mark`.
