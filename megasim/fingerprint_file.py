@@ -23,7 +23,7 @@ from megasim.errors import CheckpointError, MegasimError, NoAnswerError, UsageEr
 from megasim.estimate import check_current
 from megasim.fingerprint import FINGERPRINT_VERSION, Fingerprint
 from megasim.sketch import LENGTH_FACTORS
-from megasim.store import Model, ModelTensor, Store
+from megasim.store import Model, ModelTensor, Store, table_of
 
 FORMAT_VERSION = 1
 
@@ -192,7 +192,7 @@ def _check_file(store: Store, path: Path) -> int:
         for name, kind in _COLUMNS.items():
             if columns.get(name) != kind:
                 raise CheckpointError(path, f"the column {name} ({kind}) is missing", _OTHER_FILE)
-        factors = pd.DataFrame(LENGTH_FACTORS, columns=["elements", "factor"])
+        factors = table_of(["elements", "factor"], LENGTH_FACTORS)
         faults = store.rows(
             "fingerprint_file_faults",
             tables={"length_factors": factors},
