@@ -2,7 +2,8 @@
 
     python -m benchmarks                  up to 28 GB of files at a time, removed after
     python -m benchmarks --quick          some seconds; fails where a ratio is several times off
-    python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store, start
+    python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store, report,
+                                          start
 
 Prints a table for each and writes all rows as JSON.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from benchmarks.estimates import measure_estimates
 from benchmarks.measure import Row
 from benchmarks.speed import Case, measure_growth, measure_speed
-from benchmarks.store_size import measure_start, measure_store
+from benchmarks.store_size import measure_map, measure_report, measure_start, measure_store
 
 # What the quick form must keep; several times away from what is measured, so that only a
 # regression of several times is seen.
@@ -34,7 +35,7 @@ _MARGINS = (
     ("answer", "MiB", 1024.0, "at most"),
 )
 # Benchmark → gigabytes of files it needs at a time.
-_SPACE = {"speed": 28, "fits": 18, "growth": 7, "estimates": 0, "store": 1, "start": 0}
+_SPACE = {"speed": 28, "fits": 18, "growth": 7, "estimates": 0, "store": 1, "report": 1, "start": 0}
 
 _Make = Callable[[Path], list[Row]]
 _FULL: dict[str, list[_Make]] = {
@@ -48,12 +49,19 @@ _FULL: dict[str, list[_Make]] = {
     "growth": [lambda f: measure_growth(f / "growth", counts=(6, 12, 24, 48), width=0.25)],
     "estimates": [lambda f: measure_estimates(models=1000, keys=686)],
     "store": [lambda f: measure_store(f / "store", models=90)],  # 10 million layer distances
+    "report": [
+        lambda f: measure_report(f / "store", models=118),  # 7.8 million layer distances
+        lambda f: measure_map(f / "store", models=118, layers=True),
+        lambda f: measure_map(f / "store", models=232, layers=False),
+        lambda f: measure_map(f / "store", models=1000, layers=False),
+    ],
     "start": [lambda f: measure_start(sys.executable)],
 }
 _QUICK: dict[str, list[_Make]] = {
     "speed": [lambda f: measure_speed(f, Case(models=5, width=0.2, pairs=1, runs=1))],
     "estimates": [lambda f: measure_estimates(models=1000, keys=12)],
     "store": [lambda f: measure_store(f, models=6)],
+    "report": [lambda f: measure_report(f, models=6)],
     "start": [lambda f: measure_start(sys.executable)],
 }
 

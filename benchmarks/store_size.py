@@ -1,4 +1,4 @@
-"""A store of many SDXL models by simulation: its size, and how long its answers take."""
+"""Stores of many models by simulation: their size, and how long answers and pictures take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Row, megasim, run
-from megasim.zoo.architectures import sdxl_shapes
+from megasim.zoo.architectures import sd1_shapes, sdxl_shapes
 from tests.simulated_store import model_names, simulate_store
 
 # One pair, the ten most changed layers of one model, and the pairs of a component.
@@ -57,6 +57,38 @@ def measure_store(folder: Path, models: int) -> list[Row]:
         )
     db.unlink()
     return rows
+
+
+def measure_report(folder: Path, models: int) -> list[Row]:
+    """Return how long the report takes of models with all keys of SD1 that share nothing."""
+    db = folder / "simulated.duckdb"
+    db.unlink(missing_ok=True)
+    simulate_store(db, model_names(models), sd1_shapes(), shared={}, sketch_size=256)
+    took = megasim(db, "report", "-o", str(folder / "report"))
+    files = [path for path in (folder / "report").rglob("*") if path.is_file()]
+    db.unlink()
+    return [
+        {
+            "what": "report",
+            "models": models,
+            "layer distances": models * (models - 1) // 2 * len(sd1_shapes()),
+            "seconds": took.seconds,
+            "MiB": took.anonymous / 2**20,
+            "MB written": sum(path.stat().st_size for path in files) / 1e6,
+        }
+    ]
+
+
+def measure_map(folder: Path, models: int, *, layers: bool) -> list[Row]:
+    """Return how long a map and its picture take; without `layers` the store has only their sums,
+    which is all that a map of so many models looks into."""
+    db = folder / "simulated.duckdb"
+    db.unlink(missing_ok=True)
+    simulate_store(db, model_names(models), sd1_shapes(), shared={}, layers=layers)
+    took = megasim(db, "map", "-c", "unet", "-o", str(folder / "map.png"))
+    db.unlink()
+    seconds, mib = took.seconds, took.anonymous / 2**20
+    return [{"what": "map", "models": models, "seconds": seconds, "MiB": mib}]
 
 
 def measure_start(python: str) -> list[Row]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from megasim.anatomy.classification import component_members
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix import METRICS, DistanceMatrix, Floats, LayerMatrices
-from megasim.store import Store, Table
+from megasim.store import Store
 
 # Of more models, the matrices of every layer would take more than 150 MB.
 MOST_LAYERED_MODELS = 150
+
+_CELLS_AT_ONCE = 2_000_000  # layers of pairs that a query gives
 
 
 def load_matrix(
@@ -80,37 +84,40 @@ def load_layers(
         UsageError: an unknown component, metric or model.
         NoAnswerError: no model holds the component.
     """
-    import pandas as pd
-
     _check_metric(metric)
     members = member_names(store, component)
     ids = holders(store, component, members, models)
-    tables: dict[str, Table] = {
-        "batch": {"component": members},
-        "chosen": {"model_id": list(ids.values())},
-    }
-    rows = store.frame("layer_matrix_rows", tables=tables)
-    first = rows.drop_duplicates("canonical_key")
-    keys = first["canonical_key"].tolist()
+    which = {"components": members, "models": list(ids.values())}
+    found = store.arrays("layer_keys", **which)
+    keys = found["canonical_key"]
+    tables = {"keys": {"canonical_key": keys, "place": np.arange(len(keys))}}
     n = len(ids)
     values = np.full((len(keys), n, n), np.nan)
     values[:, np.arange(n), np.arange(n)] = 1.0 if metric == "cossim" else 0.0
-    if keys:
-        place = pd.Series(np.arange(n), index=list(ids.values()))
-        k = pd.Index(keys).get_indexer(pd.Index(rows["canonical_key"]))
-        i = place.loc[rows["model_a"]].to_numpy()
-        j = place.loc[rows["model_b"]].to_numpy()
-        v = rows[metric].to_numpy(dtype=np.float64, na_value=np.nan)
-        values[k, i, j] = values[k, j, i] = v
+    place = np.zeros(max(ids.values()) + 1, dtype=np.intp)
+    place[which["models"]] = np.arange(n)
+
+    def fill(cells: Mapping[str, npt.NDArray[Any]]) -> None:
+        i, j, k = place[cells["model_a"]], place[cells["model_b"]], cells["place"]
+        values[k, i, j] = values[k, j, i] = cells["value"]
+
+    if metric == "l2":
+        fill(store.arrays("imported_cells", tables=tables, **which))
+    step = max(_CELLS_AT_ONCE // max(len(keys) * n, 1), 1)
+    for start in range(0, n, step):
+        firsts = which["models"][start : start + step]
+        fill(store.arrays("layer_cells", tables=tables, firsts=firsts, metric=metric, **which))
+    # the others are keys of one model alone, or of models that were not compared
+    known = np.triu(~np.isnan(values), 1).any(axis=(1, 2))
     return LayerMatrices(
         models=tuple(ids),
         component=component,
         metric=metric,
-        keys=tuple(keys),
-        blocks=tuple(first["block"].fillna("")),
-        roles=tuple(first["role"].fillna("")),
-        numels=first["numel"].fillna(0).to_numpy(dtype=np.int64),
-        values=values,
+        keys=tuple(keys[known]),
+        blocks=tuple(found["block"][known]),
+        roles=tuple(found["role"][known]),
+        numels=found["numel"][known].astype(np.int64),
+        values=values[known],
     )
 
 

@@ -528,16 +528,83 @@ order by all;
 -- The groups and their pairs.
 select name, model_a, model_b from pair_group order by name, model_a, model_b;
 
--- name: layer_matrix_rows
--- The layer distances of some components among some models.
-select l.canonical_key, l.block, l.role, l.numel, l.model_a, l.model_b, l.status,
-    l.l0, l.l1, l.l2, l.linf, l.cossim
-from layer_rows l
-join chosen ca on ca.model_id = l.model_a
-join chosen cb on cb.model_id = l.model_b
-join batch b on b.component = l.component
-where l.status not in ('missing_a', 'missing_b', 'shape_mismatch', 'non_finite')
-order by l.canonical_key, l.model_a, l.model_b;
+-- name: layer_keys
+-- The keys of some components that some models hold, as the first of them has each.
+with held as (
+    select mt.canonical_key, mt.model_id, mt.block, mt.role, t.numel
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where list_contains($components, mt.component) and list_contains($models, mt.model_id)
+    union all
+    select i.canonical_key, i.model_a, i.block, i.role, null
+    from imported_layer i
+    where list_contains($components, i.component)
+        and list_contains($models, i.model_a)
+        and list_contains($models, i.model_b)
+)
+select
+    canonical_key,
+    coalesce(arg_min(block, model_id), '') as block,
+    coalesce(arg_min(role, model_id), '')  as role,
+    coalesce(arg_min(numel, model_id), 0)  as numel
+from held
+group by canonical_key
+order by canonical_key;
+
+-- name: imported_cells
+-- What others published of some layers of some models. {keys}
+select i.model_a, i.model_b, k.place, i.l2 as value
+from imported_layer i
+join keys k on k.canonical_key = i.canonical_key
+where list_contains($components, i.component)
+    and list_contains($models, i.model_a)
+    and list_contains($models, i.model_b)
+    and i.l2 is not null;
+
+-- name: layer_cells
+-- What is known of some layers of some first models with others. Lists of ids reach the tables below
+-- the view, which a join does not; so does it that both sides are there. Inner joins build on the
+-- layers: the outer joins of the view layer_rows would hash the whole of tensor_distance. {keys}
+with judged as materialized (
+    select
+        j.model_a, j.model_b, k.place, j.with_linf, j.with_cossim,
+        j.status in ('identical', 'same_values') as is_same,
+        coalesce(j.rows, 1)                      as rows,
+        least(j.tensor_a, j.tensor_b)            as tensor_low,
+        greatest(j.tensor_a, j.tensor_b)         as tensor_high
+    from judged_layers j
+    join keys k on k.canonical_key = j.canonical_key
+    where list_contains($firsts, j.model_a)
+        and list_contains($models, j.model_b)
+        and list_contains($components, j.component)
+        and j.tensor_a is not null
+        and j.tensor_b is not null
+        and j.done
+        and not j.has_non_finite
+        and j.status <> 'shape_mismatch'
+)
+select model_a, model_b, place, if($metric = 'cossim', 1, 0)::double as value
+from judged
+where is_same
+    and case $metric when 'linf' then with_linf when 'cossim' then with_cossim else true end
+union all
+select
+    j.model_a, j.model_b, j.place,
+    case $metric when 'l0' then d.l0::double when 'l1' then d.l1 else d.l2 end
+from judged j
+join tensor_distance d on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high
+where not j.is_same and $metric in ('l0', 'l1', 'l2')
+union all
+select j.model_a, j.model_b, j.place, x.linf
+from judged j
+join tensor_linf x on x.tensor_a = j.tensor_low and x.tensor_b = j.tensor_high
+where not j.is_same and $metric = 'linf'
+union all
+select j.model_a, j.model_b, j.place, c.cossim
+from judged j
+join tensor_cossim c
+    on c.tensor_a = j.tensor_low and c.tensor_b = j.tensor_high and c.rows = j.rows
+where not j.is_same and $metric = 'cossim';
 
 -- name: show_models
 -- The view of all models, in the order they came.

@@ -79,9 +79,12 @@ order by model, component, key;
 select
     model_a, model_b, canonical_key, block, role, status, numel, l2,
     l2 / sqrt(numel) as rms_change
-from layer_distances
-where $model in (model_a, model_b)
-    and model_a in ($models)
+from (
+    from layer_distances where model_a = $model
+    union all
+    from layer_distances where model_b = $model
+)
+where model_a in ($models)
     and model_b in ($models)
     and component in ($components)
     and status not in ('missing_a', 'missing_b')
@@ -100,9 +103,12 @@ select
     sum(numel) filter (l2 is not null) as numel,
     sqrt(sum(l2 * l2 order by canonical_key)) as l2,
     sqrt(sum(l2 * l2 order by canonical_key) / sum(numel) filter (l2 is not null)) as rms_change
-from layer_distances
-where $model in (model_a, model_b)
-    and model_a in ($models)
+from (
+    from layer_distances where model_a = $model
+    union all
+    from layer_distances where model_b = $model
+)
+where model_a in ($models)
     and model_b in ($models)
     and component in ($components)
     and status not in ('missing_a', 'missing_b')

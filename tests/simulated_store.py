@@ -199,7 +199,12 @@ def _tensor_frame(
             "nans": 0,
             "infs": 0,
             "is_constant": False,
-            "sketch": [random.standard_normal(length, dtype=np.float32) for length in lengths],
+            "sketch": [
+                np.arange(length, dtype=np.float32)
+                if key.endswith("position_ids")
+                else random.standard_normal(length, dtype=np.float32)
+                for key, length in zip(parts["canonical_key"], lengths, strict=True)
+            ],
         }
     )
 

@@ -38,7 +38,7 @@ HOSTILE = [
     "\x1b[31mred\x1b[0m\x07",
     "right\u202eto left",
     "עברית-v1",
-    "{{ 7 * 7 }}{% raw %}",
+    "{{ 1234 * 5678 }}{% raw %}",
     "$HOME `id` $x^2$ \\frac",
     "../../../etc/passwd",
     "two\nlines\r\n",
@@ -262,7 +262,7 @@ def test_hostile_names_stay_text(hostile: Written) -> None:
     assert "<script>alert" not in text and "<img src=x" not in text
     for unseen in ("\x1b", "\x07", "\u202e", "\r"):
         assert unseen not in text
-    assert "49" not in re.findall(r"\{\{ 7 \* 7 \}\}|49", hostile.page.text)
+    assert "{{ 1234 * 5678 }}" in hostile.page.text and "7006652" not in hostile.page.text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert all(re.fullmatch(r"[\w.-]+", path.name) for path in hostile.result.files)
 
