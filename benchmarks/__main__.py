@@ -2,8 +2,8 @@
 
     python -m benchmarks                  up to 28 GB of files at a time, removed after
     python -m benchmarks --quick          some seconds; fails where a ratio is several times off
-    python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store, report,
-                                          start
+    python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store,
+                                          report, start
 
 Prints a table for each and writes all rows as JSON.
 """

@@ -87,7 +87,7 @@ def load_layers(
     _check_metric(metric)
     members = member_names(store, component)
     ids = holders(store, component, members, models)
-    which = {"components": members, "models": list(ids.values())}
+    which: dict[str, Any] = {"components": members, "models": list(ids.values())}
     found = store.arrays("layer_keys", **which)
     keys = found["canonical_key"]
     tables = {"keys": {"canonical_key": keys, "place": np.arange(len(keys))}}
