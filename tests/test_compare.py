@@ -14,6 +14,7 @@ import torch
 
 import megasim
 from megasim import pair_plan
+from megasim.matrix_loading import load_layers
 from tests.models import nudged, random_model, write_model
 
 
@@ -177,6 +178,30 @@ def test_renamed_keys_are_compared(tmp_path: Path, store) -> None:
     assert len(found) == 6
     assert all(b == f"wrapped.{a}" for a, b in zip(found["key_a"], found["key_b"], strict=True))
     assert found["status"].value_counts().to_dict() == {"changed": 5, "identical": 1}
+
+
+def test_layer_matrices_hold_what_the_view_says(tmp_path: Path, store) -> None:
+    base = random_model(0, keys=4)
+    first, *_, last = base
+    odd = {"odd": torch.ones(3, 4), "nan": torch.full((9,), float("nan"))}
+    other = nudged(base, 3, first) | {last: base[last].half()}
+    other |= {"odd": torch.ones(4, 3), "nan": odd["nan"]}
+    renamed = {f"wrapped.{k}": v for k, v in nudged(base, 1, first).items()}
+    ingest_all(store, tmp_path, a=base | odd, b=other, c=renamed, d=base)
+    store.compare(metrics=["linf"])
+    store.ingest(write_model(tmp_path / "e.safetensors", nudged(base, 4, *base)))
+    store.compare(metrics=["cossim"])  # of the pairs with e, nobody asked for linf
+    for metric in ("l0", "l1", "l2", "linf", "cossim"):
+        told = layers(store, f"model_a, model_b, canonical_key, {metric}")
+        found = load_layers(store.store, "all", metric)
+        place = {name: i for i, name in enumerate(found.models)}
+        seen = np.full(found.values.shape, np.nan)
+        for a, b, key, value in told.dropna().itertuples(index=False):
+            at = found.keys.index(key)
+            seen[at, place[a], place[b]] = seen[at, place[b], place[a]] = value
+        i, j = np.triu_indices(len(place), 1)
+        np.testing.assert_array_equal(found.values[:, i, j], seen[:, i, j])
+        assert {"block.0.weight", last} <= set(found.keys) and "odd" not in found.keys
 
 
 def test_a_pair_of_contents_met_under_several_keys_is_computed_once(
