@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-HEAVY = ("torch", "numba", "duckdb", "pandas", "matplotlib", "scipy", "sklearn")
+HEAVY = ("torch", "numba", "duckdb", "pandas", "matplotlib", "scipy.linalg", "sklearn")
 
 
 def loaded(*arguments: str, folder: Path) -> set[str]:
@@ -37,6 +39,17 @@ def test_reading_a_store_needs_neither_torch_nor_numba(tmp_path: Path) -> None:
     simulate_store(tmp_path / "megasim.duckdb", model_names(4), shapes)
     assert not loaded("matrix", "-c", "all", folder=tmp_path) & {"torch", "numba"}
     assert not loaded("models", folder=tmp_path) & {"torch", "numba"}
+
+
+def test_filling_a_store_needs_neither_pandas_nor_scipy(tmp_path: Path) -> None:
+    """Of a comparison of seconds they would be a tenth; numba asks for SciPy, and does without."""
+    weights = np.arange(3000, dtype=np.float16)
+    for name in ("a", "b"):
+        save_file({"weight": weights}, tmp_path / f"{name}.safetensors")
+        weights = weights[::-1].copy()
+    wanted = {"numba", "duckdb"}
+    assert loaded("ingest", "a.safetensors", "b.safetensors", folder=tmp_path) == wanted
+    assert loaded("compare", folder=tmp_path) == wanted
 
 
 def test_the_first_run_says_that_it_compiles_and_the_next_does_not(tmp_path: Path) -> None:
