@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 
@@ -274,16 +274,17 @@ def grow_forest(seed: int) -> Forest:
 
 @dataclass
 class Seen:
-    """What megasim sees of a forest: distances, by layer too, elements changed, and norms."""
+    """What megasim sees of a forest: L2, by layer too, L1 by layer, elements changed, norms."""
 
     matrix: DistanceMatrix
     layers: LayerMatrices
+    layers_l1: LayerMatrices
     changed: DistanceMatrix
     facts: list[ModelFacts]
 
 
 def see(forest: Forest) -> Seen:
-    """Return the L2 distances of a forest over all weights, by layer too, L0, and the norms."""
+    """Return the distances of a forest over all weights and by layer, and the norms."""
     names = tuple(forest.weights)
     keys = tuple(forest.weights[names[0]])
     stacks = {
@@ -301,6 +302,7 @@ def see(forest: Forest) -> Seen:
         numels=np.array([stack.shape[1] for stack in stacks.values()], dtype=np.int64),
         values=values,
     )
+    l1 = np.stack([squareform(pdist(stack, "cityblock")) for stack in stacks.values()])
     facts = []
     for i, name in enumerate(names):
         rows = [stack[i] for stack in stacks.values()]
@@ -320,6 +322,7 @@ def see(forest: Forest) -> Seen:
     return Seen(
         DistanceMatrix.from_values(names, layers.total(), component="network"),
         layers,
+        replace(layers, metric="l1", values=l1),
         DistanceMatrix.from_values(names, changed, component="network", metric="l0"),
         facts,
     )
@@ -394,7 +397,13 @@ class Drawn:
 def by_megasim(forest: Forest) -> tuple[list[set[str]], list[Drawn]]:
     """Return the families and edges that `build_lineage` finds, without any metadata."""
     seen = see(forest)
-    lineage = build_lineage(seen.matrix, layers=seen.layers, changed=seen.changed, facts=seen.facts)
+    lineage = build_lineage(
+        seen.matrix,
+        layers=seen.layers,
+        layers_l1=seen.layers_l1,
+        changed=seen.changed,
+        facts=seen.facts,
+    )
     return [set(f.models) for f in lineage.families], [
         Drawn(e.parent, e.child, e.kind, e.decided) for e in lineage.edges
     ]

@@ -25,13 +25,13 @@ from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.recipe_search import hull_distances
 from megasim.lineage.result import Edge, Family, Lineage
+from megasim.lineage.step_costs import step_costs
 from megasim.lineage.tree import (
     ONE_COURSE,
     find_root,
     related_groups,
     spanning_tree,
     step_cosine,
-    tree_costs,
 )
 from megasim.matrix import DistanceMatrix, LayerMatrices
 
@@ -46,6 +46,7 @@ def build_lineage(
     matrix: DistanceMatrix,
     *,
     layers: LayerMatrices | None = None,
+    layers_l1: LayerMatrices | None = None,
     changed: DistanceMatrix | None = None,
     facts: Sequence[ModelFacts] = (),
     pairs: Sequence[PairFacts] = (),
@@ -63,6 +64,8 @@ def build_lineage(
     Args:
         matrix: L2 distances of one component; estimated and imported ones do as well.
         layers: the same by layer; blocks tell merges by block, layers sharpen the tree.
+        layers_l1: the L1 of the same layers, which sharpens it further: one training moves the
+            elements of a layer in another way than two do together.
         changed: L0 distances of the same models: what two trainings left untouched. Counted
             in families of one dtype, since between dtypes rounding changes nearly all.
         facts: of any of the models; norms part unrelated families and tell directions.
@@ -99,7 +102,15 @@ def build_lineage(
         if lost:
             notes.append(f"{len(lost)} model(s) lack distances within their family")
         family = _FamilyBuilder(
-            complete, layers, changed, known, stated or {}, ema_copies, max_unexplained, merges
+            complete,
+            layers,
+            layers_l1,
+            changed,
+            known,
+            stated or {},
+            ema_copies,
+            max_unexplained,
+            merges,
         )
         root, probability = family.build()
         edges += family.edges
@@ -195,6 +206,7 @@ class _FamilyBuilder:
         self,
         matrix: DistanceMatrix,
         layers: LayerMatrices | None,
+        layers_l1: LayerMatrices | None,
         changed: DistanceMatrix | None,
         known: Mapping[str, ModelFacts],
         stated: Mapping[tuple[str, str], str],
@@ -206,6 +218,7 @@ class _FamilyBuilder:
         self.names = matrix.models
         self.squared = matrix.squared()
         self.layers = _layers_of(layers, matrix.models)
+        self.layers_l1 = _layers_of(layers_l1, matrix.models)
         self.changed: Floats | None = None
         dtypes = {known[n].dtype for n in matrix.models if n in known}
         if changed is not None and len(dtypes) == 1:
@@ -222,7 +235,7 @@ class _FamilyBuilder:
         if len(self.names) == 1:
             return self.names[0], 1.0
         merges = self._merges()
-        costs = tree_costs(self.squared, self.layers, self.changed)
+        costs = step_costs(self.squared, self.layers, self.layers_l1, self.changed)
         pairs = spanning_tree(costs, self.squared, merges)
         evidence = {pair: self._evidence(*pair) for pair in pairs}
         log_odds = {pair: sum(e.log_odds for e in found) for pair, found in evidence.items()}

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from megasim.lineage.evidence import COURSE, SHRINKING, Evidence
 from megasim.lineage.inner_products import Floats, difference_product
-from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix import DistanceMatrix
 
 # Two weight vectors trained apart have a cosine of about 0, related ones of 0.9 and more.
 RELATED_COSINE = 0.3
@@ -22,13 +22,6 @@ ENDS = 0.4
 LENGTHS = 0.3
 # The cosine between successive steps from which they count as one course.
 ONE_COURSE = 0.2
-SAME_LAYER = 1e-8
-# How a layer counts by its elements: 1 each for itself, 0 all layers alike.
-LAYER_SIZE = 0.7
-# What all elements left untouched count beside the mean log D² of the layers.
-UNTOUCHED = 2.0
-# The share of elements all models must have for these to be counted.
-NEARLY_ALL = 0.999
 # A model trained from a merge that stands between its parents sees them apart, by at least this
 # cosine, and the merge lies at the foot of its perpendicular on their line, within this cosine.
 BETWEEN = 0.2
@@ -77,45 +70,6 @@ def related_groups(matrix: DistanceMatrix, norms: Mapping[str, float]) -> list[l
     return sorted(groups.values(), key=lambda g: (-len(g), g[0]))
 
 
-def tree_costs(
-    squared: Floats, layers: LayerMatrices | None, changed: Floats | None = None
-) -> Floats:
-    """Return the (N, N) cost of every edge: how unlikely the one is a step from the other.
-
-    If every layer of a child differs from its parent by Gaussian noise of unknown size, the
-    likelihood of a tree is Σ over edges and layers of −½ P log D², P being the independent
-    directions of the layer. Steps of training move along fewer than it has elements, so for P
-    elements P^0.7 are taken, and the tree is the minimum spanning tree of Σ P^0.7 log D². A
-    layer left untouched says most; and so do elements: a parent shares with its child those
-    that one training left untouched, a grandparent only those that two did. Without layers this
-    is log D², with the same tree as D itself.
-
-    Args:
-        squared: (N, N) squared distances.
-        changed: (N, N) how many elements differ; counted where layers tell of how many.
-    """
-    values: Floats = squared[None]
-    sizes: Floats = np.ones(1)
-    untouched = np.zeros(squared.shape)
-    if layers is not None:
-        known = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
-        if known.any():
-            values, sizes = (
-                np.square(layers.values[known]),
-                np.float_power(layers.numels[known], LAYER_SIZE),
-            )
-        elements = layers.numels.sum()
-        in_all = layers.numels[known].sum() >= NEARLY_ALL * elements
-        if changed is not None and in_all and np.isfinite(changed).all():
-            untouched = 1 - changed / elements
-    cost = np.zeros(squared.shape)
-    for d2, size in zip(values, sizes, strict=True):
-        apart = d2[np.triu(d2 > 0, 1)]
-        if apart.size:
-            cost += size * np.log(np.maximum(d2 / np.median(apart), SAME_LAYER))
-    return np.asarray(cost / sizes.sum() - UNTOUCHED * untouched)
-
-
 def spanning_tree(
     costs: Floats, squared: Floats, merges: Mapping[int, Sequence[int]]
 ) -> list[tuple[int, int]]:
@@ -127,7 +81,7 @@ def spanning_tree(
     a merge if they are nearer to it and hold none of the models it is made of.
 
     Args:
-        costs: (N, N) from `tree_costs`.
+        costs: (N, N) from `step_costs`.
         squared: (N, N) squared distances.
         merges: model → its parents, heaviest first.
     """
