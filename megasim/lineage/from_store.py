@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
 from megasim.lineage.evidence import rounding_of
@@ -22,6 +23,7 @@ from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.matrix_loading import (
     MOST_LAYERED_MODELS,
     layers_beneath,
+    load_layers,
     load_matrix,
     member_names,
 )
@@ -90,18 +92,23 @@ def load_lineage(
     Args:
         estimate: whether to take all distances from the sketches.
     """
-    matrix, layers = _distances(store, component, models, estimate, progress)
-    changed = None if estimate else load_matrix(store, component, "l0", models=matrix.models)
-    return lineage_and_claims(
-        store, matrix, layers, changed, use_metadata=use_metadata, claimed=claimed
-    )
+    build = partial(lineage_and_claims, store, use_metadata=use_metadata, claimed=claimed)
+    if estimate:
+        matrix, layers = _distances(store, component, models, estimate, progress)
+        return build(matrix, layers)
+    matrix = load_matrix(store, component, models=models)
+    layers = layers_beneath(store, matrix)
+    l1 = load_layers(store, component, "l1", models=matrix.models) if layers else None
+    changed = load_matrix(store, component, "l0", models=matrix.models)
+    return build(matrix, layers, l1, changed)
 
 
 def lineage_and_claims(
     store: Store,
     matrix: DistanceMatrix,
     layers: LayerMatrices | None,
-    changed: DistanceMatrix | None,
+    layers_l1: LayerMatrices | None = None,
+    changed: DistanceMatrix | None = None,
     *,
     use_metadata: bool = True,
     claimed: Sequence[Claim] = (),
@@ -112,7 +119,8 @@ def lineage_and_claims(
     `check_claims`.
 
     Args:
-        changed: the l0 distances of the same models, where they are known.
+        layers, layers_l1: the L2 and L1 of the same models by layer, where they are known.
+        changed: their l0, where it is known.
         use_metadata: whether step counts and claims in the metadata count as evidence, and
             whether those claims are checked.
         claimed: more claims to check.
@@ -122,23 +130,22 @@ def lineage_and_claims(
     blind = [replace(f, counts={}, metadata={}) for f in facts]
     pairs = load_pair_facts(store)
     ema_copies = load_ema_copies(store) if component == "unet" else ()
-    lineage = from_weights = build_lineage(
-        matrix, layers=layers, changed=changed, facts=blind, pairs=pairs, ema_copies=ema_copies
+    build = partial(
+        build_lineage,
+        matrix,
+        layers=layers,
+        layers_l1=layers_l1,
+        changed=changed,
+        pairs=pairs,
+        ema_copies=ema_copies,
     )
+    lineage = from_weights = build(facts=blind)
     claims = list(claimed)
     if use_metadata:
         written = claims_of_metadata(facts)
         claims = written + claims
-        lineage = build_lineage(
-            matrix,
-            layers=layers,
-            changed=changed,
-            facts=facts,
-            pairs=pairs,
-            ema_copies=ema_copies,
-            stated=stated_parents(written, list(matrix.models)),
-            merges=from_weights.recipes,
-        )
+        stated = stated_parents(written, list(matrix.models))
+        lineage = build(facts=facts, stated=stated, merges=from_weights.recipes)
     rounding = rounding_of(facts, component)
     checked = check_claims(claims, matrix, layers=layers, rounding=rounding, lineage=from_weights)
     return lineage, checked

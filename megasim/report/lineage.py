@@ -13,7 +13,7 @@ from megasim.lineage.claims import CheckedClaim
 from megasim.lineage.from_store import lineage_and_claims
 from megasim.lineage.result import Lineage
 from megasim.matrix import DistanceMatrix
-from megasim.matrix_loading import load_matrix
+from megasim.matrix_loading import load_layers, load_matrix
 from megasim.plots.lineage import LABELLED, lineage_figure
 from megasim.report.parts import (
     Block,
@@ -52,7 +52,8 @@ def _lineage(
 ) -> tuple[list[Block], tuple[str, ...]]:
     layers = source.layers(component, matrix.models)
     changed = load_matrix(source.store, component, "l0", models=matrix.models)
-    found, checked = lineage_and_claims(source.store, matrix, layers, changed)
+    l1 = load_layers(source.store, component, "l1", models=layers.models) if layers else None
+    found, checked = lineage_and_claims(source.store, matrix, layers, l1, changed)
     blocks: list[Block] = []
     if not found.edges:
         names = counted(len(found.families), "model")
