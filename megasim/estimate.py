@@ -12,6 +12,7 @@ Counts of identical and changed keys come from the hashes and are exact.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,7 @@ from megasim.fingerprint import FINGERPRINT_VERSION
 from megasim.kernels.tally import COUNTED, tally_key
 from megasim.matrix_loading import member_names
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store import Store
+from megasim.store import Store, table_of
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
@@ -181,13 +182,20 @@ def estimate_distances(
 ) -> Estimates:
     """Return the estimates of the models at `rows` against all, over (component, key) pairs.
 
-    Time is C²·m for each key of C contents, memory 48·R·N bytes for each component.
+    Time is C²·m for each key of C contents, memory 48·R·N bytes for each component. The next key
+    is taken from `keys` while one is computed.
     """
     found = Estimates(tuple(models), np.array(sorted(rows), dtype=np.int64))
-    for component, key in keys:
-        if component not in found.components:
-            found.components[component] = ComponentEstimate.zeros(found.rows, len(models))
-        found.components[component].add(key)
+    with ThreadPoolExecutor(1) as background:
+        last: Future[None] | None = None
+        for component, key in keys:
+            if last is not None:
+                last.result()
+            if component not in found.components:
+                found.components[component] = ComponentEstimate.zeros(found.rows, len(models))
+            last = background.submit(found.components[component].add, key)
+        if last is not None:
+            last.result()
     return found
 
 
@@ -225,58 +233,70 @@ def read_key_contents(
         NoAnswerError: the fingerprints of some models are of an older version.
     """
     check_current(store, models)
-    wanted = pd.DataFrame({"component": list(components)})
-    keys = store.frame("sketch_keys", tables={"batch": wanted})
-    place = pd.Series(np.arange(len(models)), index=list(models))
+    wanted = {"component": list(components)}
+    keys = [(c, key) for key, c, _ in store.rows("sketch_keys", tables={"batch": wanted})]
     progress.start("Estimating", len(keys), "keys")
     try:
         for start in range(0, len(keys), _KEYS_AT_ONCE):
-            batch = keys.iloc[start : start + _KEYS_AT_ONCE]
-            held = store.frame("sketch_holders", tables={"batch": batch})
-            held = held[held["model_id"].isin(place.index)]
-            contents = pd.DataFrame({"tensor_id": held["tensor_id"].unique()})
-            prints = store.frame("sketches_of", tables={"batch": contents}).set_index("id")
-            for (component, key), group in held.groupby(["component", "canonical_key"], sort=True):
-                yield str(component), _key_contents(str(key), group, prints, place)
+            some = keys[start : start + _KEYS_AT_ONCE]
+            for found in _read_batch(store, np.array(models), some):
+                yield found
                 progress.advance(1)
     finally:
         progress.finish()
 
 
-def _key_contents(
-    key: str, group: pd.DataFrame, prints: pd.DataFrame, place: pd.Series
-) -> KeyContents:
-    """Return what the holders of one key hold. A content in two shapes counts as two."""
-    contents = group[["tensor_id", "canonical_shape"]].drop_duplicates()
-    code = pd.MultiIndex.from_frame(contents).get_indexer(
-        pd.MultiIndex.from_frame(group[["tensor_id", "canonical_shape"]])
-    )
-    places = np.full(len(place), -1, dtype=np.int32)
-    names = np.full(len(place), -1, dtype=np.int32)
-    at = place.loc[group["model_id"]].to_numpy()
-    places[at] = code
-    names[at] = pd.factorize(group["key"])[0]
-    found = prints.loc[contents["tensor_id"]]
-    width = max((len(s) for s in found["sketch"]), default=0)
-    sketches = np.zeros((len(found), max(width, 1)), dtype=np.float32)
-    for row, sketch in enumerate(found["sketch"]):
-        sketches[row, : len(sketch)] = sketch
-    fits = found["fits_fp16"].to_numpy(dtype=bool)
-    codes = [
-        pd.factorize(contents["canonical_shape"])[0],
-        pd.factorize(found["value_hash"])[0],
-        np.where(fits, pd.factorize(found["fp16_hash"])[0], -1),
-        pd.factorize(found["bf16_hash"])[0],
-    ]
-    return KeyContents(
-        key=key,
-        place=places,
-        name=names,
-        sketches=sketches,
-        whole=bool((found["numel"] <= width).all()),
-        codes=np.stack(codes, axis=1).astype(np.int32),
-        finite=~found["non_finite"].to_numpy(dtype=bool),
-    )
+def _read_batch(
+    store: Store, models: npt.NDArray[np.int64], keys: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, KeyContents]]:
+    """Yield (component, contents) of some keys that are asked for at once."""
+    batch = {**table_of(["component", "canonical_key"], keys), "position": np.arange(len(keys))}
+    held = store.arrays("sketch_holders", tables={"batch": batch})
+    order = np.argsort(models)
+    among = np.isin(held["model_id"], models)
+    held = {name: column[among] for name, column in held.items()}
+    at = order[np.searchsorted(models, held["model_id"], sorter=order)]
+    contents = {"tensor_id": np.unique(held["tensor_id"])}
+    prints = store.arrays("contents_of_holders", tables={"batch": contents})
+    sketch = store.arrays("sketches_of", tables={"batch": contents})["sketch"]
+    row = np.searchsorted(prints["id"], held["tensor_id"])
+    begins = np.searchsorted(held["position"], np.arange(len(keys) + 1))
+    for (component, key), begin, end in zip(keys, begins[:-1], begins[1:], strict=True):
+        here = slice(begin, end)
+        if begin == end:
+            continue
+        # a content in two shapes counts as two
+        (rows, shapes), code = np.unique(
+            np.stack([row[here], held["shape"][here]]), axis=1, return_inverse=True
+        )
+        place = np.full(len(models), -1, dtype=np.int32)
+        name = np.full(len(models), -1, dtype=np.int32)
+        place[at[here]], name[at[here]] = code, held["name"][here]
+        sketches = _as_matrix(sketch[rows])
+        codes = [shapes, *(prints[n][rows] for n in ("value", "fp16", "bf16"))]
+        yield (
+            component,
+            KeyContents(
+                key=key,
+                place=place,
+                name=name,
+                sketches=sketches,
+                whole=bool((prints["numel"][rows] <= sketches.shape[1]).all()),
+                codes=np.stack(codes, axis=1).astype(np.int32),
+                finite=prints["is_finite"][rows],
+            ),
+        )
+
+
+def _as_matrix(sketches: npt.NDArray[np.object_]) -> npt.NDArray[np.float32]:
+    """Return sketches, (C,) arrays, as the rows of one; those that are shorter end in zeros."""
+    lengths = {len(sketch) for sketch in sketches}
+    if len(lengths) == 1 and lengths != {0}:
+        return np.stack(list(sketches))
+    rows = np.zeros((len(sketches), max(lengths | {1})), dtype=np.float32)
+    for row, sketch in zip(rows, sketches, strict=True):
+        row[: len(sketch)] = sketch
+    return rows
 
 
 def save_estimates(

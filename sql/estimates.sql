@@ -18,17 +18,34 @@ group by mt.canonical_key
 order by mt.canonical_key;
 
 -- name: sketch_holders
--- Who holds what under some keys.
-select mt.component, mt.canonical_key, mt.model_id, mt.tensor_id, mt.canonical_shape, mt.key
+-- Who holds what under some keys; shapes and names of keys as numbers, equal for equal ones.
+select
+    b.position,
+    mt.model_id,
+    mt.tensor_id,
+    dense_rank() over (order by mt.canonical_shape) - 1 as shape,
+    dense_rank() over (order by mt.key) - 1 as name
 from model_tensor mt
 join batch b on b.canonical_key = mt.canonical_key and b.component = mt.component
-order by mt.component, mt.canonical_key, mt.model_id;
+order by b.position, mt.model_id;
+
+-- name: contents_of_holders
+-- Sizes and hashes of some contents; hashes as numbers, equal for equal ones.
+select
+    t.id,
+    t.numel,
+    dense_rank() over (order by t.value_hash) as value,
+    -- beyond 65504 float16 is infinite, and infinities are no evidence
+    case when t.linf <= 65504 then dense_rank() over (order by t.fp16_hash) else -1 end as fp16,
+    dense_rank() over (order by t.bf16_hash) as bf16,
+    t.nans + t.infs = 0 as is_finite
+from tensor t
+join batch b on b.tensor_id = t.id
+order by t.id;
 
 -- name: sketches_of
--- The sketch and the hashes of some contents.
-select
-    t.id, t.numel, t.sketch, t.value_hash, t.fp16_hash, t.bf16_hash,
-    t.nans + t.infs > 0 as non_finite, coalesce(t.linf <= 65504, false) as fits_fp16
+-- The sketches of some contents, apart from their hashes: what sorts those need not carry these.
+select coalesce(t.sketch, []) as sketch
 from tensor t
 join batch b on b.tensor_id = t.id
 order by t.id;

@@ -61,6 +61,7 @@ def tally_key(
         squared, variance: (R, N) sums of squared distances and of their variances.
         counts: (R, N, 7) integers, in the order of `COUNTED`.
     """
+    norms = np.diag(products).copy()
     for r in range(rows.shape[0]):
         i = rows[r]
         a = place[i]
@@ -82,9 +83,9 @@ def tally_key(
             elif value == codes[b, 1]:
                 counts[r, j, _SAME_VALUES] += 1
             else:
-                norms = products[a, a] + products[b, b]
-                near = norms - np.float32(2.0) * products[a, b]
-                if near < _CANCELLED * norms:
+                both = norms[a] + norms[b]
+                near = both - np.float32(2.0) * products[a, b]
+                if near < _CANCELLED * both:
                     d = squared_difference(sketches[a], sketches[b])
                 else:
                     d = float(near)
