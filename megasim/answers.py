@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix import LayerMatrices
-from megasim.matrix_loading import load_layers, load_matrix, member_names
+from megasim.matrix_loading import load_layers, load_matrix, main_component, member_names
 from megasim.matrix_view import MatrixView
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Store
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """What is asked of an open store. Nothing is written but estimates, and files asked for."""
+    """What is asked of an open store. Nothing is written but estimates, and files asked for.
+
+    Where no component is named, the UNet is meant, or all of models without one.
+    """
 
     store: Store
 
@@ -42,7 +45,7 @@ class Answers:
 
     def matrix(
         self,
-        component: str = "unet",
+        component: str | None = None,
         metric: str = "l2",
         *,
         models: Sequence[str] | None = None,
@@ -53,6 +56,7 @@ class Answers:
 
         With `estimate`, pairs that were not compared are estimated from the sketches and marked.
         """
+        component = component or main_component(self.store)
         if estimate:
             from megasim.estimate import save_estimates
 
@@ -84,9 +88,14 @@ class Answers:
             return nearest_to_outsider(self.store, outsider, components, k=k, progress=progress)
 
     def layers(
-        self, component: str = "unet", metric: str = "l2", *, models: Sequence[str] | None = None
+        self,
+        component: str | None = None,
+        metric: str = "l2",
+        *,
+        models: Sequence[str] | None = None,
     ) -> LayerMatrices:
         """Return one matrix for each key of a component. See `load_layers`."""
+        component = component or main_component(self.store)
         return load_layers(self.store, component, metric, models=models)
 
     def pair_layers(self, a: str, b: str) -> pd.DataFrame:
@@ -148,7 +157,7 @@ class Answers:
 
     def map(
         self,
-        component: str = "unet",
+        component: str | None = None,
         metric: str = "l2",
         *,
         path: Sequence[str] = (),
@@ -158,12 +167,13 @@ class Answers:
         """Return the map of the models with the flat-plane test. See `load_map`."""
         from megasim.map_view import load_map
 
+        component = component or main_component(self.store)
         return load_map(self.store, component, metric, path=path, models=models, complete=complete)
 
     def trajectories(
         self,
         chain: Sequence[str],
-        component: str | Sequence[str] = "unet",
+        component: str | Sequence[str] | None = None,
         metric: str = "l2",
         *,
         by: str = "role",
@@ -175,6 +185,7 @@ class Answers:
         """
         from megasim.trajectory_view import load_trajectories
 
+        component = component or main_component(self.store)
         return load_trajectories(self.store, chain, component, metric, by=by, only=only)
 
     # Layers
@@ -203,7 +214,7 @@ class Answers:
 
     def layer_changes(
         self,
-        component: str = "unet",
+        component: str | None = None,
         against: str | None = None,
         *,
         models: Sequence[str] | None = None,
@@ -215,6 +226,7 @@ class Answers:
         from megasim.report.distances import layer_changes
         from megasim.report.source import Source
 
+        component = component or main_component(self.store)
         source = Source.of(self.store, models, [component], None)
         model, rows = layer_changes(source, component, against)
         rows = rows.assign(model=model).rename(columns={"pair": "other"})
@@ -223,7 +235,7 @@ class Answers:
 
     def layer_heatmap(
         self,
-        component: str = "unet",
+        component: str | None = None,
         against: str | None = None,
         *,
         models: Sequence[str] | None = None,
@@ -236,6 +248,7 @@ class Answers:
         from megasim.report.distances import layer_changes_figure
         from megasim.report.source import Source
 
+        component = component or main_component(self.store)
         source = Source.of(self.store, models, [component], None)
         return layer_changes_figure(source, component, against)
 
@@ -244,7 +257,7 @@ class Answers:
     def recipe(
         self,
         model: str,
-        component: str = "unet",
+        component: str | None = None,
         *,
         parents: Sequence[str] | None = None,
         estimate: bool = False,
@@ -256,6 +269,7 @@ class Answers:
         """
         from megasim.lineage.from_store import load_recipe
 
+        component = component or main_component(self.store)
         return load_recipe(
             self.store, model, component, parents=parents, estimate=estimate, progress=progress
         )
@@ -266,7 +280,7 @@ class Answers:
         b: str,
         c: str,
         d: str,
-        component: str = "unet",
+        component: str | None = None,
         *,
         estimate: bool = False,
         progress: Progress = NO_PROGRESS,
@@ -278,11 +292,12 @@ class Answers:
         from megasim.lineage.from_store import load_direction
 
         four = (a, b, c, d)
+        component = component or main_component(self.store)
         return load_direction(self.store, four, component, estimate=estimate, progress=progress)
 
     def lineage(
         self,
-        component: str = "unet",
+        component: str | None = None,
         *,
         models: Sequence[str] | None = None,
         use_metadata: bool = True,
@@ -290,13 +305,15 @@ class Answers:
         """Return the family tree of the models. See `lineage_and_claims`."""
         return self.lineage_and_claims(component, models=models, use_metadata=use_metadata)[0]
 
-    def claims(self, component: str = "unet", *, file: Path | None = None) -> list[CheckedClaim]:
+    def claims(
+        self, component: str | None = None, *, file: Path | None = None
+    ) -> list[CheckedClaim]:
         """Return the claims of the metadata, and of a file, with what the weights say of them."""
         return self.lineage_and_claims(component, claims_file=file)[1]
 
     def lineage_and_claims(
         self,
-        component: str = "unet",
+        component: str | None = None,
         *,
         models: Sequence[str] | None = None,
         use_metadata: bool = True,
@@ -316,7 +333,7 @@ class Answers:
 
         return load_lineage(
             self.store,
-            component,
+            component or main_component(self.store),
             models=models,
             use_metadata=use_metadata,
             claimed=read_claims(claims_file) if claims_file else (),

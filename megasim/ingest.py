@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -386,10 +387,12 @@ def _check_name(model: Model, known: Sequence[Model]) -> None:
     holder = next((m for m in known if m.name == model.name and m.id != model.id), None)
     if holder is not None:
         where = f"the model of {printable(holder.path)}" if holder.path else "an imported model"
+        path = Path(model.path or "")
+        named = shlex.quote(printable(f"{path.parent.name}-{model.name}={path}", 4096))
         raise CheckpointError(
-            model.path or "",
+            path,
             f"the name {printable(model.name)!r} belongs to {where}",
-            "give this one a name of its own: --name NAME=PATH",
+            f"give this one a name of its own, as with --name {named}",
         )
 
 

@@ -15,6 +15,7 @@ from megasim.store import Store
 
 # Of more models, the matrices of every layer would take more than 150 MB.
 MOST_LAYERED_MODELS = 150
+_EMPTY = "the store is empty: run `megasim ingest PATH…`"
 
 _CELLS_AT_ONCE = 2_000_000  # layers of pairs that a query gives
 
@@ -137,6 +138,12 @@ def component_names(store: Store, model: str | None = None) -> list[str]:
     return [name for (name,) in store.rows("components_of", id=ids[model])]
 
 
+def main_component(store: Store) -> str:
+    """Return the component that is meant where none is named: "unet", or "all" without one."""
+    names = component_names(store)
+    return "unet" if "unet" in names or not names else "all"
+
+
 def member_names(store: Store, component: str) -> list[str]:
     """Return the stored components that a name stands for.
 
@@ -163,7 +170,7 @@ def holders(
         known = component_names(store)
         raise NoAnswerError(
             f"no model in the store has a component {printable(component)!r}",
-            "there are: " + ", ".join(map(printable, known)) if known else "the store is empty",
+            f"there are: {', '.join(map(printable, ['all', *known]))}" if known else _EMPTY,
         )
     if models is None:
         return found

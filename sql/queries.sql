@@ -486,9 +486,9 @@ order by c.model_a, c.model_b;
 with held as (
     select component, model_id from model_tensor
     union
-    select component, model_a from component_distance
+    select component, model_a from component_distance where source = 'imported'
     union
-    select component, model_b from component_distance
+    select component, model_b from component_distance where source = 'imported'
 )
 select component, count(*) as models
 from held

@@ -76,9 +76,16 @@ def test_two_models_of_one_name(tmp_path: Path, store) -> None:
     assert result.added == ["a"]
     (error,) = result.failed
     assert "belongs to the model of" in error.message
-    assert "--name NAME=PATH" in error.remedy
     path = tmp_path / "y" / "a.safetensors"
-    assert store.ingest(path, names={"a2": path}).added == ["a2"]
+    assert error.remedy.endswith(f"--name y-a={path}")
+    assert store.ingest(path, names={"y-a": path}).added == ["y-a"]
+
+
+def test_an_old_ending_of_checkpoints(tmp_path: Path, store) -> None:
+    write_model(tmp_path / "m.pth", random_model(0)).rename(tmp_path / "model_best.pth.tar")
+    (tmp_path / "backup.tar").write_bytes(b"no checkpoint")
+    result = store.ingest(tmp_path)
+    assert (result.added, result.failed) == (["model_best"], [])
 
 
 def test_bad_files_cost_the_good_ones_nothing(tmp_path: Path, store) -> None:

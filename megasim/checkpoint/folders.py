@@ -15,7 +15,10 @@ from typing import Final
 from megasim.errors import CheckpointError, printable
 from megasim.strict_json import JSON, read_json
 
-SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".jit", ".th")
+SUFFIXES: Final = (
+    *(".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".jit", ".th"),
+    *(".pth.tar", ".pt.tar"),  # as older code names them: no archives
+)
 
 # Files that end like checkpoints and stand beside them, but hold no model.
 SKIPPED_FILES: Final = {
@@ -233,7 +236,7 @@ def default_name(path: Path) -> str:
     if path.is_dir():
         return path.name
     name = path.name.partition(".index.")[0] if is_index(path) else path.name
-    stem = Path(name).stem
+    stem = Path(name.removesuffix(".tar")).stem
     generic = _GENERIC_STEM.match(stem) if name.endswith((".safetensors", ".bin")) else None
     return path.parent.name + stem[generic.end() :] if generic and path.parent.name else stem
 

@@ -8,6 +8,7 @@ import click
 
 from megasim.commands import options
 from megasim.commands.console import show, show_json, table_text
+from megasim.errors import printable
 
 _MOST_STEPS = 40  # of a map, printed
 
@@ -23,7 +24,7 @@ _MOST_STEPS = 40  # of a map, printed
 @click.pass_context
 def map_command(
     ctx: click.Context,
-    component: str,
+    component: str | None,
     metric: str,
     path: list[str] | None,
     models: list[str] | None,
@@ -43,7 +44,7 @@ def map_command(
     if as_json:
         show_json(result.to_json())
     else:
-        show(f"{component}: {result.verdict}")
+        show(f"{printable(result.matrix.component)}: {result.verdict}")
         for sentence in result.evidence:
             show(f"  {sentence}")
         steps = result.steps()
@@ -65,9 +66,7 @@ def map_command(
     "--component",
     "components",
     multiple=True,
-    default=["unet"],
-    show_default=True,
-    help="unet, text_encoder, vae, …; may be given several times.",
+    help="unet, text_encoder, vae, …; may be given several times. When not given: unet, or all.",
 )
 @options.metric
 @click.option(
@@ -100,7 +99,7 @@ def trajectory_command(
     if output is not None:
         options.check_ending(output, (*options.FIGURE_ENDINGS, ".csv"))
     found = options.open_workspace(ctx).trajectories(
-        models, components, metric, by=by, only=only or ()
+        models, components or None, metric, by=by, only=only or ()
     )
     if as_json:
         show_json(to_json(found))

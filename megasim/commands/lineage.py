@@ -30,7 +30,7 @@ def recipe_command(
     ctx: click.Context,
     model: str,
     parents: list[str] | None,
-    component: str,
+    component: str | None,
     estimate: bool,
     as_json: bool,
 ) -> None:
@@ -94,7 +94,7 @@ def block_place(block: str) -> tuple[int, str, int]:
 def direction_command(
     ctx: click.Context,
     models: tuple[str, str, str, str],
-    component: str,
+    component: str | None,
     estimate: bool,
     as_json: bool,
 ) -> None:
@@ -130,7 +130,7 @@ def direction_command(
 @click.pass_context
 def lineage_command(
     ctx: click.Context,
-    component: str,
+    component: str | None,
     models: list[str] | None,
     claims_file: Path | None,
     weights_only: bool,
@@ -155,8 +155,12 @@ def lineage_command(
         show_json({**lineage.to_json(), "claims": [c.to_json() for c in checked]})
     else:
         for family in lineage.families:
-            base = f"; likeliest base {printable(family.root)}" if len(family.models) > 1 else ""
-            show(f"family of {len(family.models)}{base}")
+            if len(family.models) > 1:
+                base = printable(family.root)
+                show(f"family of {len(family.models)}; likeliest base {base}")
+        alone = [printable(f.root) for f in lineage.families if len(f.models) == 1]
+        if alone:
+            show(f"related to no other: {', '.join(alone)}")
         for edge in lineage.edges:
             show(f"  {edge.sentence()}")
         for claim in checked:

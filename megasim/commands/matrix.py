@@ -9,7 +9,7 @@ import click
 
 from megasim.commands import options
 from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
-from megasim.errors import UsageError
+from megasim.errors import UsageError, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def matrix_command(
     ctx: click.Context,
-    component: str,
+    component: str | None,
     metric: str,
     models: list[str] | None,
     estimate: bool,
@@ -58,10 +58,12 @@ def matrix_command(
         component, metric, models=models, estimate=estimate, progress=ConsoleProgress()
     )
     matrix.require(min(2, len(matrix.models)))
-    say(f"{component}, {metric}: {len(matrix.models)} models, {coverage_note(matrix)}")
+    name = printable(matrix.component)
+    say(f"{name}, {metric}: {len(matrix.models)} models, {coverage_note(matrix)}")
     if output is not None:
         in_long_form = write_matrix(matrix, output, long=long)
-        say(f"wrote {output}" + (", one row a pair" if in_long_form and not long else ""))
+        form = ", one row a pair" if in_long_form and not long else ""
+        say(f"wrote {printable(output)}{form}")
     elif as_json:
         show_json(matrix_to_json(matrix))
     elif long:
@@ -113,7 +115,7 @@ def nearest_command(
 @click.pass_context
 def heatmap_command(
     ctx: click.Context,
-    component: str,
+    component: str | None,
     metric: str,
     models: list[str] | None,
     layers: bool,

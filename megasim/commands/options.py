@@ -26,9 +26,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 component = click.option(
     "-c",
     "--component",
-    default="unet",
-    show_default=True,
-    help="unet, text_encoder, vae, vae_encoder, vae_decoder, ema, …; te and te0, te1 are short.",
+    help="unet, text_encoder, vae, vae_encoder, vae_decoder, ema, …; te and te0, te1 are short; or "
+    "all. When not given: unet, or all where no model has one.",
 )
 metric = click.option(
     "-m",

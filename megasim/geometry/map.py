@@ -284,7 +284,8 @@ def _answerable(matrix: DistanceMatrix, complete: bool) -> DistanceMatrix:
         raise NoAnswerError(
             f"{len(gaps)} of {n * (n - 1) // 2} pairs have no {matrix.metric} distance for {name}, "
             f"the first is {a} × {b}",
-            "run `megasim compare`, leave models out, or ask for the gaps to be completed",
+            "run `megasim compare`; networks of other kinds have no keys in common: choose models "
+            "with --models, or fill the gaps with --complete",
         )
     if len(matrix.models) < 2:
         raise NoAnswerError(

@@ -147,7 +147,7 @@ class Source:
         `reference_model`; of the first component that has one."""
         if self.path:
             return self.path[0]
-        for component in self.components:
+        for component in (*self.components, "all"):
             try:
                 return reference_model(self.matrix(component))
             except NoAnswerError:

@@ -1,0 +1,90 @@
+"""Stores of networks of no known family: what is meant where nothing is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megasim import cli
+from megasim.matrix_loading import component_names
+from megasim.report.source import Source
+from megasim.workspace import open_store
+from tests.models import nudged, random_model, write_model
+
+
+@pytest.fixture
+def generic(tmp_path: Path) -> Path:
+    """The path of a store of three relatives and a network that has no key of theirs."""
+    for i in range(3):
+        write_model(tmp_path / "models" / f"m{i}.safetensors", nudged(random_model(0), i))
+    stranger = {f"far.{key}": value for key, value in random_model(9, shape=(3, 5)).items()}
+    write_model(tmp_path / "models" / "a-stranger.safetensors", stranger)
+    with open_store(tmp_path / "s.duckdb") as store:
+        assert not store.ingest(tmp_path / "models").failed
+        store.compare()
+    return tmp_path / "s.duckdb"
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    assert cli.run(list(arguments)) == 0
+    out, err = capsys.readouterr()
+    return out, err
+
+
+def test_without_a_unet_all_components_are_meant(
+    generic: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    db = ("--db", str(generic))
+    named, told = answer(capsys, *db, "matrix", "-c", "all")
+    assert answer(capsys, *db, "matrix") == (named, told)
+    assert told.startswith("all, l2: 4 models, 3 of 6 pairs")
+    three = ("--models", "m0,m1,m2")
+    assert answer(capsys, *db, "map", *three)[0].startswith("all: too few models")
+    out, _ = answer(capsys, *db, "lineage")
+    assert "family of 3; likeliest base" in out
+    assert "related to no other: a-stranger\n" in out
+    assert "m0 (all): no merge of these models" in answer(capsys, *db, "recipe", "m0")[0]
+    assert answer(capsys, *db, "trajectory", "m0", "m1", "m2")[0].startswith("part ")
+    with open_store(generic, "read") as store:
+        assert store.matrix().component == store.layers().component == "all"
+
+
+def test_a_map_of_strangers_says_what_to_do(
+    generic: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["--db", str(generic), "map"]) == 1
+    error = capsys.readouterr().err
+    assert "3 of 6 pairs have no l2 distance for all" in error
+    assert "--models" in error
+    assert "--complete" in error
+
+
+def test_a_unet_is_meant_where_there_is_one(tmp_path: Path) -> None:
+    unet = {f"model.diffusion_model.{key}": value for key, value in random_model(0).items()}
+    write_model(tmp_path / "a.safetensors", unet | random_model(1))
+    write_model(tmp_path / "b.safetensors", nudged(unet, 2) | random_model(1))
+    with open_store(tmp_path / "s.duckdb") as store:
+        store.ingest(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+        assert "unet" in store.sql("select distinct component from layers")["component"].tolist()
+        store.compare()
+        assert store.matrix().component == "unet"
+
+
+def test_the_components_that_most_models_hold_come_first(generic: Path) -> None:
+    with open_store(generic, "read") as store:
+        assert component_names(store.store) == ["block", "far"]
+        assert Source.of(store.store, None, None, None).components == ("block", "far")
+
+
+def test_a_model_with_relatives_is_what_others_are_held_against(tmp_path: Path) -> None:
+    """Also where no two models share one of the components that a report shows."""
+    for i, part in enumerate(("a.0", "b.0", "c.0", "d.0")):
+        write_model(tmp_path / f"{i}.safetensors", {f"{part}.w": random_model(i)["block.0.weight"]})
+    for i in (4, 5):
+        write_model(tmp_path / f"{i}.safetensors", {"e.w": random_model(i)["block.0.weight"]})
+    with open_store(tmp_path / "s.duckdb") as store:
+        store.ingest(tmp_path)
+        store.compare()
+        alone = Source.of(store.store, None, ["a", "b"], None)
+        assert alone.center == "4"
