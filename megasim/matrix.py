@@ -228,3 +228,17 @@ def places(models: Sequence[str], wanted: Sequence[str]) -> list[int]:
                 "see `megasim models` for the names",
             )
     return [place[name] for name in wanted]
+
+
+def coverage_note(matrix: DistanceMatrix) -> str:
+    """Return in a line what the values of a matrix cover."""
+    off = np.triu(np.ones_like(matrix.values, dtype=bool), 1)
+    present = off & ~np.isnan(matrix.values)
+    counts = {s: int((matrix.sources[present] == s).sum()) for s in np.unique(matrix.sources)}
+    parts = [f"{int(present.sum())} of {int(off.sum())} pairs"]
+    parts += [f"{count} {source}" for source, count in sorted(counts.items()) if source and count]
+    keys = matrix.keys_compared[present]
+    if keys.size and keys.max() > 0:
+        low, high = int(keys.min()), int(keys.max())
+        parts.append(f"{low} keys each" if low == high else f"{low} to {high} keys")
+    return ", ".join(parts)

@@ -42,6 +42,7 @@ def matrix_command(
     row a pair, with their source and standard error; in a table ~ marks an estimate, and ? a
     published 0 that may mean "not compared".
     """
+    from megasim.matrix import coverage_note
     from megasim.matrix_files import (
         MATRIX_ENDINGS,
         matrix_to_json,
@@ -49,7 +50,6 @@ def matrix_command(
         matrix_to_square,
         write_matrix,
     )
-    from megasim.plots.heatmap import coverage_note
 
     if output is not None:
         options.check_ending(output, MATRIX_ENDINGS)

@@ -22,7 +22,7 @@ from scipy.spatial.distance import squareform
 
 from megasim.anatomy.classification import component_title
 from megasim.errors import printable
-from megasim.matrix import DistanceMatrix, Floats
+from megasim.matrix import DistanceMatrix, Floats, coverage_note
 
 # cividis reads the same with and without colour vision, and in grey.
 COLOURS = "cividis"
@@ -211,20 +211,6 @@ def _branch_heights(heights: Floats) -> tuple[Floats, bool]:
         return heights, False
     floor = max(low, high * 1e-4)
     return np.where(heights > 0, np.log(np.maximum(heights, floor) / floor) + 0.3, 0.0), True
-
-
-def coverage_note(matrix: DistanceMatrix) -> str:
-    """Return in a line what the values of a matrix cover."""
-    off = np.triu(np.ones_like(matrix.values, dtype=bool), 1)
-    present = off & ~np.isnan(matrix.values)
-    counts = {s: int((matrix.sources[present] == s).sum()) for s in np.unique(matrix.sources)}
-    parts = [f"{int(present.sum())} of {int(off.sum())} pairs"]
-    parts += [f"{count} {source}" for source, count in sorted(counts.items()) if source and count]
-    keys = matrix.keys_compared[present]
-    if keys.size and keys.max() > 0:
-        low, high = int(keys.min()), int(keys.max())
-        parts.append(f"{low} keys each" if low == high else f"{low} to {high} keys")
-    return ", ".join(parts)
 
 
 def _norm(values: npt.NDArray[Any], metric: str) -> tuple[Normalize, bool]:

@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 from megasim.geometry.embedding import share
 from megasim.geometry.layer_geometry import LayerFigures
 from megasim.geometry.map import MapResult
-from megasim.matrix import Floats
+from megasim.matrix import Floats, coverage_note
 from megasim.plots.heatmap import (
     METRIC_TITLES,
     component_label,
-    coverage_note,
     drawable,
     minus_signs,
     short_label,
