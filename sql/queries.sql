@@ -353,10 +353,9 @@ select
     j.key_a <> j.key_b                         as renamed,
     least(j.tensor_a, j.tensor_b)              as tensor_low,
     greatest(j.tensor_a, j.tensor_b)           as tensor_high,
-    j.status in ('identical', 'same_values')   as is_same,
+    j.has_non_finite,
     j.status in ('same_at_fp16', 'same_at_bf16', 'changed') as has_distance,
-    is_same or has_distance                    as is_compared,
-    is_compared and not j.has_non_finite       as is_finite
+    has_distance or j.status in ('identical', 'same_values') as is_compared
 from judged_layers j
 where j.model_a between $first and $last
     and (j.model_a, j.model_b) in (select model_a, model_b from batch);
@@ -386,12 +385,11 @@ insert into component_distance
 with layer as (
     select
         j.*,
-        case when j.is_finite then coalesce(d.l0, if(j.is_same, 0, null)) end as l0,
-        case when j.is_finite then coalesce(d.l1, if(j.is_same, 0, null)) end as l1,
-        case when j.is_finite then coalesce(d.l2, if(j.is_same, 0, null)) end as l2,
-        case when j.is_finite then coalesce(x.linf, if(j.is_same and p.linf, 0, null)) end as linf,
-        case when j.is_finite then coalesce(c.cossim, if(j.is_same and p.cossim, 1, null)) end
-            as cossim
+        layer_value(j.status, j.has_non_finite, d.l0, 0)                           as l0,
+        layer_value(j.status, j.has_non_finite, d.l1, 0)                           as l1,
+        layer_value(j.status, j.has_non_finite, d.l2, 0)                           as l2,
+        layer_value(j.status, j.has_non_finite, x.linf, if(p.linf, 0, null))       as linf,
+        layer_value(j.status, j.has_non_finite, c.cossim, if(p.cossim, 1, null))   as cossim
     from judged j
     join model_pair p using (model_a, model_b)
     left join measured d using (model_a, model_b, canonical_key)

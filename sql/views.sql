@@ -1,5 +1,16 @@
 -- The views that users query. Their columns are a promise: tests hold the names and types.
 
+-- name: macro_layer_value
+-- What a layer counts as in a metric, given its status, what was measured of it, and what equals
+-- have: nothing where either side holds NaN or inf.
+-- Not a promise: what users query is layer_distances.
+create or replace macro layer_value(status, has_non_finite, measured, of_equals) as
+case
+    when has_non_finite then null
+    when status in ('identical', 'same_values') then of_equals
+    else measured
+end;
+
 -- name: view_models
 -- One row for each model.
 create or replace view models as
@@ -172,31 +183,11 @@ select
     j.role,
     j.status,
     j.numel,
-    case
-        when j.has_non_finite then null
-        when j.status in ('identical', 'same_values') then 0
-        else d.l0
-    end as l0,
-    case
-        when j.has_non_finite then null
-        when j.status in ('identical', 'same_values') then 0
-        else d.l1
-    end as l1,
-    case
-        when j.has_non_finite then null
-        when j.status in ('identical', 'same_values') then 0
-        else d.l2
-    end as l2,
-    case
-        when j.has_non_finite then null
-        when j.with_linf and j.status in ('identical', 'same_values') then 0
-        else x.linf
-    end as linf,
-    case
-        when j.has_non_finite then null
-        when j.with_cossim and j.status in ('identical', 'same_values') then 1
-        else c.cossim
-    end as cossim,
+    layer_value(j.status, j.has_non_finite, d.l0, 0)                              as l0,
+    layer_value(j.status, j.has_non_finite, d.l1, 0)                              as l1,
+    layer_value(j.status, j.has_non_finite, d.l2, 0)                              as l2,
+    layer_value(j.status, j.has_non_finite, x.linf, if(j.with_linf, 0, null))     as linf,
+    layer_value(j.status, j.has_non_finite, c.cossim, if(j.with_cossim, 1, null)) as cossim,
     'exact' as source,
     null::varchar as origin,
     j.name_a,
