@@ -78,13 +78,14 @@ def test_distances_agree_with_float64(tmp_path: Path, data: st.DataObject) -> No
     assert got.rows == (shape[0] if shape else 1)
 
 
+@pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype_with_every_other(tmp_path: Path, dtype: str) -> None:
+def test_every_dtype_with_every_other(tmp_path: Path, dtype: str, device: str | None) -> None:
     rng = np.random.default_rng(0)
     numbers = torch.from_numpy(rng.integers(0, 100, (37, 61)))
     other = torch.from_numpy(rng.integers(0, 100, (37, 61)))
     contents = [numbers.to(getattr(torch, dtype))] + [other.to(getattr(torch, d)) for d in DTYPES]
-    check(compare(tmp_path, contents), contents)
+    check(compare(tmp_path, contents, device=device), contents)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e15, 1e30])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,21 @@ def test_missing_pairs_are_marked_and_said() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["not compared"]
     assert "25 of 28 pairs" in figure.texts[1].get_text()
     assert heatmap_figure(matrix(8)).axes[0].get_legend() is None
+
+
+def test_estimated_pairs_are_marked_and_said() -> None:
+    exact = matrix(8, gaps=3)
+    known = ~np.isnan(exact.values) & ~np.eye(8, dtype=bool)
+    sources = np.where(known, "estimated", "").astype("U9")
+    i, j = np.argwhere(np.triu(known))[0]
+    sources[i, j] = sources[j, i] = "exact"
+    some = replace(exact, sources=sources, errors=np.where(known, 0.01, np.nan))
+    figure = heatmap_figure(some)
+    assert figure.texts[1].get_text() == "25 of 28 pairs, 24 estimated, 1 exact"
+    legend = figure.axes[0].get_legend()
+    assert "estimated" in [text.get_text() for text in legend.get_texts()]
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert sum(text.startswith("~") for text in written) == 48
 
 
 def test_one_far_model_leaves_the_tree_of_the_others_room() -> None:

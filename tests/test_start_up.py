@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from shutil import ignore_patterns
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+import megasim
 
 HEAVY = ("torch", "numba", "duckdb", "pandas", "matplotlib", "scipy.linalg", "sklearn")
 
@@ -37,7 +41,9 @@ def test_reading_a_store_needs_neither_torch_nor_numba(tmp_path: Path) -> None:
 
     shapes = {"model.diffusion_model.time_embed.0.weight": (8, 8)}
     simulate_store(tmp_path / "megasim.duckdb", model_names(4), shapes)
-    assert not loaded("matrix", "-c", "all", folder=tmp_path) & {"torch", "numba"}
+    drawing = {"torch", "numba", "matplotlib", "sklearn"}
+    assert not loaded("matrix", "-c", "all", folder=tmp_path) & drawing
+    assert not loaded("matrix", "-c", "all", "-o", "m.npz", folder=tmp_path) & drawing
     assert not loaded("models", folder=tmp_path) & {"torch", "numba"}
 
 
@@ -52,30 +58,34 @@ def test_filling_a_store_needs_neither_pandas_nor_scipy(tmp_path: Path) -> None:
     assert loaded("compare", folder=tmp_path) == wanted
 
 
-def test_the_first_run_says_that_it_compiles_and_the_next_does_not(tmp_path: Path) -> None:
-    """Real processes: a folder that keeps what was compiled, and none at all."""
-    code = (
-        "from megasim.kernels import compiled, pair_loops as p; import numpy as np;"
-        "print(compiled.compile_note(p.add_doubles));"
-        "p.add_doubles(np.zeros((2, 3)), np.int32([[0, 1]]), np.zeros(1, np.int64), "
-        "np.zeros((1, 2)))"
-    )
+def test_what_was_compiled_is_kept_where_it_can_be(tmp_path: Path) -> None:
+    """Real processes, of a copy of the package whose own folder cannot keep what was compiled."""
+    package = tmp_path / "copy" / "megasim"
+    shutil.copytree(Path(megasim.__file__).parent, package, ignore=ignore_patterns("__pycache__"))
+    (package / "kernels" / "__pycache__").touch()  # no folder can be made there
+    (tmp_path / "file").touch()
+    unusable = str(tmp_path / "file" / "folder")
+    note = "from megasim.kernels import compiled, elements as e; print(compiled.compile_note(e.FN))"
+    fill = "; import numpy as np; e.FN(np.zeros(3, np.uint16), np.zeros(3, np.float32))"
 
-    def told(**environment: str) -> str:
+    def told(code: str, cache: str, home: str) -> str:
         ran = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code.replace("e.FN", "e.half_to_single")],
             capture_output=True,
             text=True,
-            env={**os.environ, **environment},
+            cwd=package.parent,
+            env={
+                **{k: v for k, v in os.environ.items() if k != "XDG_CACHE_HOME"},
+                "PYTHONPATH": str(package.parent),
+                "NUMBA_CACHE_DIR": cache,
+                "HOME": home,
+            },
         )
         assert ran.returncode == 0, ran.stderr
         return ran.stdout.strip()
 
-    kept = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    assert told(**kept).startswith("compiling the inner loops, once")
-    assert told(**kept) == "None"
-    (tmp_path / "file").touch()
-    elsewhere = {"NUMBA_CACHE_DIR": str(tmp_path / "file" / "folder")}
-    told(**elsewhere)  # the other place may be empty yet
-    nowhere = told(**elsewhere)
-    assert "NUMBA_CACHE_DIR" in nowhere or nowhere == "None"  # None: kept in another place
+    for kept, home in (tmp_path / "kept", unusable), (unusable, tmp_path / "home"):
+        assert told(note + fill, str(kept), str(home)).startswith("compiling the inner loops, once")
+        assert list(tmp_path.glob("[kh]*/**/*.half_to_single-*.nbi"))
+        assert told(note, str(kept), str(home)) == "None"
+    assert "as on every run: no folder" in told(note, unusable, unusable)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
@@ -161,8 +162,16 @@ def heatmap_figure(matrix: DistanceMatrix, *, subtitle: str = "") -> Figure:
     axes.set_xticks(places, labels, rotation=90, fontsize=size)
     axes.set_yticks(places, labels, fontsize=size)
     axes.tick_params(length=0)
-    _mark_missing(axes, shown, small=grid < 6)
-    _mark_estimated(axes, shown)
+    marks = [*_mark_missing(axes, shown), *_mark_estimated(axes, shown)]
+    if marks:
+        axes.legend(
+            handles=marks,
+            # beside the colour bar, which spans a small grid
+            loc="lower left" if grid < 6 else "lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            frameon=False,
+            fontsize=8,
+        )
     bar = figure.add_axes(
         (
             (tree_width + 0.15) / width,
@@ -240,11 +249,12 @@ def _annotations(matrix: DistanceMatrix) -> npt.NDArray[Any]:
     return np.array([[text(v, s) for v, s in zip(*row, strict=True)] for row in rows], dtype=object)
 
 
-def _mark_missing(axes: Axes, matrix: DistanceMatrix, *, small: bool) -> None:
+def _mark_missing(axes: Axes, matrix: DistanceMatrix) -> list[Artist]:
+    """Mark pairs that were not compared; return what the legend shows of it."""
     n = len(matrix.models)
     rows, columns = np.nonzero(np.isnan(matrix.values))
     if not len(rows):
-        return
+        return []
     image = np.full((n, n), np.nan)
     image[rows, columns] = 1.0
     # hatching blurs where cells are only a few pixels wide
@@ -259,20 +269,17 @@ def _mark_missing(axes: Axes, matrix: DistanceMatrix, *, small: bool) -> None:
         cmap=ListedColormap([MISSING]),
         **style,
     )
-    axes.legend(
-        handles=[Patch(facecolor=MISSING, label="not compared", **style)],
-        # beside the colour bar, which spans a small grid
-        loc="lower left" if small else "lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        frameon=False,
-        fontsize=8,
-    )
+    return [Patch(facecolor=MISSING, label="not compared", **style)]
 
 
-def _mark_estimated(axes: Axes, matrix: DistanceMatrix) -> None:
+def _mark_estimated(axes: Axes, matrix: DistanceMatrix) -> list[Artist]:
+    """Put a dot on estimates where cells have room; return what the legend shows of it."""
     rows, columns = np.nonzero(matrix.sources == "estimated")
-    if len(rows) and len(matrix.models) <= 60:
-        axes.scatter(columns + 0.86, rows + 0.14, s=4, color="white", edgecolors="black", lw=0.3)
+    if not len(rows) or len(matrix.models) > 60:
+        return []
+    dots = axes.scatter(columns + 0.86, rows + 0.14, s=4, color="white", edgecolors="black", lw=0.3)
+    dots.set_label("estimated")
+    return [dots]
 
 
 def colour_bar(figure: Figure, place: Axes, norm: Normalize, *, most_decades: float = 4) -> None:
