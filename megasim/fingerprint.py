@@ -103,7 +103,7 @@ def fingerprint_refs(
 
     Opens what files it needs, shares nothing with other calls, and lets go of the GIL while it
     reads, hashes and computes: several calls run well side by side in threads or processes. Takes
-    about 8 MB of memory, however large the tensors are.
+    about 8 MB of memory, 24 MB where a tensor is transposed, however large the tensors are.
 
     Raises CheckpointError when a tensor cannot be read.
     """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from megasim.checkpoint import tensors as tensors_module
 from megasim.checkpoint.opening import (
     STORAGE_DTYPES,
     Checkpoint,
@@ -144,6 +146,26 @@ def test_any_range_is_read(tensor: torch.Tensor, data: st.DataObject, tmp_path: 
     with TensorReader() as reader:
         assert reader.read(ref, start, stop, out) is out
     assert out.tobytes() == whole[start:stop].tobytes()
+
+
+@many_times
+@given(data=st.data(), ahead=st.sampled_from([4, 40, 400, 1 << 24]))
+def test_strided_tensors_are_read_piece_by_piece(
+    data: st.DataObject, ahead: int, tmp_path: Path
+) -> None:
+    """In turns and from end to end, with jumps: what is read ahead is what is there."""
+    shape = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4))
+    order = data.draw(st.permutations(range(len(shape))))
+    whole = [torch.randn(shape).permute(order) for _ in range(2)]
+    torch.save(whole, tmp_path / "m.pt")
+    found = open_checkpoint(tmp_path / "m.pt").tensors
+    at = [0, 0]
+    with mock.patch.object(tensors_module, "_AHEAD", ahead), TensorReader() as reader:
+        for i in data.draw(st.lists(st.sampled_from([0, 0, 0, 1]), max_size=12)):
+            start = data.draw(st.sampled_from([at[i], at[i], at[i], 0]))
+            at[i] = data.draw(st.integers(start, min(start + 40, whole[i].numel())))
+            got = reader.read(found[str(i)], start, at[i])
+            assert np.array_equal(got, whole[i].flatten()[start : at[i]])
 
 
 @many_times

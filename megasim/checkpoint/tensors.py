@@ -20,6 +20,9 @@ from megasim.errors import CheckpointError
 _PIECE = 1 << 18
 # Up to this many unneeded bytes are read along: a read of its own would cost more.
 _GAP = 1 << 13
+# Bytes gathered at once of a transposed tensor that is read from end to end: each gathering passes
+# over all rows of the file, and the more of each it takes, the fewer reads there are.
+_AHEAD = 1 << 24
 CUT_SHORT = "the file is incomplete: copy or download it again"
 
 
@@ -165,6 +168,8 @@ class TensorReader:
         self._max_files = max_files
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
         self._piece = memoryview(bytearray(_PIECE))
+        self._last: tuple[TensorRef, int] | None = None  # what was read last, and up to where
+        self._ahead: tuple[int, AnyArray] | None = None  # and what follows, from an element on
 
     def __enter__(self) -> TensorReader:
         return self
@@ -193,8 +198,9 @@ class TensorReader:
             all else as numpy's own type. Files are little-endian, as is every machine supported.
 
         Memory beyond the result does not grow with the tensor. Contiguous elements take one read
-        call into the result; strided ones are gathered out of small pieces. Nothing is mapped into
-        memory: a file that is cut short meanwhile would end the process.
+        call into the result; strided ones are gathered out of small pieces, and ahead, up to 16 MB,
+        where a read goes on from where the last one ended. Nothing is mapped into memory: a file
+        that is cut short meanwhile would end the process.
 
         Raises:
             CheckpointError: the file is gone, shorter than it was, or unreadable.
@@ -219,7 +225,7 @@ class TensorReader:
                 target = out.view(np.uint8).data
                 _read_into(file, ref.offset + start * dtype.itemsize, target, ref.path, ref.key)
             else:
-                _Gather(file, ref, self._piece).read(start, stop, out)
+                self._gather(file, ref, start, stop, out)
         except OSError as e:
             raise CheckpointError(
                 ref.path,
@@ -228,6 +234,26 @@ class TensorReader:
                 ref.key,
             ) from None
         return out
+
+    def _gather(self, file: BinaryIO, ref: TensorRef, start: int, stop: int, out: AnyArray) -> None:
+        """Fill `out` with strided elements, which may have been gathered ahead."""
+        goes_on, self._last = self._last == (ref, start), (ref, stop)
+        if not (goes_on and _is_scattered(ref)):
+            self._ahead = None
+        elif self._ahead is None or stop > self._ahead[0] + len(self._ahead[1]):
+            self._ahead = None
+            end = min(ref.numel, start + _AHEAD // out.itemsize)
+            if stop < end:
+                window = np.empty(end - start, out.dtype)
+                _Gather(file, ref, self._piece).read(start, end, window)
+                self._ahead = (start, window)
+        if self._ahead is None:
+            _Gather(file, ref, self._piece).read(start, stop, out)
+        else:
+            begin, window = self._ahead
+            out[:] = window[start - begin : stop - begin]
+            if stop == ref.numel:
+                self._ahead = None
 
     def _read_parts(self, ref: TensorRef, start: int, stop: int, out: AnyArray) -> None:
         begin = 0
@@ -251,6 +277,12 @@ class TensorReader:
     def _close_oldest(self) -> None:
         _, file = self._files.popitem(last=False)
         file.close()
+
+
+def _is_scattered(ref: TensorRef) -> bool:
+    """Whether elements that follow each other lie all over the tensor, as in a transpose."""
+    strides = [s for n, s in zip(ref.shape, ref.strides or (), strict=True) if n > 1]
+    return strides[:1] < [max(strides, default=0)]
 
 
 class _Gather:
