@@ -96,7 +96,10 @@ class Workspace(Answers):
                 raise UsageError("the query is empty", 'write "select …"')
             return result.df()
         except duckdb.Error as error:
-            raise UsageError(printable(str(error).replace("\n", " · "), 600)) from None
+            # what points at a column points at nothing once the lines are one
+            lines = [line.strip() for line in str(error).splitlines()]
+            told = " · ".join(line for line in lines if line.strip("^~ "))
+            raise UsageError(printable(told, 600)) from None
 
     def sql_example(self, name: str) -> pd.DataFrame:
         """Return the result of a query of `sql/examples.sql`."""

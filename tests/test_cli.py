@@ -63,6 +63,20 @@ def test_from_files_to_a_matrix(folder: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(out) == [{"n": 12}]
 
 
+def test_an_error_of_sql_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    megasim(capsys, "ingest", "models/m0.safetensors")
+    code, _, err = megasim(capsys, "sql", "select * from nope")
+    assert code == 2
+    assert re.fullmatch(r"error: Catalog Error: .*nope.* · LINE 1: select \* from nope\n", err), err
+    assert " ·  · " not in err
+
+
+def test_help_names_every_command_in_a_whole_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = megasim(capsys, "--help")
+    assert "..." not in out.partition("Commands:")[2]
+    assert re.search(r"similar models side by\s+side\.", out)
+
+
 def test_tables_hold_whatever_sql_gives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     megasim(capsys, "ingest", "models")
     query = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -35,4 +37,6 @@ def demo_command(output: Path) -> None:
     say("Look at:")
     for path in result.files:
         say(f"  {printable(path)}")
-    say(f"Ask it: megasim --db {printable(output / 'demo.duckdb')} sql --example closest_models")
+    program = "megasim" if shutil.which("megasim") else sys.argv[0]
+    db = printable(output / "demo.duckdb")
+    say(f"Ask it: {program} --db {db} sql --example closest_models")

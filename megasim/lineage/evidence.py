@@ -136,7 +136,7 @@ def drift_evidence(
     if component in a.norms and component in b.norms and squared > 0:
         growth = (b.norms[component] ** 2 - a.norms[component] ** 2) / squared
         bounded = min(1.0, max(-1.0, growth))
-        text = f"squared norm changes by {growth:+.2f} of the squared step"
+        text = f"squared norm changes by {growth:+.3g} of the squared step"
         found.append(Evidence("norm growth", text, NORM_GROWTH * bounded))
     if component in a.kurtosis and component in b.kurtosis:
         change = b.kurtosis[component] - a.kurtosis[component]

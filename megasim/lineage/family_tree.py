@@ -256,9 +256,8 @@ class _FamilyBuilder:
             own = sum(e.log_odds for e in found)
             rest = float(np.log(max(away, 1e-9) / max(1 - away, 1e-9))) - own
             behind = len(rooting.sides[pair]) if forward else n - len(rooting.sides[pair])
-            text = (
-                f"{behind} models on the side of {printable(self.names[a], 60)}, {n - behind} ahead"
-            )
+            models = "1 model" if behind == 1 else f"{behind} models"
+            text = f"{models} on the side of {printable(self.names[a], 60)}, {n - behind} ahead"
             found = [*found, Evidence("place in the tree", text, rest)]
             directed.append((a, b, away, found))
         for a, b, away, found in directed:

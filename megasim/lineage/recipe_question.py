@@ -76,8 +76,9 @@ def comparable(
     from_model = matrix.values[place[model]]
     others = [n for n in matrix.models if n != model and np.isfinite(from_model[place[n]])]
     if not others:
+        which = "" if matrix.component == "all" else f"{printable(matrix.component)} "
         raise NoAnswerError(
-            f"{printable(model)} has no {matrix.component} distances",
+            f"{printable(model)} has no {which}distances",
             "run `megasim compare`, or ask with --estimate, from the sketches; `megasim models` "
             "names the components it has",
         )
