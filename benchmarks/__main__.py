@@ -3,7 +3,7 @@
     python -m benchmarks                  up to 28 GB of files at a time, removed after
     python -m benchmarks --quick          some seconds; fails where a ratio is several times off
     python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store,
-                                          report, start
+                                          report, lineage, start
 
 Prints a table for each and writes all rows as JSON.
 """
@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks.estimates import measure_estimates
+from benchmarks.lineage import measure_lineage
 from benchmarks.measure import Row
 from benchmarks.speed import Case, measure_growth, measure_speed
 from benchmarks.store_size import measure_map, measure_report, measure_start, measure_store
@@ -35,7 +36,16 @@ _MARGINS = (
     ("answer", "MiB", 1024.0, "at most"),
 )
 # Benchmark → gigabytes of files it needs at a time.
-_SPACE = {"speed": 28, "fits": 18, "growth": 7, "estimates": 0, "store": 1, "report": 1, "start": 0}
+_SPACE = {
+    "speed": 28,
+    "fits": 18,
+    "growth": 7,
+    "estimates": 0,
+    "store": 1,
+    "report": 1,
+    "lineage": 2,
+    "start": 0,
+}
 
 _Make = Callable[[Path], list[Row]]
 _FULL: dict[str, list[_Make]] = {
@@ -55,6 +65,7 @@ _FULL: dict[str, list[_Make]] = {
         lambda f: measure_map(f / "store", models=232, layers=False),
         lambda f: measure_map(f / "store", models=1000, layers=False),
     ],
+    "lineage": [lambda f: measure_lineage(f / "store", models=1000)],
     "start": [lambda f: measure_start(sys.executable)],
 }
 _QUICK: dict[str, list[_Make]] = {

@@ -225,9 +225,13 @@ def read_key_contents(
     models: Sequence[int],
     components: Sequence[str],
     *,
+    most: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Iterator[tuple[str, KeyContents]]:
     """Yield (component, contents) of every key of `components`, some keys in memory at a time.
+
+    Args:
+        most: how many keys to read, spread evenly over all; every key when None.
 
     Raises:
         NoAnswerError: the fingerprints of some models are of an older version.
@@ -235,6 +239,8 @@ def read_key_contents(
     check_current(store, models)
     wanted = {"component": list(components)}
     keys = [(c, key) for key, c, _ in store.rows("sketch_keys", tables={"batch": wanted})]
+    if most is not None:
+        keys = keys[:: max(-(-len(keys) // most), 1)]
     progress.start("Estimating", len(keys), "keys")
     try:
         for start in range(0, len(keys), _KEYS_AT_ONCE):

@@ -17,6 +17,9 @@ from megasim.matrix_loading import holders, member_names
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store import Store
 
+# Layers of a component by which the models nearest to one are chosen among many.
+_SAMPLED = 96
+
 
 def sketched_distances(
     store: Store,
@@ -47,15 +50,19 @@ def sketched_distances(
     layers: dict[str, Floats] = {}
     for _, key in read_key_contents(store, list(ids.values()), members, progress=progress):
         d2 = _squared_distances(key)
-        known = np.isfinite(d2)
-        squared += np.where(known, d2, 0.0)
-        if not key.whole:
-            variance += np.where(known, 2 * np.square(d2) / key.sketches.shape[1], 0.0)
-        common += known
-        here = key.place >= 0
-        held += here[:, None] | here
         if with_layers:
             layers[key.key] = np.sqrt(d2)
+        here = key.place >= 0
+        held += here[:, None] | here
+        known = np.isfinite(d2)
+        common += known
+        if not known.all():
+            d2[~known] = 0.0
+        squared += d2
+        if not key.whole:
+            np.square(d2, out=d2)
+            d2 *= 2 / key.sketches.shape[1]
+            variance += d2
     none = common == 0
     l2 = np.where(none, np.nan, np.sqrt(squared))
     error = np.divide(np.sqrt(variance), 2 * l2, out=np.zeros((n, n)), where=l2 > 0)
@@ -88,17 +95,59 @@ def sketched_distances(
     )
 
 
+def nearest_by_sketch(
+    store: Store, component: str, model: str, k: int, *, progress: Progress = NO_PROGRESS
+) -> list[str]:
+    """Return the k models nearest to one by the sketches of some layers, nearest first.
+
+    At most `_SAMPLED` layers are looked at, spread evenly over the component: who is near is
+    known long before how near.
+
+    Raises:
+        UsageError, NoAnswerError: as `sketched_distances`.
+    """
+    members = member_names(store, component)
+    holders(store, component, members, [model])  # says so if it lacks the component
+    ids = holders(store, component, members, None)
+    at = list(ids).index(model)
+    squared, common = np.zeros(len(ids)), np.zeros(len(ids))
+    found = read_key_contents(store, list(ids.values()), members, most=_SAMPLED, progress=progress)
+    for _, key in found:
+        own = key.place[at]
+        if own < 0 or not key.finite[own]:
+            continue
+        d2 = np.square(key.sketches - key.sketches[own]).sum(axis=1, dtype=np.float64)
+        alike = (key.place >= 0) & (key.finite & (key.codes[:, 0] == key.codes[own, 0]))[key.place]
+        squared += np.where(alike, d2[key.place], 0.0)
+        common += alike
+    mean = np.divide(squared, common, out=np.full(len(ids), np.inf), where=common > 0)
+    mean[at] = np.inf
+    names = list(ids)
+    near = [i for i in np.argsort(mean, kind="stable").tolist() if np.isfinite(mean[i])]
+    return [names[i] for i in near[:k]]
+
+
 def _squared_distances(key: KeyContents) -> Floats:
-    """Return (N, N) squared distances; NaN where the key is not in both, or cannot be compared."""
+    """Return (N, N) squared distances; NaN where the key is not in both, or cannot be compared.
+
+    In few passes: of a thousand models each is over a million numbers, for every key.
+    """
     points = key.sketches.astype(np.float64)
     points -= points.mean(axis=0)
     products = points @ points.T
-    sizes = np.diag(products)
-    d2 = np.maximum(sizes[:, None] + sizes - 2 * products, 0.0)
+    sizes = np.diag(products).copy()
+    d2 = np.add.outer(sizes, sizes)
+    products *= 2
+    d2 -= products
+    np.maximum(d2, 0.0, out=d2)
+    np.fill_diagonal(d2, 0.0)
     shapes, values = key.codes[:, 0], key.codes[:, 1]
-    d2[values[:, None] == values] = 0.0
-    d2[(shapes[:, None] != shapes) | ~(key.finite[:, None] & key.finite)] = np.nan
+    if len(np.unique(values)) < len(values):
+        d2[values[:, None] == values] = 0.0
+    if not key.finite.all() or (shapes != shapes[0]).any():
+        d2[(shapes[:, None] != shapes) | ~(key.finite[:, None] & key.finite)] = np.nan
+    if np.array_equal(key.place, np.arange(len(d2))):
+        return d2
     wide = np.full((len(d2) + 1, len(d2) + 1), np.nan)
     wide[:-1, :-1] = d2
-    full = wide[np.ix_(key.place, key.place)]
-    return np.asarray((full + full.T) / 2)
+    return wide[np.ix_(key.place, key.place)]

@@ -7,8 +7,9 @@ sees the directions with weights of its own. All of it is written in bulk.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -26,6 +27,7 @@ SHARED = {"text_encoder": 3, "vae_encoder": 2, "vae_decoder": 4, "vae_quant": 4}
 Shapes = Mapping[str, tuple[int, ...]]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Sketch = npt.NDArray[np.float32]
 _AXES = 8  # directions that the models have in common
 _L1 = 0.8  # of a change, against what its L2 gives at most
 _AT_ONCE = 1_000_000  # rows of a table
@@ -49,6 +51,7 @@ def simulate_store(
     alike: bool = False,
     shared: Mapping[str, int] = SHARED,
     sketch_size: int = 0,
+    sketch: Callable[[int, str, int, int], Sketch] | None = None,
 ) -> None:
     """Write a store of models of one architecture.
 
@@ -62,11 +65,15 @@ def simulate_store(
         shared: component → how many versions of it there are among all models; of the other
             components every model has its own.
         sketch_size: numbers a sketch, drawn at random; none when 0.
+        sketch: gives them instead, for the number of a model, a canonical key, how many elements
+            the tensor has and how many numbers its sketch; models are asked for in their order.
     """
     random = np.random.default_rng(seed)
     anatomy = classify_keys(shapes)
     places, own = _points(names, random)
     parts = _part_frame(anatomy.parts, shapes)
+    if sketch is None:
+        sketch = partial(_any_sketch, random)
     first = _first_holders(parts["component"].unique(), len(names), shared, alike, random)
     # (models, parts): the first model that holds the same, and the content by its id
     holder = np.stack([first[component] for component in parts["component"]], axis=1)
@@ -88,7 +95,7 @@ def simulate_store(
         with store.transaction():
             for number in range(len(names)):
                 new = is_new[number]
-                tensors = _tensor_frame(parts[new], ids[number, new], number, sketch_size, random)
+                tensors = _tensor_frame(parts[new], ids[number, new], number, sketch_size, sketch)
                 store.rows("add_tensors", tables={"batch": tensors})
                 held = parts.assign(model_id=number + 1, tensor_id=ids[number], transposed=False)
                 store.rows("add_model_tensors", tables={"batch": held})
@@ -171,7 +178,7 @@ def _tensor_frame(
     ids: Integers,
     version: int,
     sketch_size: int,
-    random: np.random.Generator,
+    sketch: Callable[[int, str, int, int], Sketch],
 ) -> pd.DataFrame:
     digests = [
         blake2b(f"{key} {version}".encode(), digest_size=32).hexdigest()
@@ -200,13 +207,21 @@ def _tensor_frame(
             "infs": 0,
             "is_constant": False,
             "sketch": [
-                np.arange(length, dtype=np.float32)
-                if key.endswith("position_ids")
-                else random.standard_normal(length, dtype=np.float32)
-                for key, length in zip(parts["canonical_key"], lengths, strict=True)
+                sketch(version, key, size, length)
+                for key, size, length in zip(
+                    parts["canonical_key"], numel.tolist(), lengths, strict=True
+                )
             ],
         }
     )
+
+
+def _any_sketch(
+    random: np.random.Generator, number: int, key: str, numel: int, length: int
+) -> Sketch:
+    if key.endswith("position_ids"):
+        return np.arange(length, dtype=np.float32)
+    return random.standard_normal(length, dtype=np.float32)
 
 
 @dataclass(frozen=True)

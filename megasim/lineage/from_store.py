@@ -25,11 +25,9 @@ from megasim.matrix_loading import (
     layers_beneath,
     load_layers,
     load_matrix,
-    member_names,
 )
-from megasim.nearest import nearest_to_outsider
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.sketched import sketched_distances
+from megasim.sketched import nearest_by_sketch, sketched_distances
 from megasim.store import Store
 
 
@@ -171,15 +169,11 @@ def _nearest_by_sketch(
     store: Store, model: str, component: str, progress: Progress
 ) -> list[str] | None:
     """Return a model and those nearest by their sketches; None if all are few enough."""
-    (model_id,) = store.model_ids([model]).values()
     if len(store.model_ids()) <= MOST_LAYERED_MODELS:
         load_matrix(store, component, models=[model])  # says so if it lacks the component
         return None
-    members = member_names(store, component)
-    near = nearest_to_outsider(
-        store, model_id, members, k=MOST_LAYERED_MODELS - 1, progress=progress
-    )
-    return list(dict.fromkeys([model, *near["model"]]))
+    k = MOST_LAYERED_MODELS - 1
+    return [model, *nearest_by_sketch(store, component, model, k, progress=progress)]
 
 
 def _nearest_in(matrix: DistanceMatrix, model: str, parents: Sequence[str]) -> DistanceMatrix:
