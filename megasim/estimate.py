@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from megasim.errors import NoAnswerError, printable
 from megasim.fingerprint import FINGERPRINT_VERSION
@@ -186,7 +187,9 @@ def estimate_distances(
     is taken from `keys` while one is computed.
     """
     found = Estimates(tuple(models), np.array(sorted(rows), dtype=np.int64))
-    with ThreadPoolExecutor(1) as background:
+    # a product takes some milliseconds, less than the threads of BLAS wait for each other where
+    # other work keeps the cores busy
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as background:
         last: Future[None] | None = None
         for component, key in keys:
             if last is not None:
