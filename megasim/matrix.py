@@ -195,6 +195,8 @@ class LayerMatrices:
 
     def keep(self, layers: npt.NDArray[np.bool_]) -> LayerMatrices:
         """Return only some of the layers, given as (K,) bool."""
+        if layers.all():
+            return self
         at = np.flatnonzero(layers).tolist()
         return replace(
             self,

@@ -363,6 +363,8 @@ def _layers_of(layers: LayerMatrices | None, names: tuple[str, ...]) -> LayerMat
     """Return the layers of the named models, or None when a model is not among them."""
     if layers is None or not set(names) <= set(layers.models):
         return None
+    if names == layers.models:
+        return layers
     place = {n: i for i, n in enumerate(layers.models)}
     at = [place[n] for n in names]
     return replace(layers, models=names, values=layers.values[:, at][:, :, at])

@@ -163,7 +163,7 @@ def ask(
         most = max((present[place[n]] for n in listed[1:]), default=0)
         listed = [n for n in listed if n == model or (most and present[place[n]] >= 0.9 * most)]
         at = [place[n] for n in listed]
-        values = layers.values[:, at][:, :, at]
+        values = layers.values[np.ix_(range(len(layers.keys)), at, at)]
         whole = np.asarray(np.isfinite(values.sum(axis=(1, 2))))
         if len(listed) >= 3 and whole.any():
             if len(listed) < len(wanted):
