@@ -10,12 +10,12 @@ from megasim.matrix_files import write_matrix
 from megasim.output_files import write_if_new
 from megasim.plots.figure_files import figure_bytes
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.version import __version__
+from megasim.resources import code_digest
 from megasim.workspace import Workspace, open_store
 from megasim.zoo.building import build_demo_zoo
 
 _FILES = ("report/index.html", "findings.md", "unet.png", "unet.csv", "demo.duckdb")
-_STATE = "drawn.json"  # of which store, by which version; written when all else is there
+_STATE = "drawn.json"  # of which store, by which code; written when all else is there
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def run_demo(folder: Path, *, progress: Progress = NO_PROGRESS) -> DemoResult:
     """Build the zoo in `folder`, and ingest, compare, judge, draw and report it.
 
     Run again, it changes nothing: models are known, distances are there, and what was drawn of
-    the same store by the same version of megasim is not drawn again.
+    the same store by the same code is not drawn again.
     """
     models = build_demo_zoo(folder / "models", progress=progress)
     with open_store(folder / "demo.duckdb") as store:
@@ -42,7 +42,7 @@ def run_demo(folder: Path, *, progress: Progress = NO_PROGRESS) -> DemoResult:
         f"{compared.pairs_known} of them known before."
     )
     with open_store(folder / "demo.duckdb", "read") as store:
-        state = {"megasim": __version__, "store": store.store.content_digest()}
+        state = {"code": code_digest(), "store": store.store.content_digest()}
         lead = _lead_of(folder / _STATE, state) if all(path.exists() for path in files) else None
         if lead is None:
             lead = _draw(store, folder, redo=bool(compared.pairs_done), progress=progress)

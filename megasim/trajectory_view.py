@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from megasim.errors import UsageError, printable
+from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.geometry.trajectory import (
     Trajectory,
     layer_groups,
@@ -65,7 +67,8 @@ def load_trajectories(
 
     Raises:
         UsageError: a group of `only` that no component has, or see `trajectory`.
-        NoAnswerError: a component that a model lacks, see `load_matrix`.
+        NoAnswerError: a component that a model lacks, see `load_matrix`; or a step that was not
+            compared.
     """
     components = [component] if isinstance(component, str) else list(dict.fromkeys(component))
     found: list[Trajectory] = []
@@ -73,6 +76,7 @@ def load_trajectories(
     for name in components:
         matrix = load_matrix(store, name, metric, models=chain)
         found.append(trajectory(matrix, chain))
+        _require_steps(found[-1])
         layers = layers_beneath(store, matrix)
         groups = {} if layers is None else layer_groups(layers, by)
         seen.update(groups)
@@ -88,3 +92,19 @@ def load_trajectories(
                 "there are: " + (", ".join(map(printable, sorted(seen))) or "none"),
             )
     return TrajectoryView(found)
+
+
+def _require_steps(found: Trajectory) -> None:
+    missing = np.flatnonzero(np.isnan(found.steps)).tolist()
+    if not missing:
+        return
+    a, b = (found.models[i] for i in (missing[0], missing[0] + 1))
+    step = f"{printable(a)} → {printable(b)}"
+    steps = f"the step {step} has"
+    if len(missing) > 1:
+        steps = f"{len(missing)} of {len(found.steps)} steps, {step} first, have"
+    asked = f" --metric {found.metric}" if found.metric in ("linf", "cossim") else ""
+    raise NoAnswerError(
+        f"{steps} no {found.metric} distance for {printable(found.label)}",
+        f"run `megasim compare{asked} --models {quote(printable(f'{a},{b}'))}`, or leave one out",
+    )

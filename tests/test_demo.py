@@ -46,6 +46,10 @@ def test_the_second_run_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     demo.run_demo(tmp_path)
     assert contents(tmp_path).keys() == before.keys()
     assert [c for _, c in contents(tmp_path).values()] == [c for _, c in before.values()]
+    with monkeypatch.context() as changed:
+        changed.setattr(demo, "code_digest", lambda: "other code")
+        changed.setattr(demo, "_draw", lambda *_, **__: ["drawn anew"])
+        assert demo.run_demo(tmp_path).sentences[1:] == ("drawn anew",)
     with open_store(tmp_path / "demo.duckdb") as store:
         store.forget("vae-only")
     demo.run_demo(tmp_path)  # and is ingested again

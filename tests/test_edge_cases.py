@@ -41,7 +41,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("histogram c d -c nobody -o OUT.png", 1, "nobody"),
         ("map -o OUT.png", 1, "1 of 10 pairs have no l2 distance for unet, the first is a × b"),
         ("map --complete -o OUT.png", 0, "1 of 10 pairs were missing and are filled in"),
-        ("trajectory a b c -o OUT.png", 1, "no layer of unet has a distance for each step"),
+        ("trajectory a b c -o OUT.png", 1, "the step a → b has no l2 distance for unet"),
+        ("trajectory c a b", 1, "run `megasim compare --models a,b`, or leave one out"),
         ("heatmap -o OUT.png", 0, "wrote"),
     ],
 )
@@ -59,6 +60,22 @@ def test_a_sentence_and_no_empty_picture(
     assert sentence in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert out.exists() == (code == 0 and "OUT.png" in command)
+
+
+@pytest.mark.parametrize("command", ["map --models b,c,d", "trajectory b c d", "lineage"])
+def test_a_reader_that_leaves_early_does_not_cost_the_picture(
+    store: Path, tmp_path: Path, command: str
+) -> None:
+    out = tmp_path / "out.png"
+    words = ["--db", str(store), *command.split(), "-o", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "megasim.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert out.exists()
 
 
 def test_a_report_of_one_model(store: Path, tmp_path: Path) -> None:

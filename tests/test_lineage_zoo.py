@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from megasim import cli
-from megasim.commands.lineage import block_place
+from megasim.anatomy.block_order import block_place
 from megasim.errors import NoAnswerError, UsageError
 from megasim.matrix import DistanceMatrix
 from megasim.sketched import sketched_distances
@@ -178,6 +178,6 @@ def test_a_file_of_claims_is_checked_from_the_command_line(
 
 
 def test_blocks_stand_in_the_order_of_the_network() -> None:
-    blocks = ["OUT00", "layer 10", "OUT", "M00", "IN10", "layer 2", "IN02", ""]
-    ordered = ["IN02", "IN10", "M00", "OUT", "OUT00", "layer 2", "layer 10", ""]
-    assert sorted(blocks, key=block_place) == ordered
+    ordered = ["TIME", "IN02", "IN10", "M00", "OUT00", "OUT11", "OUT", ""]
+    assert sorted(sorted(ordered), key=block_place) == ordered
+    assert sorted(["layer 10", "layer 2"], key=block_place) == ["layer 2", "layer 10"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from megasim.zoo.architectures import sd1_shapes
 from tests.browser import Browser, open_browser
 from tests.simulated_store import Shapes, model_names, simulate_store
 
+GOLDEN = Path(__file__).parent / "golden"
 VIEWS = {"models", "layers", "layer_distances", "component_distances"}
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -292,6 +294,20 @@ def test_the_page_says_what_was_published(published: Written) -> None:
     jrd = layers[(layers["model_b"] == "jrd") & (layers["l2"] > 0)]
     assert len(jrd) == 14
     assert set(jrd["block"].dropna()) == {"resblocks.23"}
+
+
+@pytest.mark.parametrize("name", ["seventeen", "published"])
+def test_the_page_begins_with_what_was_found(name: str, request: pytest.FixtureRequest) -> None:
+    """With GOLDEN=write in the environment, what it says now becomes what it should say."""
+    report: Written = request.getfixturevalue(name)
+    golden = GOLDEN / f"report-{name}.txt"
+    text = "".join(f"{sentence}\n" for sentence in report.result.lead)
+    if os.environ.get("GOLDEN") == "write":
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8")
+    # only the title and the list of sections stand before them
+    page = " ".join(report.page.text.split())
+    assert page.startswith("What changed") and page.index(" ".join(text.split())) < 300
 
 
 def test_a_run_of_epochs_is_followed(seventeen: Written) -> None:

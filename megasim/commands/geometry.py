@@ -41,6 +41,11 @@ def map_command(
     result = options.open_workspace(ctx).map(
         component, metric, path=path or (), models=models, complete=complete
     )
+    # the file before the words: a pager that ends early does not cost it
+    if output is not None and output.suffix.lower() == ".csv":
+        options.write_table(result.to_frame().reset_index(), output)
+    elif output is not None:
+        options.write_figure(result.plot(), output)
     if as_json:
         show_json(result.to_json())
     else:
@@ -53,10 +58,6 @@ def map_command(
             show(table_text(steps))
         else:
             show(f"Length and turn of the {len(steps)} steps: -o map.csv, or --json")
-    if output is not None and output.suffix.lower() == ".csv":
-        options.write_table(result.to_frame().reset_index(), output)
-    elif output is not None:
-        options.write_figure(result.plot(), output)
 
 
 @click.command("trajectory")
@@ -101,16 +102,16 @@ def trajectory_command(
     found = options.open_workspace(ctx).trajectories(
         models, components or None, metric, by=by, only=only or ()
     )
+    if output is not None and output.suffix.lower() == ".csv":
+        options.write_table(found.to_frame(), output)
+    elif output is not None:
+        options.write_figure(found.plot(), output)
     if as_json:
         show_json(to_json(found))
     else:
         show(table_text(found.to_frame()))
         show("")
         show(table_text(found.summary().reset_index()))
-    if output is not None and output.suffix.lower() == ".csv":
-        options.write_table(found.to_frame(), output)
-    elif output is not None:
-        options.write_figure(found.plot(), output)
 
 
 @click.command("histogram")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from megasim.anatomy.block_order import block_place
 from megasim.commands import options
 from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
 from megasim.errors import printable
@@ -72,17 +72,6 @@ def _blocks(recipe: Recipe) -> pd.DataFrame:
     ]
     parents = [parent.model for parent in recipe.parents]
     return pd.DataFrame(rows, columns=["block", *parents, "unexplained"])
-
-
-def block_place(block: str) -> tuple[int, str, int]:
-    """Return what sorts blocks in the order of the network: in, middle, out, then the others.
-
-    >>> sorted(["OUT00", "M00", "IN10", "IN02", ""], key=block_place)
-    ['IN02', 'IN10', 'M00', 'OUT00', '']
-    """
-    kind, digits = re.sub(r"\d+", "", block), re.findall(r"\d+", block)
-    stage = {"IN": 0, "M": 1, "OUT": 2}.get(kind, 3 if kind else 4)
-    return stage, kind, int(digits[-1]) if digits else -1
 
 
 @click.command("direction")
@@ -151,6 +140,9 @@ def lineage_command(
         estimate=estimate,
         progress=ConsoleProgress(),
     )
+    if output is not None:
+        save_lineage(lineage, output)
+        say(f"wrote {printable(output)}")
     if as_json:
         show_json({**lineage.to_json(), "claims": [c.to_json() for c in checked]})
     else:
@@ -167,6 +159,3 @@ def lineage_command(
             show(f"claim {claim.verdict}: {claim.claim.sentence()}: {claim.reason}")
         for note in lineage.notes:
             say(f"note: {note}")
-    if output is not None:
-        save_lineage(lineage, output)
-        say(f"wrote {printable(output)}")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from megasim.anatomy.block_order import block_place, natural
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.geometry.layer_geometry import plain
 from megasim.geometry.walk import PathSquares
@@ -128,7 +129,8 @@ def layer_groups(layers: LayerMatrices, by: str) -> dict[str, npt.NDArray[np.boo
     """Return label → (K,) bool for a common way to divide layers.
 
     Args:
-        by: "block"; "role"; or "attention" for attn1, attn2 and all others.
+        by: "block", in the order of the network; "role"; or "attention" for attn1, attn2 and all
+            others.
 
     Raises:
         UsageError: another word.
@@ -143,7 +145,8 @@ def layer_groups(layers: LayerMatrices, by: str) -> dict[str, npt.NDArray[np.boo
             f"layers cannot be divided by {printable(by)!r}", "use block, role or attention"
         )
     labels = roles if by == "role" else np.array(layers.blocks, dtype=object)
-    return {name or "unnamed": labels == name for name in sorted(set(labels.tolist()))}
+    ordered = sorted(set(labels.tolist()), key=natural if by == "role" else block_place)
+    return {name or "unnamed": labels == name for name in ordered}
 
 
 def step_table(trajectories: Sequence[Trajectory]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from megasim.anatomy.block_order import block_place
 from megasim.geometry.embedding import share
 from megasim.geometry.layer_geometry import LayerFigures
 from megasim.geometry.map import MapResult
@@ -24,7 +25,6 @@ from megasim.plots.heatmap import (
     minus_signs,
     short_label,
 )
-from megasim.plots.layers import block_place
 from megasim.plots.map_panel import (
     DARK,
     EDGE,

@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from megasim.anatomy.block_order import natural
 from megasim.errors import NoAnswerError
 from megasim.findings import identity
 from megasim.findings.component_groups import Equalities, Held, used_components
 from megasim.findings.verdicts import Finding, component_order
 from megasim.plots.heatmap import MISSING, component_label, short_label
-from megasim.plots.layers import natural
 
 ABSENT = -1
 OWN = 0  # held by no other model

@@ -58,7 +58,8 @@ def trajectory_figure(trajectories: Sequence[Trajectory], *, title: str = "") ->
 def _as_lines(trajectories: Sequence[Trajectory]) -> Figure:
     models = figure_names(trajectories[0].models, 20)
     n = len(models)
-    angled = n > 6 or max(map(len, models)) * n > 60
+    # a panel is 2.5 inches wide, a letter of its ticks about 0.06
+    angled = n > 6 or max(map(len, models)) * n > 36
     bottom = 1.35 if angled else 0.75
     width, height = 12.5, 3.1 + bottom + 0.95
     figure = Figure(figsize=(width, height))
