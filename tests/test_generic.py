@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from megasim import cli
+from megasim.lineage.layout import lay_out
 from megasim.matrix_loading import component_names
 from megasim.report.source import Source
 from megasim.workspace import open_store
@@ -88,3 +89,19 @@ def test_a_model_with_relatives_is_what_others_are_held_against(tmp_path: Path) 
         store.compare()
         alone = Source.of(store.store, None, ["a", "b"], None)
         assert alone.center == "4"
+
+
+def test_models_without_relatives_stand_together_in_the_tree(generic: Path) -> None:
+    stranger = {f"alone.{key}": value for key, value in random_model(5, shape=(7, 3)).items()}
+    write_model(generic.parent / "b-stranger.safetensors", stranger)
+    with open_store(generic) as store:
+        store.ingest(generic.parent / "b-stranger.safetensors")
+        store.compare()
+        layout = lay_out(store.lineage())
+    assert [title for title, _ in layout.headings] == [
+        "family 1: 3 models",
+        "related to no other: 2",
+    ]
+    (one, first), (two, second) = (layout.places[f"{x}-stranger"] for x in "ab")
+    assert (one, two, second - first) == (0, 0, 1)
+    assert layout.rows > second

@@ -64,16 +64,21 @@ def lay_out(lineage: Lineage) -> Layout:
     places: dict[str, tuple[int, float]] = {}
     headings: list[tuple[str, float]] = []
     row = 0.0
-    for number, family in enumerate(lineage.families):
-        count = len(family.models)
-        title = f"family {number + 1}: {count} model{'s' if count > 1 else ''}"
-        headings.append((title, row))
+    alone = [family for family in lineage.families if len(family.models) == 1]
+    for number, family in enumerate(f for f in lineage.families if len(f.models) > 1):
+        headings.append((f"family {number + 1}: {len(family.models)} models", row))
         row += 1.0
         tops = [m for m in family.models if m not in trunk]
         tops.sort(key=lambda m: (m != family.root, m))
         for top in tops:
             row = _place(top, hanging, places, row, column_of)
         row += FAMILY_GAP - 1
+    if alone:
+        headings.append((f"related to no other: {len(alone)}", row))
+        for family in alone:
+            row += 1.0
+            places[family.root] = (0, row)
+        row += FAMILY_GAP
     columns = 1 + max((c for c, _ in places.values()), default=0)
     return Layout(places, tuple(headings), trunk, columns, row)
 
