@@ -23,7 +23,7 @@ from megasim.lineage.inner_products import Floats
 from megasim.lineage.layout import lay_out
 from megasim.lineage.result import Lineage
 from megasim.matrix import DistanceMatrix
-from megasim.plots.lineage import lineage_dot, lineage_html, save_lineage
+from megasim.plots.lineage import lineage_dot, lineage_figure, lineage_html, save_lineage
 
 SIZE = 20000
 
@@ -326,3 +326,18 @@ def test_a_long_run_is_laid_out_without_recursion() -> None:
     layout = lay_out(found)
     assert [layout.places[n][0] for n in names] == list(range(200))
     assert all(e.decided for e in found.edges)
+
+
+def test_many_models_are_drawn_in_a_page_s_width(lineage: Lineage) -> None:
+    names = [f"a model of a longer name {i}" for i in range(60)]
+    points = np.cumsum(np.random.default_rng(3).normal(size=(60, 200)), axis=0)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    long = build_lineage(DistanceMatrix.from_values(names, distances, component="unet"))
+    width, height = lineage_figure(long).get_size_inches()
+    assert width < 10
+    assert height > 0.2 * 60
+    rows = [row for _, row in lay_out(long, outline=True).places.values()]
+    assert len(set(rows)) == len(rows)
+    page = lineage_html(lineage)
+    assert "#ffffff" not in page[page.index("<svg") :]
+    assert "var(--ink)" in page[page.index("<svg") :]

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import megasim
 
-HEAVY = ("torch", "numba", "duckdb", "pandas", "matplotlib", "scipy.linalg", "sklearn")
+HEAVY = ("numpy", "torch", "numba", "duckdb", "pandas", "matplotlib", "scipy.linalg", "sklearn")
 
 
 def loaded(*arguments: str, folder: Path) -> set[str]:
@@ -53,7 +53,7 @@ def test_filling_a_store_needs_neither_pandas_nor_scipy(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_file({"weight": weights}, tmp_path / f"{name}.safetensors")
         weights = weights[::-1].copy()
-    wanted = {"numba", "duckdb"}
+    wanted = {"numpy", "numba", "duckdb"}
     assert loaded("ingest", "a.safetensors", "b.safetensors", folder=tmp_path) == wanted
     assert loaded("compare", folder=tmp_path) == wanted
 

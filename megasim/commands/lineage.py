@@ -11,7 +11,6 @@ from megasim.anatomy.block_order import block_place
 from megasim.commands import options
 from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
 from megasim.errors import printable
-from megasim.lineage.recipe_result import percent, weighted_sum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +34,8 @@ def recipe_command(
     as_json: bool,
 ) -> None:
     """Write MODEL as a weighted sum of other models, block by block, or say that it is none."""
+    from megasim.lineage.recipe_result import percent, weighted_sum
+
     recipe = options.open_workspace(ctx).recipe(
         model, component, parents=parents, estimate=estimate, progress=ConsoleProgress()
     )
@@ -64,6 +65,8 @@ def _parents(recipe: Recipe) -> pd.DataFrame:
 def _blocks(recipe: Recipe) -> pd.DataFrame:
     """Return the weights of each block as a table, blocks in the order of their numbers."""
     import pandas as pd
+
+    from megasim.lineage.recipe_result import percent
 
     ordered = sorted(recipe.blocks, key=lambda b: block_place(b.block))
     rows = [

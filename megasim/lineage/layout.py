@@ -29,11 +29,12 @@ class Layout:
     rows: float
 
 
-def lay_out(lineage: Lineage) -> Layout:
+def lay_out(lineage: Lineage, *, outline: bool = False) -> Layout:
     """Return a tidy tree of each family, models in the column after their last parent.
 
     Each model stands beside the edge that says most of it: its only one, or that of the
-    heaviest parent. A parent stands in the middle of what hangs on it.
+    heaviest parent. A parent stands in the middle of what hangs on it; or, as an outline, in a
+    row of its own above it, so that columns may be narrower than what is written in them.
     """
     into: dict[str, list[Edge]] = {}
     for edge in lineage.edges:
@@ -71,7 +72,7 @@ def lay_out(lineage: Lineage) -> Layout:
         tops = [m for m in family.models if m not in trunk]
         tops.sort(key=lambda m: (m != family.root, m))
         for top in tops:
-            row = _place(top, hanging, places, row, column_of)
+            row = _place(top, hanging, places, row, column_of, outline)
         row += FAMILY_GAP - 1
     if alone:
         headings.append((f"related to no other: {len(alone)}", row))
@@ -89,6 +90,7 @@ def _place(
     places: dict[str, tuple[int, float]],
     row: float,
     column_of: Callable[[str], int],
+    outline: bool,
 ) -> float:
     """Give rows to a model and all that hangs on it; return the next free row."""
     order: list[str] = []
@@ -99,12 +101,12 @@ def _place(
         stack.extend(sorted(hanging.get(model, ()), reverse=True))
     rows: dict[str, float] = {}
     for model in order:
-        if model not in hanging:
+        if outline or model not in hanging:
             rows[model] = row
             row += 1
     for model in reversed(order):
         below = [rows[m] for m in hanging.get(model, ())]
-        if below:
+        if below and not outline:
             rows[model] = (min(below) + max(below)) / 2
     for model in order:
         places[model] = (column_of(model), rows[model])

@@ -36,29 +36,44 @@ STYLES: dict[str, tuple[str, Literal["-", "--", ":"]]] = {
 BASE = "#1d1f23"
 # Lengths are written on the edges up to this many models, where they can still be read.
 LABELLED = 24
+QUIET = "#686c74"
+# What a page gives its own colours, light and dark: ink, paper, and the kinds that are dark.
+_THEMED = {
+    BASE: "ink", "#ffffff": "paper", QUIET: "quiet", "#777777": "quiet",
+    "#0072b2": "fine-tune", "#d55e00": "merge", "#009e73": "cast",
+}  # fmt: skip
 _CHARACTER = 0.068  # inches of a label's width
-_ROW = 0.27  # inches
+_ROW = 0.2  # inches
+_INDENT = 0.34  # inches
+_DEEPEST = 5.0  # inches that all indents together may take
 _BEND = 0.12
 
 
 def lineage_figure(lineage: Lineage) -> Figure:
     """Return the family tree: bases at the left, each model right of what it was made from.
 
+    Of more than `LABELLED` models it is an outline, narrow enough for a page: each model in a row
+    of its own, below what it was made from.
+
     An edge whose direction is undecided has no arrow head. A base is a filled square, a merge
     a diamond. Line widths do not mean anything.
     """
-    layout = lay_out(lineage)
-    few = len(layout.places) <= LABELLED
+    few = sum(len(f.models) for f in lineage.families) <= LABELLED
+    layout = lay_out(lineage, outline=not few)
     row = 0.5 if few else _ROW
     starts = _column_starts(layout, few)
-    width = max(starts[-1], 7.0)
-    height = max(row * layout.rows + 0.85, 2.4)
+    ends = [starts[c] + 0.4 + _CHARACTER * _letters(m) for m, (c, _) in layout.places.items()]
+    width = max(*ends, 7.0)
+    handles = _legend_handles(lineage)
+    in_a_line = int((width - 0.2) / 1.3)
+    top = 0.55 + 0.2 * -(-len(handles) // in_a_line)
+    height = max(row * layout.rows + top + 0.1, 2.4)
     figure = Figure(figsize=(width, height))
     axes: Axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
-    spots = {m: (starts[c], 0.75 + row * (r + 0.5)) for m, (c, r) in layout.places.items()}
+    spots = {m: (starts[c], top + row * (r + 0.5)) for m, (c, r) in layout.places.items()}
     for edge in lineage.edges:
         _draw_edge(axes, spots, edge, few, edge is layout.trunk.get(edge.child))
     bases = {f.root for f in lineage.families}
@@ -77,23 +92,34 @@ def lineage_figure(lineage: Lineage) -> Figure:
         )  # fmt: skip
     for title, at in layout.headings:
         if len(lineage.families) > 1:
-            axes.text(0.18, 0.75 + row * (at + 0.5), title, fontsize=8.5, color="#686c74",
+            axes.text(0.18, top + row * (at + 0.5), title, fontsize=8.5, color=QUIET,
                       va="center")  # fmt: skip
     axes.text(0.18, 0.22, f"Lineage over {short_label(lineage.component)}", fontsize=12,
               fontweight="bold", color=BASE, va="center")  # fmt: skip
-    _draw_legend(axes, lineage)
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.08, 0.36),
+        bbox_transform=axes.transData, ncols=min(len(handles), in_a_line), frameon=False,
+        fontsize=8, handlelength=1.6, columnspacing=1.2, borderpad=0, labelcolor=BASE,
+    )  # fmt: skip
     return figure
 
 
 def _column_starts(layout: Layout, few: bool) -> list[float]:
-    """Return the x of each column in inches, and the right end: a column fits its labels."""
+    """Return the x of each column in inches; it fits its labels, or is a step of an outline."""
+    if not few:
+        indent = min(_INDENT, _DEEPEST / layout.columns)
+        return [0.3 + indent * column for column in range(layout.columns)]
     widest = [0] * layout.columns
     for model, (column, _) in layout.places.items():
-        widest[column] = max(widest[column], len(short_label(model)))
+        widest[column] = max(widest[column], _letters(model))
     starts = [0.3]
-    for characters in widest:
-        starts.append(starts[-1] + _CHARACTER * characters + (1.1 if few else 0.75))
+    for characters in widest[:-1]:
+        starts.append(starts[-1] + _CHARACTER * characters + 1.1)
     return starts
+
+
+def _letters(model: str) -> int:
+    return len(short_label(model))
 
 
 def _draw_edge(
@@ -126,7 +152,7 @@ def _draw_edge(
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4})  # fmt: skip
 
 
-def _draw_legend(axes: Axes, lineage: Lineage) -> None:
+def _legend_handles(lineage: Lineage) -> list[Line2D]:
     kinds = [k for k in STYLES if any(e.kind == k for e in lineage.edges)]
     handles = [
         Line2D([], [], color=STYLES[k][0], linestyle=STYLES[k][1], linewidth=1.6, label=k)
@@ -136,14 +162,8 @@ def _draw_legend(axes: Axes, lineage: Lineage) -> None:
         Line2D([], [], color="white", marker="s", markerfacecolor=BASE, markersize=7, label="base")
     )
     if any(not e.decided for e in lineage.edges):
-        handles.append(
-            Line2D([], [], color="#777777", linewidth=1.3, label="no arrow head: undecided")
-        )
-    axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.08, 0.36),
-        bbox_transform=axes.transData, ncols=len(handles), frameon=False, fontsize=8,
-        handlelength=1.6, columnspacing=1.2, borderpad=0,
-    )  # fmt: skip
+        handles.append(Line2D([], [], color="#777777", linewidth=1.3, label="no head: undecided"))
+    return handles
 
 
 def lineage_dot(lineage: Lineage) -> str:
@@ -180,6 +200,8 @@ def lineage_html(lineage: Lineage) -> str:
         lstrip_blocks=True,
     )
     svg = figure_bytes(lineage_figure(lineage), "svg").decode("utf-8")
+    for colour, name in _THEMED.items():
+        svg = svg.replace(colour, f"var(--{name})")
     return environment.get_template("lineage.html.j2").render(
         component=printable(lineage.component),
         models=sum(len(f.models) for f in lineage.families),
