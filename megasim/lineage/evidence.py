@@ -185,7 +185,10 @@ def same_weights_kind(
     if pair is not None and not found:
         same = pair.count("identical", "same_values", "same_at_fp16", "same_at_bf16")
         broken = pair.count("non_finite")
-        text = f"{same} keys the same" + (f", {broken} with NaN or infinity" if broken else "")
+        alone = pair.count("missing_a", "missing_b")
+        text = f"{same} key{'' if same == 1 else 's'} the same"
+        text += f", {broken} with NaN or infinity" if broken else ""
+        text += f", {alone} in one of the two alone" if alone else ""
         found.append(Evidence("same weights", text, 0.0))
     return kind, found
 
