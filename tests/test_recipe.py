@@ -27,8 +27,9 @@ SKETCH = 256
 class World:
     """Models of 25 blocks whose weights and history are known."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, sketch: int = SKETCH) -> None:
         self.rng = np.random.default_rng(seed)
+        self.sketch = sketch
         self.weights: dict[str, Floats] = {}
 
     def random(self, scale: float) -> Floats:
@@ -47,7 +48,7 @@ class World:
     def matrices(self, *, sketched: bool = False) -> tuple[DistanceMatrix, LayerMatrices]:
         flat = np.stack(list(self.weights.values())).reshape(-1, BLOCKS * LAYERS, NUMEL)
         if sketched:
-            maps = self.rng.normal(0, SKETCH**-0.5, (BLOCKS * LAYERS, NUMEL, SKETCH))
+            maps = self.rng.normal(0, self.sketch**-0.5, (BLOCKS * LAYERS, NUMEL, self.sketch))
             flat = np.einsum("nkd,kds->nks", flat, maps)
         values = np.stack(
             [np.sqrt(np.square(x[:, None] - x[None]).sum(-1)) for x in flat.swapaxes(0, 1)]
@@ -67,7 +68,7 @@ class World:
         source = "estimated" if sketched else "exact"
         matrix = DistanceMatrix.from_values(names, layers.total(), source=source)
         if sketched:
-            relative = 1 / np.sqrt(2 * SKETCH * BLOCKS * LAYERS)
+            relative = 1 / np.sqrt(2 * self.sketch * BLOCKS * LAYERS)
             np.copyto(matrix.errors, matrix.values * relative)
         return matrix, layers
 
@@ -360,3 +361,26 @@ def test_layers_of_another_family_are_not_missing_from_this_one() -> None:
     recipe = recover_recipe(matrix, "two", layers=wider, rounding=world.rounding())
     assert not any("layers" in note for note in recipe.notes)
     assert len(recipe.blocks) == BLOCKS
+
+
+@pytest.mark.parametrize(("given_layers", "sketched"), [(True, False), (True, True), (False, True)])
+def test_errors_cover_the_truth(given_layers: bool, sketched: bool) -> None:
+    """Of merges trained a little further, as many weights are within an error as it states."""
+    off: list[float] = []
+    for seed in range(150):
+        world = World(seed, sketch=32)
+        a, b, base = (world.random(0.05) for _ in range(3))
+        share = float(world.rng.uniform(0.3, 0.7))
+        world.weights = {"a": base + 0.1 * a, "b": base + 0.1 * b}
+        w = world.weights
+        w["merge"] = share * w["a"] + (1 - share) * w["b"] + 0.01 * world.random(0.05)
+        matrix, layers = world.matrices(sketched=sketched)
+        recipe = recover_recipe(
+            matrix, "merge", parents=["a", "b"], layers=layers if given_layers else None
+        )
+        assert recipe.claimed
+        first = next(p for p in recipe.parents if p.model == "a")
+        off.append(abs(first.weight - share) / first.error)
+    within = [float(np.mean(np.array(off) < errors)) for errors in (1, 2)]
+    assert 0.56 < within[0] < 0.80, within
+    assert within[1] > 0.89, within
