@@ -18,14 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megasim.checkpoint.pickle_reader import (
+from megasim.checkpoint.pickle_reader import read_pickle
+from megasim.checkpoint.pickle_values import (
     Global,
     Made,
     Opaque,
     PersistentId,
     PickleCutShort,
     PickleError,
-    read_pickle,
 )
 
 plain = st.recursive(

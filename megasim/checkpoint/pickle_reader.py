@@ -16,72 +16,24 @@ from __future__ import annotations
 import codecs
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Final
+
+from megasim.checkpoint.pickle_values import (
+    Global,
+    Made,
+    Opaque,
+    PersistentId,
+    Pickle,
+    PickleCutShort,
+    PickleError,
+)
 
 # A real checkpoint that pickles a database of 14,000 molecules takes 1.5 million.
 MAX_OPCODES: Final = 10_000_000
 _MAX_INTEGER_BYTES = 1024
 _WORD = struct.Struct("<I").unpack_from
 _MAX_PLAIN_INT = 1 << 60  # smaller ints hash to themselves, so they cannot be made to collide
-
-
-class PickleError(ValueError):
-    """Not a pickle that can be read as data. The message is one short phrase."""
-
-
-class PickleCutShort(PickleError):
-    """The bytes end before the pickle does."""
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Global:
-    """A class or function by its full name; never imported."""
-
-    path: str
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Made:
-    """What a call would have made: the call itself, and what was put into the object since.
-
-    Attributes:
-        function: what would have been called, most often a `Global`.
-        args: its positional arguments.
-        state: what `__setstate__` or `__dict__` would have received, None if nothing.
-        entries: the items set on it, as on a dict; None if none were.
-        elements: the elements appended to it, as to a list or set; None if none were.
-    """
-
-    function: object
-    args: tuple[object, ...]
-    state: object = None
-    entries: dict[object, object] | None = None
-    elements: list[object] | None = None
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class PersistentId:
-    """A reference to something kept outside of the pickle, such as a torch storage."""
-
-    value: object
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Opaque:
-    """A dict key that is no plain value, e.g. a tuple. Equal only to itself."""
-
-    value: object
-
-
-@dataclass(slots=True)
-class Pickle:
-    """One pickle: its value, the offset after its last byte, and its persistent ids in order."""
-
-    value: object
-    end: int
-    persistent_ids: list[PersistentId] = field(repr=False)
 
 
 def read_pickle(data: bytes, start: int = 0) -> Pickle:

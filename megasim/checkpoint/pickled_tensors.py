@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, TypeGuard
 
 from megasim.checkpoint.dtypes import STORAGE_CLASSES, STORAGE_DTYPES, is_known
-from megasim.checkpoint.pickle_reader import Global, Made, PersistentId
+from megasim.checkpoint.pickle_values import Global, Made, PersistentId
 from megasim.checkpoint.tensors import TensorRef, is_contiguous
 from megasim.errors import CheckpointError, printable
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from megasim.checkpoint.contents import SCALAR_LIMIT, shorten, storable
-from megasim.checkpoint.pickle_reader import MAX_OPCODES, Global, Made, PersistentId
+from megasim.checkpoint.pickle_reader import MAX_OPCODES
+from megasim.checkpoint.pickle_values import Global, Made, PersistentId
 from megasim.checkpoint.pickled_tensors import BadTensor, PickledTensor, is_tensor, parse_tensor
 from megasim.errors import CheckpointError, printable
 from megasim.strict_json import JSON

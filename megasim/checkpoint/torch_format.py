@@ -11,7 +11,8 @@ from typing import Final
 
 from megasim.checkpoint.contents import Contents
 from megasim.checkpoint.dtypes import element_bits
-from megasim.checkpoint.pickle_reader import Pickle, PickleCutShort, PickleError, read_pickle
+from megasim.checkpoint.pickle_reader import read_pickle
+from megasim.checkpoint.pickle_values import Pickle, PickleCutShort, PickleError
 from megasim.checkpoint.pickled_tensors import (
     MAX_UNFOLDED_BYTES,
     BadTensor,
