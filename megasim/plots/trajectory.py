@@ -60,7 +60,7 @@ def _as_lines(trajectories: Sequence[Trajectory]) -> Figure:
     n = len(models)
     # a panel is 2.5 inches wide, a letter of its ticks about 0.06
     angled = n > 6 or max(map(len, models)) * n > 36
-    bottom = 1.35 if angled else 0.75
+    bottom = 0.5 + 0.045 * max(map(len, models)) if angled else 0.75
     width, height = 12.5, 3.1 + bottom + 0.95
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
