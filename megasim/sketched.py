@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from megasim.estimate import Floats, KeyContents, read_key_contents
 from megasim.matrix import DistanceMatrix, LayerMatrices
@@ -48,21 +49,23 @@ def sketched_distances(
     squared, variance = np.zeros((n, n)), np.zeros((n, n))
     common, held = np.zeros((n, n), dtype=np.int64), np.zeros((n, n), dtype=np.int64)
     layers: dict[str, Floats] = {}
-    for _, key in read_key_contents(store, list(ids.values()), members, progress=progress):
-        d2 = _squared_distances(key)
-        if with_layers:
-            layers[key.key] = np.sqrt(d2)
-        here = key.place >= 0
-        held += here[:, None] | here
-        known = np.isfinite(d2)
-        common += known
-        if not known.all():
-            d2[~known] = 0.0
-        squared += d2
-        if not key.whole:
-            np.square(d2, out=d2)
-            d2 *= 2 / key.sketches.shape[1]
-            variance += d2
+    # products this small gain nothing from threads, and on busy cores lose much
+    with threadpool_limits(1, user_api="blas"):
+        for _, key in read_key_contents(store, list(ids.values()), members, progress=progress):
+            d2 = _squared_distances(key)
+            if with_layers:
+                layers[key.key] = np.sqrt(d2)
+            here = key.place >= 0
+            held += here[:, None] | here
+            known = np.isfinite(d2)
+            common += known
+            if not known.all():
+                d2[~known] = 0.0
+            squared += d2
+            if not key.whole:
+                np.square(d2, out=d2)
+                d2 *= 2 / key.sketches.shape[1]
+                variance += d2
     none = common == 0
     l2 = np.where(none, np.nan, np.sqrt(squared))
     error = np.divide(np.sqrt(variance), 2 * l2, out=np.zeros((n, n)), where=l2 > 0)

@@ -13,7 +13,7 @@ from megasim import cli
 from megasim.anatomy.block_order import block_place
 from megasim.errors import NoAnswerError, UsageError
 from megasim.matrix import DistanceMatrix
-from megasim.sketched import sketched_distances
+from megasim.sketched import nearest_by_sketch, sketched_distances
 from megasim.workspace import Workspace, open_store
 from megasim.zoo.building import build_recipe_zoo
 from megasim.zoo.history import recipe_by_ends
@@ -113,6 +113,25 @@ def test_no_fine_tune_is_a_merge_from_sketches(sketches: Workspace) -> None:
         assert data["parents"] == []
         assert data["rivals"]
         assert "best weights" not in recipe.sentence()  # they leave nearly all
+
+
+def test_of_many_models_parents_are_sought_among_the_nearest(
+    sketches: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = len(sketches.models())
+    monkeypatch.setattr("megasim.lineage.from_store.MOST_LAYERED_MODELS", count - 2)
+    recipe = sketches.recipe("two", estimate=True)
+    found = {p.model: p.weight for p in recipe.parents}
+    assert found == pytest.approx(recipe_by_ends(ZOO_RECIPES, "two"), abs=0.05)
+    near = nearest_by_sketch(sketches.store, "unet", "two", 5)
+    matrix, _ = sketched_distances(sketches.store, "unet", with_layers=False)
+    row = matrix.values[matrix.models.index("two")]
+    # who is near is known from some layers; two that are as near may change places
+    nearest = [matrix.models[i] for i in row.argsort()[1:8]]
+    assert len(near) == 5
+    assert set(near) <= set(nearest)
+    with pytest.raises(NoAnswerError):
+        nearest_by_sketch(sketches.store, "text_encoder_3", "two", 5)
 
 
 def test_without_distances_the_sketches_are_offered(sketches: Workspace) -> None:
