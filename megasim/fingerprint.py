@@ -21,10 +21,9 @@ from blake3 import blake3
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
-from megasim.kernels import fingerprint_loops as kernels
-from megasim.kernels.compiled import Singles
+from megasim.kernels import loops, state
 from megasim.kernels.elements import is_wide, to_double, to_single
-from megasim.kernels.fingerprint_loops import PASSES, TILE, Digests, Folding, Walk
+from megasim.kernels.state import PASSES, TILE, Digests, Folding, Singles, Walk
 from megasim.sketch import (
     DEFAULT_SIZE,
     LARGEST_FACTOR,
@@ -165,10 +164,10 @@ class _Walker:
                 rows = getattr(self._digests, name)[: -(-len(raw) // TILE)]
                 stream.update(rows.view(np.uint8).data)
         counts = walk.counts
-        if counts[kernels.BEYOND_INT64]:  # else 2⁶⁴ − 1 would be taken for −1
+        if counts[state.BEYOND_INT64]:  # else 2⁶⁴ − 1 would be taken for −1
             streams["integer"].update(b"unsigned")
-        is_constant = numel == 0 or one_value is not None or counts[kernels.ZEROS] == numel
-        is_finite = not (counts[kernels.NANS] or counts[kernels.INFS])
+        is_constant = numel == 0 or one_value is not None or counts[state.ZEROS] == numel
+        is_finite = not (counts[state.NANS] or counts[state.INFS])
         if folding.buckets:
             sketch = wrap_sketch(walk.sketch + walk.folded, folding.buckets)
         else:
@@ -181,9 +180,9 @@ class _Walker:
             dtype=ref.dtype,
             numel=numel,
             **_moments(walk.moments, numel, is_finite, bool(is_constant)),
-            zeros=int(counts[kernels.ZEROS]),
-            nans=int(counts[kernels.NANS]),
-            infs=int(counts[kernels.INFS]),
+            zeros=int(counts[state.ZEROS]),
+            nans=int(counts[state.NANS]),
+            infs=int(counts[state.INFS]),
             is_constant=bool(is_constant),
             sketch=sketch if is_finite and np.isfinite(sketch).all() else sketch[:0].copy(),
         )
@@ -192,22 +191,22 @@ class _Walker:
         """Walk over a piece that begins with tile `first`."""
         where = (walk, self._digests, first, folding)
         if dtype == "float16":
-            kernels.walk_half(raw.view(np.uint16), self._raw.view(np.uint64), *where)
+            loops.walk_half(raw.view(np.uint16), self._raw.view(np.uint64), *where)
         elif dtype == "bfloat16":
-            kernels.walk_bfloat16(raw, *where)
+            loops.walk_bfloat16(raw, *where)
         elif dtype == "float32":
-            kernels.walk_single(raw, *where)
+            loops.walk_single(raw, *where)
         elif is_wide(dtype):
             doubles = self._converted[: len(raw)]
             to_double(raw, dtype, doubles)
-            kernels.walk_double(doubles, *where)
+            loops.walk_double(doubles, *where)
             if dtype in ("int64", "uint64"):
                 words = raw.view(np.uint64)
-                kernels.hash_integers(words, dtype == "int64", walk, self._digests)
+                loops.hash_integers(words, dtype == "int64", walk, self._digests)
         else:
             singles = self._converted.view(np.float32)[: len(raw)]
             to_single(raw, dtype, singles)
-            kernels.walk_single(singles, *where)
+            loops.walk_single(singles, *where)
 
 
 def _hash_keys() -> npt.NDArray[np.uint64]:
@@ -229,22 +228,22 @@ def _streams(dtype: str) -> tuple[str, ...]:
 
 def _narrowest(dtype: str, counts: npt.NDArray[np.int64]) -> str:
     """Return the first field of `Digests` whose precision holds all elements exactly."""
-    if counts[kernels.LOST_DOUBLE]:
+    if counts[state.LOST_DOUBLE]:
         return "integer"
-    if counts[kernels.LOST_SINGLE]:
+    if counts[state.LOST_SINGLE]:
         return "double"
-    if not counts[kernels.LOST_HALF]:
+    if not counts[state.LOST_HALF]:
         return "half"
-    return "single" if counts[kernels.LOST_BFLOAT16] else "bfloat16"
+    return "single" if counts[state.LOST_BFLOAT16] else "bfloat16"
 
 
 def _moments(
     sums: npt.NDArray[np.float64], numel: int, is_finite: bool, is_constant: bool
 ) -> dict[str, float | None]:
     """Return l1, l2, linf, mean, std and kurtosis out of the sums of a walk."""
-    mean, m2, m4 = float(sums[kernels.MEAN]), float(sums[kernels.M2]), float(sums[kernels.M4])
+    mean, m2, m4 = float(sums[state.MEAN]), float(sums[state.M2]), float(sums[state.M4])
     m2 = 0.0 if is_constant else max(m2, 0.0)
-    values = {"l1": float(sums[kernels.L1]), "linf": float(sums[kernels.LINF])}
+    values = {"l1": float(sums[state.L1]), "linf": float(sums[state.LINF])}
     values["l2"] = math.sqrt(m2 + numel * mean * mean)
     if numel:
         values["mean"] = mean

@@ -19,10 +19,9 @@ import numpy.typing as npt
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.checkpoint.tensors import TensorReader, TensorRef
-from megasim.kernels import pair_loops as pair_kernels
-from megasim.kernels.compiled import Doubles
+from megasim.kernels import loops
 from megasim.kernels.elements import is_wide, to_double, to_single
-from megasim.kernels.pair_loops import TILE, Counts, Pairs
+from megasim.kernels.state import TILE, Counts, Doubles, Pairs
 
 # Elements of a content read at a time, at most: Python's share is then a few per cent.
 MAX_CHUNK = 256 * TILE
@@ -100,20 +99,20 @@ class _Compiled:
 
     def add_distances(self, rows: Rows, pairs: Pairs, counts: Counts, sums: Doubles) -> None:
         if rows.dtype == np.uint16:
-            pair_kernels.add_halves(rows, self._is_bfloat16, self._tile, pairs, counts, sums)
+            loops.add_halves(rows, self._is_bfloat16, self._tile, pairs, counts, sums)
         elif rows.dtype == np.float32:
-            pair_kernels.add_singles(rows, pairs, counts, sums)
+            loops.add_singles(rows, pairs, counts, sums)
         else:
-            pair_kernels.add_doubles(rows, pairs, counts, sums)
+            loops.add_doubles(rows, pairs, counts, sums)
 
     def raise_to_largest(self, rows: Rows, pairs: Pairs, linf: Doubles) -> None:
         if rows.dtype == np.float32:
-            pair_kernels.raise_singles(rows, pairs, linf)
+            loops.raise_singles(rows, pairs, linf)
         else:
-            pair_kernels.raise_doubles(rows, pairs, linf)
+            loops.raise_doubles(rows, pairs, linf)
 
     def add_products(self, rows: Rows, pairs: Pairs, products: Doubles) -> None:
-        pair_kernels.add_products(rows, pairs, products)
+        loops.add_products(rows, pairs, products)
 
 
 def run_pair_piece(piece: PairPiece) -> list[PairDistances]:

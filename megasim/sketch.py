@@ -43,7 +43,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from megasim.kernels.fingerprint_loops import TILE, Folding
+from megasim.kernels.state import TILE, Folding
 
 Singles = npt.NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from megasim import fingerprint as module
 from megasim.checkpoint.tensors import TensorReader, TensorRef, fuse_refs
 from megasim.errors import CheckpointError
 from megasim.fingerprint import Fingerprint, fingerprint_refs, fingerprint_tensor
-from megasim.kernels.fingerprint_loops import TILE
+from megasim.kernels.state import TILE
 from tests.raw_tensors import DTYPES, INTEGERS, tensors, values, write_raw
 
 quick = settings(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from megasim.kernels import compiled
+from megasim.kernels import compiled, state
 from megasim.kernels import fingerprint_loops as kernels
 from megasim.kernels.compiled import bfloat16_to_single, half_to_single, round_to_half
 from megasim.kernels.elements import float8_table, is_wide, to_double, to_single
@@ -85,8 +85,8 @@ def test_float32_rounds_to_bfloat16_as_in_torch() -> None:
     x = bits.view(np.float32)
     x = np.concatenate([x[np.isfinite(x)], np.float32([np.inf, -np.inf, 3.4e38, -1e-45, -0.0])])
     x = np.resize(x, -(-len(x) // 1024) * 1024)
-    keys = np.zeros(1024 + kernels.PASSES, np.uint64)
-    packed, out = np.empty(256, np.uint64), np.empty(kernels.PASSES, np.uint64)
+    keys = np.zeros(1024 + state.PASSES, np.uint64)
+    packed, out = np.empty(256, np.uint64), np.empty(state.PASSES, np.uint64)
     for tile in x.reshape(-1, 1024):
         kernels._hash_bfloat16(tile.view(np.uint64), packed, keys, True, out)
         lanes = packed.view(np.uint16).reshape(256, 2, 2)  # (word, float32, first or second half)
@@ -100,10 +100,10 @@ def test_hash_is_nh_of_words_without_negative_zeros() -> None:
     halves = rng.standard_normal(1024).astype(np.float16)
     halves[::7] = -0.0
     keys = rng.integers(0, 2**64, 1024, dtype=np.uint64)
-    out = np.empty(kernels.PASSES, np.uint64)
+    out = np.empty(state.PASSES, np.uint64)
     kernels._hash_words(halves.view(np.uint64), kernels._HALF_LANES, keys, out)
     words = (halves + np.float16(0)).view(np.uint64).tolist()  # −0 + 0 is 0
-    for shift in range(kernels.PASSES):
+    for shift in range(state.PASSES):
         total = 0
         for word, key in zip(words, keys[shift:].tolist(), strict=False):
             both = (word + key) % 2**64

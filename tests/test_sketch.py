@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megasim.fingerprint import _Walker, fingerprint_refs
-from megasim.kernels.fingerprint_loops import walk_single
+from megasim.kernels.loops import walk_single
 from megasim.sketch import (
     estimate_l2,
     plan_folding,

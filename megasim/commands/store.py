@@ -61,7 +61,7 @@ def ingest_command(
     Nothing in a file is ever executed. Known files are skipped.
     """
     workspace = options.open_workspace(ctx, "write", memory=memory)
-    _load_compiler("fingerprint_loops", "walk_half")
+    _tell_of_compiling("walk_half")
     result = workspace.ingest(
         *paths,
         names=dict(_named_path(text) for text in names),
@@ -87,14 +87,12 @@ def ingest_command(
     return show_failures(result.failed)
 
 
-def _load_compiler(module: str, function: str) -> None:
-    """Make ready for compiled loops, and say that the first run takes longer, and why."""
-    from importlib import import_module
+def _tell_of_compiling(loop: str) -> None:
+    """Say that the first run takes longer, and why."""
+    from megasim.kernels import loops
+    from megasim.kernels.machine_code import compile_note
 
-    from megasim.kernels.compiled import compile_note, load_numba_without_scipy
-
-    load_numba_without_scipy()
-    note = compile_note(getattr(import_module(f"megasim.kernels.{module}"), function))
+    note = compile_note(getattr(loops, loop))
     if note is not None:
         say(note)
 
@@ -153,7 +151,7 @@ def compare_command(
     workspace = options.open_workspace(ctx, "update", memory=memory)
     if not workspace.store.models():
         raise NoAnswerError("the store holds no model yet", "begin with `megasim ingest PATH…`")
-    _load_compiler("pair_loops", "add_halves")
+    _tell_of_compiling("add_halves")
     result = workspace.compare(
         models=models,
         groups=groups or None,

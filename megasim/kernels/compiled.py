@@ -6,25 +6,18 @@ changes: after an edit here, delete the `__pycache__` folder (or NUMBA_CACHE_DIR
 
 from __future__ import annotations
 
-import importlib
 import platform
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import llvmlite.binding  # type: ignore[import-untyped]
 import numba
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba.extending import intrinsic
 
-Halves = npt.NDArray[np.uint16]
-Singles = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-Words = npt.NDArray[np.uint64]
+from megasim.kernels.state import Halves, Singles
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Sums may be taken in any order and with fused multiply-add; NaN and inf keep their meaning.
@@ -54,40 +47,6 @@ def compiled(flags: frozenset[str] = frozenset()) -> Callable[[Function], Functi
             return cast(Function, numba.njit(**options)(function))
 
     return decorate
-
-
-def load_numba_without_scipy() -> None:
-    """Import what numba loads before its first compiled function, but for SciPy.
-
-    It looks for SciPy's BLAS there, which takes a quarter of a second and which no loop here uses.
-    Only for a process that nobody else's compiled functions share: `@` would not work in them.
-    """
-    blas = "scipy.linalg.cython_blas"
-    before = sys.modules.get(blas)
-    sys.modules[blas] = cast(ModuleType, None)  # makes its import fail
-    try:
-        importlib.import_module("numba.np.arraymath")
-    finally:
-        del sys.modules[blas]
-        if before is not None:
-            sys.modules[blas] = before
-
-
-def compile_note(function: Callable[..., Any]) -> str | None:
-    """Return what to tell a user who has to wait for a compiled function, or None.
-
-    Compiling all loops of a pass takes some 10 seconds of one core, once a machine.
-    """
-    folder = cast(Any, function).stats.cache_path
-    name = cast(Any, function).py_func.__name__
-    if folder is None:
-        return (
-            "compiling the inner loops, as on every run: no folder can keep them; "
-            "name one in NUMBA_CACHE_DIR"
-        )
-    if any(Path(folder).glob(f"*.{name}-*.nbi")):
-        return None
-    return "compiling the inner loops, once on this machine: some 10 to 30 seconds"
 
 
 # numba's own decorator is typed as if its first argument were the caller's.

@@ -6,13 +6,10 @@ import math
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 from megasim.checkpoint.dtypes import AnyArray
-from megasim.kernels.compiled import bfloat16_to_single, half_to_single
-
-Singles = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+from megasim.kernels.loops import bfloat16_to_single, half_to_single
+from megasim.kernels.state import Doubles, Singles
 
 # (exponent bits, mantissa bits, bias, has infinities, has −0) of the float8 formats: OCP 8-bit
 # floating point specification (2023); B. Noune et al., arXiv:2206.02915 (fnuz).

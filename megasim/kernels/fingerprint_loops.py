@@ -12,18 +12,13 @@ float64 from the start.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from megasim.kernels.compiled import (
     REORDER,
     SINGLE_INF,
-    Doubles,
-    Halves,
-    Singles,
-    Words,
     bfloat16_to_single,
     bits_of,
     compiled,
@@ -33,18 +28,32 @@ from megasim.kernels.compiled import (
     round_to_half,
     single_of,
 )
-
-Counts = npt.NDArray[np.int64]
-
-# Elements of a tile: 4 KB of float32.
-TILE = 1024
-# 64-bit results of NH for each tile; see `_hash_words`.
-PASSES = 3
-# Where sums are kept in `Walk.moments` and `Walk.counts`.
-COUNT, MEAN, M2, M3, M4, L1, LINF = range(7)
-ZEROS, NANS, INFS = range(3)
-# Nonzero in `Walk.counts` where some element is not a number of that precision.
-LOST_HALF, LOST_BFLOAT16, LOST_SINGLE, LOST_DOUBLE, BEYOND_INT64 = range(3, 8)
+from megasim.kernels.state import (
+    BEYOND_INT64,
+    COUNT,
+    INFS,
+    L1,
+    LINF,
+    LOST_BFLOAT16,
+    LOST_DOUBLE,
+    LOST_HALF,
+    LOST_SINGLE,
+    M2,
+    M3,
+    M4,
+    MEAN,
+    NANS,
+    TILE,
+    ZEROS,
+    Counts,
+    Digests,
+    Doubles,
+    Folding,
+    Halves,
+    Singles,
+    Walk,
+    Words,
+)
 
 # Sums of fourth powers between these lost nothing to the range of float32.
 _TINY, _HUGE = 1e-24, 1e30
@@ -60,44 +69,6 @@ _BELOW_HALF = np.uint64(0x00007FFF00007FFF)
 _31_BITS = np.uint64(0x7FFFFFFF)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-class Walk(NamedTuple):
-    """What a walk over one tensor reads and writes, beside the elements."""
-
-    keys: Words  # (TILE + PASSES - 1,) random words of the hashes
-    signs: Singles  # (2, period + block) of the sketch, flattened: a sign sequence and its negative
-    single: Singles  # (TILE,) the tile as float32
-    single_words: Words  # the same memory
-    half: Halves  # (TILE,) the tile rounded to float16
-    half_words: Words  # the same memory
-    double: Doubles  # (TILE,) the tile as float64, where needed
-    double_words: Words  # the same memory
-    packed: Words  # (TILE / 4,) the tile rounded to bfloat16
-    moments: Doubles  # (7,) count, mean, central sums 2 to 4, sum and maximum of magnitudes
-    counts: Counts  # (8,) zeros, NaNs, infs; and the marks named above
-    folded: Singles  # (buckets + block,) the sketch of the last tiles
-    sketch: Doubles  # (buckets + block,) and of those before
-
-
-class Digests(NamedTuple):
-    """(tiles, PASSES) NH results of a piece rounded to each precision."""
-
-    half: Words
-    bfloat16: Words
-    single: Words
-    double: Words
-    integer: Words  # int64 and uint64, as they are
-
-
-class Folding(NamedTuple):
-    """How a tensor is folded into its sketch; see `sketch`."""
-
-    seed: np.uint64
-    buckets: int  # 0: the tensor is kept whole
-    block: int  # a power of two, at most `buckets`
-    period: int  # of the sign sequence
-    flush: int  # tiles between two additions in float64
 
 
 @compiled()

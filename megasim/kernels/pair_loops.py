@@ -15,9 +15,6 @@ import numpy.typing as npt
 
 from megasim.kernels.compiled import (
     REORDER,
-    Doubles,
-    Halves,
-    Singles,
     bfloat16_to_single,
     bits_of,
     compiled,
@@ -26,12 +23,8 @@ from megasim.kernels.compiled import (
     larger,
     single_of,
 )
+from megasim.kernels.state import TILE, Counts, Doubles, Halves, Pairs, Singles
 
-Pairs = npt.NDArray[np.int32]
-Counts = npt.NDArray[np.int64]
-
-# Columns of a tile: 4 KB of float32 a row.
-TILE = 1024
 _RUN = 512
 # Sums of squares between these lost nothing to the range of float32.
 _TINY, _HUGE = 1e-24, 1e30

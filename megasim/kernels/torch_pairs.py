@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 
 from megasim.errors import UsageError, printable
-from megasim.kernels.compiled import Doubles
-from megasim.kernels.pair_loops import Counts, Pairs
+from megasim.kernels.state import Counts, Doubles, Pairs
 
 
 class TorchArithmetic:

@@ -1,0 +1,219 @@
+"""Compiled loops kept as machine code, so that only the first run waits for the compiler.
+
+To import numba and to load what it keeps by itself takes 0.6 s of every process, a seventh of a
+comparison of six models of 2 GB. So the machine code of a loop is kept in a file of its own, which
+LLVM loads in some milliseconds; numba is imported where there is no such file yet.
+
+A file stands for one loop, the types of its arguments, the sources that it was made of, this
+processor and this LLVM, and is used only if it is whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite  # type: ignore[import-untyped]
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import numpy as np
+
+# What machine code may call that is not in it: it is loaded beside nothing but the C library.
+_C_LIBRARY = {"memset", "memcpy", "memmove", "fma", "fmaf"}
+# LLVM and numba work for one thread at a time.
+_compiling = threading.Lock()
+
+
+class Loop:
+    """A loop of `kernels` that numba compiles, called without numba where it was compiled before.
+
+    It takes contiguous arrays, integers, and named tuples of these, changes the arrays, and
+    returns nothing. Several threads may call it at a time: it lets go of the GIL.
+
+    Not guaranteed: that arrays are as long as the loop takes them to be.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+        self._natives: dict[str, Callable[..., int]] = {}
+
+    def __call__(self, *arguments: Any) -> None:
+        values: list[int] = []
+        types = "-".join(_flattened(arguments, values))
+        native = self._natives.get(types)
+        if native is None:
+            with _compiling:
+                native = self._natives.get(types) or self._native(types, arguments, len(values))
+                self._natives[types] = native
+        if native(ctypes.byref(ctypes.c_void_p()), ctypes.byref(ctypes.c_void_p()), *values):
+            raise RuntimeError(f"the compiled loop {self.name} failed")
+
+    def is_kept(self) -> bool:
+        """Whether this loop was compiled before, for arguments of any types."""
+        pattern = f"{self.module}.{self.name}-*-{_made_of(self.module)}.o"
+        return any(any(folder.glob(pattern)) for folder in _folders())
+
+    def _native(self, types: str, arguments: tuple[Any, ...], count: int) -> Callable[..., int]:
+        file = f"{self.module}.{self.name}-{types}-{_made_of(self.module)}.o"
+        symbol = f"megasim_{self.name}"
+        code = _kept(file)
+        if code is None:
+            code = _compiled(self.module, self.name, symbol, arguments, count)
+            _keep(file, code)
+        integers = [ctypes.c_int64] * count
+        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *integers)
+        return function(_address(symbol, code))
+
+
+def compile_note(loop: Loop) -> str | None:
+    """Return what to tell a user who has to wait for the compiler, or None.
+
+    Compiling all loops of a pass takes some 10 seconds of one core, once a machine.
+    """
+    if loop.is_kept():
+        return None
+    if not any(_can_keep(folder) for folder in _folders()):
+        return (
+            "compiling the inner loops, as on every run: no folder can keep them; "
+            "name one in NUMBA_CACHE_DIR"
+        )
+    return "compiling the inner loops, once on this machine: some 10 to 30 seconds"
+
+
+def _flattened(arguments: tuple[Any, ...], values: list[int]) -> Iterator[str]:
+    """Yield the type of each argument, and append the integers that numba's machine code takes.
+
+    Of an array these are two owners (none), its size, the size of an element, its address, its
+    shape and its strides.
+    """
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            if not argument.flags.c_contiguous:
+                raise ValueError("compiled loops take contiguous arrays")
+            values += (0, 0, argument.size, argument.itemsize)
+            values.append(argument.__array_interface__["data"][0])
+            values += argument.shape
+            values += argument.strides
+            yield f"{argument.dtype.str[1:]}x{argument.ndim}"
+        elif isinstance(argument, tuple):
+            yield type(argument).__name__
+            yield from _flattened(argument, values)
+        else:
+            values.append(int(argument))
+            yield "u8" if isinstance(argument, np.uint64) else type(argument).__name__
+
+
+# --- what is kept ------------------------------------------------------------------------------
+
+
+@cache
+def _made_of(module: str) -> str:
+    """Return a hash of all that the machine code of a module depends on."""
+    here = Path(__file__).parent
+    parts = [llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
+    names = sorted({module, "compiled", "machine_code", "state"})
+    parts += [here.joinpath(f"{name}.py").read_text(encoding="utf-8") for name in names]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _folders() -> list[Path]:
+    """Return where machine code may lie; it is kept in the first that can be written to."""
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    # where there is no home, Path.expanduser would raise
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    folders = [Path(__file__).with_name("__pycache__"), Path(user) / "megasim"]
+    return [Path(named), *folders] if named else folders
+
+
+def _can_keep(folder: Path) -> bool:
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def _kept(file: str) -> bytes | None:
+    """Return the machine code in a file that is there and whole."""
+    for folder in _folders():
+        with suppress(OSError):
+            content = (folder / file).read_bytes()
+            if hashlib.sha256(content[32:]).digest() == content[:32]:
+                return content[32:]
+    return None
+
+
+def _keep(file: str, code: bytes) -> None:
+    for folder in filter(_can_keep, _folders()):
+        with suppress(OSError):
+            part = folder / f".{file}.{os.getpid()}"
+            part.write_bytes(hashlib.sha256(code).digest() + code)
+            part.replace(folder / file)
+            return
+
+
+# --- LLVM --------------------------------------------------------------------------------------
+
+
+def _compiled(module: str, name: str, symbol: str, arguments: tuple[Any, ...], count: int) -> bytes:
+    """Return the machine code of a loop, under a name of ours and with nothing else around it."""
+    import numba
+
+    cached = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    # what comes out of numba's own cache cannot be looked into
+    options = {k: v for k, v in cached.targetoptions.items() if k != "nopython"}
+    fresh = numba.njit(cached.py_func, **options)
+    fresh.compile(tuple(numba.typeof(a) for a in arguments))  # type: ignore[no-untyped-call]
+    (compiled,) = fresh.overloads.values()
+    parsed = llvm.parse_assembly(compiled.library.get_llvm_str())
+    loop = parsed.get_function(compiled.fndesc.llvm_func_name)
+    if len(list(loop.arguments)) != 2 + count:
+        raise RuntimeError(f"numba calls {name} otherwise than megasim expects")
+    for function in parsed.functions:
+        if not function.is_declaration:
+            function.linkage = "internal"
+    loop.linkage = "external"
+    loop.name = symbol
+    _drop_what_is_not_called(parsed)
+    missing = {f.name for f in parsed.functions if f.is_declaration}
+    missing = {m for m in missing if not m.startswith("llvm.")} - _C_LIBRARY
+    if missing:
+        raise RuntimeError(f"{name} needs more than itself: {', '.join(sorted(missing))}")
+    return bytes(_machine().emit_object(parsed))
+
+
+def _drop_what_is_not_called(module: Any) -> None:
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, llvm.create_pass_builder(_machine(), llvm.PipelineTuningOptions()))
+
+
+@cache
+def _machine() -> Any:
+    """Return LLVM's description of this processor."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        jit=True,
+    )
+
+
+_engines: list[Any] = []  # machine code lives as long as what loaded it
+
+
+def _address(symbol: str, code: bytes) -> int:
+    """Load machine code, and return where its function lies."""
+    empty = llvm.parse_assembly(f'target triple = "{llvm.get_process_triple()}"')
+    engine = llvm.create_mcjit_compiler(empty, _machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(symbol))
