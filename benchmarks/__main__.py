@@ -51,11 +51,11 @@ _Make = Callable[[Path], list[Row]]
 _FULL: dict[str, list[_Make]] = {
     # 12 files of 2.13 GB do not fit into 24 GB of memory; the column "GB from disk" says so
     "speed": [
-        lambda f: measure_speed(f / "full", Case(6, width=1.0, pairs=3, runs=3, cold=True)),
-        lambda f: measure_speed(f / "full", Case(12, width=1.0, pairs=3, runs=1)),
+        lambda f: measure_speed(f / "full", Case(6, width=1.0, runs=3, cold=True)),
+        lambda f: measure_speed(f / "full", Case(12, width=1.0, runs=1)),
     ],
     # so here are 12 that do
-    "fits": [lambda f: measure_speed(f / "fits", Case(12, width=0.8, pairs=3, runs=3))],
+    "fits": [lambda f: measure_speed(f / "fits", Case(12, width=0.8, runs=3))],
     "growth": [lambda f: measure_growth(f / "growth", counts=(6, 12, 24, 48), width=0.25)],
     "estimates": [lambda f: measure_estimates(models=1000, keys=686)],
     "store": [lambda f: measure_store(f / "store", models=90)],  # 10 million layer distances
@@ -69,7 +69,7 @@ _FULL: dict[str, list[_Make]] = {
     "start": [lambda f: measure_start(sys.executable)],
 }
 _QUICK: dict[str, list[_Make]] = {
-    "speed": [lambda f: measure_speed(f, Case(models=5, width=0.2, pairs=1, runs=1))],
+    "speed": [lambda f: measure_speed(f, Case(models=5, width=0.2, runs=1))],
     "estimates": [lambda f: measure_estimates(models=1000, keys=12)],
     "store": [lambda f: measure_store(f, models=6)],
     "report": [lambda f: measure_report(f, models=6)],

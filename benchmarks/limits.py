@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from blake3 import blake3
@@ -31,16 +30,12 @@ def blake3_seconds(paths: Sequence[Path]) -> float:
     return time.perf_counter() - start
 
 
-def pairwise_seconds(paths: Sequence[Path], pairs: int, metrics: str) -> float:
-    """Return the median seconds of some pairs the pairwise way, their files in the page cache."""
-    found = []
-    for i in range(min(pairs, len(paths) - 1)):
-        pair = paths[i : i + 2]
-        in_cache(pair)
-        command = [sys.executable, "-m", "benchmarks.pairwise", metrics, *map(str, pair)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found.append(float(json.loads(output)["seconds"]))
-    return statistics.median(found)
+def pairwise_seconds(pair: Sequence[Path], metrics: str) -> float:
+    """Return the seconds of a pair the pairwise way, its files in the page cache."""
+    in_cache(pair)
+    command = [sys.executable, "-m", "benchmarks.pairwise", metrics, *map(str, pair)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(json.loads(output)["seconds"])
 
 
 def out_of_cache(paths: Sequence[Path]) -> None:
@@ -49,8 +44,3 @@ def out_of_cache(paths: Sequence[Path]) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def median(measure: Callable[[], float], runs: int) -> float:
-    """Return the median of several runs."""
-    return statistics.median(measure() for _ in range(runs))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from benchmarks import limits
 from benchmarks.estimates import measure_accuracy
-from benchmarks.measure import Row, in_cache, megasim
+from benchmarks.measure import Row, Run, in_cache, megasim
 from megasim.zoo.building import build_full_size
 
 
@@ -18,7 +20,6 @@ class Case:
 
     models: int
     width: float
-    pairs: int
     runs: int
     cold: bool = False  # also from the disk
 
@@ -32,19 +33,25 @@ def measure_speed(folder: Path, case: Case) -> list[Row]:
     db = folder / "bench.duckdb"
     start = _compiled_start(folder)
     in_cache(paths)
-    cat = limits.median(lambda: limits.cat_seconds(paths), case.runs)
-    blake3 = limits.median(lambda: limits.blake3_seconds(paths), case.runs)
+    # in turns, for the speed of the machine itself changes by a half within minutes
+    turns = [
+        (limits.cat_seconds(paths), limits.blake3_seconds(paths), _ingest(db, paths))
+        for _ in range(case.runs)
+    ]
+    cat, blake3 = (median(turn[i] for turn in turns) for i in (0, 1))
+    ingests = {"ingest": _middle([turn[2] for turn in turns])}
+    if case.cold:
+        limits.out_of_cache(paths)
+        cold = limits.cat_seconds(paths)
+        limits.out_of_cache(paths)
+        ingests["ingest, cold"] = _ingest(db, paths)
     rows: list[Row] = []
-    for cold in (False, True)[: 1 + case.cold]:
-        db.unlink(missing_ok=True)
-        if cold:
-            limits.out_of_cache(paths)
-            cat = limits.cat_seconds(paths)
-            limits.out_of_cache(paths)
-        ingest = megasim(db, "ingest", *map(str, paths), "--json")
+    for what, ingest in ingests.items():
+        if what == "ingest, cold":
+            cat = cold
         rows.append(
             {
-                "what": "ingest, cold" if cold else "ingest",
+                "what": what,
                 **label,
                 "seconds": ingest.seconds,
                 "BLAKE3": blake3,
@@ -55,10 +62,19 @@ def measure_speed(folder: Path, case: Case) -> list[Row]:
                 "GB from disk": ingest.from_disk / 1e9,
             }
         )
-    one = limits.pairwise_seconds(paths, case.pairs, "2")
-    three = limits.pairwise_seconds(paths, case.pairs, "012")
-    in_cache(paths)
-    compare = megasim(db, "compare", "--json")
+    fresh = folder / "fresh.duckdb"
+    db.replace(fresh)
+    compares = []
+    pairwise: dict[str, list[float]] = {"2": [], "012": []}
+    for turn in range(case.runs):
+        for metrics, seconds in pairwise.items():
+            seconds.append(limits.pairwise_seconds(paths[turn : turn + 2], metrics))
+        in_cache(paths)
+        shutil.copy(fresh, db)
+        compares.append(megasim(db, "compare", "--json"))
+    fresh.unlink()
+    compare = _middle(compares)
+    one, three = median(pairwise["2"]), median(pairwise["012"])
     pairs = case.models * (case.models - 1) // 2
     rows.append(
         {
@@ -82,6 +98,16 @@ def measure_speed(folder: Path, case: Case) -> list[Row]:
     rows.append(_adding_one(db, extra, case.models))
     db.unlink()
     return rows
+
+
+def _ingest(db: Path, paths: Sequence[Path]) -> Run:
+    db.unlink(missing_ok=True)
+    return megasim(db, "ingest", *map(str, paths), "--json")
+
+
+def _middle(runs: Sequence[Run]) -> Run:
+    """Return the run whose time is the median."""
+    return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
 
 
 def _compiled_start(folder: Path) -> float:

@@ -23,7 +23,8 @@ from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.kernels import loops, state
 from megasim.kernels.elements import is_wide, to_double, to_single
-from megasim.kernels.state import PASSES, TILE, Digests, Folding, Singles, Walk
+from megasim.kernels.machine_code import Prepared
+from megasim.kernels.state import PASSES, TILE, Digests, Singles, Walk
 from megasim.sketch import (
     DEFAULT_SIZE,
     LARGEST_FACTOR,
@@ -136,6 +137,8 @@ class _Walker:
             sketch=np.zeros(LARGEST_FACTOR * sketch_size + block, dtype=np.float64),
         )
         self._digests = Digests(*np.zeros((5, PIECE // TILE, PASSES), dtype=np.uint64))
+        self._digests_given = Prepared(self._digests)
+        self._walks: dict[int, tuple[Walk, Prepared]] = {}
         self._raw = np.empty(PIECE, dtype=np.float64)
         self._converted = np.empty(PIECE, dtype=np.float64)
 
@@ -143,9 +146,10 @@ class _Walker:
         numel = ref.numel
         folding = plan_folding(numel, self.sketch_size)
         room = (folding.buckets or self.sketch_size) + folding.block
-        walk = self._walk._replace(folded=self._walk.folded[:room], sketch=self._walk.sketch[:room])
+        walk, given = self._walk_of(room)
         for sums in (walk.moments, walk.counts, walk.folded, walk.sketch):
             sums.fill(0)
+        folding_given = Prepared(folding)
         content = blake3(f"{ref.dtype}:".encode())
         streams = {name: blake3(f"{name} {numel}:".encode()) for name in _streams(ref.dtype)}
         one_value: Any = None  # the bits that all elements so far have; None: there are two
@@ -159,7 +163,7 @@ class _Walker:
                 one_value = bits[0]
             if one_value is not None and (bits[-1] != one_value or (bits != one_value).any()):
                 one_value = None
-            self._take(raw, ref.dtype, walk, start // TILE, folding)
+            self._take(raw, ref.dtype, given, start // TILE, folding_given)
             for name, stream in streams.items():
                 rows = getattr(self._digests, name)[: -(-len(raw) // TILE)]
                 stream.update(rows.view(np.uint8).data)
@@ -187,9 +191,19 @@ class _Walker:
             sketch=sketch if is_finite and np.isfinite(sketch).all() else sketch[:0].copy(),
         )
 
-    def _take(self, raw: AnyArray, dtype: str, walk: Walk, first: int, folding: Folding) -> None:
+    def _walk_of(self, room: int) -> tuple[Walk, Prepared]:
+        """Return the buffers with room for so many numbers of a sketch, and ready for the loops."""
+        if room not in self._walks:
+            folded, sketch = self._walk.folded[:room], self._walk.sketch[:room]
+            walk = self._walk._replace(folded=folded, sketch=sketch)
+            self._walks[room] = walk, Prepared(walk)
+        return self._walks[room]
+
+    def _take(
+        self, raw: AnyArray, dtype: str, walk: Prepared, first: int, folding: Prepared
+    ) -> None:
         """Walk over a piece that begins with tile `first`."""
-        where = (walk, self._digests, first, folding)
+        where = (walk, self._digests_given, first, folding)
         if dtype == "float16":
             loops.walk_half(raw.view(np.uint16), self._raw.view(np.uint64), *where)
         elif dtype == "bfloat16":
@@ -202,7 +216,7 @@ class _Walker:
             loops.walk_double(doubles, *where)
             if dtype in ("int64", "uint64"):
                 words = raw.view(np.uint64)
-                loops.hash_integers(words, dtype == "int64", walk, self._digests)
+                loops.hash_integers(words, dtype == "int64", walk, self._digests_given)
         else:
             singles = self._converted.view(np.float32)[: len(raw)]
             to_single(raw, dtype, singles)
