@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megasim.kernels import pair_loops
+from megasim.kernels import machine_code, pair_loops
 from megasim.kernels.machine_code import Loop
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own for what is compiled."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(machine_code, "_folders", lambda: [tmp_path])
     return tmp_path
 
 
