@@ -63,7 +63,8 @@ class Loop:
         return any(any(folder.glob(pattern)) for folder in _folders())
 
     def _native(self, given: Prepared) -> Callable[..., int]:
-        file = f"{self.module}.{self.name}-{given.types}-{_made_of(self.module)}.o"
+        types = hashlib.sha256(given.types.encode()).hexdigest()[:16]
+        file = f"{self.module}.{self.name}-{types}-{_made_of(self.module)}.o"
         symbol = f"megasim_{self.name}"
         code = _kept(file)
         if code is None:
@@ -78,7 +79,7 @@ class Prepared:
 
     Attributes:
         arguments: as they are.
-        types: a text for their types, fit for the name of a file.
+        types: a text for their types.
         values: the integers that numba's machine code takes for them. Of an array these are two
             owners (none), its size, the size of an element, its address, its shape, its strides.
     """
