@@ -49,6 +49,10 @@ class CheckpointError(MegasimError):
         super().__init__(f"{where}: {problem}", remedy)
 
 
+class ForeignFileError(CheckpointError):
+    """A file that is no checkpoint, and no broken one either, by its first bytes."""
+
+
 class UsageError(MegasimError):
     """A question that cannot be asked: an unknown model, component, metric or option."""
 

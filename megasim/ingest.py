@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -19,7 +20,7 @@ from megasim.checkpoint.opening import (
     open_checkpoint,
     transpose_ref,
 )
-from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError, printable
 from megasim.fingerprint import (
     FINGERPRINT_VERSION,
     Fingerprint,
@@ -38,7 +39,8 @@ class IngestResult:
     """What became of each path: names of models, and what could not be read.
 
     `known` models were not read again; `moved` ones only got their new path; `copied` ones are
-    second copies of a known file and were not read either.
+    second copies of a known file and were not read either. Files of another kind that a folder
+    held beside checkpoints are `passed_over`.
     """
 
     added: list[str] = field(default_factory=list)
@@ -47,6 +49,7 @@ class IngestResult:
     moved: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     failed: list[MegasimError] = field(default_factory=list)
+    passed_over: list[ForeignFileError] = field(default_factory=list)
     bytes_read: int = 0
 
     def to_json(self) -> dict[str, object]:
@@ -58,6 +61,7 @@ class IngestResult:
             "moved": self.moved,
             "copied": self.copied,
             "failed": [error.message for error in self.failed],
+            "passed_over": [error.message for error in self.passed_over],
             "bytes_read": self.bytes_read,
         }
 
@@ -196,7 +200,7 @@ class _Ingest:
 
     def find(self, path: Path) -> list[Path]:
         try:
-            return [p.resolve() for p in find_checkpoints(path)]
+            return [p.resolve() for p in find_checkpoints(path, self.result.passed_over.append)]
         except CheckpointError as error:
             self.result.failed.append(error)
         except UsageError:
@@ -388,7 +392,10 @@ def _check_name(model: Model, known: Sequence[Model]) -> None:
     if holder is not None:
         where = f"the model of {printable(holder.path)}" if holder.path else "an imported model"
         path = Path(model.path or "")
-        named = shlex.quote(printable(f"{path.parent.name}-{model.name}={path}", 4096))
+        # from where it parts from the holder on, with its ending: no two such files get one name
+        other = Path(holder.path).parent if holder.path else path.parent.parent
+        apart = path.relative_to(os.path.commonpath([path.parent, other]))
+        named = shlex.quote(printable(f"{'-'.join(apart.parts)}={path}", 4096))
         raise CheckpointError(
             path,
             f"the name {printable(model.name)!r} belongs to {where}",

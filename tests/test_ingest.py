@@ -69,16 +69,70 @@ def test_a_changed_file_replaces_the_model(tmp_path: Path, store) -> None:
     assert store.compare().pairs_done == 1
 
 
-def test_two_models_of_one_name(tmp_path: Path, store) -> None:
-    write_model(tmp_path / "x" / "a.safetensors", random_model(0))
-    write_model(tmp_path / "y" / "a.safetensors", random_model(1))
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"x/a.pt": "", "y/a.pt": "y-a.pt", "z/a.pt": "z-a.pt"},
+        {"x/a.pt": "", "x/a.pth": "a.pth", "x/a.safetensors": "a.safetensors"},
+        {"x/unet/a.pt": "", "y/unet/a.pt": "y-unet-a.pt", "z/unet/a.pt": "z-unet-a.pt"},
+    ],
+)
+def test_models_of_one_name_are_offered_another_each(
+    tmp_path: Path, store, places: dict[str, str]
+) -> None:
+    for i, place in enumerate(places):
+        write_model(tmp_path / place, random_model(i))
     result = store.ingest(tmp_path)
     assert result.added == ["a"]
-    (error,) = result.failed
-    assert "belongs to the model of" in error.message
-    path = tmp_path / "y" / "a.safetensors"
-    assert error.remedy.endswith(f"--name y-a={path}")
-    assert store.ingest(path, names={"y-a": path}).added == ["y-a"]
+    offered = {name: tmp_path / place for place, name in places.items() if name}
+    assert all("belongs to the model of" in error.message for error in result.failed)
+    assert {error.remedy.partition("--name ")[2] for error in result.failed} == {
+        f"{name}={path}" for name, path in offered.items()
+    }
+    assert store.ingest(*offered.values(), names=offered).added == list(offered)
+
+
+# As CoreML writes it: how many blobs, version 2, and zeros up to 64 bytes.
+COREML = b"\x80\0\0\0\2\0\0\0" + bytes(56) + b"\xef\xbe\xad\xde" + bytes(100)
+
+
+def test_files_of_another_kind_are_passed_over_in_a_folder(tmp_path: Path, store) -> None:
+    write_model(tmp_path / "m" / "a.pt", random_model(0))
+    coreml = tmp_path / "m" / "a.mlpackage" / "weights" / "weight.bin"
+    coreml.parent.mkdir(parents=True)
+    coreml.write_bytes(COREML)
+    (tmp_path / "m" / "paths.pth").write_text("/usr/lib/python\n")
+    result = store.ingest(tmp_path / "m")
+    assert (result.added, result.failed) == (["a"], [])
+    assert [error.path for error in result.passed_over] == [
+        tmp_path / "m" / "paths.pth",
+        coreml,
+    ]
+    assert str(result.to_json()["passed_over"]).count("not a checkpoint") == 2
+    (error,) = store.ingest(coreml).failed
+    assert "not a checkpoint of a known format" in error.message
+    (error,) = store.ingest(coreml.parent).failed
+    assert "no checkpoint in this folder" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.safetensors", COREML),
+        ("a.ckpt", b"\x93 of no known format"),
+        ("a.bin", bytes(1000)),
+        ("a.bin", b""),
+        ("a.bin", b"version https://git-lfs.github.com/spec/v1\n"),
+        ("a.bin", b"PK\x03\x04 cut short"),
+    ],
+)
+def test_broken_checkpoints_in_a_folder_are_failures(
+    tmp_path: Path, store, name: str, content: bytes
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / name).write_bytes(content)
+    result = store.ingest(tmp_path / "m")
+    assert (len(result.failed), result.passed_over) == (1, [])
 
 
 def test_an_old_ending_of_checkpoints(tmp_path: Path, store) -> None:

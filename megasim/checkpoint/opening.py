@@ -32,7 +32,7 @@ from megasim.checkpoint.tensors import (
     transpose_ref,
 )
 from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
-from megasim.errors import CheckpointError, UsageError, printable
+from megasim.errors import CheckpointError, ForeignFileError, UsageError, printable
 from megasim.strict_json import JSON
 
 __all__ = [
@@ -51,8 +51,8 @@ __all__ = [
 
 _NOT_WEIGHTS = "name a file of weights: " + " ".join(SUFFIXES)
 
-# What else people have under these names, by the first bytes.
-_STRANGERS = {
+# What becomes a checkpoint once it is fetched or unpacked, by the first bytes.
+_PACKED = {
     b"version https://git-lfs.github.com": (
         "a git-lfs pointer: the weights themselves were not downloaded",
         "run `git lfs pull` where the file comes from",
@@ -60,10 +60,15 @@ _STRANGERS = {
     b"\x1f\x8b": ("a gzip file", "unpack it first"),
     b"7z\xbc\xaf": ("a 7z file", "unpack it first"),
     b"Rar!": ("a rar file", "unpack it first"),
-    b"GGUF": ("a GGUF file, whose quantised tensors are not compared", _NOT_WEIGHTS),
-    b"\x89HDF": ("an HDF5 file", _NOT_WEIGHTS),
     b"PK\x05\x06": ("an empty zip file", CUT_SHORT),
 }
+# What else people have under these names.
+_FOREIGN = {
+    b"GGUF": "a GGUF file, whose quantised tensors are not compared",
+    b"\x89HDF": "an HDF5 file",
+}
+# Whatever a file with one of these endings holds, it was meant to be a checkpoint.
+_MEANT = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,17 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         return checkpoint
 
 
-def find_checkpoints(path: Path | str) -> list[Path]:
+def find_checkpoints(
+    path: Path | str, passed_over: Callable[[ForeignFileError], object] = lambda _: None
+) -> list[Path]:
     """Return the checkpoints at a path: the file itself, or all in a folder, in a fixed order.
 
     Folders inside are searched too. A diffusers pipeline and a folder of shards count as one
-    each and stand for their files; see `walk_checkpoints` for what is passed over.
+    each and stand for their files; see `walk_checkpoints` for what is not looked at.
+
+    Args:
+        passed_over: is called with each file in a folder that ends like a checkpoint and is none
+            by its first bytes, as the weights of CoreML in a .bin. A broken one is in the result.
 
     Raises:
         UsageError: there is nothing at `path`.
@@ -126,10 +137,30 @@ def find_checkpoints(path: Path | str) -> list[Path]:
     if not path.is_dir():
         return [path]
     with _readable(path):
-        found = list(walk_checkpoints(path))
+        found = []
+        for candidate in walk_checkpoints(path):
+            foreign = _foreign(candidate)
+            if foreign is None:
+                found.append(candidate)
+            else:
+                passed_over(foreign)
     if not found:
         raise CheckpointError(path, "no checkpoint in this folder", _NOT_WEIGHTS)
     return found
+
+
+def _foreign(path: Path) -> ForeignFileError | None:
+    """Return why what a folder holds is no checkpoint; None where it is one, or a broken one."""
+    if path.is_dir() or path.suffix in _MEANT:
+        return None
+    try:
+        with ByteSource(path) as source:
+            _format_reader(source)
+    except ForeignFileError as error:
+        return error
+    except (CheckpointError, OSError):  # opening it will say why
+        return None
+    return None
 
 
 def _existing(path: Path | str) -> Path:
@@ -170,9 +201,12 @@ def _format_reader(source: ByteSource) -> Callable[[ByteSource], Contents]:
         raise CheckpointError(source.path, "an empty file", CUT_SHORT)
     if is_safetensors(start):
         return read_safetensors
-    for magic, (problem, remedy) in _STRANGERS.items():
+    for magic, (problem, remedy) in _PACKED.items():
         if start.startswith(magic):
             raise CheckpointError(source.path, problem, remedy)
+    for magic, problem in _FOREIGN.items():
+        if start.startswith(magic):
+            raise ForeignFileError(source.path, problem, _NOT_WEIGHTS)
     if start.startswith(b"PK\x03\x04"):
         return read_torch_zip
     if start[257:262] == b"ustar":
@@ -181,7 +215,9 @@ def _format_reader(source: ByteSource) -> Callable[[ByteSource], Contents]:
             "a tar file, as torch wrote before version 0.2",
             "load it in an old torch and save it again",
         )
-    if start[0] == 0x80 and start[1:2] <= b"\x05":  # a pickle, and the version of its protocol
+    if (
+        start[0] == 0x80 and b"\2" <= start[1:2] <= b"\5"
+    ):  # a pickle, and the version of its protocol
         return read_torch_legacy
     if start[8:9] == b"{":
         return read_safetensors  # which says that the header is too large
@@ -192,8 +228,12 @@ def _format_reader(source: ByteSource) -> Callable[[ByteSource], Contents]:
             "download it again, logged in if the site asks for it",
         )
     if _is_text(start):
-        raise CheckpointError(source.path, "a text file, not a checkpoint", _NOT_WEIGHTS)
-    raise CheckpointError(source.path, "not a checkpoint of a known format", _NOT_WEIGHTS)
+        raise ForeignFileError(source.path, "a text file, not a checkpoint", _NOT_WEIGHTS)
+    if not any(start):
+        raise CheckpointError(
+            source.path, "not a checkpoint, it begins with zeros: a download cut short?", CUT_SHORT
+        )
+    raise ForeignFileError(source.path, "not a checkpoint of a known format", _NOT_WEIGHTS)
 
 
 def _is_text(start: bytes) -> bool:

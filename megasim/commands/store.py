@@ -82,6 +82,8 @@ def ingest_command(
         ):
             for name in found:
                 show(f"{verb} {printable(name)}")
+        for error in result.passed_over:
+            say(f"passed over {error.message}")
         note = f"; {len(result.known)} known already" if result.known else ""
         say(f"read {byte_text(result.bytes_read)} of {_count(result, 'added', 'replaced')}{note}")
     return show_failures(result.failed)
