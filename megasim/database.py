@@ -188,21 +188,24 @@ def _open(
     if threads is not None:
         config["threads"] = str(threads)
     try:
-        return duckdb.connect(str(path), read_only=read_only, config=config)
-    except duckdb.IOException as error:
+        con = duckdb.connect(str(path), read_only=read_only, config=config)
+        con.execute(statement("hide_progress_bar"))  # which connect() does not take
+    except duckdb.Error as error:
         text = str(error)
-        if "lock" in text.lower():
+        if "replaying WAL" in text:
+            raise MegasimError(
+                f"the store {printable(path)} cannot be opened: {printable(text, 600)}",
+                "move the .wal file beside it away to go on with what was saved before the last "
+                "changes; checkpoints can always be read again",
+            ) from None
+        if not isinstance(error, duckdb.IOException):
+            raise
+        if "Could not set lock" in text:
             holder = re.search(r"PID (\d+)", text)
             who = f"process {holder.group(1)}" if holder else "another process"
             raise StoreLockedError(
                 f"{printable(path)} is in use by {who}",
                 "wait until it is done, or stop it; what it has saved is kept",
-            ) from None
-        if "WAL" in text:
-            raise MegasimError(
-                f"the store {printable(path)} cannot be opened: {printable(text)}",
-                "move the .wal file beside it away to go on with what was saved before the last "
-                "changes; checkpoints can always be read again",
             ) from None
         if system := re.search(r"Cannot open file .*: (.+)", text):
             raise MegasimError(
@@ -213,6 +216,7 @@ def _open(
             f"{printable(path)} is not a megasim store: {printable(text.splitlines()[0])}",
             "name another file with --db",
         ) from None
+    return con
 
 
 def _schema_version(con: duckdb.DuckDBPyConnection, path: Path, fresh: bool) -> int:

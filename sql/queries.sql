@@ -1,6 +1,10 @@
 -- The statements that megasim itself runs. Python calls them by name.
 -- A name in braces is a table that the caller registers for the time of one call.
 
+-- name: hide_progress_bar
+-- No bar of the database's own, which it prints over what a program or `python -c` prints.
+set enable_progress_bar = false;
+
 -- name: schema_version
 -- The newest migration that ran.
 select max(version) from schema_version;

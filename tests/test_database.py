@@ -124,6 +124,47 @@ def test_a_locked_store_gives_the_holder(tmp_path: Path) -> None:
     connect(path, "write").close()
 
 
+def test_a_store_in_a_folder_called_lock_is_not_taken_for_locked(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    (tmp_path / "lock" / "WAL").write_text("not a database\n" * 1000)
+    with pytest.raises(NotAStoreError):
+        connect(tmp_path / "lock" / "WAL")
+
+
+def test_a_damaged_wal_is_named_and_can_be_moved_away(tmp_path: Path) -> None:
+    path, wal = tmp_path / "s.duckdb", tmp_path / "s.duckdb.wal"
+    connect(path, "write").close()
+    die = """if True:
+        import os, pathlib, sys
+        from megasim.database import connect
+        con = connect(pathlib.Path(sys.argv[1]), "update")
+        con.execute("create table late as select range as i from range(1000)")
+        os._exit(0)  # before the changes have got into the store
+    """
+    subprocess.run([sys.executable, "-c", die, str(path)], check=True)
+    data = bytearray(wal.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    wal.write_bytes(data)
+    modes: list[database.Mode] = ["read", "update"]
+    for mode in modes:
+        with pytest.raises(MegasimError, match=r"cannot be opened: .*s\.duckdb\.wal") as caught:
+            connect(path, mode)
+        assert "move the .wal file" in caught.value.remedy
+    wal.rename(tmp_path / "away")
+    assert "late" not in {row[0] for row in structure(connect(path, "update"))}
+
+
+def test_the_database_draws_no_progress_bar(tmp_path: Path) -> None:
+    ask = """if True:
+        import pathlib, sys
+        from megasim.database import connect
+        con = connect(pathlib.Path(sys.argv[1]), "write")
+        print(con.execute("select current_setting('enable_progress_bar')").fetchall())
+    """  # by default it does so under python -c
+    command = [sys.executable, "-c", ask, str(tmp_path / "s.duckdb")]
+    assert subprocess.check_output(command, text=True) == "[(False,)]\n"
+
+
 def test_an_interrupted_first_run_is_taken_up(tmp_path: Path) -> None:
     duckdb.connect(str(tmp_path / "s.duckdb")).close()
     connect(tmp_path / "s.duckdb", "write").close()
