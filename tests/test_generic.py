@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from megasim import cli
+from megasim.findings.overview import findings_report
 from megasim.lineage.layout import lay_out
 from megasim.matrix_loading import component_names
+from megasim.plots.overview import sharing_figure, sharing_grid, tier_figure
+from megasim.report.findings import tier_overview
 from megasim.report.source import Source
 from megasim.workspace import open_store
 from tests.models import nudged, random_model, write_model
@@ -49,6 +52,30 @@ def test_without_a_unet_all_components_are_meant(
     assert answer(capsys, *db, "trajectory", "m0", "m1", "m2")[0].startswith("part ")
     with open_store(generic, "read") as store:
         assert store.matrix().component == store.layers().component == "all"
+
+
+def test_many_components_stay_readable(tmp_path: Path) -> None:
+    for i in range(3):
+        base, other = random_model(0, keys=60, shape=(8, 8)), random_model(i, keys=60, shape=(8, 8))
+        tensors = {
+            f"part_{p:02}.w": b if p % 2 else a
+            for p, (a, b) in enumerate(zip(base.values(), other.values(), strict=True))
+        }
+        write_model(tmp_path / "models" / f"m{i}.pt", tensors)
+    with open_store(tmp_path / "s.duckdb") as store:
+        store.ingest(tmp_path / "models")
+        store.compare()
+        lines = findings_report(store.store).to_text().splitlines()
+        source = Source.of(store.store, None, None, None)
+        grid = sharing_grid(source.equalities)
+        _, findings, _ = tier_overview(source, None)
+    assert max(map(len, lines)) < 200
+    assert any("and 24 more: the same in 3 models" in line for line in lines)
+    for figure in (sharing_figure(grid), tier_figure(findings)):
+        assert figure.get_figwidth() < 16
+        (axes,) = figure.axes
+        assert len(axes.get_xticklabels()) == 60
+        assert all(len(text.get_text()) <= 2 for text in axes.texts)
 
 
 def test_a_map_of_strangers_says_what_to_do(

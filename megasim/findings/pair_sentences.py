@@ -27,6 +27,7 @@ _VAE_PARTS = {
     "vae_decoder": "decoder",
     "vae_quant": "quant convolutions",
 }
+_MOST_NAMED = 12
 
 
 def pair_sentences(findings: Sequence[Finding]) -> list[str]:
@@ -62,8 +63,12 @@ def _nothing_in_common(findings: Sequence[Finding]) -> str:
 def component_list(components: Sequence[str]) -> str:
     """Name some components; the parts of a VAE are one where they are all there.
 
+    Of more than twelve, as only a generic network has, the first six and how many more.
+
     >>> component_list(["unet", "vae_encoder", "vae_decoder", "vae_quant"])
     'UNet and VAE'
+    >>> component_list([f"layer{i}" for i in range(60)])
+    'layer0, layer1, layer2, layer3, layer4, layer5 and 54 more'
     """
     named = list(components)
     if set(named) >= set(_VAE_PARTS):
@@ -73,6 +78,8 @@ def component_list(components: Sequence[str]) -> str:
             *(c for c in named[place:] if c not in _VAE_PARTS),
         ]
     titles = [component_title(c) for c in named]
+    if len(titles) > _MOST_NAMED:
+        titles[6:] = [f"{len(titles) - 6} more"]
     return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,11 @@ _GROUP_COLOURS = (
 _FURTHER = "#dddddd"
 _OWN = "#ffffff"
 _HATCH: dict[str, Any] = {"facecolor": MISSING, "hatch": "////", "edgecolor": "#b5b5b5"}
+
+
+# Inches that the cells of a row take at most: those of more components are narrower.
+_WIDEST = 13.0
+_TIER_CELL = 0.82
 
 
 @dataclass(frozen=True)
@@ -216,11 +221,13 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
         labels = [next(name for name in pair if name not in common) for pair in pairs]
     else:
         labels = [f"{short_label(a, 26)} – {short_label(b, 26)}" for a, b in pairs]
-    note = f"{len(pairs)} pair{'s'[: len(pairs) != 1]} · keys changed of keys compared, or L2"
+    note = f"{len(pairs)} pair{'s'[: len(pairs) != 1]}"
+    if _TIER_CELL * len(components) <= _WIDEST:
+        note += " · keys changed of keys compared, or L2"
     if any(f.equal and f.keys_compared is None for f in findings):
         note += " · ?: a published 0, which may mean that it was not compared"
     heads = [component_label(c) for c in components]
-    return _table_figure(title, note, heads, labels, style, handles, cell=0.82)
+    return _table_figure(title, note, heads, labels, style, handles, cell=_TIER_CELL)
 
 
 def _cell_text(finding: Finding) -> str:
@@ -258,7 +265,7 @@ def _table_figure(
     """Return a table of coloured cells with a legend below its heading.
 
     Args:
-        cell: inches of the width of a cell.
+        cell: inches of the width of a cell; less, and without longer texts, where they are many.
     """
     rows, columns = len(labels), len(heads)
     high = float(np.clip(9.0 / rows, 0.15, 0.26))
@@ -266,9 +273,12 @@ def _table_figure(
     shown = [short_label(label, 56) for label in labels]
     left = 0.3 + max(map(len, shown)) * size * 0.0092
     heads = [short_label(head, 22) for head in heads]
-    # at 40 degrees: 0.04 in of height and 0.053 in of width a character
-    over = 0.15 + max(map(len, heads)) * 0.04
-    beyond = max(len(head) * 0.053 - cell * (columns - i - 0.5) for i, head in enumerate(heads))
+    crowded = cell * columns > _WIDEST
+    cell = min(cell, max(_WIDEST / columns, 0.2))
+    # inches of height and of width that a character takes, upright or at 40 degrees
+    up, along = (0.075, 0.0) if crowded else (0.04, 0.053)
+    over = 0.15 + max(map(len, heads)) * up
+    beyond = max(len(head) * along - cell * (columns - i - 0.5) for i, head in enumerate(heads))
     legend_columns = min(3, max(len(handles), 1))
     legend = 0.19 * -(-len(handles) // legend_columns) + (0.12 if handles else 0)
     width = max(left + cell * columns + max(beyond, 0.0) + 0.2, 6.2)
@@ -280,12 +290,16 @@ def _table_figure(
     axes.set(xlim=(0, columns), ylim=(rows, 0), facecolor="white")
     for row in range(rows):
         for column in range(columns):
-            _draw_cell(axes, row, column, style(row, column), size, thick=rows <= 60)
+            drawn = style(row, column)
+            if crowded and len(drawn.text) > 2:
+                drawn = replace(drawn, text="")
+            _draw_cell(axes, row, column, drawn, size, thick=rows <= 60)
     axes.set_yticks(np.arange(rows) + 0.5, shown, fontsize=size)
     axes.xaxis.tick_top()
-    axes.set_xticks(np.arange(columns) + 0.5, heads, rotation=40, ha="left", fontsize=8.5)
+    turned: dict[str, Any] = {"rotation": 90} if crowded else {"rotation": 40, "ha": "left"}
+    axes.set_xticks(np.arange(columns) + 0.5, heads, fontsize=8.5, **turned)
     for label in axes.get_xticklabels():
-        label.set_rotation_mode("anchor")
+        label.set_rotation_mode("default" if crowded else "anchor")
     axes.tick_params(length=0, pad=4)
     for spine in axes.spines.values():
         spine.set_visible(False)
