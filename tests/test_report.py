@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 from megasim.database import named_statements, purpose_of
 from megasim.errors import NoAnswerError, UsageError
 from megasim.legacy.importing import import_path
+from megasim.matrix import DistanceMatrix
 from megasim.matrix_files import matrix_to_long
 from megasim.matrix_loading import load_layers, load_matrix
 from megasim.report import page
+from megasim.report.distances import _distances_lead
 from megasim.report.page import ReportResult, write_report
 from megasim.report.parts import csv_bytes
 from megasim.report.source import literal
@@ -373,6 +376,29 @@ def test_models_without_a_unet_have_figures_of_what_they_have(tmp_path: Path) ->
     assert "&lt;b&gt;head" in (tmp_path / "report" / "index.html").read_text()
     assert "b" not in page.tags
     assert (tmp_path / "report" / "data" / "distances-body.csv").exists()
+
+
+def test_a_superlative_is_of_pairs_that_share_nearly_all_keys() -> None:
+    values = np.array([[0, 1, 2, 9], [1, 0, 3, 8], [2, 3, 0, 7], [9, 8, 7, 0]], dtype=float)
+    coverage = np.where(values > 6, 0.25, 1.0)
+
+    def lead(coverage: np.ndarray) -> str:
+        matrix = replace(DistanceMatrix.from_values("abcd", values), coverage=coverage)
+        source = SimpleNamespace(components=("unet",), matrix=lambda _: matrix)
+        (text,) = _distances_lead(source)
+        return text
+
+    assert lead(coverage) == (
+        "Of pairs that share at least 95 % of the keys, the nearest two that differ in the UNet "
+        "are a and b (L2 1), the farthest b and c (L2 3)."
+    )
+    assert lead(np.full((4, 4), np.nan)) == (
+        "The nearest two that differ in the UNet are a and b (L2 1), the farthest a and d (L2 9)."
+    )
+    assert lead(np.minimum(coverage, 0.5)) == (
+        "The nearest two that differ in the UNet are a and b (L2 1, over 50 % of the keys), "
+        "the farthest a and d (L2 9, over 25 % of the keys)."
+    )
 
 
 def test_gaps_are_marked_and_do_not_bend_the_map(shared: Path, tmp_path: Path) -> None:

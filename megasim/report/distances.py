@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -29,6 +30,8 @@ _MOST_WRITTEN = 14
 # Rows of layers × pairs up to which every key has its own; beyond, keys of a block and role are
 # summed up, so that the file stays small.
 _MOST_KEYS = 15_000
+# The coverage from which on a distance counts as one of the whole component.
+_NEARLY_ALL = 0.95
 
 
 def heatmap_section(source: Source) -> Section:
@@ -45,18 +48,31 @@ def _distances_lead(source: Source) -> tuple[str, ...]:
     if not source.components:
         return ()
     matrix = source.matrix(source.components[0])
-    above = np.triu(matrix.values, 1)
-    apart = np.argwhere(above > 0)
-    if len(apart) < 2:
+    apart = np.triu(matrix.values, 1) > 0
+    # what few keys cover is no superlative; a coverage that is not known is NaN
+    covered = apart & ~(matrix.coverage < _NEARLY_ALL)
+    whole = bool(covered.sum() > 1)
+    pairs = np.argwhere(covered if whole else apart)
+    if len(pairs) < 2:
         return ()
-    apart = apart[np.argsort(above[apart[:, 0], apart[:, 1]], kind="stable")]
-    (a, b), (c, d) = apart[0], apart[-1]
-    names = [printable(name, 60) for name in matrix.models]
+    pairs = pairs[np.argsort(matrix.values[pairs[:, 0], pairs[:, 1]], kind="stable")]
+
+    def told(pair: npt.NDArray[np.intp]) -> str:
+        a, b = (printable(matrix.models[i], 60) for i in pair)
+        value, coverage = matrix.values[tuple(pair)], matrix.coverage[tuple(pair)]
+        over = f", over {100 * coverage:.3g} % of the keys" if coverage < _NEARLY_ALL else ""
+        return f"{a} and {b} (L2 {cell_text(float(value))}{over})"
+
+    left = whole and not np.array_equal(covered, apart)
+    of = (
+        f"Of pairs that share at least {100 * _NEARLY_ALL:.0f} % of the keys, the"
+        if left
+        else "The"
+    )
     title = printable(component_title(matrix.component))
     return (
-        f"The nearest two that differ in the {title} are {names[a]} and {names[b]} "
-        f"(L2 {cell_text(float(above[a, b]))}), the farthest {names[c]} and {names[d]} "
-        f"({cell_text(float(above[c, d]))}).",
+        f"{of} nearest two that differ in the {title} are {told(pairs[0])}, "
+        f"the farthest {told(pairs[-1])}.",
     )
 
 
