@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.kernels import loops, state
 from megasim.kernels.elements import is_wide, to_double, to_single
-from megasim.kernels.machine_code import Prepared
-from megasim.kernels.state import PASSES, TILE, Digests, Singles, Walk
+from megasim.kernels.machine_code import Prepared, prepare
+from megasim.kernels.state import PASSES, TILE, Digests, Folding, Singles, Walk
 from megasim.sketch import (
     DEFAULT_SIZE,
     LARGEST_FACTOR,
@@ -93,7 +94,8 @@ def fingerprint_tensor(
 
     Raises CheckpointError when the tensor cannot be read.
     """
-    return _Walker(sketch_size).fingerprint(reader, ref)
+    with np.errstate(over="ignore"):
+        return _Walker(sketch_size).fingerprint(reader, ref)
 
 
 def fingerprint_refs(
@@ -108,7 +110,7 @@ def fingerprint_refs(
     Raises CheckpointError when a tensor cannot be read.
     """
     walker = _Walker(sketch_size)
-    with TensorReader() as reader:
+    with TensorReader() as reader, np.errstate(over="ignore"):
         return [walker.fingerprint(reader, ref) for ref in refs]
 
 
@@ -137,10 +139,12 @@ class _Walker:
             sketch=np.zeros(LARGEST_FACTOR * sketch_size + block, dtype=np.float64),
         )
         self._digests = Digests(*np.zeros((5, PIECE // TILE, PASSES), dtype=np.uint64))
-        self._digests_given = Prepared(self._digests)
+        self._digests_given = prepare(self._digests)
         self._walks: dict[int, tuple[Walk, Prepared]] = {}
         self._raw = np.empty(PIECE, dtype=np.float64)
         self._converted = np.empty(PIECE, dtype=np.float64)
+        self._words = prepare(self._raw.view(np.uint64))
+        self._halves = prepare(self._raw.view(np.uint16))
 
     def fingerprint(self, reader: TensorReader, ref: TensorRef) -> Fingerprint:
         numel = ref.numel
@@ -149,7 +153,7 @@ class _Walker:
         walk, given = self._walk_of(room)
         for sums in (walk.moments, walk.counts, walk.folded, walk.sketch):
             sums.fill(0)
-        folding_given = Prepared(folding)
+        folding_given = _prepared(folding)
         content = blake3(f"{ref.dtype}:".encode())
         streams = {name: blake3(f"{name} {numel}:".encode()) for name in _streams(ref.dtype)}
         one_value: Any = None  # the bits that all elements so far have; None: there are two
@@ -167,7 +171,7 @@ class _Walker:
             for name, stream in streams.items():
                 rows = getattr(self._digests, name)[: -(-len(raw) // TILE)]
                 stream.update(rows.view(np.uint8).data)
-        counts = walk.counts
+        counts = walk.counts.tolist()
         if counts[state.BEYOND_INT64]:  # else 2⁶⁴ − 1 would be taken for −1
             streams["integer"].update(b"unsigned")
         is_constant = numel == 0 or one_value is not None or counts[state.ZEROS] == numel
@@ -183,11 +187,11 @@ class _Walker:
             bf16_hash=streams["bfloat16"].hexdigest(16),
             dtype=ref.dtype,
             numel=numel,
-            **_moments(walk.moments, numel, is_finite, bool(is_constant)),
-            zeros=int(counts[state.ZEROS]),
-            nans=int(counts[state.NANS]),
-            infs=int(counts[state.INFS]),
-            is_constant=bool(is_constant),
+            **_moments(walk.moments.tolist(), numel, is_finite, is_constant),
+            zeros=counts[state.ZEROS],
+            nans=counts[state.NANS],
+            infs=counts[state.INFS],
+            is_constant=is_constant,
             sketch=sketch if is_finite and np.isfinite(sketch).all() else sketch[:0].copy(),
         )
 
@@ -196,7 +200,7 @@ class _Walker:
         if room not in self._walks:
             folded, sketch = self._walk.folded[:room], self._walk.sketch[:room]
             walk = self._walk._replace(folded=folded, sketch=sketch)
-            self._walks[room] = walk, Prepared(walk)
+            self._walks[room] = walk, prepare(walk)
         return self._walks[room]
 
     def _take(
@@ -205,9 +209,9 @@ class _Walker:
         """Walk over a piece that begins with tile `first`."""
         where = (walk, self._digests_given, first, folding)
         if dtype == "float16":
-            loops.walk_half(raw.view(np.uint16), self._raw.view(np.uint64), *where)
+            loops.walk_half(self._halves.head(len(raw)), self._words, *where)
         elif dtype == "bfloat16":
-            loops.walk_bfloat16(raw, *where)
+            loops.walk_bfloat16(self._halves.head(len(raw)), *where)
         elif dtype == "float32":
             loops.walk_single(raw, *where)
         elif is_wide(dtype):
@@ -221,6 +225,11 @@ class _Walker:
             singles = self._converted.view(np.float32)[: len(raw)]
             to_single(raw, dtype, singles)
             loops.walk_single(singles, *where)
+
+
+@lru_cache(maxsize=4096)
+def _prepared(folding: Folding) -> Prepared:
+    return prepare(folding)
 
 
 def _hash_keys() -> npt.NDArray[np.uint64]:
@@ -240,7 +249,7 @@ def _streams(dtype: str) -> tuple[str, ...]:
     return ("half", "bfloat16", "single", "double", "integer")
 
 
-def _narrowest(dtype: str, counts: npt.NDArray[np.int64]) -> str:
+def _narrowest(dtype: str, counts: Sequence[int]) -> str:
     """Return the first field of `Digests` whose precision holds all elements exactly."""
     if counts[state.LOST_DOUBLE]:
         return "integer"
@@ -252,20 +261,17 @@ def _narrowest(dtype: str, counts: npt.NDArray[np.int64]) -> str:
 
 
 def _moments(
-    sums: npt.NDArray[np.float64], numel: int, is_finite: bool, is_constant: bool
+    sums: Sequence[float], numel: int, is_finite: bool, is_constant: bool
 ) -> dict[str, float | None]:
     """Return l1, l2, linf, mean, std and kurtosis out of the sums of a walk."""
-    mean, m2, m4 = float(sums[state.MEAN]), float(sums[state.M2]), float(sums[state.M4])
+    mean, m2, m4 = sums[state.MEAN], sums[state.M2], sums[state.M4]
     m2 = 0.0 if is_constant else max(m2, 0.0)
-    values = {"l1": float(sums[state.L1]), "linf": float(sums[state.LINF])}
-    values["l2"] = math.sqrt(m2 + numel * mean * mean)
-    if numel:
-        values["mean"] = mean
-        values["std"] = math.sqrt(m2 / numel)
-    if m2 > 0:
-        values["kurtosis"] = m4 / m2 / m2 * numel - 3.0
-    names = ("l1", "l2", "linf", "mean", "std", "kurtosis")
-    return {
-        name: values[name] if is_finite and math.isfinite(values.get(name, math.nan)) else None
-        for name in names
+    values = {
+        "l1": sums[state.L1],
+        "l2": math.sqrt(m2 + numel * mean * mean),
+        "linf": sums[state.LINF],
+        "mean": mean if numel else math.nan,
+        "std": math.sqrt(m2 / numel) if numel else math.nan,
+        "kurtosis": m4 / m2 / m2 * numel - 3.0 if m2 > 0 else math.nan,
     }
+    return {k: v if is_finite and math.isfinite(v) else None for k, v in values.items()}

@@ -14,9 +14,11 @@ import ctypes
 import hashlib
 import importlib
 import os
+import struct
+import sys
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -28,6 +30,8 @@ import numpy as np
 
 # What machine code may call that is not in it: it is loaded beside nothing but the C library.
 _C_LIBRARY = {"memset", "memcpy", "memmove", "fma", "fmaf"}
+# What stands for an array of one dimension.
+_ARRAY = struct.Struct("7q")
 # LLVM and numba work for one thread at a time.
 _compiling = threading.Lock()
 
@@ -35,8 +39,8 @@ _compiling = threading.Lock()
 class Loop:
     """A loop of `kernels` that numba compiles, called without numba where it was compiled before.
 
-    It takes contiguous arrays, integers, and named tuples of these (`Prepared`, where they serve
-    for many calls), changes the arrays, and returns nothing. Several threads may call it at a
+    It takes contiguous arrays, integers, and named tuples of these (prepared, where they serve for
+    many calls), changes the arrays, and returns nothing. Several threads may call it at a
     time: it lets go of the GIL.
 
     Not guaranteed: that arrays are as long as the loop takes them to be.
@@ -47,14 +51,13 @@ class Loop:
         self._natives: dict[str, Callable[..., int]] = {}
 
     def __call__(self, *arguments: Any) -> None:
-        given = Prepared(arguments)
-        native = self._natives.get(given.types)
+        given = prepare(arguments)
+        native = self._natives.get(given.kind)
         if native is None:
             with _compiling:
-                native = self._natives.get(given.types) or self._native(given)
-                self._natives[given.types] = native
-        values = array("q", given.values)
-        if native(values.buffer_info()[0]):
+                native = self._natives.get(given.kind) or self._native(given)
+                self._natives[given.kind] = native
+        if native(given.words):
             raise RuntimeError(f"the compiled loop {self.name} failed")
 
     def is_kept(self) -> bool:
@@ -63,55 +66,59 @@ class Loop:
         return any(any(folder.glob(pattern)) for folder in _folders())
 
     def _native(self, given: Prepared) -> Callable[..., int]:
-        types = hashlib.sha256(given.types.encode()).hexdigest()[:16]
+        types = hashlib.sha256(given.kind.encode()).hexdigest()[:16]
         file = f"{self.module}.{self.name}-{types}-{_made_of(self.module)}.o"
         symbol = f"megasim_{self.name}"
         code = _kept(file)
         if code is None:
             code = _compiled(self.module, self.name, symbol, given)
             _keep(file, code)
-        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p)
         return function(_address(symbol, code))
 
 
 class Prepared:
-    """Arguments of loops, ready for many calls: a named tuple of a dozen arrays takes 60 µs.
+    """An argument of loops, ready for many calls: a named tuple of a dozen arrays takes 60 µs.
 
     Attributes:
-        arguments: as they are.
-        types: a text for their types.
-        values: the integers that numba's machine code takes for them. Of an array these are two
+        original: as the loop is written for it.
+        kind: a text for its type.
+        words: the 64-bit integers that numba's machine code takes for it. Of an array these are two
             owners (none), its size, the size of an element, its address, its shape, its strides.
     """
 
-    __slots__ = ("arguments", "types", "values")
+    __slots__ = ("kind", "original", "words")
 
-    def __init__(self, arguments: tuple[Any, ...]) -> None:
-        self.arguments = arguments
-        self.values: list[int] = []
-        types: list[str] = []
-        for argument in arguments:
-            if isinstance(argument, np.ndarray):
-                if not argument.flags.c_contiguous:
-                    raise ValueError("compiled loops take contiguous arrays")
-                address = argument.__array_interface__["data"][0]
-                self.values += (0, 0, argument.size, argument.itemsize, address)
-                self.values += argument.shape
-                self.values += argument.strides
-                types.append(f"{argument.dtype.str[1:]}x{argument.ndim}")
-            elif isinstance(argument, Prepared | tuple):
-                inner = argument if isinstance(argument, Prepared) else Prepared(argument)
-                self.values += inner.values
-                types.append(f"{type(inner.arguments).__name__}-{inner.types}")
-            else:
-                self.values.append((int(argument) + 2**63) % 2**64 - 2**63)  # as 64 bits
-                types.append("u8" if isinstance(argument, np.uint64) else type(argument).__name__)
-        self.types: str = "-".join(types)
+    def __init__(self, original: Any, kind: str, words: bytes) -> None:
+        self.original, self.kind, self.words = original, kind, words
 
-    def originals(self) -> Iterator[Any]:
-        """Yield the arguments as the loop is written for them."""
-        for argument in self.arguments:
-            yield argument.arguments if isinstance(argument, Prepared) else argument
+    def head(self, size: int) -> Prepared:
+        """Return the first elements of an array of one dimension; it must have as many."""
+        _, _, _, itemsize, address, _, stride = _ARRAY.unpack(self.words)
+        words = _ARRAY.pack(0, 0, size, itemsize, address, size, stride)
+        return Prepared(self.original, self.kind, words)
+
+
+def prepare(argument: Any) -> Prepared:
+    """Return a contiguous array, an integer, or a tuple of these and of prepared ones, prepared.
+
+    Raises ValueError where an array is not contiguous.
+    """
+    if isinstance(argument, Prepared):
+        return argument
+    if isinstance(argument, tuple):
+        parts = [prepare(part) for part in argument]
+        kind = f"{type(argument).__name__}({','.join([part.kind for part in parts])})"
+        return Prepared(argument, kind, b"".join([part.words for part in parts]))
+    if isinstance(argument, np.ndarray):
+        if not argument.flags.c_contiguous:
+            raise ValueError("compiled loops take contiguous arrays")
+        address = argument.__array_interface__["data"][0]
+        words = array("q", (0, 0, argument.size, argument.itemsize, address))
+        words.extend((*argument.shape, *argument.strides))
+        return Prepared(argument, f"{argument.dtype.str[1:]}x{argument.ndim}", words.tobytes())
+    kind = "u8" if isinstance(argument, np.uint64) else type(argument).__name__
+    return Prepared(argument, kind, (int(argument) % 2**64).to_bytes(8, sys.byteorder))
 
 
 def compile_note(loop: Loop) -> str | None:
@@ -187,12 +194,12 @@ def _compiled(module: str, name: str, symbol: str, given: Prepared) -> bytes:
     # what comes out of numba's own cache cannot be looked into
     options = {k: v for k, v in cached.targetoptions.items() if k != "nopython"}
     fresh = numba.njit(cached.py_func, **options)
-    fresh.compile(tuple(map(numba.typeof, given.originals())))
+    fresh.compile(tuple(map(numba.typeof, [prepare(part).original for part in given.original])))
     (compiled,) = fresh.overloads.values()
     text = compiled.library.get_llvm_str()
     loop = llvm.parse_assembly(text).get_function(compiled.fndesc.llvm_func_name)
     kinds = [str(argument.type) for argument in loop.arguments]
-    if len(kinds) != 2 + len(given.values):
+    if len(kinds) != 2 + len(given.words) // 8:
         raise RuntimeError(f"numba calls {name} otherwise than megasim expects")
     parsed = llvm.parse_assembly(text + _entry(symbol, loop.name, kinds))
     for function in parsed.functions:
