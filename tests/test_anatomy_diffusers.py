@@ -466,7 +466,8 @@ def test_sd3_with_its_text_encoders() -> None:
     texts = {k: v for k, v in labels(of_folder).items() if v[0].startswith("text_encoder")}
     assert texts.items() <= labels(anatomy).items()
     assert {v[0] for v in texts.values()} == {f"text_encoder_{n}" for n in (1, 2, 3)}
-    assert len(texts) == len(single) - 1
+    fused = 2 * 2 * 32  # query, key and value are one in clip_g, weight and bias, in each layer
+    assert len(texts) == len(single) - 1 - fused
     assert all(role for _, _, role in texts.values())
     encoder_t5 = [v for k, v in texts.items() if ".t5xxl." in k]
     assert {block for _, block, _ in encoder_t5} == {f"layer {i}" for i in range(24)} | {None}
@@ -474,6 +475,33 @@ def test_sd3_with_its_text_encoders() -> None:
         *("unet", "vae_encoder", "vae_decoder"),
         *("text_encoder_1", "text_encoder_2", "text_encoder_3"),
     }
+
+
+def test_the_second_text_encoder_of_sd3_is_that_of_sdxl(tmp_path: Path) -> None:
+    """OpenCLIP bigG: query, key and value stand apart in SD3's file, and in one in SDXL's."""
+    before, after = "conditioner.embedders.1.model.", "text_encoders.clip_g."
+    sdxl = zoo.prefixed(before, zoo.openclip_shapes("OpenCLIP-bigG", SMALL))
+    words, channels = sdxl[f"{before}token_embedding.weight"]
+    sd3 = renamed(clip("x", 32, channels, True, words), "x/", f"{after}transformer.")
+    sd3[f"{after}logit_scale"] = ()
+    anatomy = classify_keys(sd3)
+    assert anatomy.family == "SD3"
+    assert assembled(anatomy, sd3) == {k.replace(before, after): v for k, v in sdxl.items()}
+    tensors = {key: torch.randn(shape) for key, shape in sdxl.items()}
+    apart = {}
+    for part in anatomy.parts:
+        whole = tensors[part.canonical_key.replace(after, before)]
+        pieces = whole.chunk(3) if len(part.sources) == 3 else (whole,)
+        for key, piece in zip(part.sources, pieces, strict=True):
+            apart[key] = (piece.T if part.transposed else piece).contiguous()
+    write_model(tmp_path / "models" / "sdxl.safetensors", tensors)
+    write_model(tmp_path / "models" / "sd3.safetensors", apart)
+    with open_store(tmp_path / "store.duckdb") as workspace:
+        assert not workspace.ingest(tmp_path / "models").failed
+        workspace.compare()
+        (finding,) = pair_findings(workspace.store)
+    assert (finding.component, finding.verdict) == ("text_encoder_2", "identical")
+    assert finding.keys_compared == len(sdxl)
 
 
 # ---- Flux ------------------------------------------------------------------------------------
