@@ -22,7 +22,6 @@ from megasim.anatomy.classification import (
     unused_reason,
 )
 from megasim.anatomy.patterns import split_key
-from megasim.errors import UsageError
 from megasim.zoo import architectures as zoo
 
 Shapes = dict[str, tuple[int, ...]]
@@ -471,87 +470,3 @@ def test_unused_keys_are_the_ones_the_families_skip(shared: Path) -> None:
     }
     reason = unused_reason("VAE", "training_state", "first_stage_model.loss.logvar")
     assert reason is not None and "trained against" in reason
-
-
-# ---- Rules of the user -----------------------------------------------------------------------
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_rules_of_the_user_come_first(tmp_path: Path) -> None:
-    table = write(
-        tmp_path / "mine.csv",
-        "# my models\n"
-        "family, pattern, canonical, component, block, role\n"
-        "\n"
-        ", backbone.stage{i}.**, , trunk, stage {i:02},\n"
-        "generic, **.gate.*, , , , gate\n"
-        ", old.{name}.**, new.{name}.**\n"
-        "SD1, model.diffusion_model.out.**, , , HEAD\n",
-    )
-    rules = load_rules(table)
-    assert rules.digest != load_rules().digest
-    parts = classify_keys(
-        {"backbone.stage3.gate.weight": (2,), "old.fc.weight": (2,), "head.weight": (2,)}, rules
-    ).parts
-    assert [(p.canonical_key, p.component, p.block, p.role) for p in parts] == [
-        ("backbone.stage3.gate.weight", "trunk", "stage 03", "gate"),
-        ("head.weight", "head", None, "head"),
-        ("new.fc.weight", "new", None, "head"),
-    ]
-    shapes = zoo.sd1_shapes(1 / 32)
-    blocks = Counter(p.block for p in classify_keys(shapes, rules).parts)
-    assert blocks["HEAD"] == 4
-    assert blocks["OUT"] == 0
-    assert Counter(p.block for p in classify_keys(shapes).parts)["OUT"] == 4
-
-
-def test_a_rename_of_the_user_can_make_a_model_known(tmp_path: Path) -> None:
-    table = write(tmp_path / "mine.csv", "pattern,canonical\nnet.**,model.diffusion_model.**\n")
-    unet = {k: s for k, s in zoo.sd1_shapes(1 / 32).items() if k.startswith("model.")}
-    other = {key.replace("model.diffusion_model.", "net."): shape for key, shape in unet.items()}
-    assert classify_keys(other).family == "generic"
-    anatomy = classify_keys(other, load_rules(table))
-    assert anatomy.family == "SD1"
-    assert {part.canonical_key for part in anatomy.parts} == set(unet)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "there is no table"),
-        ("# only a comment\n", "there is no table"),
-        ("family,component\n", "line 1.*'pattern' must stand once"),
-        ("pattern,colour\n", "line 1.*'colour' is not one of them"),
-        ("pattern,role\na.**,x,y\n", "line 2: 3 cells for 2 columns"),
-        ("pattern,role\n\n# b\n,x\n", "line 4, column 'pattern': the pattern is empty"),
-        ("pattern,role\na.{I}.*,x\n", "line 2, column 'pattern': unexpected '{'"),
-        ("pattern,role\na.(b|c,x\n", "line 2, column 'pattern': a parenthesis"),
-        ("pattern,role\na.b|c,x\n", "line 2, column 'pattern': parentheses"),
-        ("pattern,role\na.{i}.{i},x\n", r"line 2, column 'pattern': \{i\} stands twice"),
-        ("pattern,block\na.{i}.*,x {j}\n", r"line 2, column 'block': \{j\} does not stand"),
-        ("pattern,block\na.{i}.*,x {i+}\n", "line 2, column 'block'.*neither a name nor a sum"),
-        ("pattern,canonical\na.*,b.**\n", r"line 2, column 'canonical': \*\* does not stand"),
-        ("pattern,role\na.**,\n", "line 2, column 'pattern': the row says nothing"),
-        ("pattern,component\na.**,-\n", "line 2, column 'component': every tensor"),
-        ("family,pattern,role\nSD9,a.**,x\n", "line 2, column 'family': no family 'SD9'"),
-        ("pattern,canonical,role\na,b,c\n", "line 2, column 'role': a row with a canonical"),
-        ("family,pattern,canonical\nSD1,a,b\n", "line 2, column 'family': a row with a canonical"),
-    ],
-)
-def test_mistakes_in_rules_are_named_with_line_and_column(
-    tmp_path: Path, text: str, message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        load_rules(write(tmp_path / "mine.csv", text))
-
-
-def test_files_that_are_no_rules_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "large").write_bytes(b" " * (1 << 20) + b"!")
-    for name, message in (("binary", "UTF-8"), ("large", "too large"), ("absent", "No such file")):
-        with pytest.raises(UsageError, match=message):
-            load_rules(tmp_path / name)
