@@ -257,7 +257,7 @@ join model b on b.id = c.model_b;
 comment on view models is 'One row for each model in the store.';
 comment on column models.name is 'The unique name, as the user abbreviates it.';
 comment on column models.source is 'checkpoint: fingerprinted here; imported: known from published distances; fingerprints: known from a fingerprint file.';
-comment on column models.family is 'SD1, SD2, SDXL, SDXL refiner, SD3, Flux or generic; NULL when imported.';
+comment on column models.family is 'SD1, SD2, SDXL, SDXL refiner, SD3, Flux, VAE (one alone) or generic; NULL when imported.';
 comment on column models.variant is 'inpainting, depth, …; empty for the plain model.';
 comment on column models.layout is 'How the keys are named: ldm, novelai, diffusers, ….';
 comment on column models.format is 'safetensors, torch-zip, torch-legacy, torchscript, sharded, diffusers.';

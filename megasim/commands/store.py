@@ -58,7 +58,8 @@ def ingest_command(
     """Fingerprint checkpoints: files, folders, diffusers folders, a model_map.json.
 
     Reads .safetensors, .ckpt, .pt, .pth, .bin, TorchScript, sharded and diffusers folders.
-    Nothing in a file is ever executed. Known files are skipped.
+    Nothing in a file is ever executed. Known files are skipped; so is what is no
+    checkpoint by its first bytes, where a folder holds it.
     """
     workspace = options.open_workspace(ctx, "write", memory=memory)
     _tell_of_compiling("walk_half")
