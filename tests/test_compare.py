@@ -290,6 +290,23 @@ def test_groups_of_components_add_up(tmp_path: Path, store) -> None:
     assert whole == pytest.approx(parts)
 
 
+def interrupt(code: str, *arguments: str, after: int) -> None:
+    """Run code in a process that Ctrl-C stops once it has printed so many lines."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for _ in range(after):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+
+
 def test_an_interrupted_ingest_keeps_the_models_it_read(tmp_path: Path) -> None:
     models = tmp_path / "models"
     for i in range(8):
@@ -302,18 +319,7 @@ def test_an_interrupted_ingest_keeps_the_models_it_read(tmp_path: Path) -> None:
         "sys.exit(cli.run(sys.argv[1:]))\n"
     )
     db = tmp_path / "s.duckdb"
-    process = subprocess.Popen(
-        [sys.executable, "-c", slow, "--db", str(db), "ingest", str(models), "--workers", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for _ in range(4):
-        process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    interrupt(slow, "--db", str(db), "ingest", str(models), "--workers", "1", after=4)
     with megasim.open_store(db) as store:
         kept = store.models()["name"].tolist()
         assert 0 < len(kept) < 8
@@ -345,19 +351,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
         "c.run_pair_piece = slowly\n"
         "sys.exit(cli.run(sys.argv[1:]))\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", slow, "--db", str(db), "compare", "--workers", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for _ in range(8):
-        process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "interrupted" in errors
+    interrupt(slow, "--db", str(db), "compare", "--workers", "1", after=8)
     kept = (
         duckdb.connect(str(db), read_only=True)
         .execute("select count(*) from tensor_distance")
