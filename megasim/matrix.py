@@ -233,12 +233,20 @@ def places(models: Sequence[str], wanted: Sequence[str]) -> list[int]:
 
 
 def coverage_note(matrix: DistanceMatrix) -> str:
-    """Return in a line what the values of a matrix cover."""
+    """Return in a line what the values of a matrix cover, and how far estimates may be off.
+
+    After ± stands the largest relative standard error.
+    """
     off = np.triu(np.ones_like(matrix.values, dtype=bool), 1)
     present = off & ~np.isnan(matrix.values)
-    counts = {s: int((matrix.sources[present] == s).sum()) for s in np.unique(matrix.sources)}
     parts = [f"{int(present.sum())} of {int(off.sum())} pairs"]
-    parts += [f"{count} {source}" for source, count in sorted(counts.items()) if source and count]
+    for source in np.unique(matrix.sources[present]).tolist():
+        chosen = present & (matrix.sources == source)
+        parts.append(f"{int(chosen.sum())} {source}")
+        apart = chosen & (matrix.values > 0)
+        if source == "estimated" and apart.any():
+            error = (matrix.errors[apart] / matrix.values[apart]).max()
+            parts[-1] += f" (± {100 * error:.2g} %)"
     keys = matrix.keys_compared[present]
     if keys.size and keys.max() > 0:
         low, high = int(keys.min()), int(keys.max())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.pop("MEGASIM_DB", None)  # tests keep to stores of their own
 
 SHARED = Path(__file__).parents[2] / "shared"
 

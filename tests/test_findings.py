@@ -137,7 +137,7 @@ def test_json_holds_what_is_promised(store: Store) -> None:
     (unet, *_) = (f.to_json() for f in pair_findings(store, [("base", "tuned")]))
     assert list(unet) == [
         *("model_a", "model_b", "component", "verdict", "keys_compared", "keys_changed"),
-        *("missing_a", "missing_b", "shape_mismatch", "l2", "detail"),
+        *("missing_a", "missing_b", "shape_mismatch", "l2", "l2_error", "detail", "source"),
     ]
     assert unet["verdict"] == "changed"
     assert (unet["keys_compared"], unet["keys_changed"]) == (8, 8)
@@ -153,6 +153,22 @@ def test_what_neither_model_has_is_said_too(store: Store, tmp_path: Path) -> Non
         "text_encoder": "absent",
         "vae": "absent",
     }
+
+
+def test_estimates_are_told_with_their_error() -> None:
+    def changed(component: str, l2: float, error: float) -> Finding:
+        missing = dict.fromkeys(("missing_a", "missing_b", "shape_mismatch", "non_finite"), 0)
+        found = Finding("a", "b", component, "changed", 9, 9, **missing, l2=l2, detail="9 of 9 keys",
+                        source="estimated", l2_error=error)  # fmt: skip
+        assert (found.to_json()["source"], found.to_json()["l2_error"]) == ("estimated", error)
+        return found
+
+    sides = [changed("vae_encoder", 3, 0.5), changed("vae_decoder", 4, 0.25)]
+    unet, vae = pair_sentences([changed("unet", 40, 0.1), *sides])
+    assert unet.startswith("UNet: changed, L2 ≈ 40 ± 0.1 (")
+    assert vae.startswith("VAE: changed, L2 ≈ 5 ± 0.36 (")  # √((3 · 0.5)² + (4 · 0.25)²) / 5
+    (whole,) = pair_sentences([changed("unet", 40, 0)])
+    assert whole.startswith("UNet: changed, L2 ≈ 40 (")  # all tensors kept whole
 
 
 def test_whole_models(store: Store) -> None:

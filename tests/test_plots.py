@@ -47,7 +47,7 @@ def test_estimated_pairs_are_marked_and_said() -> None:
     sources[i, j] = sources[j, i] = "exact"
     some = replace(exact, sources=sources, errors=np.where(known, 0.01, np.nan))
     figure = heatmap_figure(some)
-    assert figure.texts[1].get_text() == "25 of 28 pairs, 24 estimated, 1 exact"
+    assert figure.texts[1].get_text() == "25 of 28 pairs, 24 estimated (± 0.33 %), 1 exact"
     legend = figure.axes[0].get_legend()
     assert "estimated" in [text.get_text() for text in legend.get_texts()]
     written = [text.get_text() for text in figure.axes[0].texts]

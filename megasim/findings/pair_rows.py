@@ -24,6 +24,7 @@ class ComponentRow:
     unproven: bool
     counts: Counts | None
     l2: float | None
+    l2_error: float | None
     renamed: int
 
     def needs_layers(self) -> bool:
@@ -92,9 +93,11 @@ class PairRows:
         stored = {(min(pair), max(pair)) for pair in pairs}
         found: dict[Pair, list[ComponentRow]] = {pair: [] for pair in sorted(stored)}
         for row in self._store.rows("finding_components", tables={"batch": pair_table(stored)}):
-            a, b, component, source, unproven, keys_compared, l2, renamed, *counts = row
+            a, b, component, source, unproven, keys_compared, l2, error, renamed, *counts = row
             told = None if keys_compared is None else Counts(*(n or 0 for n in counts))
-            found[a, b].append(ComponentRow(component, source, unproven, told, l2, renamed or 0))
+            found[a, b].append(
+                ComponentRow(component, source, unproven, told, l2, error, renamed or 0)
+            )
         return {pair: self._with_leftovers(pair, of_pair) for pair, of_pair in found.items()}
 
     def _with_leftovers(self, pair: Pair, rows: Sequence[ComponentRow]) -> list[ComponentRow]:

@@ -115,11 +115,19 @@ def rename_sentence(before: str, after: str, keys: int, support: int) -> str:
 def _state(finding: Finding) -> str:
     text = verdict_words(finding)
     if finding.verdict in (identity.CHANGED, identity.PARTLY_CHANGED) and finding.l2:
-        estimated = "≈ " if finding.source == "estimated" else ""
-        text += f", L2 {estimated}{_number(finding.l2)}"
+        text += f", L2 {_distance([finding])}"
     if finding.verdict == identity.ABSENT:
         return text
     return f"{text} ({finding.detail})" if finding.detail else text
+
+
+def _distance(parts: Sequence[Finding]) -> str:
+    """Return the L2 distance over some components; an estimate with its standard error."""
+    l2 = math.hypot(*(part.l2 for part in parts if part.l2 is not None))
+    if all(part.source != "estimated" for part in parts):
+        return _number(l2)
+    error = math.hypot(*(part.l2 * (part.l2_error or 0) for part in parts if part.l2)) / l2
+    return f"≈ {_number(l2)}" + (f" ± {error:.2g}" if error else "")
 
 
 def _number(value: float) -> str:
@@ -172,8 +180,9 @@ def _whole_state(parts: Sequence[Finding]) -> str:
         renames = sorted({text for _, text in split if text})[:1]
         tail = ", ".join([tails.pop(), *renames]) if renames else tails.pop()
         return f"{VERDICT_WORDS[first.verdict]} ({keys:,} keys{tail})"
-    l2 = math.sqrt(sum(part.l2 * part.l2 for part in parts if part.l2 is not None))
-    text = VERDICT_WORDS[first.verdict] + (f", L2 {_number(l2)}" if l2 and not first.equal else "")
+    text = VERDICT_WORDS[first.verdict]
+    if not first.equal and any(part.l2 for part in parts):
+        text += f", L2 {_distance(parts)}"
     details = "; ".join(f"{_VAE_PARTS[part.component]} {part.detail}" for part in parts)
     return f"{text} ({details})"
 

@@ -25,7 +25,7 @@ NEVER_USED = ("ema", "training_state")
 
 _PROMISED = (
     *("model_a", "model_b", "component", "verdict", "keys_compared", "keys_changed"),
-    *("missing_a", "missing_b", "shape_mismatch", "l2", "detail"),
+    *("missing_a", "missing_b", "shape_mismatch", "l2", "l2_error", "detail", "source"),
 )
 
 
@@ -40,6 +40,7 @@ class Finding:
         missing_a, missing_b: keys that a, or b, lacks.
         shape_mismatch, non_finite: keys of both without a distance.
         l2: L2 distance over the compared keys; None where there is none.
+        l2_error: its standard error; 0 where it is exact or published, None without an L2.
         detail: the rest in a few words, e.g. "14 of 294 keys: resblocks.23, text_projection".
         source: "exact", "imported" or "estimated".
         rounding: whether published distances are of the size of a half-precision rounding.
@@ -58,6 +59,7 @@ class Finding:
     l2: float | None
     detail: str
     source: str
+    l2_error: float | None = None
     rounding: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -214,6 +216,7 @@ class Teller:
             l2=row.l2,
             detail=component_detail(verdict, evidence),
             source=row.source,
+            l2_error=row.l2_error,
             rounding=rounding,
         )
 
