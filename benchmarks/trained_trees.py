@@ -217,6 +217,11 @@ def as_half(weights: Weights) -> Weights:
     return {k: v.astype(np.float16).astype(np.float32) for k, v in weights.items()}
 
 
+def is_half(weights: Weights) -> bool:
+    """Return whether all weights are numbers of half precision, as in a file of that dtype."""
+    return all(np.array_equal(weights[k], half) for k, half in as_half(weights).items())
+
+
 def grow_family(forest: Forest, family: int, rng: np.random.Generator) -> None:
     """Add a base, fine-tunes of it and of those, the epochs of one run, and a merge."""
     names = iter(rng.permutation(MODELS_PER_FAMILY))
@@ -274,7 +279,10 @@ def grow_forest(seed: int) -> Forest:
 
 @dataclass
 class Seen:
-    """What megasim sees of a forest: L2, by layer too, L1 by layer, elements changed, norms."""
+    """What megasim sees of a forest: L2, by layer too, L1 by layer, elements changed, and facts.
+
+    The facts are norms and kurtosis, and the dtype that the weights fit in.
+    """
 
     matrix: DistanceMatrix
     layers: LayerMatrices
@@ -310,7 +318,7 @@ def see(forest: Forest) -> Seen:
         facts.append(
             ModelFacts(
                 name,
-                dtype="float32",
+                dtype="float16" if is_half(forest.weights[name]) else "float32",
                 norms={"network": float(np.linalg.norm(np.concatenate(rows)))},
                 kurtosis={
                     "network": float(np.average([moment_4(row) for row in rows], weights=sizes))

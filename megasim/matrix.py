@@ -207,6 +207,18 @@ class LayerMatrices:
             values=self.values[at],
         )
 
+    def subset(self, models: Iterable[str]) -> LayerMatrices:
+        """Return the matrices of `models` alone, in their order.
+
+        Raises:
+            UsageError: a name that is not among them.
+        """
+        wanted = tuple(models)
+        if wanted == self.models:
+            return self
+        i = np.array(places(self.models, wanted), dtype=np.intp)
+        return replace(self, models=wanted, values=self.values[:, i][:, :, i])
+
     def total(self, keep: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Return the (N, N) root of the sum of squares over the kept layers.
 

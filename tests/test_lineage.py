@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,7 +23,8 @@ from megasim.lineage.family_tree import build_lineage
 from megasim.lineage.inner_products import Floats
 from megasim.lineage.layout import lay_out
 from megasim.lineage.result import Lineage
-from megasim.matrix import DistanceMatrix
+from megasim.lineage.step_costs import block_weights, family_steps
+from megasim.matrix import DistanceMatrix, LayerMatrices
 from megasim.plots.lineage import lineage_dot, lineage_figure, lineage_html, save_lineage
 
 SIZE = 20000
@@ -32,6 +34,20 @@ def matrix_of(weights: dict[str, Floats]) -> tuple[DistanceMatrix, list[ModelFac
     values = squareform(pdist(np.stack(list(weights.values()))))
     facts = [ModelFacts(n, norms={"unet": float(np.linalg.norm(w))}) for n, w in weights.items()]
     return DistanceMatrix.from_values(list(weights), values), facts
+
+
+def layers_of(names: tuple[str, ...], weights: dict[str, Floats]) -> LayerMatrices:
+    """Return L2 by layer, each a block of its own."""
+    return LayerMatrices(
+        models=names,
+        component="unet",
+        metric="l2",
+        keys=tuple(weights),
+        blocks=tuple(weights),
+        roles=("",) * len(weights),
+        numels=np.array([w.shape[1] for w in weights.values()], dtype=np.int64),
+        values=np.stack([squareform(pdist(w)) for w in weights.values()]),
+    )
 
 
 def history() -> dict[str, Floats]:
@@ -341,3 +357,50 @@ def test_many_models_are_drawn_in_a_page_s_width(lineage: Lineage) -> None:
     page = lineage_html(lineage)
     assert "#ffffff" not in page[page.index("<svg") :]
     assert "var(--ink)" in page[page.index("<svg") :]
+
+
+def test_a_block_in_which_trainings_go_the_same_way_counts_little() -> None:
+    # Four fine-tunes of a base: in the block "shared" all go one way, in "own" each its own.
+    rng = np.random.default_rng(4)
+    way = rng.normal(size=400)
+    names = ("base", "a", "b", "c", "d")
+    weights = {
+        block: np.stack([np.zeros(400), *(bias * way + rng.normal(size=(4, 400)))])
+        for block, bias in (("own", 0.0), ("shared", 1.5))
+    }
+    layers = layers_of(names, weights)
+    steps = family_steps(np.square(layers.total()), layers)
+    star = [(0, i) for i in range(1, 5)]
+    errors = steps.errors(star, ())
+    assert steps.blocks == ("own", "shared")
+    assert errors.shape == (6, 2)
+    assert errors[:, 1].min() > errors[:, 0].max()
+    told = block_weights([(steps, errors)])
+    assert told["own"] > 0.9
+    assert block_weights([(steps, errors[:0])]) == pytest.approx({"own": 0.5, "shared": 0.5})
+    # A block that the trainings left as it was tells nothing of them.
+    still = replace(steps, squared=steps.squared * np.array([0.0, 1.0])[:, None, None])
+    assert (still.errors(star, ())[:, 0] == 1).all()
+
+    lineage = build_lineage(DistanceMatrix.from_values(names, layers.total()), layers=layers)
+    assert {frozenset((e.parent, e.child)) for e in lineage.edges} == {
+        frozenset(("base", name)) for name in names[1:]
+    }
+
+
+def test_elements_count_as_untouched_between_models_of_the_commonest_dtype() -> None:
+    # b was trained from a, and left alone what that had left alone; the lengths say nothing.
+    names = ("base", "a", "b", "half")
+    squared = np.array([[0, 2, 2, 2], [2, 0, 2, 2], [2, 2, 0, 2], [2, 2, 2, 0.0]])
+    alike = np.array([[9, 6, 3, 8], [6, 9, 6, 8], [3, 6, 9, 8], [8, 8, 8, 9]])
+    layers = replace(layers_of(names, {"block": np.zeros((4, 10))}), values=np.sqrt(squared)[None])
+    facts = [ModelFacts(n, dtype="float16" if n == "half" else "float32") for n in names]
+    lineage = build_lineage(
+        DistanceMatrix.from_values(names, np.sqrt(squared)),
+        layers=layers,
+        changed=DistanceMatrix.from_values(names, np.where(np.eye(4), 0, 10 - alike), metric="l0"),
+        facts=facts,
+    )
+    drawn = {frozenset((e.parent, e.child)) for e in lineage.edges}
+    assert {frozenset(("base", "a")), frozenset(("a", "b"))} <= drawn
+    assert frozenset(("base", "b")) not in drawn

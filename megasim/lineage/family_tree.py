@@ -23,9 +23,9 @@ from megasim.lineage.evidence import (
 from megasim.lineage.inner_products import Floats, require_l2
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
-from megasim.lineage.recipe_search import hull_distances
+from megasim.lineage.recipe_search import explainable
 from megasim.lineage.result import Edge, Family, Lineage
-from megasim.lineage.step_costs import step_costs
+from megasim.lineage.step_costs import block_weights, family_steps
 from megasim.lineage.tree import (
     ONE_COURSE,
     find_root,
@@ -37,9 +37,8 @@ from megasim.matrix import DistanceMatrix, LayerMatrices
 
 # Below this probability a direction is shown as undecided.
 DECIDED = 0.8
-# All models together must leave less than this of the squared distance to the nearest, or the
-# search for a recipe is not worth its time; the middle of two unrelated steps leaves a half.
-EXPLAINABLE = 0.1
+# How often a tree tells the weights of the blocks, and these the tree.
+ROUNDS = 2
 
 
 def build_lineage(
@@ -67,7 +66,7 @@ def build_lineage(
         layers_l1: the L1 of the same layers, which sharpens it further: one training moves the
             elements of a layer in another way than two do together.
         changed: L0 distances of the same models: what two trainings left untouched. Counted
-            in families of one dtype, since between dtypes rounding changes nearly all.
+            between those of the commonest dtype, since rounding changes nearly all.
         facts: of any of the models; norms part unrelated families and tell directions.
         pairs: of any pairs; identity of the other components tells prunings and swaps.
         stated: (parent, child) → where it is written that the one was made from the other.
@@ -92,17 +91,10 @@ def build_lineage(
     norms = {n: f.norms[matrix.component] for n, f in known.items() if matrix.component in f.norms}
     if len(norms) < len(kept):
         notes.append("not all norms are known: unrelated families may stand as one")
-    groups = related_groups(work, norms)
-    families: list[Family] = []
-    recipes: list[Recipe] = []
-    for group in groups:
-        part = work.subset(group)
-        complete = part.largest_complete()
-        lost = sorted(set(group) - set(complete.models))
-        if lost:
-            notes.append(f"{len(lost)} model(s) lack distances within their family")
-        family = _FamilyBuilder(
-            complete,
+    groups = [work.subset(group) for group in related_groups(work, norms)]
+    builders = [
+        _FamilyBuilder(
+            part.largest_complete(),
             layers,
             layers_l1,
             changed,
@@ -112,12 +104,23 @@ def build_lineage(
             max_unexplained,
             merges,
         )
-        root, probability = family.build()
+        for part in groups
+    ]
+    weights: dict[str, float] = {}
+    for _ in range(ROUNDS):
+        weights = block_weights([(family.steps, family.errors(weights)) for family in builders])
+    families: list[Family] = []
+    recipes: list[Recipe] = []
+    for part, family in zip(groups, builders, strict=True):
+        lost = sorted(set(part.models) - set(family.names))
+        if lost:
+            notes.append(f"{len(lost)} model(s) lack distances within their family")
+        root, probability = family.build(weights)
         edges += family.edges
         recipes += family.recipes
         for model in lost:
-            edges += _nearest_edge(part, model, set(complete.models))
-        members = set(group) | {model for first, _, model in twins if first in group}
+            edges += _nearest_edge(part, model, set(family.names))
+        members = set(part.models) | {model for first, _, model in twins if first in part.models}
         families.append(Family(tuple(sorted(members)), root, probability))
     families.sort(key=lambda f: (-len(f.models), f.models[0]))
     return Lineage(
@@ -219,24 +222,33 @@ class _FamilyBuilder:
         self.squared = matrix.squared()
         self.layers = _layers_of(layers, matrix.models)
         self.layers_l1 = _layers_of(layers_l1, matrix.models)
-        self.changed: Floats | None = None
-        dtypes = {known[n].dtype for n in matrix.models if n in known}
-        if changed is not None and len(dtypes) == 1:
-            self.changed = changed.subset(matrix.models).values
+        self.changed = _comparable_bits(changed, matrix.models, known)
         self.known = known
         self.stated = stated
         self.ema_copies = ema_copies
         self.max_unexplained = max_unexplained
         self.edges: list[Edge] = []
         self.recipes = self._search_merges() if merges is None else self._own(merges)
+        self.merges = self._merges()
+        self.steps = family_steps(self.squared, self.layers, self.layers_l1, self.changed)
 
-    def build(self) -> tuple[str, float]:
-        """Fill `edges` and `recipes`; return the likeliest root and its probability."""
+    def errors(self, weights: Mapping[str, float]) -> Floats:
+        """Return how far the steps of the tree by these weights are from being independent."""
+        return self.steps.errors(self._tree(weights), self.merges)
+
+    def _tree(self, weights: Mapping[str, float]) -> list[tuple[int, int]]:
+        return spanning_tree(self.steps.costs(weights), self.squared, self.merges)
+
+    def build(self, weights: Mapping[str, float]) -> tuple[str, float]:
+        """Fill `edges`; return the likeliest root and its probability.
+
+        Args:
+            weights: how much each block counts, from `block_weights`.
+        """
         if len(self.names) == 1:
             return self.names[0], 1.0
-        merges = self._merges()
-        costs = step_costs(self.squared, self.layers, self.layers_l1, self.changed)
-        pairs = spanning_tree(costs, self.squared, merges)
+        merges = self.merges
+        pairs = self._tree(weights)
         evidence = {pair: self._evidence(*pair) for pair in pairs}
         log_odds = {pair: sum(e.log_odds for e in found) for pair, found in evidence.items()}
         rooting = find_root(pairs, self.squared, log_odds, merges)
@@ -291,7 +303,7 @@ class _FamilyBuilder:
                 rounding=rounding,
                 max_unexplained=self.max_unexplained,
             )
-            for i in _explainable(self.squared, self.layers)
+            for i in explainable(self.squared, self.layers)
         )
         return [recipe for recipe in recipes if recipe.claimed]
 
@@ -359,32 +371,28 @@ class _FamilyBuilder:
         )
 
 
+def _comparable_bits(
+    changed: DistanceMatrix | None, names: tuple[str, ...], known: Mapping[str, ModelFacts]
+) -> Floats | None:
+    """Return how many elements differ between the models of the commonest dtype, else NaN.
+
+    Rounding changes nearly all elements; and of two models that were both rounded, those that
+    are alike may have become so by it.
+    """
+    dtypes = [known[n].dtype if n in known else "" for n in names]
+    if changed is None or not any(dtypes):
+        return None
+    common = max(sorted(set(dtypes) - {""}), key=dtypes.count)
+    same = np.array([dtype == common for dtype in dtypes])
+    values = np.where(np.outer(same, same), changed.subset(names).values, np.nan)
+    return values if np.isfinite(values[np.ix_(same, same)]).all() else None
+
+
 def _layers_of(layers: LayerMatrices | None, names: tuple[str, ...]) -> LayerMatrices | None:
     """Return the layers of the named models, or None when a model is not among them."""
     if layers is None or not set(names) <= set(layers.models):
         return None
-    if names == layers.models:
-        return layers
-    place = {n: i for i, n in enumerate(layers.models)}
-    at = [place[n] for n in names]
-    return replace(layers, models=names, values=layers.values[:, at][:, :, at])
-
-
-def _explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
-    """Return the models of which all others together leave little: what may be a merge."""
-    n = len(squared)
-    if n < 3:
-        return []
-    stacks = [squared[None]]
-    if layers is not None:
-        known = np.isfinite(layers.values).all(axis=(1, 2))
-        blocks, d2 = np.array(layers.blocks)[known], np.square(layers.values[known])
-        stacks.append(np.array([d2[blocks == name].sum(axis=0) for name in np.unique(blocks)]))
-    # Either is enough: where many models stand on one line, single blocks are all noise.
-    each = [np.sum([hull_distances(d2) for d2 in stack], axis=0) for stack in stacks if len(stack)]
-    hull = np.min(each, axis=0)
-    away = squared + np.diag(np.full(n, np.inf))
-    return [i for i in range(n) if hull[i] <= EXPLAINABLE * away[i].min()]
+    return layers.subset(names)
 
 
 def _probability(log_odds: float) -> float:

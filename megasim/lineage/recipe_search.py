@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from megasim.lineage.inner_products import Floats, gram
+from megasim.matrix import LayerMatrices
 
 MOST_PARENTS = 4
 BEAM = 40
@@ -23,6 +24,9 @@ MOST_NEGATIVE = -1.05
 NOT_NEGATIVE = -0.005
 # A parent of less weight than this is none.
 NO_SHARE = 0.02
+# All models together must leave less than this of the squared distance to the nearest, or the
+# search for a recipe is not worth its time; the middle of two unrelated steps leaves a half.
+EXPLAINABLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,23 @@ def hull_distances(squared: Floats) -> Floats:
     bordered[n, n] = 0.0
     diagonal = np.diag(np.linalg.pinv(bordered, rcond=1e-12, hermitian=True))[:n]
     return np.asarray(scale / np.maximum(diagonal, 1e-30))
+
+
+def explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
+    """Return the models of which all others together leave little: what may be a merge."""
+    n = len(squared)
+    if n < 3:
+        return []
+    stacks = [squared[None]]
+    if layers is not None:
+        known = np.isfinite(layers.values).all(axis=(1, 2))
+        blocks, d2 = np.array(layers.blocks)[known], np.square(layers.values[known])
+        stacks.append(np.array([d2[blocks == name].sum(axis=0) for name in np.unique(blocks)]))
+    # Either is enough: where many models stand on one line, single blocks are all noise.
+    each = [np.sum([hull_distances(d2) for d2 in stack], axis=0) for stack in stacks if len(stack)]
+    hull = np.min(each, axis=0)
+    away = squared + np.diag(np.full(n, np.inf))
+    return [i for i in range(n) if hull[i] <= EXPLAINABLE * away[i].min()]
 
 
 def hull_ends(

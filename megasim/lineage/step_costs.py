@@ -2,69 +2,158 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.optimize import nnls
 
 from megasim.lineage.inner_products import Floats
 from megasim.matrix import LayerMatrices
 
-SAME_LAYER = 1e-8
-# How a layer counts by its elements: 1 each for itself, 0 all layers alike.
-LAYER_SIZE = 0.7
-# What all elements left untouched count beside the mean log D² of the layers.
+# The least D² of a block that counts, over the median of the family.
+SAME_BLOCK = 1e-8
+# What all elements left untouched count beside the weighted mean log D² of the blocks.
 UNTOUCHED = 2.0
 # The share of elements all models must have for these to be counted.
 NEARLY_ALL = 0.999
 # E|x| of a standard normal variable, and what its square excess counts as negentropy.
 NORMAL_L1 = float(np.sqrt(2 / np.pi))
 NEGENTROPY = 1 / (2 - 6 / np.pi)
+# Each block counts as if it had erred once by this cosine when no other did.
+OWN_ERROR = 0.2
 
 
-def step_costs(
+@dataclass(frozen=True)
+class Steps:
+    """The differences between the models of a family, block by block.
+
+    Attributes:
+        blocks: B names; one "" where no layers are known.
+        squared: (B, N, N) squared distances.
+        entropy: (B, N, N) log of the entropy power D² e⁻²ᴶ over its median D².
+        untouched: (N, N) share of elements that are exactly alike; 0 where not known.
+    """
+
+    blocks: tuple[str, ...]
+    squared: Floats
+    entropy: Floats
+    untouched: Floats
+
+    def costs(self, weights: Mapping[str, float]) -> Floats:
+        """Return the (N, N) cost of every edge of a tree.
+
+        If every block of a child differs from its parent by noise of unknown size, the
+        likeliest tree is the one of least entropy: the minimum spanning tree of
+        Σ w log (D² e⁻²ᴶ), J being the negentropy of the elements. D² e⁻²ᴶ is the entropy power,
+        and that of the sum of two independent steps is at least the sum of theirs (Shannon,
+        1948): two trainings together cost more than either.
+
+        A block left untouched says most; and so do elements: a parent shares with its child
+        those that one training left untouched, a grandparent only those that two did. Without
+        layers this is log D², with the same tree as D itself.
+
+        Args:
+            weights: of each block; all alike where none is named.
+        """
+        w = np.array([weights.get(name, 0.0) for name in self.blocks])
+        w = w / w.sum() if w.sum() > 0 else np.full(len(w), 1 / len(w))
+        return np.asarray(np.tensordot(w, self.entropy, 1) - UNTOUCHED * self.untouched)
+
+    def errors(self, edges: Iterable[tuple[int, int]], skipped: Iterable[int]) -> Floats:
+        """Return (T, B) how far steps that meet in a tree are from being independent.
+
+        That is their cosine, as far as it is positive: seen from where they meet, the two
+        others then stand nearer to each other than independent steps leave them, and a tree may
+        join these instead. A block that a step left as it was tells nothing: its error is 1.
+
+        Args:
+            edges: of the tree.
+            skipped: models whose steps are not trainings, as merges.
+        """
+        near: dict[int, list[int]] = {}
+        for a, b in edges:
+            if not {a, b} & set(skipped):
+                near.setdefault(a, []).append(b)
+                near.setdefault(b, []).append(a)
+        found = [np.zeros((0, len(self.blocks)))]
+        for middle, ends in near.items():
+            a, b = np.array(ends)[np.stack(np.triu_indices(len(ends), 1))]
+            first, second = self.squared[:, middle, a], self.squared[:, middle, b]
+            size = 2 * np.sqrt(first * second)
+            product = first + second - self.squared[:, a, b]
+            cosine = np.divide(product, size, out=np.ones(size.shape), where=size > 0)
+            found.append(np.maximum(cosine, 0).T)
+        return np.concatenate(found)
+
+
+def family_steps(
     squared: Floats,
     layers: LayerMatrices | None = None,
     l1: LayerMatrices | None = None,
     changed: Floats | None = None,
-) -> Floats:
-    """Return the (N, N) cost of every edge of a tree.
-
-    If every layer of a child differs from its parent by noise of unknown size, the likeliest
-    tree is the one of least entropy: the minimum spanning tree of Σ P log (D² e⁻²ᴶ), P being
-    the independent directions of the layer and J the negentropy of its elements. D² e⁻²ᴶ is the
-    entropy power, and that of the sum of two independent steps is at least the sum of theirs
-    (Shannon, 1948): two trainings together cost more than either. Steps move along fewer
-    directions than there are elements, so for P elements P^0.7 are taken.
-
-    A layer left untouched says most; and so do elements: a parent shares with its child those
-    that one training left untouched, a grandparent only those that two did. Without layers this
-    is log D², with the same tree as D itself.
+) -> Steps:
+    """Return the steps between the models of a family.
 
     Args:
         squared: (N, N) squared distances.
         layers: L2 by layer of the same models.
         l1: the L1 of the same layers, by which J is told; 0 where not known.
-        changed: (N, N) how many elements differ; counted where layers tell of how many.
+        changed: (N, N) how many elements differ, NaN where that tells nothing; counted where
+            layers tell of how many.
     """
-    values: Floats = squared[None]
-    sizes: Floats = np.ones(1)
-    surprise = np.zeros((1, *squared.shape))
     untouched = np.zeros(squared.shape)
+    found: dict[str, tuple[Floats, Floats]] = {"": (squared, np.zeros(squared.shape))}
     if layers is not None:
         known = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
-        if known.any():
-            values = np.square(layers.values[known])
-            sizes = np.float_power(layers.numels[known], LAYER_SIZE)
-            surprise = np.zeros(values.shape) if l1 is None else negentropies(layers, l1)[known]
         elements = layers.numels.sum()
         in_all = layers.numels[known].sum() >= NEARLY_ALL * elements
-        if changed is not None and in_all and np.isfinite(changed).all():
-            untouched = 1 - changed / elements
-    cost = np.zeros(squared.shape)
-    for d2, size, negentropy in zip(values, sizes, surprise, strict=True):
+        if changed is not None and in_all:
+            untouched = np.nan_to_num(1 - changed / elements)
+        form = np.zeros(layers.values.shape) if l1 is None else negentropies(layers, l1)
+        of = np.array(layers.blocks, dtype=object)
+        by_block = {name: np.flatnonzero(known & (of == name)) for name in sorted(set(of[known]))}
+        found = {
+            name: (
+                np.square(layers.values[at]).sum(axis=0),
+                np.average(form[at], axis=0, weights=layers.numels[at]),
+            )
+            for name, at in by_block.items()
+        } or found
+    # A block that is the same in all tells nothing.
+    found = {name: (d2, j) for name, (d2, j) in found.items() if d2.any()} or found
+    entropy = []
+    for d2, j in found.values():
         apart = d2[np.triu(d2 > 0, 1)]
-        if apart.size:
-            relative = np.maximum(d2 / np.median(apart), SAME_LAYER)
-            cost += size * (np.log(relative) - 2 * negentropy)
-    return np.asarray(cost / sizes.sum() - UNTOUCHED * untouched)
+        scale = np.median(apart) if apart.size else 1.0
+        entropy.append(np.log(np.maximum(d2 / scale, SAME_BLOCK)) - 2 * j)
+    squares = np.stack([d2 for d2, _ in found.values()])
+    return Steps(tuple(found), squares, np.stack(entropy), untouched)
+
+
+def block_weights(families: Sequence[tuple[Steps, Floats]]) -> dict[str, float]:
+    """Return how much each block counts in telling a tree, summing to 1.
+
+    Two trainings often move some blocks the same way, or the second takes back what the first
+    did; and blocks err together. The mean over blocks of least error is that of generalised
+    least squares (Aitken, 1935): w minimises wᵀSw, S being the mean product of the blocks'
+    errors over all steps that meet. A block that errs as others do and more gets none; without
+    any evidence all count alike.
+
+    Args:
+        families: the steps of each with their `Steps.errors` in a first tree.
+    """
+    names = sorted({name for steps, _ in families for name in steps.blocks})
+    products = OWN_ERROR**2 * np.eye(len(names))
+    for steps, errors in families:
+        rows = np.ones((len(errors), len(names)))
+        rows[:, [names.index(name) for name in steps.blocks]] = errors
+        products += rows.T @ rows
+    # Least wᵀSw with w ≥ 0 and Σ w = 1, as least squares: the sum is held by a heavy row.
+    heavy = 1e4 * np.sqrt(np.trace(products))
+    rows = np.vstack([np.linalg.cholesky(products).T, np.full(len(names), heavy)])
+    weights, _ = nnls(rows, np.append(np.zeros(len(names)), heavy))
+    return dict(zip(names, (weights / weights.sum()).tolist(), strict=True))
 
 
 def negentropies(layers: LayerMatrices, l1: LayerMatrices) -> Floats:

@@ -81,7 +81,7 @@ def spanning_tree(
     a merge if they are nearer to it and hold none of the models it is made of.
 
     Args:
-        costs: (N, N) from `step_costs`.
+        costs: (N, N) from `Steps.costs`.
         squared: (N, N) squared distances.
         merges: model → its parents, heaviest first.
     """
