@@ -37,6 +37,8 @@ from megasim.matrix import DistanceMatrix, LayerMatrices
 
 # Below this probability a direction is shown as undecided.
 DECIDED = 0.8
+# Models that hold fewer of their keys in common are not told to be kin by these.
+LEAST_COMMON = 0.5
 # How often a tree tells the weights of the blocks, and these the tree.
 ROUNDS = 2
 
@@ -80,10 +82,11 @@ def build_lineage(
         UsageError: a metric other than L2.
     """
     require_l2(matrix.metric)
+    matrix, few = _with_enough_in_common(matrix)
     known = {f.name: f for f in facts if f.name in set(matrix.models)}
     by_pair = {frozenset((p.a, p.b)): p for p in pairs}
     edges: list[Edge] = []
-    notes: list[str] = []
+    notes = [f"{few} pair(s) share less than half of their keys: not told to be kin"] if few else []
     kept, twins = _same_weights(matrix, known)
     for _, parent, model in twins:
         edges.append(_twin_edge(matrix, known, by_pair, parent, model))
@@ -131,6 +134,15 @@ def build_lineage(
         recipes=tuple(sorted(recipes, key=lambda r: r.model)),
         notes=tuple(notes),
     )
+
+
+def _with_enough_in_common(matrix: DistanceMatrix) -> tuple[DistanceMatrix, int]:
+    """Return the matrix without the pairs that share too few keys, and how many these are.
+
+    The norms are of all keys: a distance over few of them would make any two models kin.
+    """
+    few = matrix.coverage < LEAST_COMMON
+    return replace(matrix, values=np.where(few, np.nan, matrix.values)), int(np.triu(few, 1).sum())
 
 
 def _same_weights(

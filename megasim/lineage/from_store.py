@@ -15,7 +15,7 @@ from megasim.lineage.facts import (
     stated_parents,
 )
 from megasim.lineage.family_tree import build_lineage
-from megasim.lineage.inner_products import Direction, direction
+from megasim.lineage.inner_products import Direction, direction, without_mixed_estimates
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Lineage
@@ -48,15 +48,18 @@ def load_recipe(
         estimate: whether to take all distances from the sketches.
     """
     asked = list(dict.fromkeys([model, *(parents or ())]))
+    notes: tuple[str, ...] = ()
     if estimate:
         chosen = asked if parents else _nearest_by_sketch(store, model, component, progress)
         matrix, layers = _distances(store, component, chosen, True, progress)
     else:
         load_matrix(store, component, models=asked)  # says which model lacks the component
-        matrix = _nearest_in(load_matrix(store, component), model, parents or ())
+        measured, notes = without_mixed_estimates(load_matrix(store, component))
+        matrix = _nearest_in(measured, model, parents or ())
         layers = layers_beneath(store, matrix)
     rounding = rounding_of(load_model_facts(store, component), component)
-    return recover_recipe(matrix, model, parents=parents, layers=layers, rounding=rounding)
+    recipe = recover_recipe(matrix, model, parents=parents, layers=layers, rounding=rounding)
+    return replace(recipe, notes=(*recipe.notes, *notes))
 
 
 def load_direction(
@@ -124,6 +127,7 @@ def lineage_and_claims(
         claimed: more claims to check.
     """
     component = matrix.component
+    matrix, notes = without_mixed_estimates(matrix)
     facts = [f for f in load_model_facts(store, component) if f.name in matrix.models]
     blind = [replace(f, counts={}, metadata={}) for f in facts]
     pairs = load_pair_facts(store)
@@ -146,7 +150,7 @@ def lineage_and_claims(
         lineage = build(facts=facts, stated=stated, merges=from_weights.recipes)
     rounding = rounding_of(facts, component)
     checked = check_claims(claims, matrix, layers=layers, rounding=rounding, lineage=from_weights)
-    return lineage, checked
+    return replace(lineage, notes=(*lineage.notes, *notes)), checked
 
 
 def _distances(
@@ -158,7 +162,7 @@ def _distances(
 ) -> tuple[DistanceMatrix, LayerMatrices | None]:
     """Return the L2 distances of a component and, of not too many models, by layer."""
     if not estimate:
-        matrix = load_matrix(store, component, models=models)
+        matrix, _ = without_mixed_estimates(load_matrix(store, component, models=models))
         return matrix, layers_beneath(store, matrix)
     count = len(store.model_ids() if models is None else models)
     few = count <= MOST_LAYERED_MODELS

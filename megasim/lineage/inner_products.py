@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,30 @@ def source_of(matrix: DistanceMatrix) -> str:
         if source in found:
             return source
     return ""
+
+
+def without_mixed_estimates(matrix: DistanceMatrix) -> tuple[DistanceMatrix, tuple[str, ...]]:
+    """Return a matrix without estimates beside measured distances, and a note if it had any.
+
+    Estimates are distances between sketches, the others between weights: together they are not
+    distances of points, and what follows from both is wrong by more than either. Where all are
+    estimates they stay.
+    """
+    estimated = matrix.sources == "estimated"
+    if not estimated.any() or estimated[matrix.sources != ""].all():
+        return matrix, ()
+    pairs = int(np.triu(estimated).sum())
+    note = (
+        f"{pairs} pair(s) that are only estimated were left aside, since others are measured: "
+        "`megasim compare` measures all, --estimate takes all from the sketches"
+    )
+    kept = replace(
+        matrix,
+        values=np.where(estimated, np.nan, matrix.values),
+        sources=np.where(estimated, "", matrix.sources),
+        errors=np.where(estimated, np.nan, matrix.errors),
+    )
+    return kept, (note,)
 
 
 def sum_by_block(layers: LayerMatrices) -> tuple[tuple[str, ...], Floats]:
@@ -164,7 +188,7 @@ def direction(
         x, y = four.missing_pairs()[0]
         raise NoAnswerError(
             f"{printable(x)} and {printable(y)} have no distance over {matrix.component}",
-            "run `megasim compare`",
+            "run `megasim compare`, or ask with --estimate, from the sketches",
         )
     place = [four.models.index(name) for name in (a, b, c, d)]
     squared = four.squared()

@@ -128,7 +128,7 @@ def check_parents(
         a, b = part.missing_pairs()[0]
         raise NoAnswerError(
             f"{printable(a)} and {printable(b)} have no distance over {matrix.component}",
-            "run `megasim compare`, or choose a component both have",
+            "run `megasim compare`, ask with --estimate, or choose a component both have",
         )
     rows, cols = np.nonzero(np.triu(part.values == 0, 1))
     for i, j in zip(rows, cols, strict=True):
