@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.patches import FancyArrowPatch
 from scipy.spatial.distance import pdist, squareform
 
 from megasim.errors import UsageError
 from megasim.lineage.claims import Claim, check_claims, claims_of_metadata, read_claims
 from megasim.lineage.evidence import ModelFacts, PairFacts
 from megasim.lineage.family_tree import build_lineage
-from megasim.lineage.inner_products import Floats
+from megasim.lineage.inner_products import Floats, without_mixed_estimates
 from megasim.lineage.layout import lay_out
 from megasim.lineage.result import Lineage
 from megasim.lineage.step_costs import block_weights, family_steps
@@ -404,3 +405,66 @@ def test_elements_count_as_untouched_between_models_of_the_commonest_dtype() -> 
     drawn = {frozenset((e.parent, e.child)) for e in lineage.edges}
     assert {frozenset(("base", "a")), frozenset(("a", "b"))} <= drawn
     assert frozenset(("base", "b")) not in drawn
+
+
+def test_in_an_outline_no_edge_crosses_a_label() -> None:
+    rng = np.random.default_rng(5)
+    weights = {"the base of all": rng.normal(size=3000)}
+    for i in range(20):
+        weights[f"fine-tune {i:02d}"] = weights["the base of all"] + rng.normal(0, 0.05, 3000)
+    for i in range(12):
+        a, b = rng.choice(20, size=2, replace=False)
+        weights[f"merge {i}"] = (
+            0.4 * weights[f"fine-tune {a:02d}"] + 0.6 * weights[f"fine-tune {b:02d}"]
+        )
+    matrix, facts = matrix_of(weights)
+    figure = lineage_figure(build_lineage(matrix, facts=facts))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    labels = [text.get_window_extent() for text in axes.texts]
+    arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+    assert len(arrows) == 20 + 2 * 12
+    for arrow in arrows:
+        path = arrow.get_transform().transform_path(arrow.get_path())
+        head = [i for i, code in enumerate(path.codes) if code == path.MOVETO][1:2]
+        end = head[0] if head else len(path.codes)
+        line = type(path)(path.vertices[:end], path.codes[:end])
+        assert not any(line.intersects_bbox(label, filled=False) for label in labels)
+
+
+def test_models_that_share_few_keys_are_not_told_to_be_kin() -> None:
+    rng = np.random.default_rng(6)
+    weights = {n: rng.normal(size=500) for n in ("base", "stranger")}
+    weights["child"] = weights["base"] + rng.normal(0, 0.1, 500)
+    matrix, facts = matrix_of(weights)
+    place = {n: i for i, n in enumerate(matrix.models)}
+    # The stranger shares one key in ten with the others, and that nearly unchanged.
+    values, coverage = matrix.values.copy(), matrix.coverage.copy()
+    for other in ("base", "child"):
+        for i, j in ((place[other], place["stranger"]), (place["stranger"], place[other])):
+            values[i, j], coverage[i, j] = 0.2, 0.1
+    whole = build_lineage(replace(matrix, values=values), facts=facts)
+    assert len(whole.families) == 1
+    lineage = build_lineage(replace(matrix, values=values, coverage=coverage), facts=facts)
+    assert [f.models for f in lineage.families] == [("base", "child"), ("stranger",)]
+    assert any("share less than half of their keys" in note for note in lineage.notes)
+
+
+def test_estimates_beside_measured_distances_are_left_aside() -> None:
+    values = squareform([1.0, 2, 3, 2, 3, 2])
+    matrix = DistanceMatrix.from_values(list("abcd"), values)
+    assert without_mixed_estimates(matrix) == (matrix, ())
+    sources = np.full((4, 4), "estimated", dtype="U9")
+    np.fill_diagonal(sources, "")
+    alike = replace(matrix, sources=sources)
+    assert without_mixed_estimates(alike) == (alike, ())
+    sources = sources.copy()
+    sources[:3, :3] = matrix.sources[:3, :3]
+    kept, notes = without_mixed_estimates(replace(matrix, sources=sources))
+    assert len(kept.missing_pairs()) == 3
+    assert {m for pair in kept.missing_pairs() for m in pair} == set("abcd")
+    assert np.array_equal(kept.values[:3, :3], values[:3, :3])
+    (note,) = notes
+    assert note.startswith("3 pair(s)")
+    assert "--estimate" in note
+    assert "megasim compare" in note

@@ -140,6 +140,30 @@ def test_without_distances_the_sketches_are_offered(sketches: Workspace) -> None
     assert "--estimate" in (caught.value.remedy or "")
 
 
+def test_measured_and_estimated_distances_are_not_mixed(ingested: Path, tmp_path: Path) -> None:
+    some = ["north", "east", "two"]
+    with open_store(shutil.copy(ingested, tmp_path / "mixed.duckdb")) as store:
+        store.matrix("unet", estimate=True)
+        estimated = store.recipe("two")
+        assert estimated.source == "estimated"
+        store.compare(models=some)
+        recipe = store.recipe("two")
+        assert recipe.source == "exact"
+        assert {p.model for p in recipe.parents} == {"north", "east"}
+        assert any("--estimate" in note for note in recipe.notes)
+        lineage = store.lineage()
+        assert lineage.source == "exact"
+        assert any("only estimated" in note for note in lineage.notes)
+        with pytest.raises(NoAnswerError) as told:
+            store.recipe("four")
+        assert "--estimate" in str(told.value.remedy)
+        with pytest.raises(NoAnswerError, match="no distance") as told:
+            store.direction("north", "east", "two", "four")
+        assert "--estimate" in str(told.value.remedy)
+        assert store.direction("north", "east", "north", "two").source == "exact"
+        assert store.recipe("four", estimate=True).claimed
+
+
 def test_the_sketches_agree_with_the_weights(zoo: Workspace, sketches: Workspace) -> None:
     models = ["origin", "north", "origin", "add-full"]
     exact = zoo.direction("origin", "north", "origin", "add-full")

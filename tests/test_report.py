@@ -322,6 +322,15 @@ def test_a_run_of_epochs_is_followed(seventeen: Written) -> None:
     np.testing.assert_allclose(whole["from_start"], matrix.values[0], rtol=1e-12)
 
 
+def test_a_tree_without_the_layers_is_said_to_be_so(
+    seventeen: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "takes the layers too, and may draw some steps otherwise"
+    assert said not in seventeen.page.text
+    monkeypatch.setattr("megasim.report.source._MOST_LAYERS", 0)
+    assert said in written(seventeen.store, tmp_path, ["unet"]).page.text
+
+
 def test_a_path_is_followed(seventeen: Written, tmp_path: Path) -> None:
     path = model_names(17)[:4]
     with Store(seventeen.store, "read") as store:

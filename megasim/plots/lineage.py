@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.path import Path as Path2D
 
 from megasim.errors import UsageError, printable
 from megasim.lineage.layout import Layout, lay_out
@@ -47,13 +50,14 @@ _ROW = 0.2  # inches
 _INDENT = 0.34  # inches
 _DEEPEST = 5.0  # inches that all indents together may take
 _BEND = 0.12
+_LANE = 0.09  # inches between edges beside the labels of an outline
 
 
 def lineage_figure(lineage: Lineage) -> Figure:
     """Return the family tree: bases at the left, each model right of what it was made from.
 
     Of more than `LABELLED` models it is an outline, narrow enough for a page: each model in a row
-    of its own, below what it was made from.
+    of its own, below what it was made from, and its other parents come in from the right.
 
     An edge whose direction is undecided has no arrow head. A base is a filled square, a merge
     a diamond. Line widths do not mean anything.
@@ -62,8 +66,10 @@ def lineage_figure(lineage: Lineage) -> Figure:
     layout = lay_out(lineage, outline=not few)
     row = 0.5 if few else _ROW
     starts = _column_starts(layout, few)
-    ends = [starts[c] + 0.4 + _CHARACTER * _letters(m) for m, (c, _) in layout.places.items()]
-    width = max(*ends, 7.0)
+    ends = {m: starts[c] + 0.2 + _CHARACTER * _letters(m) for m, (c, _) in layout.places.items()}
+    others = [e for e in lineage.edges if e is not layout.trunk.get(e.child)]
+    lanes = {} if few else _lanes(others, layout, ends)
+    width = max(*(end + 0.2 for end in ends.values()), *(x + 0.1 for x in lanes.values()), 7.0)
     handles = _legend_handles(lineage)
     in_a_line = int((width - 0.2) / 1.3)
     top = 0.55 + 0.2 * -(-len(handles) // in_a_line)
@@ -75,7 +81,14 @@ def lineage_figure(lineage: Lineage) -> Figure:
     axes.set_axis_off()
     spots = {m: (starts[c], top + row * (r + 0.5)) for m, (c, r) in layout.places.items()}
     for edge in lineage.edges:
-        _draw_edge(axes, spots, edge, few, edge is layout.trunk.get(edge.child))
+        lane = lanes.get((edge.parent, edge.child))
+        if lane is None:
+            _draw_edge(axes, spots, edge, few, edge is layout.trunk.get(edge.child))
+        else:
+            (start, end), (y, to_y) = zip(
+                *((ends[m], spots[m][1]) for m in (edge.parent, edge.child)), strict=True
+            )
+            _draw_aside(axes, edge, [(start, y), (lane, y), (lane, to_y), (end, to_y)])
     bases = {f.root for f in lineage.families}
     merges = {e.child for e in lineage.edges if e.kind == "merge"}
     for model, (x, y) in spots.items():
@@ -116,6 +129,38 @@ def _column_starts(layout: Layout, few: bool) -> list[float]:
     for characters in widest[:-1]:
         starts.append(starts[-1] + _CHARACTER * characters + 1.1)
     return starts
+
+
+def _lanes(
+    edges: Sequence[Edge], layout: Layout, ends: dict[str, float]
+) -> dict[tuple[str, str], float]:
+    """Return for each edge of an outline the x at which it runs past the labels, in inches.
+
+    The shorter edges run further in, each beside the labels and edges of all rows it passes.
+    """
+    row = {m: round(r) for m, (_, r) in layout.places.items()}
+    reach = dict.fromkeys(range(math.ceil(layout.rows) + 1), 0.0)
+    for model, end in ends.items():
+        reach[row[model]] = max(reach[row[model]], end)
+    lanes = {}
+    spans = [(sorted((row[e.parent], row[e.child])), e.parent, e.child) for e in edges]
+    for (top, bottom), parent, child in sorted(spans, key=lambda s: (s[0][1] - s[0][0], s)):
+        lane = max(reach[r] for r in range(top, bottom + 1)) + _LANE
+        reach.update(dict.fromkeys(range(top, bottom + 1), lane))
+        lanes[parent, child] = lane
+    return lanes
+
+
+def _draw_aside(axes: Axes, edge: Edge, corners: list[tuple[float, float]]) -> None:
+    """Draw an edge of an outline along its corners, out of one label and into another."""
+    colour, dashes = STYLES[edge.kind]
+    axes.add_patch(
+        FancyArrowPatch(
+            path=Path2D(corners), arrowstyle="-|>" if edge.decided else "-", mutation_scale=7,
+            color=colour, linestyle=dashes, linewidth=1.0, alpha=0.8, zorder=1,
+            fill=False, joinstyle="round",
+        )
+    )  # fmt: skip
 
 
 def _letters(model: str) -> int:

@@ -13,7 +13,7 @@ from megasim.lineage.claims import CheckedClaim
 from megasim.lineage.from_store import lineage_and_claims
 from megasim.lineage.result import Lineage
 from megasim.matrix import DistanceMatrix
-from megasim.matrix_loading import load_layers, load_matrix
+from megasim.matrix_loading import MOST_LAYERED_MODELS, load_layers, load_matrix
 from megasim.plots.lineage import LABELLED, lineage_figure
 from megasim.report.parts import (
     Block,
@@ -30,9 +30,14 @@ from megasim.report.parts import (
     say,
     table,
 )
-from megasim.report.source import Source
+from megasim.report.source import Source, known_by_layer
 
 _MOST_RECIPES = 20
+_NO_LAYERS = (
+    "The layers of so many models are more than a report reads: this tree follows from the "
+    "distances of the whole component. `megasim lineage` takes the layers too, and may draw some "
+    "steps otherwise."
+)
 
 
 def lineage_section(source: Source) -> Section:
@@ -93,6 +98,9 @@ def _lineage(
     if len(found.edges) <= _MOST_RECIPES * 3:
         steps = tuple(edge.sentence() for edge in found.edges)
         blocks.append(Details("Each step with its evidence", (("Steps", steps),)))
+    by_layer = len(matrix.models) <= MOST_LAYERED_MODELS and known_by_layer(matrix).any()
+    if layers is None and by_layer:
+        blocks.append(note(_NO_LAYERS))
     blocks += [note(f"{text[0].upper()}{text[1:]}.") for text in found.notes if text]
     return blocks, _lead(found, checked)
 

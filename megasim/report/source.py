@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -164,11 +164,7 @@ class Source:
 
 def _subset(layers: LayerMatrices, models: Sequence[str]) -> LayerMatrices | None:
     """Return the layers of some of the models, or None where there are no layers."""
-    if layers.models == tuple(models):
-        return layers if layers.keys else None
-    places = [layers.models.index(name) for name in models]
-    values = layers.values[:, places][:, :, places]
-    return replace(layers, models=tuple(models), values=values) if layers.keys else None
+    return layers.subset(models) if layers.keys else None
 
 
 def reference_model(matrix: DistanceMatrix) -> str:
