@@ -123,9 +123,7 @@ def ingest_paths(
     """
     _check_sketch_size(store, sketch_size)
     paths = list(dict.fromkeys([*paths, *(names or {}).values()]))
-    if not any(path.exists() for path in paths):
-        where = ", ".join(printable(path, 400) for path in paths) or "no path"
-        raise UsageError(f"nothing at {where}", "name files or folders that hold checkpoints")
+    require_some(paths)
     aliases = {name: path.resolve() for name, path in (names or {}).items()}
     # the first name of a path is its model's; the others are copies
     first = {path: name for name, path in reversed(aliases.items())}
@@ -158,6 +156,13 @@ def ingest_paths(
     finally:
         progress.finish()
     return run.result
+
+
+def require_some(paths: Sequence[Path]) -> None:
+    """Raise UsageError where nothing is at any of some paths."""
+    if not any(path.exists() for path in paths):
+        where = ", ".join(printable(path, 400) for path in paths) or "no path"
+        raise UsageError(f"nothing at {where}", "name files or folders that hold checkpoints")
 
 
 def fingerprint_checkpoint(

@@ -102,6 +102,8 @@ def test_only_ingest_and_import_make_a_store(
         code, _, err = megasim(capsys, *arguments)
         assert (code, "megasim ingest" in err) == (1, True)
         assert not Path("megasim.duckdb").exists()
+    assert megasim(capsys, "ingest", "nowhere", "--name", "a=neither")[0] == 2
+    assert not Path("megasim.duckdb").exists()
 
 
 def test_no_distances_are_an_error_with_its_remedy(

@@ -61,11 +61,15 @@ def ingest_command(
     Nothing in a file is ever executed. Known files are skipped; so is what is no
     checkpoint by its first bytes, where a folder holds it.
     """
+    from megasim.ingest import require_some
+
+    named = dict(_named_path(text) for text in names)
+    require_some([*paths, *named.values()])  # before a store is made for it
     workspace = options.open_workspace(ctx, "write", memory=memory)
     _tell_of_compiling("walk_half")
     result = workspace.ingest(
         *paths,
-        names=dict(_named_path(text) for text in names),
+        names=named,
         anatomy=anatomy,
         sketch_size=sketch,
         reread=reread,
