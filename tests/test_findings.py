@@ -158,8 +158,8 @@ def test_what_neither_model_has_is_said_too(store: Store, tmp_path: Path) -> Non
 def test_estimates_are_told_with_their_error() -> None:
     def changed(component: str, l2: float, error: float) -> Finding:
         missing = dict.fromkeys(("missing_a", "missing_b", "shape_mismatch", "non_finite"), 0)
-        found = Finding("a", "b", component, "changed", 9, 9, **missing, l2=l2, detail="9 of 9 keys",
-                        source="estimated", l2_error=error)  # fmt: skip
+        told = {"l2": l2, "l2_error": error, "source": "estimated", "detail": "9 of 9 keys"}
+        found = Finding("a", "b", component, "changed", 9, 9, **missing, **told)  # type: ignore
         assert (found.to_json()["source"], found.to_json()["l2_error"]) == ("estimated", error)
         return found
 
