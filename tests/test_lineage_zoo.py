@@ -11,6 +11,7 @@ import pytest
 
 from megasim import cli
 from megasim.anatomy.block_order import block_place
+from megasim.commands.lineage import blocks_table
 from megasim.errors import NoAnswerError, UsageError
 from megasim.matrix import DistanceMatrix
 from megasim.sketched import nearest_by_sketch, sketched_distances
@@ -75,6 +76,12 @@ def test_sql_shows_the_same_inner_products(zoo: Workspace) -> None:
     two = {p.model: p.weight for p in zoo.recipe("two").parents}
     row = rows.loc["two"]
     assert {row["a"]: row["weight_a"], row["b"]: row["weight_b"]} == pytest.approx(two, abs=1e-3)
+
+
+def test_blocks_that_do_not_differ_have_no_weights(zoo: Workspace) -> None:
+    table = blocks_table(zoo.recipe("two", "all", parents=["north", "east"])).set_index("block")
+    assert table.loc["OUT"].notna().all()
+    assert table.loc["conv_out"].isna().all()  # of the VAE, the same in all
 
 
 def test_a_model_without_the_component_is_told(zoo: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def recipe_command(
     if recipe.parents:
         show(table_text(_parents(recipe)))
     if recipe.blocks:
-        show(table_text(_blocks(recipe)))
+        show(table_text(blocks_table(recipe)))
     for rival in recipe.rivals:
         word = "rival" if recipe.claimed else "tried"
         show(f"{word}: {weighted_sum(rival.parents)}; {percent(rival.unexplained)} left")
@@ -62,7 +63,7 @@ def _parents(recipe: Recipe) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["parent", "weight", "standard_error", "spread_over_layers"])
 
 
-def _blocks(recipe: Recipe) -> pd.DataFrame:
+def blocks_table(recipe: Recipe) -> pd.DataFrame:
     """Return the weights of each block as a table, blocks in the order of their numbers."""
     import pandas as pd
 
@@ -70,7 +71,11 @@ def _blocks(recipe: Recipe) -> pd.DataFrame:
 
     ordered = sorted(recipe.blocks, key=lambda b: block_place(b.block))
     rows = [
-        (b.block or "others", *(round(w, 4) for w in b.weights), percent(b.unexplained))
+        (
+            b.block or "others",
+            *(round(w, 4) for w in b.weights),
+            None if isnan(b.unexplained) else percent(b.unexplained),
+        )
         for b in ordered
     ]
     parents = [parent.model for parent in recipe.parents]
