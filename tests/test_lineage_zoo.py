@@ -55,6 +55,15 @@ def test_merges_in_files_are_recovered(zoo: Workspace, name: str) -> None:
         assert weights == pytest.approx(truth, abs=0.01)
 
 
+@pytest.mark.parametrize("name", ["two", "three", "four", "nested", "add-half", "add-full"])
+def test_merges_are_recovered_over_all_components(zoo: Workspace, name: str) -> None:
+    """Text encoder and VAE are the same in all: their weights make no room for noise."""
+    recipe = zoo.recipe(name, "all")
+    assert recipe.claimed
+    truth = recipe_by_ends(ZOO_RECIPES, name)
+    assert {p.model: p.weight for p in recipe.parents} == pytest.approx(truth, abs=0.01)
+
+
 def test_blocks_in_files_are_recovered(zoo: Workspace) -> None:
     recipe = zoo.recipe("blocks")
     assert recipe.blockwise

@@ -34,6 +34,8 @@ class ModelFacts:
         bytes: of its files; 0 unknown.
         counts: evidence name, and what is counted → how far its training had come; of its metadata.
         norms: component → L2 of its weights.
+        own_norms: component → L2 of the weights that no model holds which differs in the
+            component; where not known, those of all.
         kurtosis: component → mean kurtosis of its tensors, by elements.
         metadata: the file's own, as read; a stranger's words.
     """
@@ -44,6 +46,7 @@ class ModelFacts:
     bytes: int = 0
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     norms: Mapping[str, float] = field(default_factory=dict)
+    own_norms: Mapping[str, float] = field(default_factory=dict)
     kurtosis: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
 
@@ -104,9 +107,12 @@ class Evidence:
 
 
 def rounding_of(facts: Iterable[ModelFacts], component: str) -> dict[str, float]:
-    """Return model → L2 that its storage in half precision rounded away, where known."""
+    """Return model → L2 that its storage in half precision rounded away, where known.
+
+    What others hold as well was not rounded anew, and is no difference to them.
+    """
     return {
-        f.name: rounding_l2(f.norms[component], f.dtype)
+        f.name: rounding_l2(f.own_norms.get(component, f.norms[component]), f.dtype)
         for f in facts
         if component in f.norms and f.dtype in ROUNDING
     }

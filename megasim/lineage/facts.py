@@ -21,22 +21,24 @@ def load_model_facts(store: Store, component: str) -> list[ModelFacts]:
     """Return what is known of each model; `dtype` is that of `component`, or of its members."""
     members = set(member_names(store, component))
     norms: dict[str, dict[str, float]] = defaultdict(dict)
+    own: dict[str, dict[str, float]] = defaultdict(dict)
     kurtosis: dict[str, dict[str, float]] = defaultdict(dict)
     dtypes: dict[str, str] = {}
     keys: dict[str, int] = defaultdict(int)
-    for name, part, norm, mean_kurtosis, dtype, count in store.rows("model_facts"):
+    for name, part, norm, own_norm, mean_kurtosis, dtype, count in store.rows("model_facts"):
         keys[name] += count
         if norm is not None:
             norms[name][part] = norm
+            own[name][part] = own_norm
         if mean_kurtosis is not None:
             kurtosis[name][part] = mean_kurtosis
         if part in members:
             dtypes.setdefault(name, dtype)
     facts = []
     for model in store.models():
-        held = norms[model.name]
-        if component not in held and members & held.keys():
-            held[component] = sum(held[p] ** 2 for p in sorted(members & held.keys())) ** 0.5
+        for held in (norms[model.name], own[model.name]):
+            if component not in held and members & held.keys():
+                held[component] = sum(held[p] ** 2 for p in sorted(members & held.keys())) ** 0.5
         facts.append(
             ModelFacts(
                 name=model.name,
@@ -44,7 +46,8 @@ def load_model_facts(store: Store, component: str) -> list[ModelFacts]:
                 dtype=dtypes.get(model.name, ""),
                 bytes=model.bytes or 0,
                 counts=step_counts(model.metadata),
-                norms=held,
+                norms=norms[model.name],
+                own_norms=own[model.name],
                 kurtosis=kurtosis[model.name],
                 metadata=model.metadata,
             )
