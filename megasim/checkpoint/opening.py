@@ -215,9 +215,8 @@ def _format_reader(source: ByteSource) -> Callable[[ByteSource], Contents]:
             "a tar file, as torch wrote before version 0.2",
             "load it in an old torch and save it again",
         )
-    if (
-        start[0] == 0x80 and b"\2" <= start[1:2] <= b"\5"
-    ):  # a pickle, and the version of its protocol
+    # a pickle, and the version of its protocol
+    if start[0] == 0x80 and b"\2" <= start[1:2] <= b"\5":
         return read_torch_legacy
     if start[8:9] == b"{":
         return read_safetensors  # which says that the header is too large
