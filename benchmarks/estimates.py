@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Row
-from megasim.estimate import KeyContents, estimate_distances, read_key_contents
-from megasim.sketch import DEFAULT_SIZE, sketch_length
-from megasim.store import Store
+from megasim.estimate.pairs import KeyContents, estimate_distances, read_key_contents
+from megasim.fingerprint.sketch import DEFAULT_SIZE, sketch_length
+from megasim.store.rows import Store
 from megasim.zoo.architectures import sd1_shapes
 from megasim.zoo.keys import component_of
 

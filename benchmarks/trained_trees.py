@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.family_tree import build_lineage
-from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
 Array = npt.NDArray[np.float32]
 Weights = dict[str, Array]

@@ -135,7 +135,7 @@ def run(arguments: list[str]) -> int:
             return _interrupted()
         if duckdb is None or not isinstance(error, duckdb.Error):
             raise
-        from megasim.database import explained
+        from megasim.store.connection import explained
 
         show_error(explained(error))
         return 1

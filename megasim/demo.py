@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from megasim.matrix_files import write_matrix
+from megasim.matrix.files import write_matrix
 from megasim.output_files import write_if_new
 from megasim.plots.figure_files import figure_bytes
 from megasim.progress import NO_PROGRESS, Progress

@@ -21,14 +21,14 @@ from megasim.checkpoint.opening import (
     transpose_ref,
 )
 from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError, printable
-from megasim.fingerprint import (
+from megasim.fingerprint.tensor import (
     FINGERPRINT_VERSION,
     Fingerprint,
     fingerprint_refs,
 )
 from megasim.interrupts import held_interrupts
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store import Model, ModelTensor, Store
+from megasim.store.rows import Model, ModelTensor, Store
 
 # Large enough that a piece is worth its overhead, small enough that two cores end together.
 PIECE_BYTES = 64 << 20

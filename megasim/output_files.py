@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# What DuckDB says of a file, as it is or within JSON: Could not write file "…": no space left
+FILE_AND_REASON = re.compile(r'file \\*"([^"\\]+)\\*": ([^"]+)')
 
 
 @contextmanager
@@ -54,3 +59,22 @@ def write_if_new(path: Path, content: bytes) -> None:
     """Write a file, unless it holds just that already. See `write_file`."""
     if not path.exists() or path.read_bytes() != content:
         write_file(path, content)
+
+
+@contextmanager
+def parquet_file(path: Path) -> Iterator[Path]:
+    """Give a path for the database to write to. See `replaced_file`.
+
+    Raises:
+        OSError: it cannot be written; with `path` as its file name.
+    """
+    import duckdb  # only who writes one waits for it
+
+    with replaced_file(path) as here:
+        try:
+            yield here
+        except duckdb.IOException as error:
+            found = FILE_AND_REASON.search(str(error))
+            why = found[2] if found else str(error)
+            numbers = {os.strerror(number): number for number in errno.errorcode}
+            raise OSError(numbers.get(why, errno.EIO), why) from error

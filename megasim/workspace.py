@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from megasim.answers import Answers, usable_cores
-from megasim.database import Mode, named_statements
+from megasim.answers.questions import Answers, usable_cores
 from megasim.errors import UsageError, printable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store import Pair, Store
+from megasim.store.connection import Mode
+from megasim.store.rows import Pair, Store
+from megasim.store.statements import named_statements
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from megasim.checkpoint.model_map import ModelMap
-    from megasim.compare import CompareResult
-    from megasim.fingerprint_file import ImportResult
+    from megasim.compare.pairs import CompareResult
+    from megasim.exchange.fingerprint_file import ImportResult
+    from megasim.exchange.mega_cmp_export import ExportResult
+    from megasim.exchange.model_map import ModelMap
     from megasim.ingest import IngestResult
-    from megasim.legacy.exporting import ExportResult
 
 DEFAULT_STORE = "megasim.duckdb"
 DEFAULT_MEMORY = 1 << 30
@@ -130,7 +131,7 @@ class Workspace(Answers):
             executor: runs the pieces of work instead of threads; it is not shut down.
         """
         from megasim.anatomy.classification import load_rules
-        from megasim.checkpoint.model_map import is_model_map
+        from megasim.exchange.model_map import is_model_map
         from megasim.ingest import ingest_paths
 
         given = [Path(path) for path in paths]
@@ -176,7 +177,7 @@ class Workspace(Answers):
         Raises:
             UsageError: an unknown model or group.
         """
-        from megasim.compare import all_pairs
+        from megasim.compare.pairs import all_pairs
 
         if model_map is not None:
             wanted_map = _read_map(model_map)
@@ -219,11 +220,11 @@ class Workspace(Answers):
             workers: threads, or how many pieces `executor` runs at a time; the cores when None.
             executor: runs the pieces of work instead of threads; it is not shut down.
         """
-        from megasim.compare import compare_models
+        from megasim.compare.pairs import compare_models
 
         pairs = self.pairs_of(models=models, groups=groups, model_map=model_map)
         if nearest is not None:
-            from megasim.nearest import nearest_pairs
+            from megasim.estimate.nearest import nearest_pairs
 
             near = set(nearest_pairs(self.store, component, nearest, progress=progress))
             pairs = [pair for pair in pairs if pair in near]
@@ -245,8 +246,8 @@ class Workspace(Answers):
 
         See `importing.import_path` and `fingerprint_file.import_fingerprints`.
         """
-        from megasim.fingerprint_file import import_fingerprints
-        from megasim.legacy.importing import import_path
+        from megasim.exchange.fingerprint_file import import_fingerprints
+        from megasim.exchange.mega_cmp_import import import_path
 
         if Path(path).suffix.lower() == ".parquet":
             return import_fingerprints(self.store, Path(path))
@@ -261,7 +262,7 @@ class Workspace(Answers):
         progress: Progress = NO_PROGRESS,
     ) -> ExportResult:
         """Write pairs as mega_cmp did. See `exporting.export_mega_cmp`."""
-        from megasim.legacy.exporting import export_mega_cmp
+        from megasim.exchange.mega_cmp_export import export_mega_cmp
 
         pairs = None
         if groups is not None:
@@ -284,7 +285,7 @@ class Workspace(Answers):
 
         Of one component only, and under other names, where those are given.
         """
-        from megasim.fingerprint_file import export_fingerprints
+        from megasim.exchange.fingerprint_file import export_fingerprints
 
         return export_fingerprints(
             self.store, Path(path), models=models, component=component, names=names
@@ -297,7 +298,7 @@ def sql_examples() -> dict[str, str]:
 
 
 def _read_map(path: Path) -> ModelMap:
-    from megasim.checkpoint.model_map import read_model_map
+    from megasim.exchange.model_map import read_model_map
 
     return read_model_map(path)
 

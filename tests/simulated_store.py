@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from megasim.anatomy.classification import Part, canonical_shape, classify_keys
-from megasim.compare import METRIC_VERSION
-from megasim.fingerprint import FINGERPRINT_VERSION
-from megasim.sketch import sketch_length
-from megasim.store import Model, Store, pair_table, shape_text
+from megasim.compare.pairs import METRIC_VERSION
+from megasim.fingerprint.sketch import sketch_length
+from megasim.fingerprint.tensor import FINGERPRINT_VERSION
+from megasim.store.rows import Model, Store, pair_table, shape_text
 
 SHARED = {"text_encoder": 3, "vae_encoder": 2, "vae_decoder": 4, "vae_quant": 4}
 Shapes = Mapping[str, tuple[int, ...]]

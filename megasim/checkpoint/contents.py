@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import TensorRef
-from megasim.strict_json import JSON
 
 METADATA_LIMIT: Final = 1 << 20  # characters of one text; merge recipes stay well below
 SCALAR_LIMIT: Final = 4096  # characters of a text beside the tensors of a pickle

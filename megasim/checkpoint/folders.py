@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from megasim.checkpoint.strict_json import JSON, read_json
 from megasim.errors import CheckpointError, printable
-from megasim.strict_json import JSON, read_json
 
 SUFFIXES: Final = (
     *(".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".jit", ".th"),

@@ -23,6 +23,7 @@ from megasim.checkpoint.folders import (
     walk_checkpoints,
 )
 from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
+from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import (
     CUT_SHORT,
     ByteSource,
@@ -33,7 +34,6 @@ from megasim.checkpoint.tensors import (
 )
 from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
 from megasim.errors import CheckpointError, ForeignFileError, UsageError, printable
-from megasim.strict_json import JSON
 
 __all__ = [
     "JSON",

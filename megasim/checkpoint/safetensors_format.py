@@ -12,9 +12,9 @@ from typing import Final
 
 from megasim.checkpoint.contents import METADATA_LIMIT, Contents, shorten
 from megasim.checkpoint.dtypes import SAFETENSORS_DTYPES, STORAGE_DTYPES, element_bits
+from megasim.checkpoint.strict_json import JSON, parse_json
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
 from megasim.errors import CheckpointError, printable
-from megasim.strict_json import JSON, parse_json
 
 MAX_HEADER_BYTES: Final = 100_000_000
 _MAX_DIMENSION = 1 << 62

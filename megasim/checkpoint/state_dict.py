@@ -19,8 +19,8 @@ from megasim.checkpoint.contents import SCALAR_LIMIT, shorten, storable
 from megasim.checkpoint.pickle_reader import MAX_OPCODES
 from megasim.checkpoint.pickle_values import Global, Made, PersistentId
 from megasim.checkpoint.pickled_tensors import BadTensor, PickledTensor, is_tensor, parse_tensor
+from megasim.checkpoint.strict_json import JSON
 from megasim.errors import CheckpointError, printable
-from megasim.strict_json import JSON
 
 _WRAPPERS: Final = frozenset(
     {"state_dict", "model_state_dict", "model_state", "model", "module", "net", "network"}

@@ -42,8 +42,8 @@ def matrix_command(
     row a pair, with their source and standard error; in a table ~ marks an estimate, and ? a
     published 0 that may mean "not compared".
     """
-    from megasim.matrix import coverage_note
-    from megasim.matrix_files import (
+    from megasim.matrix.distance_matrix import coverage_note
+    from megasim.matrix.files import (
         MATRIX_ENDINGS,
         matrix_to_json,
         matrix_to_long,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from megasim.database import Mode
+    from megasim.store.connection import Mode
     from megasim.workspace import Workspace
 
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")

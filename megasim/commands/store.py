@@ -229,7 +229,7 @@ def sql_command(
     megasim sql --example shared_vae
     """
     if examples:
-        from megasim.database import purpose_of
+        from megasim.store.statements import purpose_of
         from megasim.workspace import sql_examples
 
         listed = sql_examples()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from megasim.anatomy.classification import unused_reason
-from megasim.store import Store
+from megasim.store.rows import Store
 
 POSITIONS_REASON = "whole position_ids are the numbers 0, 1, 2 …, made anew where they are missing"
 

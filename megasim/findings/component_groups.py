@@ -12,7 +12,7 @@ from megasim.errors import printable
 from megasim.findings import identity
 from megasim.findings.pair_sentences import VERDICT_WORDS, component_list
 from megasim.findings.verdicts import NEVER_USED, Finding, Teller, component_order
-from megasim.store import Pair, Store
+from megasim.store.rows import Pair, Store
 
 Held = tuple[int, str]
 """The id of a model and one of its components, as that model calls it."""

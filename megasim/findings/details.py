@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from megasim.compare.renames import substitution
 from megasim.errors import printable
 from megasim.findings import identity
 from megasim.findings.identity import FP16_RELATIVE_ERROR, Counts
 from megasim.findings.key_lists import brief_items
-from megasim.renames import substitution
 
 # More substitutions than this are another way of naming, not a rename.
 _MOST_RENAMES = 2

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from megasim.findings.component_groups import Equalities, Held
-from megasim.store import Pair, pair_table
+from megasim.store.rows import Pair, pair_table
 
 Sheet = frozenset[Held]
 

@@ -41,7 +41,7 @@ from megasim.findings.verdicts import (
     chosen_pairs,
     component_order,
 )
-from megasim.store import Pair, Store
+from megasim.store.rows import Pair, Store
 
 _SHOWN_MODELS = 8
 _SHOWN_CLAIMS = 10

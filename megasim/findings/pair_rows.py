@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from megasim.anatomy.classification import classify_keys
 from megasim.findings.details import LayerRow
 from megasim.findings.identity import Counts
-from megasim.store import Pair, Store, pair_table
+from megasim.store.rows import Pair, Store, pair_table
 
 # Positions, logit scale, projection: no more is left unused where a rename brought keys together.
 MOST_UNUSED = 4

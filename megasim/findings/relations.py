@@ -10,7 +10,7 @@ from megasim.findings.component_groups import Equalities
 from megasim.findings.kinship import Kinship, Sheet, ordered
 from megasim.findings.pair_relations import KINDS, PairRelations, Relation
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, Teller, chosen_pairs
-from megasim.store import Pair, Store
+from megasim.store.rows import Pair, Store
 
 __all__ = ["KINDS", "Relation", "model_relations"]
 

@@ -16,7 +16,7 @@ from megasim.findings.component_facts import ComponentFacts, load_component_fact
 from megasim.findings.details import ComponentEvidence, LayerRow, component_detail
 from megasim.findings.identity import component_verdict, is_rounding_level
 from megasim.findings.pair_rows import ComponentRow, PairRows
-from megasim.store import Pair, Store
+from megasim.store.rows import Pair, Store
 
 # Up to this many pairs are looked at key by key when nobody named them.
 MOST_DETAILED_PAIRS = 40

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components, csgraph_from_dense, shortest_path
 
 from megasim.geometry.embedding import squared_distances
-from megasim.matrix import DistanceMatrix
+from megasim.matrix.distance_matrix import DistanceMatrix
 
 COMPLETED = "completed"  # the source of a value that was filled in
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import eigh
 from sklearn.manifold import MDS
 
-from megasim.matrix import DistanceMatrix, Floats
+from megasim.matrix.distance_matrix import DistanceMatrix, Floats
 
 _ROUNDING = 64 * np.finfo(np.float64).eps  # per model, of the largest eigenvalue
 

@@ -13,7 +13,7 @@ import pandas as pd
 from megasim.errors import UsageError, printable
 from megasim.geometry.embedding import share, spectrum, squared_values
 from megasim.geometry.walk import PathSquares, Walk, orthogonal_walk
-from megasim.matrix import Floats, LayerMatrices
+from megasim.matrix.distance_matrix import Floats, LayerMatrices
 
 PERSISTS = 0.05  # coherence from which a group of layers is said to go in a direction
 LEAST_LAYERS = 4  # below this the spread over layers is not known

@@ -25,7 +25,7 @@ from megasim.geometry.layer_geometry import LayerFigures, layer_figures, plain
 from megasim.geometry.plane_evidence import state_evidence
 from megasim.geometry.plane_test import PlaneTest, distinct_models, plane_test
 from megasim.geometry.walk import Walk, edge_turns, find_walk
-from megasim.matrix import DistanceMatrix, Floats, LayerMatrices, places
+from megasim.matrix.distance_matrix import DistanceMatrix, Floats, LayerMatrices, places
 
 
 @dataclass(frozen=True)

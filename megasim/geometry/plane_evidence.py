@@ -24,7 +24,7 @@ from megasim.geometry.plane_test import (
     PlaneTest,
 )
 from megasim.geometry.walk import Walk
-from megasim.matrix import DistanceMatrix
+from megasim.matrix.distance_matrix import DistanceMatrix
 
 _NEGATIVE = 0.01  # negative mass worth a word
 _NAMED = 5  # turns and groups named in a sentence

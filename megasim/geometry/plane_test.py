@@ -19,7 +19,7 @@ from megasim.geometry.walk import (
     step_products,
     unrelated_walks,
 )
-from megasim.matrix import Floats
+from megasim.matrix.distance_matrix import Floats
 
 LINE = "line"
 PLANE = "plane"

@@ -13,7 +13,7 @@ from megasim.anatomy.block_order import block_place, natural
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.geometry.layer_geometry import plain
 from megasim.geometry.walk import PathSquares
-from megasim.matrix import DistanceMatrix, Floats, LayerMatrices, places
+from megasim.matrix.distance_matrix import DistanceMatrix, Floats, LayerMatrices, places
 
 _SUMMED = ("l0", "l1")  # metrics that add over layers; l2 adds in squares, linf is the largest
 

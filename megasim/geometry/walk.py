@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from megasim.matrix import Floats
+from megasim.matrix.distance_matrix import Floats
 
 Indices = npt.NDArray[np.intp]
 

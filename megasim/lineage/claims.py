@@ -14,13 +14,13 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from megasim.checkpoint.strict_json import read_json
 from megasim.errors import MegasimError, UsageError, printable
 from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import SAME_WEIGHTS, Lineage
-from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.strict_json import read_json
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "not decidable"
 LARGEST_FILE = 16 * 2**20

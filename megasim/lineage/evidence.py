@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from megasim.lineage.recipe import ROUNDING, rounding_l2
-from megasim.matrix import DistanceMatrix
+from megasim.matrix.distance_matrix import DistanceMatrix
 
 # Log odds that a piece of evidence shifts. Those of drifts were measured on really trained
 # trees (docs/lineage.md); those of records are judgement: a written step count or base model

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from megasim.errors import printable
 from megasim.lineage.claims import Claim
 from megasim.lineage.evidence import ModelFacts, PairFacts
-from megasim.matrix_loading import member_names
-from megasim.store import Store
+from megasim.store.matrices import member_names
+from megasim.store.rows import Store
 
 _TIERS = (
     *("identical", "same_values", "same_at_fp16", "same_at_bf16", "changed"),

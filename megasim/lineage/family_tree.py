@@ -33,7 +33,7 @@ from megasim.lineage.tree import (
     spanning_tree,
     step_cosine,
 )
-from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
 # Below this probability a direction is shown as undecided.
 DECIDED = 0.8

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from megasim.estimate.points import nearest_by_sketch, sketched_distances
 from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
 from megasim.lineage.evidence import rounding_of
 from megasim.lineage.facts import (
@@ -19,16 +20,15 @@ from megasim.lineage.inner_products import Direction, direction, without_mixed_e
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Lineage
-from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.matrix_loading import (
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.matrices import (
     MOST_LAYERED_MODELS,
     layers_beneath,
     load_layers,
     load_matrix,
 )
-from megasim.progress import NO_PROGRESS, Progress
-from megasim.sketched import nearest_by_sketch, sketched_distances
-from megasim.store import Store
+from megasim.store.rows import Store
 
 
 def load_recipe(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.errors import NoAnswerError, UsageError, printable
-from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
 Floats = npt.NDArray[np.float64]
 

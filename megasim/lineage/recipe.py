@@ -21,7 +21,7 @@ from megasim.lineage.recipe_search import (
     natural,
     search_parents,
 )
-from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
 # A further parent must take away this share of what is left; a chance one takes about 1/P of
 # it, P being the elements (or the numbers of the sketch), and shared training a little more.

@@ -16,7 +16,7 @@ from megasim.lineage.inner_products import (
     source_of,
     sum_by_block,
 )
-from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
 # Relative error of a squared distance, by source: exact sums are in float64 over float32
 # values; published results were summed in single precision, and those of cwd agree to 4e-5.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from megasim.lineage.inner_products import Floats, gram
-from megasim.matrix import LayerMatrices
+from megasim.matrix.distance_matrix import LayerMatrices
 
 MOST_PARENTS = 4
 BEAM = 40

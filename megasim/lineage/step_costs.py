@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from megasim.lineage.inner_products import Floats
-from megasim.matrix import LayerMatrices
+from megasim.matrix.distance_matrix import LayerMatrices
 
 # The least D² of a block that counts, over the median of the family.
 SAME_BLOCK = 1e-8

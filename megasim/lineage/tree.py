@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from megasim.lineage.evidence import COURSE, SHRINKING, Evidence
 from megasim.lineage.inner_products import Floats, difference_product
-from megasim.matrix import DistanceMatrix
+from megasim.matrix.distance_matrix import DistanceMatrix
 
 # Two weight vectors trained apart have a cosine of about 0, related ones of 0.9 and more.
 RELATED_COSINE = 0.3

@@ -23,7 +23,7 @@ from scipy.spatial.distance import squareform
 
 from megasim.anatomy.classification import component_title
 from megasim.errors import printable
-from megasim.matrix import DistanceMatrix, Floats, coverage_note
+from megasim.matrix.distance_matrix import DistanceMatrix, Floats, coverage_note
 
 # cividis reads the same with and without colour vision, and in grey.
 COLOURS = "cividis"

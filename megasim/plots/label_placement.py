@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from megasim.matrix import Floats
+from megasim.matrix.distance_matrix import Floats
 
 _DISTANCES = (3.0, 9.0, 17.0, 28.0, 42.0, 60.0, 85.0, 120.0, 170.0, 240.0, 330.0)
 _ANGLES = np.arange(24) * 2 * np.pi / 24

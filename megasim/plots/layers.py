@@ -18,7 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from megasim.anatomy.block_order import block_place, natural
 from megasim.errors import NoAnswerError, printable
-from megasim.matrix import Floats
+from megasim.matrix.distance_matrix import Floats
 from megasim.plots.heatmap import COLOURS, MISSING, colour_bar, component_label, short_label
 
 RMS = "rms"  # L2 over the root of the number of elements: the change of a typical element

@@ -17,7 +17,7 @@ from megasim.anatomy.block_order import block_place
 from megasim.geometry.embedding import share
 from megasim.geometry.layer_geometry import LayerFigures
 from megasim.geometry.map import MapResult
-from megasim.matrix import Floats, coverage_note
+from megasim.matrix.distance_matrix import Floats, coverage_note
 from megasim.plots.heatmap import (
     METRIC_TITLES,
     component_label,

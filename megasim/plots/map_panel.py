@@ -21,7 +21,7 @@ from matplotlib.textpath import TextToPath
 
 from megasim.geometry.embedding import squared_distances
 from megasim.geometry.map import MapResult
-from megasim.matrix import Floats
+from megasim.matrix.distance_matrix import Floats
 from megasim.plots.heatmap import COLOURS, short_label
 from megasim.plots.label_placement import Place, place_labels
 

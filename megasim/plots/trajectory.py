@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from megasim.errors import NoAnswerError
 from megasim.geometry.trajectory import Trajectory
-from megasim.matrix import Floats
+from megasim.matrix.distance_matrix import Floats
 from megasim.plots.heatmap import METRIC_TITLES, MISSING, drawable, minus_signs, short_label
 from megasim.plots.map_panel import DARK, GREY, figure_names
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from megasim.anatomy.classification import component_members, component_title
 from megasim.errors import NoAnswerError, UsageError, printable
-from megasim.matrix import DistanceMatrix, coverage_note
+from megasim.matrix.distance_matrix import DistanceMatrix, coverage_note
 from megasim.plots.heatmap import heatmap_figure
 from megasim.plots.layers import RMS, layer_grid, layers_figure
 from megasim.report.parts import (

@@ -44,7 +44,7 @@ from megasim.report.parts import (
     table,
 )
 from megasim.report.source import Answer, Source
-from megasim.store import Pair
+from megasim.store.rows import Pair
 
 _MOST_RELATIONS = 40  # sentences on the page
 _MOST_OF_A_KIND = 6  # of them, where there are more

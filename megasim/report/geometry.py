@@ -20,7 +20,7 @@ from megasim.geometry.trajectory import (
     summary_table,
     trajectory,
 )
-from megasim.matrix import DistanceMatrix, LayerMatrices
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.plots.map import map_figure
 from megasim.plots.trajectory import trajectory_figure
 from megasim.report.parts import (

@@ -12,8 +12,7 @@ from megasim.errors import printable
 from megasim.lineage.claims import CheckedClaim
 from megasim.lineage.from_store import lineage_and_claims
 from megasim.lineage.result import Lineage
-from megasim.matrix import DistanceMatrix
-from megasim.matrix_loading import MOST_LAYERED_MODELS, load_layers, load_matrix
+from megasim.matrix.distance_matrix import DistanceMatrix
 from megasim.plots.lineage import LABELLED, lineage_figure
 from megasim.report.parts import (
     Block,
@@ -31,6 +30,7 @@ from megasim.report.parts import (
     table,
 )
 from megasim.report.source import Source, known_by_layer
+from megasim.store.matrices import MOST_LAYERED_MODELS, load_layers, load_matrix
 
 _MOST_RECIPES = 20
 _NO_LAYERS = (

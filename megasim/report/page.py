@@ -25,7 +25,7 @@ from megasim.report.lineage import lineage_section
 from megasim.report.parts import Section, counted
 from megasim.report.source import Source
 from megasim.resources import resource_path
-from megasim.store import Store
+from megasim.store.rows import Store
 from megasim.version import __version__
 
 _LEAD = 5  # sentences at the top

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from megasim.anatomy.classification import component_members
-from megasim.database import purpose_of, statement
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.findings.component_groups import Equalities
 from megasim.findings.verdicts import NEVER_USED, Teller, chosen_pairs, component_order
-from megasim.matrix import DistanceMatrix, LayerMatrices
-from megasim.matrix_loading import load_layers, load_matrix
-from megasim.store import Pair, Store
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
+from megasim.store.matrices import load_layers, load_matrix
+from megasim.store.rows import Pair, Store
+from megasim.store.statements import purpose_of, statement
 
 # Components of a model of an unknown family that get figures of their own, the largest first.
 _MOST_GENERIC = 4

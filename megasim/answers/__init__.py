@@ -1,0 +1,1 @@
+"""What a store answers, as values that show themselves."""

@@ -1,0 +1,42 @@
+"""A map that draws itself, for notebooks, out of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from megasim.geometry.map import MapResult, map_models
+from megasim.plots.map import map_figure
+from megasim.store.matrices import MOST_LAYERED_MODELS, layers_beneath, load_matrix
+from megasim.store.rows import Store
+
+
+class MapView(MapResult):
+    """A map that draws itself; a notebook shows its verdict and coordinates."""
+
+    def plot(self) -> Figure:
+        """Return the figure. See `map_figure`."""
+        return map_figure(self)
+
+
+def load_map(
+    store: Store,
+    component: str = "unet",
+    metric: str = "l2",
+    *,
+    path: Sequence[str] = (),
+    models: Sequence[str] | None = None,
+    complete: bool = False,
+) -> MapView:
+    """Return the map of the models that hold a component. See `map_models` and `load_matrix`."""
+    matrix = load_matrix(store, component, metric, models=models)
+    why = "No layer has known distances, so nothing is said of single layers."
+    if len(matrix.models) > MOST_LAYERED_MODELS:
+        why = (
+            f"The layers of more than {MOST_LAYERED_MODELS} models are not looked into; name "
+            "fewer with --models."
+        )
+    layers = layers_beneath(store, matrix)
+    result = map_models(matrix, path=path, layers=layers, without_layers=why, complete=complete)
+    return MapView(**vars(result))

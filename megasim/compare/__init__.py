@@ -1,0 +1,1 @@
+"""The pairs still missing → exact distances."""

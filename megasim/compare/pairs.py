@@ -1,0 +1,332 @@
+"""The pairs still missing → exact distances → store."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megasim.checkpoint.opening import Checkpoint, open_checkpoint
+from megasim.compare.piece import PairDistances, PairPiece, run_pair_piece
+from megasim.compare.plan import Ids, PairPlan, PlannedPiece
+from megasim.compare.renames import NamedTensor, find_renames
+from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.interrupts import held_interrupts
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.rows import Model, Pair, Store, pair_table, table_of
+
+# Of the definitions of l0, l1, l2, linf and cossim and the way they are summed.
+METRIC_VERSION = 1
+ON_REQUEST = ("linf", "cossim")
+DEFAULT_MEMORY = 1 << 30
+
+# Results are saved when this many rows or seconds have come together.
+_SAVE_ROWS = 200_000
+_SAVE_SECONDS = 5.0
+# Pairs are summed up so many at a time, or as many as one model has with those after it.
+_SUMMED_PAIRS = 32
+# The statement that saves metrics, for each table of them.
+_STATEMENTS = {
+    "add_distances": ("l0", "l1", "l2"),
+    "add_linfs": ("linf",),
+    "add_cossims": ("cossim",),
+}
+
+
+@dataclass
+class CompareResult:
+    """What a comparison did; the counters show that nothing is done twice.
+
+    Attributes:
+        pairs_asked: pairs of models that were to be known.
+        pairs_known: of them, known before.
+        pairs_done: of them, finished by this run.
+        tensor_pairs_computed: pairs of contents whose distances were computed.
+        tensors_read: contents read: each once for a key that it stands under.
+        bytes_read: bytes of these contents.
+        files_read: models out of which they were read.
+        failed: models that could not be read; their pairs are left open.
+    """
+
+    pairs_asked: int = 0
+    pairs_known: int = 0
+    pairs_done: int = 0
+    tensor_pairs_computed: int = 0
+    tensors_read: int = 0
+    bytes_read: int = 0
+    files_read: int = 0
+    failed: list[MegasimError] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain lists and numbers."""
+        return {**asdict(self), "failed": [error.message for error in self.failed]}
+
+
+def all_pairs(models: Sequence[Model]) -> list[Pair]:
+    """Return every pair of models that have files, smaller id first."""
+    ids = sorted(model.id for model in models if model.source == "checkpoint")
+    return list(itertools.combinations(ids, 2))
+
+
+def missing_pairs(store: Store, pairs: Sequence[Pair], metrics: Sequence[str] = ()) -> list[Pair]:
+    """Return those of `pairs` that are not yet known, in all of `metrics`.
+
+    Args:
+        metrics: of `ON_REQUEST`; l0, l1 and l2 are always meant.
+    """
+    known = store.pairs()
+    done = np.logical_and.reduce([known[column] for column in ("done", *metrics)])
+    have = set(zip(*(known[model][done].tolist() for model in ("model_a", "model_b")), strict=True))
+    return [pair for pair in pairs if pair not in have]
+
+
+def compare_models(
+    store: Store,
+    pairs: Sequence[Pair],
+    *,
+    executor: Executor,
+    metrics: Sequence[str] = (),
+    memory: int = DEFAULT_MEMORY,
+    workers: int = 2,
+    device: str | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> CompareResult:
+    """Compute the exact distances of `pairs` that the store lacks, and save them as they come.
+
+    A content is read once, however many pairs it takes part in, and two models that share a tensor
+    cost nothing for it. When interrupted, what was computed is saved, and the next run computes
+    the rest.
+
+    Args:
+        pairs: model ids, smaller first.
+        executor: runs `run_pair_piece`; only this function writes to the store.
+        metrics: of `ON_REQUEST`, beside l0, l1 and l2.
+        memory: bytes for the buffers of all workers together.
+        workers: how many pieces the executor runs at a time.
+        device: a torch device for the arithmetic; the compiled kernel on the CPU when None.
+    """
+    for metric in metrics:
+        if metric not in ON_REQUEST:
+            raise UsageError(
+                f"{printable(metric)!r} is not computed on request",
+                f"choose of {', '.join(ON_REQUEST)}; l0, l1 and l2 are always computed",
+            )
+    result = CompareResult(pairs_asked=len(pairs))
+    missing = missing_pairs(store, pairs, metrics)
+    result.pairs_known = len(pairs) - len(missing)
+    checkpoints = _open_checkpoints(store, missing, result)
+    todo = [pair for pair in missing if pair[0] in checkpoints and pair[1] in checkpoints]
+    if not todo:
+        return result
+    _add_pairs(store, todo)
+    flags = {metric: metric in metrics for metric in ON_REQUEST}
+    with held_interrupts() as stop_if_asked:
+        plan = PairPlan(store, todo, checkpoints, **flags)
+        run = _Comparison(store, executor, plan, memory // workers, device, result, stop_if_asked)
+        run.compute(2 * workers, progress)
+        sum_up_pairs(store, todo, **flags, stop_if_asked=stop_if_asked, progress=progress)
+    result.pairs_done = len(todo)
+    return result
+
+
+def sum_up_pairs(
+    store: Store,
+    pairs: Sequence[Pair],
+    *,
+    linf: bool = False,
+    cossim: bool = False,
+    stop_if_asked: Callable[[], None] = lambda: None,
+    progress: Progress = NO_PROGRESS,
+) -> None:
+    """Sum the layers of pairs up, component by component, and mark the pairs as done.
+
+    All their distances must be in the store, and `linf` and `cossim` where they are said to be.
+    """
+    progress.start("Summing up", len(pairs), "pairs")
+    try:
+        for group in _batches(sorted(pairs)):
+            batch = {"batch": pair_table(group)}
+            first, last = group[0][0], group[-1][0]
+            with store.transaction():
+                store.rows("finish_pairs", tables=batch, linf=linf, cossim=cossim)
+                store.rows("drop_weaker_components", tables=batch)
+                store.rows("drop_imported_layers", tables=batch)
+                store.rows("judge_pairs", tables=batch, first=first, last=last)
+                store.rows("measure_judged")
+                store.rows("add_exact_components")
+            progress.advance(len(group))
+            stop_if_asked()
+    finally:
+        progress.finish()
+
+
+def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Cut sorted pairs where the first model changes, into batches that are not too small.
+
+    With few first models at a time the views read only what these and their partners hold.
+    """
+    batch: list[Pair] = []
+    for _, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        batch += group
+        if len(batch) >= _SUMMED_PAIRS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _open_checkpoints(
+    store: Store, pairs: Sequence[Pair], result: CompareResult
+) -> dict[int, Checkpoint]:
+    """Return the checkpoints of the pairs that are still what was fingerprinted."""
+    wanted = {model_id for pair in pairs for model_id in pair}
+    found = {}
+    for model in store.models():
+        if model.id not in wanted:
+            continue
+        try:
+            found[model.id] = _reopen(model)
+        except MegasimError as error:
+            result.failed.append(error)
+    return found
+
+
+def _reopen(model: Model) -> Checkpoint:
+    if model.path is None:
+        raise UsageError(
+            f"{printable(model.name)} has no weights here: it is known from published results",
+            "ingest its file to compare it",
+        )
+    if not Path(model.path).exists():
+        raise CheckpointError(
+            model.path,
+            f"the file of model {printable(model.name)!r} is gone",
+            "put it back, or ingest it again from where it lies now",
+        )
+    checkpoint = open_checkpoint(Path(model.path))
+    identity = checkpoint.identity
+    if (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:
+        raise CheckpointError(
+            model.path,
+            f"the file of model {printable(model.name)!r} changed since it was fingerprinted",
+            "ingest it again",
+        )
+    return checkpoint
+
+
+def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
+    """Save new pairs with the renames between their keys."""
+    known = store.pairs()
+    have = set(zip(known["model_a"].tolist(), known["model_b"].tolist(), strict=True))
+    new = [pair for pair in pairs if pair not in have]
+    key_sets = {int(i): key_set for i, key_set in store.rows("key_sets")}
+
+    @cache
+    def side(model_id: int) -> dict[str, NamedTensor]:
+        rows = store.rows("model_keys", id=model_id)
+        return {key: NamedTensor(shape, value, trivial) for key, shape, value, trivial in rows}
+
+    renames: list[tuple[Any, ...]] = []
+    keys: list[tuple[Any, ...]] = []
+    for a, b in new:
+        if key_sets.get(a) == key_sets.get(b):
+            continue
+        for r in find_renames(side(a), side(b)):
+            renames.append((a, b, r.prefix_a, r.prefix_b, len(r.keys), r.support, r.basis))
+            keys += [(a, b, key_a, key_b) for key_a, key_b in r.keys]
+    with store.transaction():
+        store.rows("add_pairs", tables={"batch": pair_table(new)})
+        if renames:
+            columns = ["model_a", "model_b", "prefix_a", "prefix_b", "keys", "support", "basis"]
+            batch = table_of(columns, renames)
+            store.rows("add_renames", tables={"batch": batch})
+            batch = table_of(["model_a", "model_b", "key_a", "key_b"], keys)
+            store.rows("add_renamed_keys", tables={"batch": batch})
+
+
+@dataclass
+class _Comparison:
+    """The planned work, piece by piece, through the executor and into the store."""
+
+    store: Store
+    executor: Executor
+    plan: PairPlan
+    memory: int
+    device: str | None
+    result: CompareResult
+    stop_if_asked: Callable[[], None]
+    unsaved: list[tuple[Ids, PairDistances]] = field(default_factory=list)
+    saved_at: float = field(default_factory=time.monotonic)
+    files: set[int] = field(default_factory=set)
+
+    def compute(self, ahead: int, progress: Progress) -> None:
+        """Run the plan with `ahead` pieces under way at a time; save when interrupted, too."""
+        progress.start("Comparing", self.plan.elements, "elements")
+        running: dict[Future[list[PairDistances]], PlannedPiece] = {}
+        planned = self.plan.pieces(progress)
+        try:
+            for piece in itertools.islice(planned, ahead):
+                running[self._submit(piece)] = piece
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    piece = running.pop(future)
+                    self._take(piece, future.result())
+                    progress.advance(piece.elements)
+                    for following in itertools.islice(planned, 1):
+                        running[self._submit(following)] = following
+                self._save_in_time()
+                self.stop_if_asked()
+        finally:
+            for future in running:
+                future.cancel()
+            self._save()
+            progress.finish()
+
+    def _submit(self, planned: PlannedPiece) -> Future[list[PairDistances]]:
+        piece = PairPiece(tuple(planned.positions), self.memory, self.device)
+        return self.executor.submit(run_pair_piece, piece)
+
+    def _take(self, piece: PlannedPiece, distances: Sequence[PairDistances]) -> None:
+        result = self.result
+        self.unsaved += zip(piece.tensor_pairs, distances, strict=True)
+        result.tensor_pairs_computed += sum(map(len, piece.tensor_pairs))
+        refs = [ref for position in piece.positions for ref in position.refs]
+        result.tensors_read += len(refs)
+        result.bytes_read += sum(ref.nbytes for ref in refs)
+        self.files.update(piece.models)
+        result.files_read = len(self.files)
+
+    def _save_in_time(self) -> None:
+        late = time.monotonic() - self.saved_at > _SAVE_SECONDS
+        if late or sum(len(pairs) for pairs, _ in self.unsaved) >= _SAVE_ROWS:
+            self._save()
+
+    def _save(self) -> None:
+        """Save what has come in, each metric in its table, in one transaction."""
+        unsaved, self.unsaved = self.unsaved, []
+        self.saved_at = time.monotonic()
+        with self.store.transaction():
+            for statement, metrics in _STATEMENTS.items():
+                having = [(p, d) for p, d in unsaved if getattr(d, metrics[0]) is not None]
+                if not having:
+                    continue
+                pairs = np.concatenate([p for p, _ in having])
+                columns: dict[str, Any] = {
+                    "tensor_a": pairs[:, 0].copy(),
+                    "tensor_b": pairs[:, 1].copy(),
+                }
+                columns["rows"] = np.repeat(
+                    [d.rows for _, d in having], [len(p) for p, _ in having]
+                )
+                for metric in metrics:
+                    columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
+                values = {"metric_version": METRIC_VERSION} if statement == "add_distances" else {}
+                self.store.rows(statement, tables={"batch": columns}, **values)

@@ -1,0 +1,136 @@
+"""The pairs of contents that still lack a distance, cut into pieces of work.
+
+The plan is made some keys at a time, so that its memory does not grow with the number of models,
+and next to the work, so that the first piece starts at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from megasim.checkpoint.opening import Checkpoint, TensorRef
+from megasim.compare.piece import Position
+from megasim.ingest import assemble_ref
+from megasim.progress import Progress
+from megasim.store.rows import Pair, Store, Table, pair_table
+
+Ids = npt.NDArray[np.int32]
+
+# A piece reads about this many elements: enough to keep a core busy for some tenths of a second.
+_PIECE_ELEMENTS = 32 << 20
+# Pairs of models and keys that are planned at a time: a query for each piece would cost more.
+_PLANNED_LAYERS = 500_000
+
+
+@dataclass
+class PlannedPiece:
+    """A piece of work.
+
+    Attributes:
+        positions: what is to be computed.
+        tensor_pairs: for each position, the (P, 2) ids of the contents of its pairs.
+        models: ids of the models whose files are read.
+        elements: how many elements are read.
+    """
+
+    positions: list[Position] = field(default_factory=list)
+    tensor_pairs: list[Ids] = field(default_factory=list)
+    models: set[int] = field(default_factory=set)
+    elements: int = 0
+
+
+class PairPlan:
+    """What is still to be computed for some pairs of models.
+
+    Attributes:
+        elements: how many elements there are under the keys of these models, each content once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        pairs: Sequence[Pair],
+        checkpoints: Mapping[int, Checkpoint],
+        *,
+        linf: bool,
+        cossim: bool,
+    ) -> None:
+        """Plan for pairs that were added to the store, and whose models are all open."""
+        self._store = store
+        self._pairs = pair_table(pairs)
+        self._checkpoints = checkpoints
+        self._needs = {"linf": linf, "cossim": cossim}
+        chosen = {"model_id": sorted({model for pair in pairs for model in pair})}
+        self._keys = store.arrays("keys_to_plan", tables={"chosen": chosen})
+        self.elements = int(self._keys["elements"].sum())
+
+    def pieces(self, progress: Progress) -> Iterator[PlannedPiece]:
+        """Yield pieces, in the order of the keys; each pair of contents is in one of them.
+
+        `progress` is told of the elements that need not be read.
+        """
+        self._store.rows("begin_plan")
+        size = max(1, _PLANNED_LAYERS // len(self._pairs["model_a"]))
+        for start in range(0, len(self._keys["canonical_key"]), size):
+            keys, elements = (
+                self._keys[column][start : start + size] for column in ("canonical_key", "elements")
+            )
+            planned = list(self._pieces_of(keys))
+            progress.advance(int(elements.sum()) - sum(piece.elements for piece in planned))
+            yield from planned
+
+    def _pieces_of(self, keys: npt.NDArray[np.object_]) -> Iterator[PlannedPiece]:
+        tables: dict[str, Table] = {"batch": self._pairs, "keys": {"canonical_key": keys}}
+        self._store.rows("plan_keys", tables=tables, **self._needs)
+        self._store.rows("remember_ambiguous")
+        work = self._store.arrays("planned_work")
+        pairs: Ids = np.stack([work["tensor_a"], work["tensor_b"]], axis=1)
+        places = self._places(np.unique(pairs))
+        (starts,) = np.nonzero(np.diff(work["position"], prepend=-1))
+        piece = PlannedPiece()
+        for start, stop in itertools.pairwise([*starts.tolist(), len(pairs)]):
+            contents, index = np.unique(pairs[start:stop], return_inverse=True)
+            refs = tuple(places[i][0] for i in contents.tolist())
+            position = Position(
+                refs=refs,
+                pairs=index.reshape(-1, 2).astype(np.int32),
+                rows=int(work["rows"][start]),
+                metrics=_metrics(*(bool(work[f"needs_{what}"][start]) for what in _NEEDS)),
+            )
+            piece.positions.append(position)
+            piece.tensor_pairs.append(pairs[start:stop])
+            piece.models.update(places[i][1] for i in contents.tolist())
+            piece.elements += sum(ref.numel for ref in refs)
+            if piece.elements >= _PIECE_ELEMENTS:
+                yield piece
+                piece = PlannedPiece()
+        if piece.positions:
+            yield piece
+
+    def _places(self, contents: Ids) -> dict[int, tuple[TensorRef, int]]:
+        """Return where to read each content, and in which model that is."""
+        tables: dict[str, Table] = {
+            "batch": {"tensor_id": contents},
+            "readable": {"model_id": list(self._checkpoints)},
+        }
+        places = {}
+        for tensor, model_id, sources, transposed in self._store.rows("holders_of", tables=tables):
+            tensors = self._checkpoints[model_id].tensors
+            places[tensor] = assemble_ref(tensors, tuple(sources), transposed), model_id
+        return places
+
+
+_NEEDS = ("distance", "linf", "cossim")
+
+
+def _metrics(distance: bool, linf: bool, cossim: bool) -> tuple[str, ...]:
+    return (
+        *(("l0", "l1", "l2") if distance else ()),
+        *(("linf",) if linf else ()),
+        *(("cossim",) if cossim else ()),
+    )

@@ -1,0 +1,1 @@
+"""Distances from the sketches in the store, with no file read."""

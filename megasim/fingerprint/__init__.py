@@ -1,0 +1,1 @@
+"""A tensor → norms, hashes and sketch."""

@@ -1,1 +1,0 @@
-"""Results of mega_cmp, in and out."""

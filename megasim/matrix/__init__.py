@@ -1,0 +1,1 @@
+"""A labelled, validated distance matrix, and its files; no store inside."""

@@ -1,0 +1,1 @@
+"""The store: connection, statements, rows, and matrices out of it."""

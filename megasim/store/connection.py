@@ -1,0 +1,198 @@
+"""Connect to a store, and bring its schema up to date."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+
+from megasim.errors import (
+    MegasimError,
+    NoAnswerError,
+    NotAStoreError,
+    StoreLockedError,
+    StoreTooNewError,
+    printable,
+)
+from megasim.output_files import FILE_AND_REASON
+from megasim.resources import resource_path
+from megasim.store.statements import named_statements, statement
+
+Mode = Literal["read", "update", "write"]
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """Return (version, name, SQL) of every migration, oldest first."""
+    folder = resource_path("sql", "migrations")
+    found = []
+    for path in sorted(folder.glob("[0-9]*.sql")):
+        number, _, name = path.stem.partition("_")
+        found.append((int(number), name, path.read_text(encoding="utf-8")))
+    return found
+
+
+def connect(
+    path: Path,
+    mode: Mode = "read",
+    *,
+    memory: int | None = None,
+    threads: int | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """Open the store at `path`; to "write" creates it where there is none, to "update" does not.
+
+    Args:
+        memory: bytes that DuckDB may use before it spills to disk; DuckDB's default when None.
+        threads: how many threads a query may use; all cores when None.
+
+    Raises:
+        NoAnswerError: no store there, and `mode` is not "write".
+        NotAStoreError: the file is something else.
+        MegasimError: the system does not let it be opened, or made.
+        StoreLockedError: another process writes to it.
+        StoreTooNewError: a newer megasim wrote it.
+    """
+    exists = path.exists()
+    if not exists and mode != "write":
+        raise NoAnswerError(
+            f"there is no store at {printable(path)}",
+            "make one with `megasim ingest PATH…`, or name it with --db",
+        )
+    if exists and mode != "read" and not os.access(path.parent, os.W_OK):
+        raise MegasimError(
+            f"the folder of the store {printable(path)} cannot be written to",
+            "a change needs a .wal file beside the store: check the folder's permissions, or copy "
+            "the store elsewhere and name it with --db",
+        )
+    fresh = not exists
+    con = _open(path, read_only=mode == "read", memory=memory, threads=threads)
+    try:
+        version = _schema_version(con, path, fresh)
+        newest = migrations()[-1][0]
+        if version > newest:
+            raise StoreTooNewError(
+                f"{printable(path)} has schema {version}; this megasim knows {newest}",
+                "use the newer megasim that wrote it",
+            )
+        if mode != "read":
+            _migrate(con, version)
+        elif version < newest:
+            con.close()
+            connect(path, "write").close()
+            con = _open(path, read_only=True, memory=memory, threads=threads)
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def explained(error: duckdb.Error) -> MegasimError:
+    """Return what the database says went wrong, with its remedy: space, permissions or memory."""
+    text = str(error)
+    file = FILE_AND_REASON.search(text)
+    what = f"{printable(file[1], 400)}: {printable(file[2], 300)}" if file else printable(text, 300)
+    if "No space left" in text or "disk full" in text.lower():
+        remedy = "make space on the disk; what was saved before is kept"
+    elif isinstance(error, duckdb.OutOfMemoryException):
+        remedy = "give it more with --memory; what was saved before is kept"
+    elif file:
+        remedy = (
+            "the store's folder takes a .wal file beside the store: check who owns both, and "
+            "their permissions; what was saved before is kept"
+        )
+    else:
+        remedy = (
+            "what was saved before is kept; a store that is damaged can be made anew: checkpoints "
+            "are never changed"
+        )
+    return MegasimError(f"the database failed: {what}", remedy)
+
+
+def _open(
+    path: Path, *, read_only: bool, memory: int | None, threads: int | None
+) -> duckdb.DuckDBPyConnection:
+    config: dict[str, Any] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+    }
+    if memory is not None:
+        config["memory_limit"] = f"{max(memory, 64 << 20)}B"
+    if threads is not None:
+        config["threads"] = str(threads)
+    try:
+        con = duckdb.connect(str(path), read_only=read_only, config=config)
+        con.execute(statement("hide_progress_bar"))  # which connect() does not take
+    except duckdb.Error as error:
+        text = str(error)
+        if "replaying WAL" in text:
+            raise MegasimError(
+                f"the store {printable(path)} cannot be opened: {printable(text, 600)}",
+                "move the .wal file beside it away to go on with what was saved before the last "
+                "changes; checkpoints can always be read again",
+            ) from None
+        if not isinstance(error, duckdb.IOException):
+            raise
+        if "Could not set lock" in text:
+            holder = re.search(r"PID (\d+)", text)
+            who = f"process {holder.group(1)}" if holder else "another process"
+            raise StoreLockedError(
+                f"{printable(path)} is in use by {who}",
+                "wait until it is done, or stop it; what it has saved is kept",
+            ) from None
+        if system := re.search(r"Cannot open file .*: (.+)", text):
+            raise MegasimError(
+                f"the store {printable(path)} cannot be opened: {printable(system.group(1))}",
+                "check its folder and its permissions, or name another file with --db",
+            ) from None
+        raise NotAStoreError(
+            f"{printable(path)} is not a megasim store: {printable(text.splitlines()[0])}",
+            "name another file with --db",
+        ) from None
+    return con
+
+
+def _schema_version(con: duckdb.DuckDBPyConnection, path: Path, fresh: bool) -> int:
+    if fresh:
+        return 0
+    try:
+        ((version,),) = con.execute(statement("schema_version")).fetchall()
+    except duckdb.CatalogException:
+        # An empty database is what a run that was stopped at the start leaves.
+        if con.execute(statement("table_count")).fetchall() == [(0,)]:
+            return 0
+        raise NotAStoreError(
+            f"{printable(path)} is a DuckDB file, but not a megasim store",
+            "name another file with --db",
+        ) from None
+    return int(version or 0)
+
+
+def _migrate(con: duckdb.DuckDBPyConnection, version: int) -> None:
+    """Run what is newer than `version`, each migration and its row in one transaction."""
+    newer = [m for m in migrations() if m[0] > version]
+    for number, name, sql in newer:
+        con.begin()
+        try:
+            con.execute(sql)
+            con.execute(statement("add_schema_version"), [number, name])
+            con.commit()
+        except BaseException:
+            con.rollback()
+            raise
+    if newer or not _views_are_current(con):
+        con.begin()
+        for view in named_statements("views.sql").values():
+            con.execute(view)
+        con.execute(statement("forget_views"))
+        con.execute(statement("remember_views"), [_views_text()])
+        con.commit()
+
+
+def _views_text() -> str:
+    return resource_path("sql", "views.sql").read_text(encoding="utf-8")
+
+
+def _views_are_current(con: duckdb.DuckDBPyConnection) -> bool:
+    return con.execute(statement("views_text")).fetchall() == [(_views_text(),)]

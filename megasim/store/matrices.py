@@ -1,0 +1,184 @@
+"""Distance matrices out of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megasim.anatomy.classification import component_members
+from megasim.errors import NoAnswerError, UsageError, printable
+from megasim.matrix.distance_matrix import METRICS, DistanceMatrix, Floats, LayerMatrices
+from megasim.store.rows import Store
+
+# Of more models, the matrices of every layer would take more than 150 MB.
+MOST_LAYERED_MODELS = 150
+_EMPTY = "the store is empty: run `megasim ingest PATH…`"
+
+_CELLS_AT_ONCE = 2_000_000  # layers of pairs that a query gives
+
+
+def load_matrix(
+    store: Store,
+    component: str,
+    metric: str = "l2",
+    *,
+    models: Sequence[str] | None = None,
+) -> DistanceMatrix:
+    """Return the distances of all models that hold `component`, or of `models` in their order.
+
+    `component` may name a group, e.g. "vae" for its three parts: l0 and l1 add, l2 is the root
+    of the sum of squares. Pairs that were not compared are NaN.
+
+    Raises:
+        UsageError: an unknown component, metric or model.
+        NoAnswerError: no model holds the component.
+    """
+    _check_metric(metric)
+    members = member_names(store, component)
+    ids = holders(store, component, members, models)
+    place = {model_id: i for i, model_id in enumerate(ids.values())}
+    n = len(ids)
+    found = store.arrays(
+        "matrix_values",
+        tables={"batch": {"component": members}, "chosen": {"model_id": list(place)}},
+        metric=metric,
+        whole=members[0] if component != "all" else "",
+    )
+    i = np.array([place[x] for x in found["model_a"].tolist()], dtype=np.intp)
+    j = np.array([place[x] for x in found["model_b"].tolist()], dtype=np.intp)
+
+    def square(column: str, missing: float, diagonal: float) -> Floats:
+        grid = np.full((n, n), missing)
+        grid[i, j] = grid[j, i] = np.ma.filled(np.ma.asarray(found[column], dtype=float), np.nan)
+        np.fill_diagonal(grid, diagonal)
+        return grid
+
+    sources = np.full((n, n), "", dtype="U9")
+    sources[i, j] = sources[j, i] = found["source"]
+    return DistanceMatrix(
+        models=tuple(ids),
+        values=square("value", np.nan, 1.0 if metric == "cossim" else 0.0),
+        component=component,
+        metric=metric,
+        sources=sources,
+        errors=square("error", np.nan, 0.0),
+        keys_compared=square("keys_compared", 0, 0).astype(np.int64),
+        coverage=square("coverage", np.nan, 1.0),
+    )
+
+
+def load_layers(
+    store: Store,
+    component: str,
+    metric: str = "l2",
+    *,
+    models: Sequence[str] | None = None,
+) -> LayerMatrices:
+    """Return one matrix for each canonical key of `component`, from exact and imported distances.
+
+    Memory is 8·K·N² bytes: 76 MB for 686 keys of 118 models.
+
+    Raises:
+        UsageError: an unknown component, metric or model.
+        NoAnswerError: no model holds the component.
+    """
+    _check_metric(metric)
+    members = member_names(store, component)
+    ids = holders(store, component, members, models)
+    which: dict[str, Any] = {"components": members, "models": list(ids.values())}
+    found = store.arrays("layer_keys", **which)
+    keys = found["canonical_key"]
+    tables = {"keys": {"canonical_key": keys, "place": np.arange(len(keys))}}
+    n = len(ids)
+    values = np.full((len(keys), n, n), np.nan)
+    values[:, np.arange(n), np.arange(n)] = 1.0 if metric == "cossim" else 0.0
+    place = np.zeros(max(ids.values()) + 1, dtype=np.intp)
+    place[which["models"]] = np.arange(n)
+
+    def fill(cells: Mapping[str, npt.NDArray[Any]]) -> None:
+        i, j, k = place[cells["model_a"]], place[cells["model_b"]], cells["place"]
+        values[k, i, j] = values[k, j, i] = cells["value"]
+
+    if metric == "l2":
+        fill(store.arrays("imported_cells", tables=tables, **which))
+    step = max(_CELLS_AT_ONCE // max(len(keys) * n, 1), 1)
+    for start in range(0, n, step):
+        firsts = which["models"][start : start + step]
+        fill(store.arrays("layer_cells", tables=tables, firsts=firsts, metric=metric, **which))
+    # the others are keys of one model alone, or of models that were not compared
+    known = np.triu(~np.isnan(values), 1).any(axis=(1, 2))
+    return LayerMatrices(
+        models=tuple(ids),
+        component=component,
+        metric=metric,
+        keys=tuple(keys[known]),
+        blocks=tuple(found["block"][known]),
+        roles=tuple(found["role"][known]),
+        numels=found["numel"][known].astype(np.int64),
+        values=values[known],
+    )
+
+
+def layers_beneath(store: Store, matrix: DistanceMatrix) -> LayerMatrices | None:
+    """Return the layers beneath a matrix, where any are known and `MOST_LAYERED_MODELS` allows."""
+    if len(matrix.models) > MOST_LAYERED_MODELS:
+        return None
+    layers = load_layers(store, matrix.component, matrix.metric, models=matrix.models)
+    return layers if layers.keys else None
+
+
+def component_names(store: Store, model: str | None = None) -> list[str]:
+    """Return the components of the store, or of one model; those that most models hold first."""
+    if model is None:
+        return [name for name, _ in store.rows("components")]
+    ids = store.model_ids([model])
+    return [name for (name,) in store.rows("components_of", id=ids[model])]
+
+
+def main_component(store: Store) -> str:
+    """Return the component that is meant where none is named: "unet", or "all" without one."""
+    names = component_names(store)
+    return "unet" if "unet" in names or not names else "all"
+
+
+def member_names(store: Store, component: str) -> list[str]:
+    """Return the stored components that a name stands for.
+
+    "all" is every component but the training state and the EMA copy, which people do not run.
+    """
+    if component == "all":
+        return [c for c in component_names(store) if c not in ("training_state", "ema")]
+    return list(component_members(component))
+
+
+def _check_metric(metric: str) -> None:
+    if metric not in METRICS:
+        raise UsageError(f"no such metric: {printable(metric)!r}", f"choose {', '.join(METRICS)}")
+
+
+def holders(
+    store: Store, component: str, members: Sequence[str], models: Sequence[str] | None
+) -> dict[str, int]:
+    """Return name → id of the models that hold a component, or of `models`, in their order."""
+    found = {
+        name: int(i) for i, name in store.rows("holders", tables={"batch": {"component": members}})
+    }
+    if not found:
+        known = component_names(store)
+        raise NoAnswerError(
+            f"no model in the store has a component {printable(component)!r}",
+            f"there are: {', '.join(map(printable, ['all', *known]))}" if known else _EMPTY,
+        )
+    if models is None:
+        return found
+    asked = store.model_ids(models)
+    without = [name for name in asked if name not in found]
+    if without:
+        raise NoAnswerError(
+            f"{', '.join(map(printable, without))} has no {component}",
+            "leave it out, or ask for another component with -c",
+        )
+    return asked

@@ -1,0 +1,373 @@
+"""The store: rows ↔ dataclasses. The only module that writes to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from megasim.errors import UsageError, printable
+from megasim.store.connection import Mode, connect
+from megasim.store.statements import statement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from megasim.fingerprint.tensor import Fingerprint
+
+Pair = tuple[int, int]
+# Column → its values, or a frame. Pandas is imported only by who asks for a frame.
+Table: TypeAlias = "Mapping[str, Any] | pd.DataFrame"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the table `model`; `id` is 0 until it is saved."""
+
+    name: str
+    source: str = "checkpoint"
+    path: str | None = None
+    format: str | None = None
+    bytes: int | None = None
+    mtime_ns: int | None = None
+    header_hash: str | None = None
+    family: str | None = None
+    variant: str | None = None
+    layout: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    fingerprint_version: int | None = None
+    sketch_size: int | None = None
+    id: int = 0
+
+    @property
+    def identity(self) -> tuple[int | None, int | None, str | None]:
+        """Size, modification time and header hash: what tells a known file without reading it."""
+        return self.bytes, self.mtime_ns, self.header_hash
+
+
+@dataclass(frozen=True)
+class ModelTensor:
+    """One key of a model and the fingerprint of what it holds."""
+
+    sources: tuple[str, ...]
+    transposed: bool
+    canonical_key: str
+    canonical_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    component: str
+    block: str | None
+    role: str | None
+    fingerprint: Fingerprint
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Return a shape as the store writes it; a scalar is the empty string.
+
+    >>> shape_text((320, 4, 3, 3))
+    '320x4x3x3'
+    """
+    return "x".join(map(str, shape))
+
+
+def now() -> datetime:
+    """Return the time, in UTC and without a zone, as DuckDB keeps it."""
+    return datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+
+
+class Store:
+    """An open store. Use it as a context manager; one thread at a time.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as d, Store(Path(d) / "s.duckdb", "write") as store:
+    ...     store.models()
+    []
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        mode: Mode = "read",
+        *,
+        memory: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.mode = mode
+        self.connection = connect(self.path, mode, memory=memory, threads=threads)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. The store is not usable afterwards."""
+        self.connection.close()
+
+    # How every statement runs: by its name, with tables registered for the one call.
+
+    def frame(
+        self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
+    ) -> pd.DataFrame:
+        """Return the result of a statement of `sql/` as a frame."""
+        with self._registered(tables or {}):
+            return self._execute(name, values).df()
+
+    def arrays(
+        self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the result of a statement of `sql/` as one array a column."""
+        with self._registered(tables or {}):
+            found = self._execute(name, values).fetchnumpy()
+            return {name: np.asarray(column) for name, column in found.items()}
+
+    def rows(
+        self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
+    ) -> list[tuple[Any, ...]]:
+        """Return the result of a statement of `sql/` as tuples."""
+        with self._registered(tables or {}):
+            return self._execute(name, values).fetchall()
+
+    def _execute(self, name: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+        sql = statement(name)
+        return self.connection.execute(sql, values) if values else self.connection.execute(sql)
+
+    @contextmanager
+    def _registered(self, tables: Mapping[str, Table]) -> Iterator[None]:
+        for name, table in tables.items():
+            self.connection.register(name, _columns(table))
+        try:
+            yield
+        finally:
+            # in a transaction that failed nothing can be unregistered, and nothing needs to be
+            with suppress(duckdb.TransactionException):
+                for name in tables:
+                    self.connection.unregister(name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block is saved, or nothing of it."""
+        self.connection.begin()
+        try:
+            yield
+        except BaseException:
+            self.connection.rollback()
+            raise
+        self.connection.commit()
+
+    def content_digest(self) -> str:
+        """Return a text that changes with the models, what they hold and what is known of pairs.
+
+        Not guaranteed: the same text from another version of DuckDB.
+        """
+        ((digest,),) = self.rows("content_digest")
+        return str(digest)
+
+    # Models
+
+    def models(self) -> list[Model]:
+        """Return all models, in the order they came."""
+        found = self._execute("models", {})
+        columns = [column[0] for column in found.description]
+        models = []
+        for row in found.fetchall():
+            values = dict(zip(columns, row, strict=True))
+            values["metadata"] = json.loads(values["metadata"] or "{}")
+            values["skipped"] = json.loads(values["skipped"] or "{}")
+            models.append(Model(**values))
+        return models
+
+    def model_ids(self, names: Iterable[str] | None = None) -> dict[str, int]:
+        """Return name → id, of all models or of `names` in their order.
+
+        Raises:
+            UsageError: a name the store does not know.
+        """
+        known = {model.name: model.id for model in self.models()}
+        if names is None:
+            return known
+        found = {}
+        for name in names:
+            if name not in known:
+                raise UsageError(f"no such model: {printable(name)!r}", _closest(name, known))
+            found[name] = known[name]
+        return found
+
+    def save_model(self, model: Model, tensors: Sequence[ModelTensor]) -> int:
+        """Save a model and what it holds in one transaction, and return its id.
+
+        A model with an id of its own replaces the one with that id; its pairs are forgotten,
+        the distances of the contents stay.
+        """
+        with self.transaction():
+            if model.id:
+                self.remove_model(model.id)
+            model_id = model.id or int(self.rows("next_model_id")[0][0])
+            self._add_model(model, model_id)
+            if tensors:
+                self._add_tensors(model_id, tensors, model.fingerprint_version)
+        return model_id
+
+    @contextmanager
+    def looking_at(self, model: Model, tensors: Sequence[ModelTensor]) -> Iterator[int]:
+        """Hold a model in the store for the length of a block, under an id of its own."""
+        self.connection.begin()
+        try:
+            model_id = int(self.rows("next_model_id")[0][0])
+            self._add_model(model, model_id)
+            self._add_tensors(model_id, tensors, model.fingerprint_version)
+            yield model_id
+        finally:
+            self.connection.rollback()
+
+    def copy_model(self, model: Model, twin: Model) -> int:
+        """Save a model whose file is that of `twin` over again, and return its id."""
+        model = replace(model, family=twin.family, variant=twin.variant, layout=twin.layout)
+        with self.transaction():
+            model_id = int(self.rows("next_model_id")[0][0])
+            self._add_model(model, model_id)
+            self.rows("copy_model_tensors", copy=model_id, twin=twin.id)
+        return model_id
+
+    def move_model(self, model_id: int, path: str) -> None:
+        """Note where the file of a model lies now."""
+        self.rows("move_model", id=model_id, path=path)
+
+    def rename_model(self, model_id: int, name: str) -> None:
+        """Give a model another name; everything known of it stays."""
+        self.rows("rename_model", id=model_id, name=name)
+
+    def remove_model(self, model_id: int) -> None:
+        """Forget a model and its pairs; contents and their distances stay."""
+        for what in ("tensors", "pairs", "renames", "renamed_keys", "components", "layers"):
+            self.rows(f"remove_model_{what}", id=model_id)
+        self.rows("remove_model", id=model_id)
+
+    def _add_model(self, model: Model, model_id: int) -> None:
+        self.rows(
+            "add_model",
+            id=model_id,
+            name=model.name,
+            source=model.source,
+            path=model.path,
+            format=model.format,
+            bytes=model.bytes,
+            mtime_ns=model.mtime_ns,
+            header_hash=model.header_hash,
+            family=model.family,
+            variant=model.variant,
+            layout=model.layout,
+            metadata=json.dumps(model.metadata, sort_keys=True),
+            skipped=json.dumps(model.skipped, sort_keys=True),
+            ingested_at=now(),
+            fingerprint_version=model.fingerprint_version,
+            sketch_size=model.sketch_size,
+        )
+
+    def _add_tensors(
+        self, model_id: int, tensors: Sequence[ModelTensor], version: int | None
+    ) -> None:
+        prints = {t.fingerprint.content_hash: t.fingerprint for t in tensors}
+        hashes = sorted(prints)
+        known = self.rows(
+            "known_tensors", tables={"batch": {"content_hash": hashes}}, version=version
+        )
+        ids = {h: int(i) for h, i, _ in known}
+        new = [h for h in hashes if h not in ids]
+        first = int(self.rows("next_tensor_id")[0][0])
+        ids.update({h: first + i for i, h in enumerate(new)})
+        old = [h for h, _, is_current in known if not is_current]
+        for name, which in (("add_tensors", new), ("renew_sketches", old)):
+            if which:
+                table = _tensor_table([prints[h] for h in which], ids)
+                self.rows(name, tables={"batch": table})
+        batch = {
+            "model_id": [model_id] * len(tensors),
+            "tensor_id": [ids[t.fingerprint.content_hash] for t in tensors],
+            "key": [" + ".join(t.sources) for t in tensors],
+            "sources": [list(t.sources) for t in tensors],
+            "transposed": [t.transposed for t in tensors],
+            "canonical_key": [t.canonical_key for t in tensors],
+            "canonical_shape": [shape_text(t.canonical_shape) for t in tensors],
+            "shape": [shape_text(t.shape) for t in tensors],
+            "component": [t.component for t in tensors],
+            "block": [t.block for t in tensors],
+            "role": [t.role for t in tensors],
+        }
+        self.rows("add_model_tensors", tables={"batch": batch})
+
+    # Pairs
+
+    def pairs(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the pairs asked for: model_a, model_b, done, linf, cossim."""
+        return self.arrays("pairs")
+
+    def groups(self) -> dict[str, list[Pair]]:
+        """Return the named groups and their pairs of model ids, smaller id first."""
+        found: dict[str, list[Pair]] = {}
+        for name, a, b in self.rows("groups"):
+            found.setdefault(name, []).append((a, b))
+        return found
+
+    def add_groups(self, groups: Mapping[str, Iterable[Pair]]) -> None:
+        """Save named groups of pairs; known ones are kept once."""
+        rows = {(name, min(p), max(p)) for name, pairs in groups.items() for p in pairs}
+        if rows:
+            batch = table_of(["name", "model_a", "model_b"], sorted(rows))
+            self.rows("add_group_pairs", tables={"batch": batch})
+
+
+def pair_table(pairs: Iterable[Pair]) -> dict[str, npt.NDArray[np.int32]]:
+    """Return pairs as the table that statements call `batch`."""
+    array = np.array(sorted(pairs), dtype=np.int32).reshape(-1, 2)
+    return {"model_a": array[:, 0].copy(), "model_b": array[:, 1].copy()}
+
+
+def table_of(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
+    """Return rows as a table.
+
+    >>> table_of(["key", "numel"], [("a", 1), ("b", 2)])
+    {'key': ['a', 'b'], 'numel': [1, 2]}
+    """
+    return {name: [row[i] for row in rows] for i, name in enumerate(columns)}
+
+
+def _columns(table: Table) -> Table:
+    """Return a table as DuckDB takes it: a list as an array of its objects, where None is NULL."""
+    if not isinstance(table, dict):
+        return table
+    return {
+        name: values
+        if isinstance(values, np.ndarray)
+        else np.fromiter(values, dtype=object, count=len(values))
+        for name, values in table.items()
+    }
+
+
+def _tensor_table(prints: Sequence[Fingerprint], ids: Mapping[str, int]) -> Table:
+    columns = ["content_hash", "value_hash", "fp16_hash", "bf16_hash", "dtype", "numel"]
+    columns += ["l1", "l2", "linf", "mean", "std", "kurtosis", "zeros", "nans", "infs"]
+    columns += ["is_constant"]
+    data: dict[str, Any] = {c: [getattr(p, c) for p in prints] for c in columns}
+    data["id"] = [ids[p.content_hash] for p in prints]
+    data["sketch"] = [np.asarray(p.sketch, dtype=np.float32) for p in prints]
+    return data
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=3)
+    if near:
+        return "did you mean " + " or ".join(printable(n) for n in near) + "?"
+    return "see `megasim models` for the names"

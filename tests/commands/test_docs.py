@@ -1,0 +1,115 @@
+"""The documentation follows the code: an undocumented command or a dead link fails."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from megasim import cli, open_store
+from megasim.store.statements import purpose_of
+from megasim.workspace import Workspace, sql_examples
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def help_page() -> str:
+    """Return docs/commands.md as it should be: the help of every command."""
+    lines = [
+        "# Commands",
+        "",
+        "What `megasim COMMAND --help` says. Results go to stdout, all else to stderr; `-o`",
+        "decides the form by its ending.",
+        "",
+        "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked or too new · 4 some",
+        "checkpoints unreadable, the rest saved · 130 interrupted, progress kept.",
+    ]
+    group = click.Context(cli.megasim, info_name="megasim", **cli.megasim.context_settings)
+    for name in cli.COMMANDS:
+        command = cli.megasim.get_command(group, name)
+        assert command is not None
+        context = click.Context(
+            command, parent=group, info_name=name, max_content_width=88, terminal_width=88
+        )
+        lines += ["", f"## {name}", "", "```", command.get_help(context), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def sql_page() -> str:
+    """Return docs/sql.md as it should be: the views with their columns, and the cookbook."""
+    lines = [
+        "# SQL over the store",
+        "",
+        "The store is one DuckDB file. Four views are a promise: their names, columns and types",
+        'stay. Ask them with `megasim sql "select …"`, with `--json` or `--csv`, or with any',
+        "DuckDB client while megasim does not write. What is missing is NULL, never 0.",
+    ]
+    with open_store(":memory:") as store:
+        for view in ("models", "layers", "layer_distances", "component_distances"):
+            lines += ["", f"## {view}", "", comment_of(store, view), ""]
+            lines += ["| column | type | |", "|---|---|---|"]
+            lines += [
+                f"| {column} | {kind.lower()} | {comment} |"
+                for column, kind, comment in store.sql(VIEW_COLUMNS.format(view)).itertuples(
+                    index=False
+                )
+            ]
+    lines += ["", "## Cookbook", "", "`megasim sql --example NAME` runs one of these."]
+    for name, text in sql_examples().items():
+        query = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+        lines += ["", f"### {name}", "", purpose_of(text), "", "```sql", query, "```"]
+    return "\n".join(lines) + "\n"
+
+
+VIEW_COLUMNS = """
+    select column_name, data_type, comment from duckdb_columns()
+    where table_name = '{}' and schema_name = 'main' order by column_index
+"""
+
+
+def comment_of(store: Workspace, view: str) -> str:
+    """Return what a view says of itself."""
+    found = store.sql(f"select comment from duckdb_views() where view_name = '{view}'")
+    return str(found["comment"].item())
+
+
+GENERATED = {"commands.md": help_page, "sql.md": sql_page}
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_pages_are_up_to_date(name: str) -> None:
+    page = ROOT / "docs" / name
+    assert page.read_text(encoding="utf-8") == GENERATED[name](), (
+        f"docs/{name} is behind: run `python -m tests.test_docs`"
+    )
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = {path.parent for path in (ROOT / "megasim").rglob("__init__.py")}
+    named = {".".join(path.relative_to(ROOT).parts) for path in packages}
+    beside = {"megasim.sql", "megasim.sql.migrations", "megasim.data"}
+    assert set(listed["tool"]["setuptools"]["packages"]) == named | beside
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_commands_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:^    |`)megasim ([a-z]+)", text, re.MULTILINE))
+    assert named <= set(cli.COMMANDS)
+    assert {"ingest", "compare", "findings", "matrix", "sql"} <= named
+
+
+if __name__ == "__main__":
+    for name, page in GENERATED.items():
+        (ROOT / "docs" / name).write_text(page(), encoding="utf-8")
