@@ -1,0 +1,171 @@
+"""The words that the store, the findings and the lineage share, each of a closed set.
+
+They are strings, so SQL, JSON and CSV hold them as they are. A test holds those that `sql/` uses
+against these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How one key stands between two models; the first four are tiers, from the strongest."""
+
+    IDENTICAL = "identical"  # the same dtype and bytes
+    SAME_VALUES = "same_values"  # the same numbers in another dtype
+    SAME_AT_FP16 = "same_at_fp16"  # equal once both are rounded to float16
+    SAME_AT_BF16 = "same_at_bf16"  # equal once both are rounded to bfloat16
+    CHANGED = "changed"
+    MISSING_A = "missing_a"
+    MISSING_B = "missing_b"
+    SHAPE_MISMATCH = "shape_mismatch"
+    NON_FINITE = "non_finite"
+
+    @property
+    def other_side(self) -> Status:
+        """The status of the same key when the two models are named the other way round.
+
+        >>> str(Status.MISSING_A.other_side), str(Status.CHANGED.other_side)
+        ('missing_b', 'changed')
+        """
+        swapped = {Status.MISSING_A: Status.MISSING_B, Status.MISSING_B: Status.MISSING_A}
+        return swapped.get(self, self)
+
+
+TIERS = (Status.IDENTICAL, Status.SAME_VALUES, Status.SAME_AT_FP16, Status.SAME_AT_BF16)
+
+
+class Verdict(StrEnum):
+    """What became of a component or a model between two models, from the strongest identity."""
+
+    IDENTICAL = "identical"
+    SAME_VALUES = "same_values"
+    SAME_AT_FP16 = "same_at_fp16"
+    SAME_AT_BF16 = "same_at_bf16"
+    SAME_WHERE_USED = "same_where_used"  # they differ only in keys that the family never uses
+    PARTLY_CHANGED = "partly_changed"
+    CHANGED = "changed"
+    OTHER_ARCHITECTURE = "other_architecture"
+    ABSENT_A = "absent_a"  # only the second model has it
+    ABSENT_B = "absent_b"  # only the first model has it
+    ABSENT = "absent"  # neither has it
+
+    @property
+    def rank(self) -> int:
+        """The place from the strongest identity, 0, down to what neither model has.
+
+        >>> Verdict.IDENTICAL.rank < Verdict.SAME_AT_FP16.rank < Verdict.CHANGED.rank
+        True
+        """
+        return list(Verdict).index(self)
+
+    @property
+    def is_tier(self) -> bool:
+        """Whether every key is equal, at least once rounded."""
+        return self.rank <= Verdict.SAME_AT_BF16.rank
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether it makes no difference which of the two is used."""
+        return self.rank <= Verdict.SAME_WHERE_USED.rank
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether one or both models lack it."""
+        return self.rank >= Verdict.ABSENT_A.rank
+
+
+def weakest(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the weakest of some verdicts: what holds of all of them.
+
+    >>> str(weakest([Verdict.IDENTICAL, Verdict.SAME_AT_FP16, Verdict.IDENTICAL]))
+    'same_at_fp16'
+    """
+    return max(verdicts, key=lambda verdict: verdict.rank)
+
+
+class Source(StrEnum):
+    """Where a distance comes from."""
+
+    EXACT = "exact"  # computed here from the weights
+    ESTIMATED = "estimated"  # from the sketches
+    IMPORTED = "imported"  # published by others
+
+
+class ModelSource(StrEnum):
+    """How a model is known."""
+
+    CHECKPOINT = "checkpoint"  # fingerprinted here
+    IMPORTED = "imported"  # from published distances
+    FINGERPRINTS = "fingerprints"  # from a fingerprint file
+
+
+class Metric(StrEnum):
+    """How the difference of two tensors is measured."""
+
+    L0 = "l0"  # how many elements differ
+    L1 = "l1"  # sum of absolute differences
+    L2 = "l2"  # root of the sum of squared differences
+    LINF = "linf"  # largest absolute difference
+    COSSIM = "cossim"  # mean cosine similarity of the columns
+
+
+class RelationKind(StrEnum):
+    """How two whole models are related, from the closest relation to the loosest."""
+
+    SAME_WEIGHTS = "same_weights"  # the same numbers under two names
+    CAST = "cast"  # the same numbers once rounded to half precision
+    SAME_WHERE_USED = "same_where_used"  # they differ only in keys that are never used
+    PRUNED = "pruned"  # without the EMA copy or the training state
+    DAMAGED = "damaged"  # equal but for NaN or inf
+    PART_OF = "part_of"  # some components of the other, and nothing else
+    VAE_REPLACED = "vae_replaced"
+    TEXT_ENCODER_REPLACED = "text_encoder_replaced"
+    UNET_FINE_TUNED = "unet_fine_tuned"  # on an unchanged text encoder
+    FINE_TUNED = "fine_tuned"  # some components changed, others unchanged or not there
+    EVERYTHING_CHANGED = "everything_changed"
+
+
+class EdgeKind(StrEnum):
+    """What a step of the lineage is."""
+
+    FINE_TUNE = "fine-tune"
+    EPOCH_STEP = "epoch step"
+    MERGE = "merge"
+    PRUNED = "pruned"
+    CAST = "cast"
+    COMPONENT_SWAP = "component swap"
+    COPY = "copy"
+
+    @property
+    def same_weights(self) -> bool:
+        """Whether the weights of the component are the same but for rounding."""
+        return self in (EdgeKind.PRUNED, EdgeKind.CAST, EdgeKind.COMPONENT_SWAP, EdgeKind.COPY)
+
+
+class Nature(StrEnum):
+    """What the numbers under a key are for."""
+
+    WEIGHT = "weight"  # learned
+    STATISTIC = "statistic"  # running mean and variance
+    COUNTER = "counter"  # steps, batches tracked
+    INDEX = "index"  # position ids, relative indices
+    MASK = "mask"
+    SCALE = "scale"  # of quantised codes
+    CODE = "code"  # a quantised value
+    SCHEDULE = "schedule"  # betas, alphas
+    UNKNOWN = "unknown"
+
+
+class PartRole(StrEnum):
+    """What one state dict of a file is."""
+
+    WEIGHTS = "weights"
+    EMA = "ema"
+    TEACHER = "teacher"
+    DISCRIMINATOR = "discriminator"
+    OPTIMIZER = "optimizer"
+    ADAPTER = "adapter"
+    OTHER = "other"
