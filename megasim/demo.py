@@ -31,6 +31,9 @@ def run_demo(folder: Path, *, progress: Progress = NO_PROGRESS) -> DemoResult:
 
     Run again, it changes nothing: models are known, distances are there, and what was drawn of
     the same store by the same code is not drawn again.
+
+    Raises:
+        MissingExtraError: the models cannot be written, because torch is not installed.
     """
     models = build_demo_zoo(folder / "models", progress=progress)
     with open_store(folder / "demo.duckdb") as store:

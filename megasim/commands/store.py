@@ -133,7 +133,7 @@ def _named_path(text: str) -> tuple[str, Path]:
     "--nearest", type=click.IntRange(1), metavar="K", help="Only each model with its K nearest."
 )
 @click.option("-c", "--component", default="all", show_default=True, help="What --nearest goes by.")
-@click.option("--device", help="A torch device for the arithmetic, e.g. cuda.")
+@click.option("--device", help="A torch device for the arithmetic, e.g. cuda; needs torch.")
 @options.workers
 @options.memory
 @options.as_json

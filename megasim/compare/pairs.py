@@ -18,6 +18,7 @@ from megasim.compare.piece import PairDistances, PairPiece, run_pair_piece
 from megasim.compare.plan import Ids, PairPlan, PlannedPiece
 from megasim.compare.renames import NamedTensor, find_renames
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.extras import require_extra
 from megasim.interrupts import held_interrupts
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.rows import Model, Pair, Store, pair_table, table_of
@@ -111,7 +112,13 @@ def compare_models(
         memory: bytes for the buffers of all workers together.
         workers: how many pieces the executor runs at a time.
         device: a torch device for the arithmetic; the compiled kernel on the CPU when None.
+
+    Raises:
+        UsageError: an unknown metric.
+        MissingExtraError: a device is asked for and torch is not installed.
     """
+    if device is not None:
+        require_extra("torch", "--device")
     for metric in metrics:
         if metric not in ON_REQUEST:
             raise UsageError(

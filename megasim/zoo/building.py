@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megasim.errors import UsageError
+from megasim.extras import require_extra
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.zoo.architectures import Shapes, transformer_shapes, vae_loss_shapes
 from megasim.zoo.formats import (
@@ -76,7 +77,12 @@ def build_zoo(
 
     Each file appears whole or not at all. `zoo.json` in the folder says what was made, with the
     truth about each model.
+
+    Raises:
+        MissingExtraError: torch, which writes the pickles among them, is not installed.
+        UsageError: the folder holds files of these names that no zoo made.
     """
+    require_extra("demo", "the demo")
     folder.mkdir(parents=True, exist_ok=True)
     made = _Manifest(folder, {"version": ZOO_VERSION, "seed": seed, "width": width})
     made.refuse_to_replace_others(plan)
