@@ -21,7 +21,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from megasim.errors import NoAnswerError, printable
-from megasim.fingerprint.tensor import FINGERPRINT_VERSION
+from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
 from megasim.kernels.tally import COUNTED, tally_key
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import member_names
@@ -212,7 +212,9 @@ def check_current(store: Store, models: Iterable[int]) -> None:
     old = [
         m.name
         for m in store.models()
-        if m.id in asked and m.source != "imported" and m.fingerprint_version != FINGERPRINT_VERSION
+        if m.id in asked
+        and m.source != "imported"
+        and m.fingerprint_version not in COMPARABLE_VERSIONS
     ]
     if old:
         some = ", ".join(printable(name, 80) for name in old[:3])

@@ -21,7 +21,7 @@ from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.errors import CheckpointError, MegasimError, NoAnswerError, UsageError, printable
 from megasim.estimate.pairs import check_current
 from megasim.fingerprint.sketch import LENGTH_FACTORS
-from megasim.fingerprint.tensor import FINGERPRINT_VERSION, Fingerprint
+from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, FINGERPRINT_VERSION, Fingerprint
 from megasim.output_files import parquet_file
 from megasim.store.rows import Model, ModelTensor, Store, table_of
 
@@ -223,7 +223,7 @@ def _check_versions(store: Store, path: Path, versions: Mapping[str, str]) -> in
             f"this megasim reads {FORMAT_VERSION}",
         )
     version = versions.get("fingerprint_version", "")
-    if version != str(FINGERPRINT_VERSION):
+    if version not in map(str, COMPARABLE_VERSIONS):
         raise CheckpointError(
             path,
             f"its fingerprints are of version {printable(version, 20)}, not {FINGERPRINT_VERSION}",
@@ -244,7 +244,8 @@ def _check_versions(store: Store, path: Path, versions: Mapping[str, str]) -> in
 
 def _model_tensor(row: Sequence[Any]) -> ModelTensor:
     sources, transposed, key, canonical_shape, shape, component, block, role, *values = row
-    said = dict(zip((f.name for f in fields(Fingerprint)), values, strict=True))
+    # a file has no profiles, the last two fields
+    said = dict(zip([f.name for f in fields(Fingerprint)][:-2], values, strict=True))
     said["sketch"] = np.asarray(said["sketch"], dtype=np.float32)
     return ModelTensor(
         sources=tuple(sources),

@@ -1,4 +1,4 @@
-"""A tensor → norms, moments, hashes, sketch, in one walk over its elements.
+"""A tensor → norms, moments, hashes, sketch, profile, in one walk over its elements.
 
 Four hashes tell how far two tensors are the same. `content_hash` is BLAKE3 over dtype and bytes, so
 that equal hashes mean equal bytes even where somebody wishes otherwise. The hashes of the numbers
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from blake3 import blake3
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.fingerprint.profile import NO_NORMS, Norms, profile_lengths, relative_norms
 from megasim.fingerprint.sketch import (
     DEFAULT_SIZE,
     LARGEST_FACTOR,
@@ -32,10 +33,12 @@ from megasim.fingerprint.sketch import (
 from megasim.kernels import loops, state
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.machine_code import Prepared, prepare
-from megasim.kernels.state import PASSES, TILE, Digests, Doubles, Folding, Singles, Walk
+from megasim.kernels.state import PASSES, TILE, Digests, Doubles, Folding, Matrix, Singles, Walk
 
 # Raised when any value of a fingerprint would come out otherwise; includes that of the sketch.
-FINGERPRINT_VERSION = 3
+FINGERPRINT_VERSION = 4
+# Versions whose hashes, norms and sketches are those of this one; version 3 had no profiles.
+COMPARABLE_VERSIONS = frozenset({3, FINGERPRINT_VERSION})
 
 # Elements of float16 read at a time, a multiple of TILE, and as many bytes of others: large enough
 # that threads seldom wait for each other to take up Python again (a quarter of it took a twelfth
@@ -65,6 +68,8 @@ class Fingerprint:
         is_constant: whether all elements are equal; so with one element or none.
         sketch: (`sketch_length(numel, m)`,) float32, see `megasim.fingerprint.sketch`; empty with
             NaN or inf, or when the numbers leave the range of float32.
+        row_norms, column_norms: float16, see `megasim.fingerprint.profile`; empty where none are
+            kept. Unlike all else they depend on the shape.
 
     Norms and moments are good to about 1e-6 relative (the mean: to 1e-6 of the mean magnitude).
     """
@@ -86,6 +91,8 @@ class Fingerprint:
     infs: int
     is_constant: bool
     sketch: Singles
+    row_norms: Norms = field(default_factory=lambda: NO_NORMS)
+    column_norms: Norms = field(default_factory=lambda: NO_NORMS)
 
 
 def fingerprint_tensor(
@@ -146,6 +153,8 @@ class _Walker:
         self._raw = np.empty(max(PIECE // 4, TILE), dtype=np.float64)
         self._words = prepare(self._raw.view(np.uint64))
         self._halves = prepare(self._raw.view(np.uint16))
+        self._rows, self._columns = _Sums(np.float64), _Sums(np.float64)
+        self._recent = _Sums(np.float32)
 
     def fingerprint(self, reader: TensorReader, ref: TensorRef) -> Fingerprint:
         numel = ref.numel
@@ -155,6 +164,7 @@ class _Walker:
         for sums in (walk.moments, walk.counts, walk.folded, walk.sketch):
             sums.fill(0)
         folding_given = _prepared(folding)
+        matrix = self._matrix_of(ref.shape)
         content = blake3(f"{ref.dtype}:".encode())
         streams = {name: blake3(f"{name} {numel}:".encode()) for name in _streams(ref.dtype)}
         one_value: Any = None  # the bits that all elements so far have; None: there are two
@@ -170,7 +180,7 @@ class _Walker:
                 one_value = bits[0]
             if one_value is not None and (bits[-1] != one_value or (bits != one_value).any()):
                 one_value = None
-            self._take(raw, ref.dtype, given, start // TILE, folding_given)
+            self._take(raw, ref.dtype, given, start // TILE, folding_given, matrix)
             for name, stream in streams.items():
                 rows = getattr(self._digests, name)[: -(-len(raw) // TILE)]
                 stream.update(rows.view(np.uint8).data)
@@ -183,6 +193,8 @@ class _Walker:
             sketch = wrap_sketch(walk.sketch + walk.folded, folding.buckets)
         else:
             sketch = walk.sketch[:numel].astype(np.float32)
+        moments = _moments(walk.moments.tolist(), numel, is_finite, is_constant)
+        rows, columns = self._profile_of(ref.shape, moments["l2"])
         return Fingerprint(
             content_hash=content.hexdigest(),
             value_hash=streams[_narrowest(ref.dtype, counts)].hexdigest(16),
@@ -190,12 +202,14 @@ class _Walker:
             bf16_hash=streams["bfloat16"].hexdigest(16),
             dtype=ref.dtype,
             numel=numel,
-            **_moments(walk.moments.tolist(), numel, is_finite, is_constant),
+            **moments,
             zeros=counts[state.ZEROS],
             nans=counts[state.NANS],
             infs=counts[state.INFS],
             is_constant=is_constant,
             sketch=sketch if is_finite and np.isfinite(sketch).all() else sketch[:0].copy(),
+            row_norms=rows,
+            column_norms=columns,
         )
 
     @cached_property
@@ -211,11 +225,40 @@ class _Walker:
             self._walks[room] = walk, prepare(walk)
         return self._walks[room]
 
+    def _matrix_of(self, shape: Sequence[int]) -> Prepared:
+        """Return empty sums for the profile of a tensor of this shape."""
+        rows, columns = profile_lengths(shape)
+        if not (rows or columns):
+            return _NO_MATRIX
+        width = math.prod(shape[1:])
+        self._rows.reserve(rows)
+        if columns:
+            self._columns.reserve(width)
+            self._recent.reserve(width)
+        sums = (self._rows.given, self._columns.given, self._recent.given)
+        return prepare(Matrix(*sums, width, rows > 0, columns > 0))
+
+    def _profile_of(self, shape: Sequence[int], l2: float | None) -> tuple[Norms, Norms]:
+        """Return the norms of rows and of columns, out of the sums of a walk."""
+        rows, columns = profile_lengths(shape)
+        if l2 is None or not (rows or columns):
+            return NO_NORMS, NO_NORMS
+        width = math.prod(shape[1:]) if columns else 0
+        squares = self._columns.values[:width] + self._recent.values[:width]
+        squares = squares.reshape(columns, -1).sum(axis=1) if columns else squares
+        return relative_norms(self._rows.values[:rows], l2), relative_norms(squares, l2)
+
     def _take(
-        self, raw: AnyArray, dtype: str, walk: Prepared, first: int, folding: Prepared
+        self,
+        raw: AnyArray,
+        dtype: str,
+        walk: Prepared,
+        first: int,
+        folding: Prepared,
+        matrix: Prepared,
     ) -> None:
         """Walk over a piece that begins with tile `first`."""
-        where = (walk, self._digests_given, first, folding)
+        where = (walk, self._digests_given, first, folding, matrix)
         if dtype == "float16":
             loops.walk_half(self._halves.head(len(raw)), self._words, *where)
         elif dtype == "bfloat16":
@@ -233,6 +276,25 @@ class _Walker:
             singles = self._converted.view(np.float32)[: len(raw)]
             to_single(raw, dtype, singles)
             loops.walk_single(singles, *where)
+
+
+class _Sums:
+    """Room for the sums of a profile, as large as was needed so far."""
+
+    def __init__(self, dtype: type[np.floating[Any]]) -> None:
+        self.values: AnyArray = np.zeros(1 << 12, dtype=dtype)
+        self.given: Any = prepare(self.values)
+
+    def reserve(self, size: int) -> None:
+        """Make room for `size` sums, all 0."""
+        if size > len(self.values):
+            self.values = np.zeros(size, dtype=self.values.dtype)
+            self.given = prepare(self.values)
+        else:
+            self.values[:size] = 0
+
+
+_NO_MATRIX = prepare(Matrix(np.zeros(1), np.zeros(1), np.zeros(1, np.float32), 0, False, False))
 
 
 @lru_cache(maxsize=4096)

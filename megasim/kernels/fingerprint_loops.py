@@ -28,6 +28,7 @@ from megasim.kernels.compiled import (
     round_to_half,
     single_of,
 )
+from megasim.kernels.profile_loops import profile_doubles, profile_singles
 from megasim.kernels.state import (
     BEYOND_INT64,
     COUNT,
@@ -50,10 +51,14 @@ from megasim.kernels.state import (
     Doubles,
     Folding,
     Halves,
+    Matrix,
     Singles,
     Walk,
     Words,
 )
+
+# How a tile was summed.
+_NOT_FINITE, _IN_SINGLE, _IN_DOUBLE = range(3)
 
 # Sums of fourth powers between these lost nothing to the range of float32.
 _TINY, _HUGE = 1e-24, 1e30
@@ -190,23 +195,24 @@ def _add_double(x: Doubles, moments: Doubles, counts: Counts) -> bool:
 
 
 @compiled()
-def _add_single(x: Singles, scratch: Doubles, moments: Doubles, counts: Counts) -> bool:
-    """Add elements to the sums, no more than `scratch` holds; whether all are finite."""
+def _add_single(x: Singles, scratch: Doubles, moments: Doubles, counts: Counts) -> int:
+    """Add elements to the sums, no more than `scratch` holds; returns how they were summed."""
     n = x.shape[0]
     total, size, zeros, largest = _survey(x)
     if largest >= SINGLE_INF:
         _mark(x, counts)
-        return False
+        return _NOT_FINITE
     centre = np.float32(total / n)
     sums = _central(x, centre)
     if largest > 0 and not _TINY < sums[3] < _HUGE:
         _fill(x, scratch)
-        return _add_double(scratch[:n], moments, counts)
+        _add_double(scratch[:n], moments, counts)
+        return _IN_DOUBLE
     counts[ZEROS] += zeros
     moments[L1] += size
     moments[LINF] = max(moments[LINF], np.float64(single_of(largest)))
     _merge(moments, np.float64(n), np.float64(centre), sums)
-    return True
+    return _IN_SINGLE
 
 
 # --- hashes ------------------------------------------------------------------------------------
@@ -326,16 +332,28 @@ def _fold(
 
 
 @compiled()
-def _sketch_tile(walk: Walk, tile: int, n: int, folding: Folding) -> None:
+def _sketch_tile(walk: Walk, tile: int, n: int, folding: Folding, matrix: Matrix, how: int) -> None:
+    """Add a finite tile to the sketch and the profile."""
     if folding.buckets:
         _fold(walk.single, tile, walk.signs, folding, walk.folded, walk.sketch)
     else:
         _fill(walk.single[:n], walk.sketch[tile * TILE :])
+    if matrix.width:
+        if how == _IN_SINGLE:
+            profile_singles(walk.single[:n], tile, matrix)
+        else:
+            profile_doubles(walk.double[:n], tile, matrix)
 
 
 @compiled()
 def walk_half(
-    raw: Halves, words: Words, walk: Walk, digests: Digests, first: int, folding: Folding
+    raw: Halves,
+    words: Words,
+    walk: Walk,
+    digests: Digests,
+    first: int,
+    folding: Folding,
+    matrix: Matrix,
 ) -> None:
     """Take in a piece of a float16 tensor, given as its bits.
 
@@ -357,8 +375,9 @@ def walk_half(
         else:
             half_to_single(part, single)
         zeros = counts[ZEROS]
-        if _add_single(single[:n], walk.double, walk.moments, counts):
-            _sketch_tile(walk, first + t, n, folding)
+        how = _add_single(single[:n], walk.double, walk.moments, counts)
+        if how:
+            _sketch_tile(walk, first + t, n, folding, matrix, how)
             is_nonzero = zeros == counts[ZEROS]
         else:
             round_to_half(single, half)
@@ -373,7 +392,9 @@ def walk_half(
 
 
 @compiled()
-def walk_bfloat16(raw: Halves, walk: Walk, digests: Digests, first: int, folding: Folding) -> None:
+def walk_bfloat16(
+    raw: Halves, walk: Walk, digests: Digests, first: int, folding: Folding, matrix: Matrix
+) -> None:
     """Take in a piece of a bfloat16 tensor, given as its bits; as `walk_half`."""
     single, half, keys, counts = walk.single, walk.half, walk.keys, walk.counts
     for t in range((raw.shape[0] + TILE - 1) // TILE):
@@ -381,23 +402,27 @@ def walk_bfloat16(raw: Halves, walk: Walk, digests: Digests, first: int, folding
         n = part.shape[0]
         _fill(part, half)
         bfloat16_to_single(half, single)
-        if _add_single(single[:n], walk.double, walk.moments, counts):
-            _sketch_tile(walk, first + t, n, folding)
+        how = _add_single(single[:n], walk.double, walk.moments, counts)
+        if how:
+            _sketch_tile(walk, first + t, n, folding, matrix, how)
         counts[LOST_HALF] |= round_to_half(single, half)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
         _hash_bfloat16(walk.single_words, walk.packed, keys, False, digests.bfloat16[t])
 
 
 @compiled()
-def walk_single(raw: Singles, walk: Walk, digests: Digests, first: int, folding: Folding) -> None:
+def walk_single(
+    raw: Singles, walk: Walk, digests: Digests, first: int, folding: Folding, matrix: Matrix
+) -> None:
     """Take in a piece of a float32 tensor; as `walk_half`."""
     single, half, keys, counts = walk.single, walk.half, walk.keys, walk.counts
     for t in range((raw.shape[0] + TILE - 1) // TILE):
         part = raw[t * TILE : (t + 1) * TILE]
         n = part.shape[0]
         _fill(part, single)
-        if _add_single(single[:n], walk.double, walk.moments, counts):
-            _sketch_tile(walk, first + t, n, folding)
+        how = _add_single(single[:n], walk.double, walk.moments, counts)
+        if how:
+            _sketch_tile(walk, first + t, n, folding, matrix, how)
         counts[LOST_HALF] |= round_to_half(single, half)
         counts[LOST_BFLOAT16] |= _below_bfloat16(single)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])
@@ -406,7 +431,9 @@ def walk_single(raw: Singles, walk: Walk, digests: Digests, first: int, folding:
 
 
 @compiled()
-def walk_double(raw: Doubles, walk: Walk, digests: Digests, first: int, folding: Folding) -> None:
+def walk_double(
+    raw: Doubles, walk: Walk, digests: Digests, first: int, folding: Folding, matrix: Matrix
+) -> None:
     """Take in a piece of a float64 tensor; as `walk_half`.
 
     The roundings to float16 and bfloat16, and the sketch, are those of the values rounded to
@@ -424,7 +451,7 @@ def walk_double(raw: Doubles, walk: Walk, digests: Digests, first: int, folding:
             if single[i] != double[i] and double[i] == double[i]:
                 counts[LOST_SINGLE] = 1
         if finite:
-            _sketch_tile(walk, first + t, n, folding)
+            _sketch_tile(walk, first + t, n, folding, matrix, _IN_DOUBLE)
         counts[LOST_HALF] |= round_to_half(single, half)
         counts[LOST_BFLOAT16] |= _below_bfloat16(single)
         _hash_words(walk.half_words, _HALF_LANES, keys, digests.half[t])

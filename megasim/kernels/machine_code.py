@@ -121,6 +121,16 @@ def prepare(argument: Any) -> Prepared:
     return Prepared(argument, kind, (int(argument) % 2**64).to_bytes(8, sys.byteorder))
 
 
+def _original(argument: Any) -> Any:
+    """Return an argument as the loop is written for it, with nothing in it prepared."""
+    if isinstance(argument, Prepared):
+        return _original(argument.original)
+    if isinstance(argument, tuple):
+        parts = [_original(part) for part in argument]
+        return type(argument)(*parts) if hasattr(argument, "_fields") else tuple(parts)
+    return argument
+
+
 def compile_note(loop: Loop) -> str | None:
     """Return what to tell a user who has to wait for the compiler, or None.
 
@@ -144,7 +154,7 @@ def _made_of(module: str) -> str:
     """Return a hash of all that the machine code of a module depends on."""
     here = Path(__file__).parent
     parts = [llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    names = sorted({module, "compiled", "machine_code", "state"})
+    names = sorted({module, "compiled", "machine_code", "profile_loops", "state"})
     parts += [here.joinpath(f"{name}.py").read_text(encoding="utf-8") for name in names]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -194,7 +204,7 @@ def _compiled(module: str, name: str, symbol: str, given: Prepared) -> bytes:
     # what comes out of numba's own cache cannot be looked into
     options = {k: v for k, v in cached.targetoptions.items() if k != "nopython"}
     fresh = numba.njit(cached.py_func, **options)
-    fresh.compile(tuple(map(numba.typeof, [prepare(part).original for part in given.original])))
+    fresh.compile(tuple(map(numba.typeof, _original(given))))
     (compiled,) = fresh.overloads.values()
     text = compiled.library.get_llvm_str()
     loop = llvm.parse_assembly(text).get_function(compiled.fndesc.llvm_func_name)

@@ -61,3 +61,14 @@ class Folding(NamedTuple):
     block: int  # a power of two, at most `buckets`
     period: int  # of the sign sequence
     flush: int  # tiles between two additions in float64
+
+
+class Matrix(NamedTuple):
+    """Where the squares of a tensor are added up, seen as rows of `width` elements each."""
+
+    rows: Doubles  # (rows or more,) sums over each row
+    columns: Doubles  # (width or more,) sums over each place in a row
+    recent: Singles  # (width or more,) of the last rows, not yet in `columns`
+    width: int  # 0: neither is wanted
+    has_rows: bool
+    has_columns: bool

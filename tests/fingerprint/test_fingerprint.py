@@ -232,9 +232,13 @@ def test_fingerprints_are_the_same_for_ever(tmp_path: Path) -> None:
     """Stores keep fingerprints: whoever changes one of these raises FINGERPRINT_VERSION."""
     x = (torch.arange(3000, dtype=torch.float32) ** 2 % 1009 - 500) / 3
     got = fingerprint(tmp_path, x, sketch_size=4)
-    assert module.FINGERPRINT_VERSION == 3
+    assert module.FINGERPRINT_VERSION == 4
     assert got.content_hash == ("6cffff8a9676d036cb7191b119489d1c5801444c27f8c2930a9ea28d00d2e331")
     assert got.value_hash == "a2e1d6f1fe883392c1072bacdec15db0"
     assert got.fp16_hash == "720914ed9dcf67f12c6f221559db0786"
     assert got.bf16_hash == "00de17a08a4e0e15d498dad95266d8c9"
     assert got.sketch.tolist() == pytest.approx([-1169.33, -2524.67, 1362.33, 562.33], abs=1e-2)
+    matrix = fingerprint(tmp_path, x.reshape(3, 2, 500), sketch_size=4)
+    assert matrix.content_hash == got.content_hash
+    assert matrix.row_norms.tolist() == [0.99462890625, 1.0009765625, 1.0048828125]
+    assert matrix.column_norms.tolist() == [1.0068359375, 0.9931640625]

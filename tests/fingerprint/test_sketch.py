@@ -15,7 +15,7 @@ from megasim.fingerprint.sketch import (
     sketch_length,
     wrap_sketch,
 )
-from megasim.fingerprint.tensor import _Walker, fingerprint_refs
+from megasim.fingerprint.tensor import _NO_MATRIX, _Walker, fingerprint_refs
 from megasim.kernels.loops import walk_single
 from tests.raw_tensors import write_raw
 
@@ -130,7 +130,7 @@ def test_estimates_have_no_bias_and_the_error_of_theory(structure: str) -> None:
     for seed in np.random.default_rng(5).integers(0, 2**63, draws):
         walk.folded.fill(0)
         walk.sketch.fill(0)
-        walk_single(x, walk, digests, 0, plan._replace(seed=np.uint64(seed)))
+        walk_single(x, walk, digests, 0, plan._replace(seed=np.uint64(seed)), _NO_MATRIX)
         s = wrap_sketch((walk.sketch + walk.folded)[: m + plan.block], m).astype(float)
         ratios.append((s @ s) / (x.astype(float) @ x.astype(float)))
     theory = np.sqrt(2 / m)
