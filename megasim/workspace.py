@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from megasim.exchange.mega_cmp_export import ExportResult
     from megasim.exchange.model_map import ModelMap
     from megasim.ingest import IngestResult
+    from megasim.store.compaction import Compaction
 
 DEFAULT_STORE = "megasim.duckdb"
 DEFAULT_MEMORY = 1 << 30
@@ -50,8 +51,12 @@ def open_store(
     Raises:
         NoAnswerError, NotAStoreError, StoreLockedError, StoreTooNewError: see `connect`.
     """
-    where = Path(path or os.environ.get("MEGASIM_DB") or DEFAULT_STORE)
-    return Workspace(where, mode, memory=memory or DEFAULT_MEMORY)
+    return Workspace(store_path(path), mode, memory=memory or DEFAULT_MEMORY)
+
+
+def store_path(path: Path | str | None = None) -> Path:
+    """Return where the store is: `path`, else as `MEGASIM_DB` says, else in this folder."""
+    return Path(path or os.environ.get("MEGASIM_DB") or DEFAULT_STORE)
 
 
 class Workspace(Answers):
@@ -78,12 +83,30 @@ class Workspace(Answers):
         """Return the view `models`."""
         return self.store.frame("show_models")
 
-    def forget(self, model: str) -> None:
-        """Forget a model and its pairs; contents that others hold stay."""
-        ((_, model_id),) = self.store.model_ids([model]).items()
+    def forget(self, *models: str) -> int:
+        """Forget models, their pairs, and what no other model holds; all of it, or nothing.
+
+        Returns:
+            About how many bytes `compact` can now give back.
+        """
+        ids = list(self.store.model_ids(models).values())
+        held_alone = self._bytes_held_alone(ids)
         with self.store.transaction():
-            self.store.remove_model(model_id)
-            self.store.rows("remove_model_groups", id=model_id)
+            for model_id in ids:
+                self.store.remove_model(model_id)
+                self.store.rows("remove_model_groups", id=model_id)
+            self.store.rows("drop_unheld_tensors")
+            self.store.rows("drop_unheld_distances")
+        return held_alone
+
+    def bytes_held_alone(self, *models: str) -> int:
+        """Return about how many bytes of the store forgetting some models frees."""
+        return self._bytes_held_alone(list(self.store.model_ids(models).values()))
+
+    def _bytes_held_alone(self, ids: Sequence[int]) -> int:
+        ((share,),) = self.store.rows("share_held_alone", tables={"batch": {"model_id": ids}})
+        ((used, free),) = self.store.rows("store_bytes")
+        return int(share * used) + int(free)
 
     def sql(self, query: str) -> pd.DataFrame:
         """Return the result of a query over the views.
@@ -290,6 +313,18 @@ class Workspace(Answers):
         return export_fingerprints(
             self.store, Path(path), models=models, component=component, names=names
         )
+
+
+def compact_store(
+    path: Path | str | None = None,
+    *,
+    memory: int = DEFAULT_MEMORY,
+    progress: Progress = NO_PROGRESS,
+) -> Compaction:
+    """Write a store anew at its true size. See `compaction.compact_store`."""
+    from megasim.store.compaction import compact_store
+
+    return compact_store(store_path(path), memory=memory, progress=progress)
 
 
 def sql_examples() -> dict[str, str]:

@@ -194,18 +194,6 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
     show(table_text(frame[columns]))
 
 
-@click.command("forget")
-@click.argument("names", nargs=-1, required=True, metavar="MODEL…")
-@click.pass_context
-def forget_command(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Take models out of the store; their files stay as they are."""
-    workspace = options.open_workspace(ctx, "update")
-    workspace.store.model_ids(names)
-    for name in names:
-        workspace.forget(name)
-        show(f"forgot {printable(name)}")
-
-
 @click.command("sql")
 @click.argument("query", required=False)
 @click.option("--example", metavar="NAME", help="Run a query of the SQL cookbook.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import duckdb
@@ -22,6 +24,11 @@ from megasim.resources import resource_path
 from megasim.store.statements import named_statements, statement
 
 Mode = Literal["read", "update", "write"]
+
+_CREATES = re.compile(r"\bcreate or replace (macro|view)\b")
+_COMMENTS_ON = re.compile(r"^(comment on (?:view|column))\b ?", re.MULTILINE)
+# Place of a store of an older schema → its time and size, and the folder with a current copy.
+_copies: dict[Path, tuple[tuple[int, int], TemporaryDirectory[str]]] = {}
 
 
 def migrations() -> list[tuple[int, str, str]]:
@@ -42,6 +49,9 @@ def connect(
     threads: int | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open the store at `path`; to "write" creates it where there is none, to "update" does not.
+
+    To "read" changes no byte of it: one of an older schema is read by way of a copy that is brought
+    up to date, and views that are missing or older are made for the connection alone.
 
     Args:
         memory: bytes that DuckDB may use before it spills to disk; DuckDB's default when None.
@@ -79,9 +89,11 @@ def connect(
         if mode != "read":
             _migrate(con, version)
         elif version < newest:
+            copy = _current_copy(path)
             con.close()
-            connect(path, "write").close()
-            con = _open(path, read_only=True, memory=memory, threads=threads)
+            con = _open(copy, read_only=True, memory=memory, threads=threads)
+        elif not _views_are_current(con):
+            _make_views(con, temporary=True)
     except BaseException:
         con.close()
         raise
@@ -183,11 +195,37 @@ def _migrate(con: duckdb.DuckDBPyConnection, version: int) -> None:
             raise
     if newer or not _views_are_current(con):
         con.begin()
-        for view in named_statements("views.sql").values():
-            con.execute(view)
+        _make_views(con)
         con.execute(statement("forget_views"))
         con.execute(statement("remember_views"), [_views_text()])
         con.commit()
+
+
+def _make_views(con: duckdb.DuckDBPyConnection, *, temporary: bool = False) -> None:
+    """Make the views; temporary ones hide those of the store, and leave it as it is."""
+    for view in named_statements("views.sql").values():
+        if temporary:
+            view = _CREATES.sub(r"create or replace temp \1", view)
+            view = _COMMENTS_ON.sub(r"\1 temp.", view)
+        con.execute(view)
+
+
+def _current_copy(path: Path) -> Path:
+    """Return a copy of a store of an older schema, brought up to date; it goes when we end.
+
+    The caller has the store open to read, so that nobody writes to it meanwhile.
+    """
+    place = path.resolve()
+    seen = place.stat()
+    known = _copies.get(place)
+    if known is None or known[0] != (seen.st_mtime_ns, seen.st_size):
+        folder = TemporaryDirectory(prefix="megasim-")
+        for ending in ("", ".wal"):
+            if (part := Path(f"{place}{ending}")).exists():
+                shutil.copyfile(part, Path(folder.name, f"store{ending}"))
+        connect(Path(folder.name, "store"), "update").close()
+        known = _copies[place] = ((seen.st_mtime_ns, seen.st_size), folder)
+    return Path(known[1].name, "store")
 
 
 def _views_text() -> str:

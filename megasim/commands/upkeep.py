@@ -1,0 +1,51 @@
+"""Commands that keep a store in order: forget, compact."""
+
+from __future__ import annotations
+
+import click
+
+from megasim.commands import options
+from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
+from megasim.errors import printable
+
+
+@click.command("forget")
+@click.argument("names", nargs=-1, required=True, metavar="MODEL…")
+@click.option("--dry-run", is_flag=True, help="Only say how much of the store it would free.")
+@click.pass_context
+def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> None:
+    """Take models out of the store; their files stay as they are.
+
+    All of them, or none where it is stopped. What other models hold too stays.
+    """
+    workspace = options.open_workspace(ctx, "read" if dry_run else "update")
+    freed = workspace.bytes_held_alone(*names) if dry_run else workspace.forget(*names)
+    for name in dict.fromkeys(names):
+        show(f"{'would forget' if dry_run else 'forgot'} {printable(name)}")
+    free = f"about {byte_text(freed)} of the store"
+    say(
+        f"{free} would be free for `megasim compact` to give back"
+        if dry_run
+        else f"{free} is free now; `megasim compact` gives it back"
+    )
+
+
+@click.command("compact")
+@options.memory
+@options.as_json
+@click.pass_context
+def compact_command(ctx: click.Context, memory: int, as_json: bool) -> None:
+    """Write the store anew at its true size, without what no model holds any more.
+
+    The new file takes the place of the old one at once, when it is whole; stopped before, the
+    old one stays. Meanwhile the disk needs room for both.
+    """
+    from megasim.workspace import compact_store
+
+    done = compact_store(ctx.find_root().obj, memory=memory, progress=ConsoleProgress())
+    if as_json:
+        show_json(done.to_json())
+        return
+    show(f"{byte_text(done.bytes_before)} before, {byte_text(done.bytes_after)} now")
+    if done.rows_dropped:
+        say(f"{done.rows_dropped:,} rows that no model needs were left out")

@@ -1,0 +1,120 @@
+"""A store written anew at its true size, which takes the place of the old one at once.
+
+The database keeps the room of deleted rows for itself, and after many changes a file is larger than
+what it holds. The new file stands beside the old one until it is whole and on the disk; then it
+takes its name. Killed at any moment, one of the two is there, and both say the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import duckdb
+
+from megasim.errors import MegasimError, printable
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.connection import connect
+from megasim.store.statements import statement
+
+# Rows of a table that are copied by one statement.
+_ROWS_AT_ONCE = 500_000
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """The bytes of a store before and after, and how many rows of no use were left behind."""
+
+    bytes_before: int
+    bytes_after: int
+    rows_dropped: int
+
+    def to_json(self) -> dict[str, int]:
+        """Return plain numbers."""
+        return asdict(self)
+
+
+def compact_store(
+    path: Path, *, memory: int | None = None, progress: Progress = NO_PROGRESS
+) -> Compaction:
+    """Write the store at `path` anew, without what no model holds any more.
+
+    Every other row comes over, in its order. Takes as much room on the disk as the new store has.
+
+    Raises:
+        NoAnswerError, NotAStoreError, StoreLockedError, StoreTooNewError: see `connect`.
+        MegasimError: there are tables in it that megasim did not make.
+        OSError: the folder takes no new file.
+    """
+    place = path.resolve()
+    part = place.with_name(f"{place.name}.compacting")
+    connect(path, "update", memory=memory).close()  # up to date, and nothing left in its .wal
+    before = place.stat().st_size
+    _remove(part)
+    try:
+        connect(part, "write").close()
+        # held until its name is taken, so that nobody writes to it
+        with duckdb.connect(":memory:", config=_config(part, memory)) as con:
+            con.execute(statement("attach_old"), {"path": str(place)})
+            if Path(f"{place}.wal").exists():
+                raise MegasimError(
+                    f"{printable(path)} was changed just now, by a process that was stopped",
+                    "run `megasim compact` again",
+                )
+            con.execute(statement("attach_new"), {"path": str(part)})
+            dropped = _copy(con, path, progress)
+            con.execute(statement("detach_new"))
+            shutil.copymode(place, part)
+            _make_durable(part)
+            part.replace(place)
+        _make_durable(place.parent)
+    except BaseException:
+        _remove(part)
+        raise
+    return Compaction(before, place.stat().st_size, dropped)
+
+
+def _copy(con: duckdb.DuckDBPyConnection, path: Path, progress: Progress) -> int:
+    """Copy all rows of use, and return how many are left behind."""
+    strange = [told for (told,) in con.execute(statement("strange_objects")).fetchall()]
+    if strange:
+        raise MegasimError(
+            f"{printable(path)} holds what megasim did not make: {printable(', '.join(strange))}",
+            "copy it to a file of its own and drop it here: it would be lost",
+        )
+    tables = con.execute(statement("old_tables")).fetchall()
+    dropped = sum(rows for _, rows, _ in tables)
+    progress.start("Compacting", sum(places for _, _, places in tables), "rows")
+    try:
+        for table, _, places in tables:
+            for first in range(0, places, _ROWS_AT_ONCE):
+                last = min(first + _ROWS_AT_ONCE, places) - 1
+                copied = con.execute(statement(f"copy_{table}"), {"first": first, "last": last})
+                dropped -= copied.fetchall()[0][0]
+                progress.advance(last + 1 - first)
+    finally:
+        progress.finish()
+    return dropped
+
+
+def _config(part: Path, memory: int | None) -> dict[str, str]:
+    config = {"temp_directory": f"{part}.tmp", "autoload_known_extensions": "false"}
+    return config if memory is None else {**config, "memory_limit": f"{memory}B"}
+
+
+def _make_durable(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(part: Path) -> None:
+    """Remove what a compaction that was stopped left behind."""
+    for ending in ("", ".wal"):
+        Path(f"{part}{ending}").unlink(missing_ok=True)
+    shutil.rmtree(f"{part}.tmp", ignore_errors=True)
