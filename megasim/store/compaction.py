@@ -11,6 +11,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -85,21 +86,21 @@ def _copy(con: duckdb.DuckDBPyConnection, path: Path, progress: Progress) -> int
             "copy it to a file of its own and drop it here: it would be lost",
         )
     tables = con.execute(statement("old_tables")).fetchall()
-    dropped = sum(rows for _, rows, _ in tables)
+    dropped = sum(int(rows) for _, rows, _ in tables)
     progress.start("Compacting", sum(places for _, _, places in tables), "rows")
     try:
         for table, _, places in tables:
             for first in range(0, places, _ROWS_AT_ONCE):
                 last = min(first + _ROWS_AT_ONCE, places) - 1
                 copied = con.execute(statement(f"copy_{table}"), {"first": first, "last": last})
-                dropped -= copied.fetchall()[0][0]
+                dropped -= int(copied.fetchall()[0][0])
                 progress.advance(last + 1 - first)
     finally:
         progress.finish()
     return dropped
 
 
-def _config(part: Path, memory: int | None) -> dict[str, str]:
+def _config(part: Path, memory: int | None) -> dict[str, Any]:
     config = {"temp_directory": f"{part}.tmp", "autoload_known_extensions": "false"}
     return config if memory is None else {**config, "memory_limit": f"{memory}B"}
 

@@ -98,7 +98,13 @@ def test_tables_hold_whatever_sql_gives(folder: Path, capsys: pytest.CaptureFixt
 def test_only_ingest_and_import_make_a_store(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments in (["compare"], ["forget", "x"], ["compact"], ["nearest", "x"], ["matrix", "--estimate"]):
+    for arguments in (
+        ["compare"],
+        ["forget", "x"],
+        ["compact"],
+        ["nearest", "x"],
+        ["matrix", "--estimate"],
+    ):
         code, _, err = megasim(capsys, *arguments)
         assert (code, "megasim ingest" in err) == (1, True)
         assert not Path("megasim.duckdb").exists()
