@@ -1,9 +1,10 @@
-"""Where the package keeps its SQL and its tables of facts."""
+"""The files of the package that are no code: its SQL, its tables of facts, its templates."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = Path(__file__).parent
 
@@ -31,3 +32,19 @@ def code_digest() -> str:
     for path in sorted(files):
         digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def render_template(name: str, /, **values: Any) -> str:
+    """Return a page of HTML out of a template; what a model says is escaped in it.
+
+    Args:
+        name: of a file of `templates`.
+        values: by the names that the template has for them; one that is missing is an error.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = resource_path("templates", name).read_text(encoding="utf-8")
+    return environment.from_string(text).render(values)

@@ -127,6 +127,11 @@ class RelationKind(StrEnum):
     FINE_TUNED = "fine_tuned"  # some components changed, others unchanged or not there
     EVERYTHING_CHANGED = "everything_changed"
 
+    @property
+    def rank(self) -> int:
+        """The place from the closest relation, 0, to the loosest."""
+        return list(RelationKind).index(self)
+
 
 class EdgeKind(StrEnum):
     """What a step of the lineage is."""

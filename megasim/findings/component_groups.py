@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from megasim.anatomy.classification import component_members, component_title
-from megasim.errors import printable
-from megasim.findings import identity
 from megasim.findings.pair_sentences import VERDICT_WORDS, component_list
-from megasim.findings.verdicts import NEVER_USED, Finding, Teller, component_order
+from megasim.findings.verdicts import NEVER_USED, Finding, FindingsReader, component_order
 from megasim.store.rows import Pair, Store
+from megasim.wording import listed
+from megasim.words import ModelSource, Source, Verdict, weakest
 
-Held = tuple[int, str]
+ModelComponent = tuple[int, str]
 """The id of a model and one of its components, as that model calls it."""
 
 _VAE_PARTS = component_members("vae")[1:]
 # So many names need no count before them.
 _MANY_OTHERS = 3
 _SIGNATURES = (
-    (identity.IDENTICAL, "same_bytes"),
-    (identity.SAME_VALUES, "same_values"),
-    (identity.SAME_AT_FP16, "same_at_fp16"),
-    (identity.SAME_AT_BF16, "same_at_bf16"),
-    (identity.SAME_WHERE_USED, "used_values"),
-    (identity.SAME_WHERE_USED, "used_at_fp16"),
-    (identity.SAME_WHERE_USED, "used_at_bf16"),
+    (Verdict.IDENTICAL, "same_bytes"),
+    (Verdict.SAME_VALUES, "same_values"),
+    (Verdict.SAME_AT_FP16, "same_at_fp16"),
+    (Verdict.SAME_AT_BF16, "same_at_bf16"),
+    (Verdict.SAME_WHERE_USED, "used_values"),
+    (Verdict.SAME_WHERE_USED, "used_at_fp16"),
+    (Verdict.SAME_WHERE_USED, "used_at_bf16"),
 )
 
 
@@ -46,7 +46,7 @@ class ComponentGroup:
 
     component: str
     models: tuple[str, ...]
-    verdict: str
+    verdict: Verdict
     identical: tuple[tuple[str, ...], ...]
     known: tuple[str, ...]
     keys: int | None
@@ -70,17 +70,6 @@ class ComponentGroup:
         }
 
 
-def listed(names: Sequence[str], limit: int, longest: int = 80) -> str:
-    """Return names safe to print, at most `limit` of them, each cut to `longest` characters.
-
-    >>> listed(["a", "b", "c", "d"], 3)
-    'a, b and 2 more'
-    """
-    shown = names if len(names) <= limit else names[: limit - 1]
-    text = ", ".join(printable(name, longest) for name in shown)
-    return text + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
-
-
 def group_sentences(groups: Iterable[ComponentGroup], limit: int = 12) -> list[str]:
     """Say who holds which component; what the same models share is said at once.
 
@@ -89,7 +78,7 @@ def group_sentences(groups: Iterable[ComponentGroup], limit: int = 12) -> list[s
     """
     return [
         f"{titles}: the same in {len(models)} models{how}: {listed(models, limit)}{known}"
-        for titles, models, how, known in _told_at_once(groups)
+        for titles, models, how, known in _by_models(groups)
     ]
 
 
@@ -104,16 +93,18 @@ def other_holders(
     """
     sentences = []
     whole: set[tuple[str, ...]] = set()
-    for titles, models, how, known in _told_at_once(sorted(groups, key=_is_part_of_vae)):
+    for titles, models, how, known in _by_models(sorted(groups, key=_is_part_of_vae)):
         inside = tuple(name for name in models if name in among)
         others = [name for name in models if name not in among]
         # That still others share a part of a VAE says less than who shares all of it.
         if not inside or not others or (titles.startswith("VAE ") and inside in whole):
             continue
         whole |= {inside} if titles.endswith("VAE") else set()
-        held = "both" if len(inside) == len(among) == 2 else listed(inside, limit)
+        holders = "both" if len(inside) == len(among) == 2 else listed(inside, limit)
         count = f"{len(others):,} others: " if len(others) > _MANY_OTHERS else ""
-        sentences.append(f"{titles} of {held}: also in {count}{listed(others, limit)}{how}{known}")
+        sentences.append(
+            f"{titles} of {holders}: also in {count}{listed(others, limit)}{how}{known}"
+        )
     return sentences
 
 
@@ -121,15 +112,15 @@ def _is_part_of_vae(group: ComponentGroup) -> bool:
     return group.component in _VAE_PARTS
 
 
-def _told_at_once(
+def _by_models(
     groups: Iterable[ComponentGroup],
 ) -> Iterator[tuple[str, tuple[str, ...], str, str]]:
     """Yield (titles, models, tier unless they are identical, who is known by fingerprint)."""
-    told: dict[tuple[tuple[str, ...], str], list[ComponentGroup]] = defaultdict(list)
+    groups_of: dict[tuple[tuple[str, ...], Verdict], list[ComponentGroup]] = defaultdict(list)
     for group in groups:
-        told[group.models, group.verdict].append(group)
-    for (models, verdict), alike in told.items():
-        how = "" if verdict == identity.IDENTICAL else f" ({VERDICT_WORDS[verdict]})"
+        groups_of[group.models, group.verdict].append(group)
+    for (models, verdict), alike in groups_of.items():
+        how = "" if verdict == Verdict.IDENTICAL else f" ({VERDICT_WORDS[verdict]})"
         known = listed(alike[0].known, len(alike[0].known))
         known = f"; known by fingerprint: {known}" if known else ""
         yield component_list([group.component for group in alike]), models, how, known
@@ -139,9 +130,9 @@ class _Classes:
     """Classes of equal parts, grown by saying which two are equal (union-find)."""
 
     def __init__(self) -> None:
-        self._parent: dict[Held, Held] = {}
+        self._parent: dict[ModelComponent, ModelComponent] = {}
 
-    def of(self, part: Held) -> Held:
+    def of(self, part: ModelComponent) -> ModelComponent:
         """Return the least member of the class of a part."""
         root = part
         while (parent := self._parent.get(root, root)) != root:
@@ -149,7 +140,7 @@ class _Classes:
         self._parent[part] = root
         return root
 
-    def join(self, a: Held, b: Held) -> None:
+    def join(self, a: ModelComponent, b: ModelComponent) -> None:
         low, high = sorted((self.of(a), self.of(b)))
         self._parent[high] = low
 
@@ -161,24 +152,24 @@ class Equalities:
     calls its text encoder may be the first of two in another.
 
     Attributes:
-        held: the components of each model.
+        components_of: the components of each model, by its id.
     """
 
-    def __init__(self, teller: Teller) -> None:
-        self.teller = teller
-        self.held: dict[int, set[str]] = defaultdict(set)
+    def __init__(self, reader: FindingsReader) -> None:
+        self.reader = reader
+        self.components_of: dict[int, set[str]] = defaultdict(set)
         # Those of a tier hold what is equal in it or in a stronger one.
-        self._classes = {tier: _Classes() for tier in identity.VERDICTS if tier in identity.EQUAL}
+        self._classes = {tier: _Classes() for tier in Verdict if tier.is_equal}
         self._add_signatures()
-        pairs: list[Pair] = [(a, b) for a, b in teller.store.rows("pairs_beside_signatures")]
-        ids = {model.name: model.id for model in teller.models.values()}
-        for finding in teller.findings(pairs, details=False):
+        pairs: list[Pair] = [(a, b) for a, b in reader.store.rows("pairs_beside_signatures")]
+        ids = {model.name: model.id for model in reader.models.values()}
+        for finding in reader.findings(pairs, details=False):
             self._add_finding(finding, ids[finding.model_a], ids[finding.model_b])
 
     def _add_signatures(self) -> None:
-        first: dict[tuple[str, str, str], Held] = {}
-        for (model_id, component), fact in self.teller.facts.items():
-            self.held[model_id].add(component)
+        first: dict[tuple[str, str, str], ModelComponent] = {}
+        for (model_id, component), fact in self.reader.facts.items():
+            self.components_of[model_id].add(component)
             if component in NEVER_USED or not fact.telling:
                 continue
             for tier, name in _SIGNATURES:
@@ -188,40 +179,39 @@ class Equalities:
                     self._join(tier, part, first.setdefault((component, name, signature), part))
 
     def _add_finding(self, finding: Finding, a: int, b: int) -> None:
-        if finding.verdict == identity.ABSENT or finding.component in NEVER_USED:
+        if finding.verdict == Verdict.ABSENT or finding.component in NEVER_USED:
             return
-        parts = tuple(zip((a, b), self.teller.rows.names_of(a, b, finding.component), strict=True))
-        if finding.verdict != identity.ABSENT_A:
-            self.held[a].add(parts[0][1])
-        if finding.verdict != identity.ABSENT_B:
-            self.held[b].add(parts[1][1])
-        proven = finding.source != "imported" or finding.keys_compared is not None
+        parts = tuple(zip((a, b), self.reader.rows.names_of(a, b, finding.component), strict=True))
+        if finding.verdict != Verdict.ABSENT_A:
+            self.components_of[a].add(parts[0][1])
+        if finding.verdict != Verdict.ABSENT_B:
+            self.components_of[b].add(parts[1][1])
+        proven = finding.source != Source.IMPORTED or finding.keys_compared is not None
         if finding.equal and proven and all(map(self._is_telling, parts)):
             self._join(finding.verdict, *parts)
 
-    def _join(self, tier: str, a: Held, b: Held) -> None:
-        weaker = identity.VERDICTS.index(tier)
+    def _join(self, tier: Verdict, a: ModelComponent, b: ModelComponent) -> None:
         for verdict, classes in self._classes.items():
-            if identity.VERDICTS.index(verdict) >= weaker:
+            if verdict.rank >= tier.rank:
                 classes.join(a, b)
 
-    def _is_telling(self, part: Held) -> bool:
-        fact = self.teller.facts.get(part)
+    def _is_telling(self, part: ModelComponent) -> bool:
+        fact = self.reader.facts.get(part)
         return fact is None or fact.telling > 0
 
-    def class_of(self, model_id: int, component: str) -> Held:
+    def class_of(self, model_id: int, component: str) -> ModelComponent:
         """Return what stands for the class of equal components: its first member."""
-        return self._classes[identity.SAME_WHERE_USED].of((model_id, component))
+        return self._classes[Verdict.SAME_WHERE_USED].of((model_id, component))
 
-    def bytes_of(self, model_id: int, component: str) -> Held:
+    def bytes_of(self, model_id: int, component: str) -> ModelComponent:
         """Return what stands for the class of components of equal bytes: its first member."""
-        return self._classes[identity.IDENTICAL].of((model_id, component))
+        return self._classes[Verdict.IDENTICAL].of((model_id, component))
 
     def used(self, model_id: int) -> frozenset[str]:
         """Return the components of a model that its family uses."""
-        return used_components(self.held[model_id])
+        return used_components(self.components_of[model_id])
 
-    def verdict(self, parts: Iterable[Held]) -> str:
+    def verdict(self, parts: Iterable[ModelComponent]) -> Verdict:
         """Return the strongest tier that ties all of some equal components together."""
         members = list(parts)
         for tier, classes in self._classes.items():
@@ -247,10 +237,10 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
     A VAE that is the same as a whole comes as "vae"; its parts come by themselves only where other
     models share them. Components that are never used are left out.
     """
-    equal = Equalities(Teller(store)) if equalities is None else equalities
-    members: dict[tuple[Held, ...], list[Held]] = defaultdict(list)
-    wholes: dict[tuple[Held, ...], list[list[Held]]] = defaultdict(list)
-    for model_id in sorted(equal.held):
+    equal = Equalities(FindingsReader(store)) if equalities is None else equalities
+    members: dict[tuple[ModelComponent, ...], list[ModelComponent]] = defaultdict(list)
+    wholes: dict[tuple[ModelComponent, ...], list[list[ModelComponent]]] = defaultdict(list)
+    for model_id in sorted(equal.components_of):
         used = equal.used(model_id)
         for component in used:
             members[(equal.class_of(model_id, component),)].append((model_id, component))
@@ -271,11 +261,13 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
     )
 
 
-def _group(equal: Equalities, component: str, members: Sequence[Sequence[Held]]) -> ComponentGroup:
+def _group(
+    equal: Equalities, component: str, members: Sequence[Sequence[ModelComponent]]
+) -> ComponentGroup:
     """Return the group of some models, of each of which the same parts are given."""
-    models = equal.teller.models
-    facts = [fact for part in members[0] if (fact := equal.teller.facts.get(part)) is not None]
-    same_bytes: dict[tuple[Held, ...], list[str]] = defaultdict(list)
+    models = equal.reader.models
+    facts = [fact for part in members[0] if (fact := equal.reader.facts.get(part)) is not None]
+    same_bytes: dict[tuple[ModelComponent, ...], list[str]] = defaultdict(list)
     for parts in members:
         classes = tuple(equal.bytes_of(*part) for part in parts)
         same_bytes[classes].append(models[parts[0][0]].name)
@@ -283,9 +275,9 @@ def _group(equal: Equalities, component: str, members: Sequence[Sequence[Held]])
     return ComponentGroup(
         component=component,
         models=tuple(models[i].name for i in ids),
-        verdict=identity.weakest(map(equal.verdict, zip(*members, strict=True))),
+        verdict=weakest(map(equal.verdict, zip(*members, strict=True))),
         identical=tuple(tuple(names) for names in same_bytes.values()),
-        known=tuple(models[i].name for i in ids if models[i].source == "fingerprints"),
+        known=tuple(models[i].name for i in ids if models[i].source == ModelSource.FINGERPRINTS),
         keys=sum(fact.keys for fact in facts) if facts else None,
         parameters=sum(fact.parameters for fact in facts) if facts else None,
     )

@@ -1,4 +1,4 @@
-"""What is said of a component beside its verdict, as a person writes it: a few short pieces."""
+"""What is said of a component beside its verdict: how many keys, which, and under which names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from megasim.compare.renames import substitution
 from megasim.errors import printable
-from megasim.findings import identity
-from megasim.findings.identity import FP16_RELATIVE_ERROR, Counts
+from megasim.findings.identity import FP16_RELATIVE_ERROR, MOSTLY, Counts
 from megasim.findings.key_lists import brief_items
+from megasim.wording import counted
+from megasim.words import TIERS, Status, Verdict
 
 # More substitutions than this are another way of naming, not a rename.
 _MOST_RENAMES = 2
@@ -21,12 +22,11 @@ _MOST_ITEMS = 8
 _MOST_UNCHANGED = 2
 _MOST_ROLES = 4
 TIER_WORDS = {
-    identity.IDENTICAL: "identical",
-    identity.SAME_VALUES: "same values",
-    identity.SAME_AT_FP16: "same at fp16",
-    identity.SAME_AT_BF16: "same at bf16",
+    Verdict.IDENTICAL: "identical",
+    Verdict.SAME_VALUES: "same values",
+    Verdict.SAME_AT_FP16: "same at fp16",
+    Verdict.SAME_AT_BF16: "same at bf16",
 }
-_SWAPPED = {"missing_a": "missing_b", "missing_b": "missing_a"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class LayerRow:
     key_b: str | None
     block: str | None
     role: str | None
-    status: str
+    status: Status
     l2: float | None
     shape_a: str | None
     shape_b: str | None
 
     def swapped(self) -> LayerRow:
-        """The same key, told from the other side."""
+        """The same key, the models named the other way round."""
         return LayerRow(
             component=self.component,
             key=self.key,
@@ -60,11 +60,36 @@ class LayerRow:
             key_b=self.key_a,
             block=self.block,
             role=self.role,
-            status=_SWAPPED.get(self.status, self.status),
+            status=self.status.other_side,
             l2=self.l2,
             shape_a=self.shape_b,
             shape_b=self.shape_a,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is said of a component beside its verdict.
+
+    Attributes:
+        keys: how many keys the verdict covers where it is one for all; None where `rest` counts.
+        rest: what follows the count, with the punctuation that joins the two.
+        renames: under which other names the keys stand; "" where they do not.
+    """
+
+    keys: int | None = None
+    rest: str = ""
+    renames: str = ""
+
+    def without_renames(self) -> Detail:
+        """The same, for a sentence that says at another place what was renamed."""
+        return Detail(self.keys, self.rest)
+
+    @property
+    def text(self) -> str:
+        """All of it, e.g. "14 of 294 keys: resblocks.23, text_projection"."""
+        head = ("" if self.keys is None else counted(self.keys, "key")) + self.rest
+        return ", ".join(filter(None, (head, self.renames)))
 
 
 @dataclass(frozen=True)
@@ -89,7 +114,7 @@ class ComponentEvidence:
     layout_b: str | None = None
     rounding: bool = False
 
-    def name_roles(self, *statuses: str) -> str:
+    def name_roles(self, *statuses: Status) -> str:
         """Count the keys of some statuses by role, e.g. "59 of 218 norm, 2 of 132 conv"."""
         among = Counter(row.role or "other" for row in self.layers)
         counts = Counter(row.role or "other" for row in self.layers if row.status in statuses)
@@ -99,7 +124,7 @@ class ComponentEvidence:
         rest = counts.total() - sum(n for _, n in counts.most_common(_MOST_ROLES))
         return printable(", ".join([*shown, *([f"{rest} more"] if rest else [])]), 300)
 
-    def name_keys(self, *statuses: str, most: int = _MOST_ITEMS) -> str:
+    def name_keys(self, *statuses: Status, most: int = _MOST_ITEMS) -> str:
         """Name the keys of some statuses; "" when that takes too many items."""
         keys = [row.key for row in self.layers if row.status in statuses]
         among = [row.key for row in self.layers]
@@ -111,30 +136,26 @@ class ComponentEvidence:
         return printable(", ".join(items), 300) if len(items) <= most else ""
 
 
-def component_detail(verdict: str, evidence: ComponentEvidence) -> str:
-    """Return the detail of a finding, e.g. "14 of 294 keys: resblocks.23, text_projection"."""
+def component_detail(verdict: Verdict, evidence: ComponentEvidence) -> Detail:
+    """Return the detail of a finding."""
     counts = evidence.counts
-    if verdict == identity.ABSENT:
-        return "neither model has it"
-    if verdict in (identity.ABSENT_A, identity.ABSENT_B):
-        return _keys(counts.missing_a + counts.missing_b)
-    if verdict == identity.OTHER_ARCHITECTURE:
-        return _architecture(evidence)
-    pieces = [_tiers(verdict, evidence)] if verdict in identity.TIERS else [_changed(evidence)]
-    pieces += [_non_finite(evidence), _shapes(evidence)]
-    pieces += [_missing(verdict, evidence, status) for status in ("missing_b", "missing_a")]
-    if verdict == identity.SAME_WHERE_USED and evidence.unused:
+    if verdict == Verdict.ABSENT:
+        return Detail(rest="neither model has it")
+    if verdict.is_absent:
+        return Detail(counts.missing_a + counts.missing_b)
+    if verdict == Verdict.OTHER_ARCHITECTURE:
+        return Detail(rest=_architecture(evidence))
+    keys = counts.compared if verdict.is_tier else None
+    pieces = [_tiers(verdict, evidence) if verdict.is_tier else _changed(evidence)]
+    if not verdict.is_tier:
+        pieces += [_non_finite(evidence), _shapes(evidence)]
+        pieces += [_missing(verdict, evidence, s) for s in (Status.MISSING_B, Status.MISSING_A)]
+    if verdict == Verdict.SAME_WHERE_USED and evidence.unused:
         reasons = Counter(evidence.unused.values()).most_common()
         pieces.append("never used: " + " · ".join(reason for reason, _ in reasons))
     if evidence.rounding:
         pieces.append(_rounding(evidence))
-    text = "; ".join(piece for piece in pieces if piece)
-    renames = _renames(evidence)
-    return f"{text}, {renames}" if text and renames else text + renames
-
-
-def _keys(count: int) -> str:
-    return f"{count:,} key" + ("" if count == 1 else "s")
+    return Detail(keys, "; ".join(piece for piece in pieces if piece), _renames(evidence))
 
 
 def _named(text: str, keys: str) -> str:
@@ -143,35 +164,39 @@ def _named(text: str, keys: str) -> str:
 
 def _architecture(evidence: ComponentEvidence) -> str:
     counts = evidence.counts
-    held_a, held_b = counts.common + counts.missing_b, counts.common + counts.missing_a
+    keys_a, keys_b = counts.common + counts.missing_b, counts.common + counts.missing_a
     if not counts.common:
-        return f"{_keys(held_a)} against {held_b:,}, none of them in common"
+        return f"{counted(keys_a, 'key')} against {keys_b:,}, none of them in common"
     pieces = []
     if counts.shape_mismatch:
-        pieces.append(f"{counts.shape_mismatch:,} of {_keys(counts.common)} have another shape")
+        pieces.append(
+            f"{counts.shape_mismatch:,} of {counted(counts.common, 'key')} have another shape"
+        )
     if counts.missing_a or counts.missing_b:
-        pieces.append(f"{_keys(held_a)} against {held_b:,}, {counts.common:,} of them in common")
+        pieces.append(
+            f"{counted(keys_a, 'key')} against {keys_b:,}, {counts.common:,} of them in common"
+        )
     return "; ".join(pieces)
 
 
-def _tiers(verdict: str, evidence: ComponentEvidence) -> str:
+def _tiers(verdict: Verdict, evidence: ComponentEvidence) -> str:
     counts, before, after = evidence.counts, evidence.dtypes_a, evidence.dtypes_b
-    text = _keys(counts.compared)
-    if verdict == identity.IDENTICAL:
-        return text
+    if verdict == Verdict.IDENTICAL:
+        return ""
+    text = ""
     if before and after and before != after:
-        text += f", {' and '.join(before)} → {' and '.join(after)}"
+        text = f", {' and '.join(before)} → {' and '.join(after)}"
     elif before:
-        text += f", {' and '.join(before)} in both"
+        text = f", {' and '.join(before)} in both"
     stronger = [
-        (n, tier) for tier in identity.TIERS if tier != verdict and (n := _count(counts, tier))
+        (n, tier) for tier in map(Verdict, TIERS) if tier != verdict and (n := _count(counts, tier))
     ]
-    if sum(n for n, _ in stronger) > (1 - identity.MOSTLY) * counts.compared:
+    if sum(n for n, _ in stronger) > (1 - MOSTLY) * counts.compared:
         text += ", of them " + ", ".join(f"{n:,} {TIER_WORDS[tier]}" for n, tier in stronger)
     return text
 
 
-def _count(counts: Counts, tier: str) -> int:
+def _count(counts: Counts, tier: Verdict) -> int:
     return int(getattr(counts, tier))
 
 
@@ -179,20 +204,24 @@ def _changed(evidence: ComponentEvidence) -> str:
     counts = evidence.counts
     if not counts.changed:
         if counts.unchanged == counts.common:
-            return f"{_keys(counts.common)} equal"
-        return f"{counts.unchanged:,} of {_keys(counts.common)} equal" if counts.unchanged else ""
-    text = f"{counts.changed:,} of {_keys(counts.compared)}"
+            return f"{counted(counts.common, 'key')} equal"
+        return (
+            f"{counts.unchanged:,} of {counted(counts.common, 'key')} equal"
+            if counts.unchanged
+            else ""
+        )
+    text = f"{counts.changed:,} of {counted(counts.compared, 'key')}"
     if not counts.unchanged:
         return text
-    mostly = counts.changed >= identity.MOSTLY * counts.compared
-    if not mostly and (named := evidence.name_keys("changed")):
+    mostly = counts.changed >= MOSTLY * counts.compared
+    if not mostly and (named := evidence.name_keys(Status.CHANGED)):
         return f"{text}: {named}"
     # Too scattered to name them: what is fewer, by role.
     if counts.changed < counts.unchanged:
-        return _named(text, evidence.name_roles("changed"))
-    kept = evidence.name_keys(*identity.TIERS, most=_MOST_UNCHANGED)
+        return _named(text, evidence.name_roles(Status.CHANGED))
+    kept = evidence.name_keys(*TIERS, most=_MOST_UNCHANGED)
     if not mostly:
-        kept = kept or evidence.name_roles(*identity.TIERS)
+        kept = kept or evidence.name_roles(*TIERS)
     return f"{text}; unchanged: {kept}" if kept else text
 
 
@@ -200,17 +229,17 @@ def _non_finite(evidence: ComponentEvidence) -> str:
     count = evidence.counts.non_finite
     if not count:
         return ""
-    return _named(f"{_keys(count)} with NaN or inf", evidence.name_keys("non_finite"))
+    return _named(f"{counted(count, 'key')} with NaN or inf", evidence.name_keys(Status.NON_FINITE))
 
 
 def _shapes(evidence: ComponentEvidence) -> str:
     count = evidence.counts.shape_mismatch
     if not count:
         return ""
-    rows = [row for row in evidence.layers if row.status == "shape_mismatch"]
+    rows = [row for row in evidence.layers if row.status == Status.SHAPE_MISMATCH]
     text = _named(
-        f"{_keys(count)} of another shape",
-        evidence.name_keys("shape_mismatch"),
+        f"{counted(count, 'key')} of another shape",
+        evidence.name_keys(Status.SHAPE_MISMATCH),
     )
     shapes = {(row.shape_a, row.shape_b) for row in rows}
     if len(shapes) == 1 and (None, None) not in shapes:
@@ -219,18 +248,18 @@ def _shapes(evidence: ComponentEvidence) -> str:
     return text
 
 
-def _missing(verdict: str, evidence: ComponentEvidence, status: str) -> str:
+def _missing(verdict: Verdict, evidence: ComponentEvidence, status: Status) -> str:
     count = getattr(evidence.counts, status)
     if not count:
         return ""
-    holder = evidence.model_a if status == "missing_b" else evidence.model_b
+    holder = evidence.model_a if status == Status.MISSING_B else evidence.model_b
     text = _named(
-        f"{_keys(count)} only in {printable(holder, 60)}",
+        f"{counted(count, 'key')} only in {printable(holder, 60)}",
         evidence.name_keys(status),
     )
     missing = [row.key for row in evidence.layers if row.status == status]
     unused = missing and all(key in evidence.unused for key in missing)
-    return text + (" (never used)" if unused and verdict != identity.SAME_WHERE_USED else "")
+    return text + (" (never used)" if unused and verdict != Verdict.SAME_WHERE_USED else "")
 
 
 def _rounding(evidence: ComponentEvidence) -> str:
@@ -254,7 +283,7 @@ def _renames(evidence: ComponentEvidence) -> str:
         layouts = (evidence.layout_a, evidence.layout_b)
         if None not in layouts and layouts[0] != layouts[1]:
             return f"named otherwise: {layouts[0]} → {layouts[1]}"
-        return f"{_keys(found.total())} named otherwise"
+        return f"{counted(found.total(), 'key')} named otherwise"
     return "renamed: " + ", ".join(
         f"{shown_prefix(before)} → {shown_prefix(after)}" for before, after in sorted(found)
     )

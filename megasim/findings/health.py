@@ -15,9 +15,9 @@ import pandas as pd
 
 from megasim.anatomy.classification import component_members, component_title
 from megasim.errors import printable
-from megasim.findings.component_groups import listed
 from megasim.findings.key_lists import describe_keys
 from megasim.store.rows import Model, Store
+from megasim.wording import counted, listed
 
 BROKEN_POSITIONS = "broken_positions"
 NON_FINITE = "non_finite"
@@ -66,7 +66,7 @@ class HealthNote:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class MetadataClaim:
     """What the metadata of a model claims; a stranger's words, shortened and safe to print."""
 
     model: str
@@ -97,7 +97,7 @@ def model_health(store: Store, models: Iterable[str] | None = None) -> list[Heal
     return sorted(notes, key=lambda n: (order[n.model], n.rank, n.component, n.text))
 
 
-def metadata_claims(store: Store, models: Iterable[str] | None = None) -> list[Claim]:
+def metadata_claims(store: Store, models: Iterable[str] | None = None) -> list[MetadataClaim]:
     """Return what the metadata of all models, or of some, says of their origin and training.
 
     Raises:
@@ -107,7 +107,7 @@ def metadata_claims(store: Store, models: Iterable[str] | None = None) -> list[C
     for model in _chosen(store, models):
         said = [(key, value) for key, value in sorted(model.metadata.items()) if _is_claim(key)]
         claims += [
-            Claim(model.name, printable(key, 80), printable(_brief(value), _LONGEST_CLAIM))
+            MetadataClaim(model.name, printable(key, 80), printable(_brief(value), _LONGEST_CLAIM))
             for key, value in said[:_MOST_CLAIMS]
             if value not in (None, "", "None", "null")
         ]
@@ -173,9 +173,9 @@ def _odd_keys(store: Store, models: Mapping[int, Model]) -> list[HealthNote]:
         if kind == NON_FINITE:
             numbers = ((counts, "NaN"), (infinite, "infinite"))
             said = [f"{n[model_id, component]:,} {w}" for n, w in numbers if n[model_id, component]]
-            text = f"{title}: {' and '.join(said)} in {_keys(len(keys))}: {named}"
+            text = f"{title}: {' and '.join(said)} in {counted(len(keys), 'key')}: {named}"
         else:
-            text = f"{title}: {_keys(len(keys))} all zero: {named}"
+            text = f"{title}: {counted(len(keys), 'key')} all zero: {named}"
         name = models[model_id].name
         notes.append(HealthNote(name, kind, component, len(keys), printable(text, 400)))
     return notes
@@ -219,7 +219,9 @@ def _mixed_dtypes(store: Store, models: Mapping[int, Model]) -> list[HealthNote]
     notes = []
     for model_id, component, dtypes, keys in store.rows("float_dtypes"):
         if model_id in models:
-            said = " and ".join(f"{_keys(n)} in {d}" for d, n in zip(dtypes, keys, strict=True))
+            said = " and ".join(
+                f"{counted(n, 'key')} in {d}" for d, n in zip(dtypes, keys, strict=True)
+            )
             text = f"{component_title(component)}: {said}"
             notes.append(
                 HealthNote(models[model_id].name, MIXED_DTYPES, component, sum(keys[1:]), text)
@@ -229,11 +231,11 @@ def _mixed_dtypes(store: Store, models: Mapping[int, Model]) -> list[HealthNote]
 
 def _missing_parts(store: Store, models: Mapping[int, Model]) -> list[HealthNote]:
     """Say what a model that has a UNet lacks to make images."""
-    held: dict[int, set[str]] = defaultdict(set)
+    components_of: dict[int, set[str]] = defaultdict(set)
     for model_id, component in store.rows("held_components"):
-        held[model_id].add(component)
+        components_of[model_id].add(component)
     notes = []
-    for model_id, components in held.items():
+    for model_id, components in components_of.items():
         if model_id not in models or "unet" not in components:
             continue
         lacking = [
@@ -251,7 +253,3 @@ def _missing_parts(store: Store, models: Mapping[int, Model]) -> list[HealthNote
             text = f"{', '.join(f'no {title}' for title in lacking)}: {ending}"
             notes.append(HealthNote(models[model_id].name, MISSING_PARTS, "", 0, text))
     return notes
-
-
-def _keys(count: int) -> str:
-    return f"{count:,} key" + ("" if count == 1 else "s")

@@ -1,4 +1,4 @@
-"""The tiers of identity, and the verdict of a component from the tiers of its keys."""
+"""How many keys of a component have each status, and the verdict that follows from them."""
 
 from __future__ import annotations
 
@@ -6,34 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
-# From strongest to weakest; each but the last three says that both models hold the component.
-IDENTICAL = "identical"  # the same dtype and bytes
-SAME_VALUES = "same_values"  # the same numbers in another dtype
-SAME_AT_FP16 = "same_at_fp16"  # equal once both are rounded to float16
-SAME_AT_BF16 = "same_at_bf16"  # equal once both are rounded to bfloat16
-SAME_WHERE_USED = "same_where_used"  # they differ only in keys that the family never uses
-PARTLY_CHANGED = "partly_changed"
-CHANGED = "changed"
-OTHER_ARCHITECTURE = "other_architecture"
-ABSENT_A = "absent_a"
-ABSENT_B = "absent_b"
-ABSENT = "absent"  # in both
-
-VERDICTS = (
-    IDENTICAL,
-    SAME_VALUES,
-    SAME_AT_FP16,
-    SAME_AT_BF16,
-    SAME_WHERE_USED,
-    PARTLY_CHANGED,
-    CHANGED,
-    OTHER_ARCHITECTURE,
-    ABSENT_A,
-    ABSENT_B,
-    ABSENT,
-)
-TIERS = VERDICTS[:4]
-EQUAL = frozenset(VERDICTS[:5])
+from megasim.words import TIERS, Verdict, weakest
 
 # A component is changed as a whole when this share of its keys is: norms at their start values and
 # counters like position_ids stay what they were in any training.
@@ -99,13 +72,13 @@ class Counts:
         )
 
     def swapped(self) -> Counts:
-        """The same pair, told from the other side."""
+        """The same pair, its models named the other way round."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return Counts(**values | {"missing_a": self.missing_b, "missing_b": self.missing_a})
 
 
-def component_verdict(counts: Counts, same_where_used: bool = False) -> str:
-    """Return what became of a component, one of `VERDICTS`.
+def component_verdict(counts: Counts, same_where_used: bool = False) -> Verdict:
+    """Return what became of a component.
 
     A mix of tiers is the weakest of them.
 
@@ -113,25 +86,31 @@ def component_verdict(counts: Counts, same_where_used: bool = False) -> str:
         counts: of all keys of the component in either model.
         same_where_used: whether the keys that the family uses are equal, and there are some.
 
-    >>> component_verdict(Counts(identical=280, changed=14), same_where_used=True)
+    >>> str(component_verdict(Counts(identical=280, changed=14), same_where_used=True))
     'same_where_used'
-    >>> component_verdict(Counts(identical=2, changed=2))
+    >>> str(component_verdict(Counts(identical=2, changed=2)))
     'partly_changed'
-    >>> component_verdict(Counts(missing_a=294, missing_b=197))
+    >>> str(component_verdict(Counts(missing_a=294, missing_b=197)))
     'other_architecture'
     """
     if not counts.common:
         if counts.missing_a and counts.missing_b:
-            return OTHER_ARCHITECTURE
-        return ABSENT_A if counts.missing_a else ABSENT_B if counts.missing_b else ABSENT
+            return Verdict.OTHER_ARCHITECTURE
+        return (
+            Verdict.ABSENT_A
+            if counts.missing_a
+            else Verdict.ABSENT_B
+            if counts.missing_b
+            else Verdict.ABSENT
+        )
     if not counts.differing:
-        return weakest(tier for tier in TIERS if getattr(counts, tier))
+        return weakest(Verdict(tier) for tier in TIERS if getattr(counts, tier))
     if same_where_used:
-        return SAME_WHERE_USED
+        return Verdict.SAME_WHERE_USED
     if _is_other_architecture(counts):
-        return OTHER_ARCHITECTURE
+        return Verdict.OTHER_ARCHITECTURE
     changed = counts.common - counts.unchanged
-    return CHANGED if changed >= MOSTLY * counts.common else PARTLY_CHANGED
+    return Verdict.CHANGED if changed >= MOSTLY * counts.common else Verdict.PARTLY_CHANGED
 
 
 def _is_other_architecture(counts: Counts) -> bool:
@@ -142,15 +121,6 @@ def _is_other_architecture(counts: Counts) -> bool:
     larger = counts.common + max(counts.missing_a, counts.missing_b)
     lacking = counts.missing_a > 0 and counts.missing_b > 0
     return lacking and counts.common < COUNTERPARTS * larger
-
-
-def weakest(verdicts: Iterable[str]) -> str:
-    """Return the weakest of some verdicts: what holds of all of them.
-
-    >>> weakest(["identical", "same_at_fp16", "identical"])
-    'same_at_fp16'
-    """
-    return max(verdicts, key=VERDICTS.index)
 
 
 def is_rounding_level(distances: Mapping[str, float]) -> bool:

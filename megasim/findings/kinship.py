@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from megasim.findings.component_groups import Equalities, Held
+from megasim.findings.component_groups import Equalities, ModelComponent
 from megasim.store.rows import Pair, pair_table
 
-Sheet = frozenset[Held]
+ComponentSet = frozenset[ModelComponent]
 
 
 def ordered(a: int, b: int) -> Pair:
@@ -17,7 +17,7 @@ def ordered(a: int, b: int) -> Pair:
 
 
 class Kinship:
-    """What relations are told from.
+    """What relations follow from.
 
     Attributes:
         distances: pair → L2 of the UNets where either has one, else of all that is used.
@@ -27,8 +27,8 @@ class Kinship:
 
     def __init__(self, equal: Equalities) -> None:
         self.equal = equal
-        self.teller = equal.teller
-        store = self.teller.store
+        self.reader = equal.reader
+        store = self.reader.store
         self.distances: dict[Pair, float] = {
             (a, b): l2 for a, b, l2 in store.rows("core_distances") if not math.isnan(l2)
         }
@@ -42,7 +42,7 @@ class Kinship:
         """Return how far two models are apart; inf where it is not known."""
         return self.distances.get(ordered(a, b), math.inf)
 
-    def sheet(self, model_id: int) -> Sheet:
+    def component_set(self, model_id: int) -> ComponentSet:
         """Return what a model holds, as classes of equal components."""
         used = self.equal.used(model_id)
         return frozenset(self.equal.class_of(model_id, component) for component in used)
@@ -50,7 +50,7 @@ class Kinship:
     def unlike(self, pair: Pair) -> int:
         """Return how many components only one of two models holds."""
         a, b = pair
-        return len(self.equal.held[a] ^ self.equal.held[b])
+        return len(self.equal.components_of[a] ^ self.equal.components_of[b])
 
     def norms(self, pairs: Sequence[Pair]) -> dict[tuple[int, int, str], tuple[float, float]]:
         """Return the squared norms of what pairs have in common and differ in, by component.
@@ -58,5 +58,5 @@ class Kinship:
         Only float matrices count.
         """
         stored = {ordered(*pair) for pair in pairs}
-        rows = self.teller.store.rows("compared_norms", tables={"batch": pair_table(stored)})
+        rows = self.reader.store.rows("compared_norms", tables={"batch": pair_table(stored)})
         return {(a, b, component): (of_a, of_b) for a, b, component, of_a, of_b in rows}

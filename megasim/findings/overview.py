@@ -9,16 +9,14 @@ from typing import Any
 
 from megasim.anatomy.classification import component_title
 from megasim.errors import printable
-from megasim.findings import identity
 from megasim.findings.component_groups import (
     ComponentGroup,
     Equalities,
     group_sentences,
-    listed,
     other_holders,
     shared_components,
 )
-from megasim.findings.health import Claim, HealthNote, metadata_claims, model_health
+from megasim.findings.health import HealthNote, MetadataClaim, metadata_claims, model_health
 from megasim.findings.pair_sentences import (
     VERDICT_WORDS,
     model_verdict,
@@ -27,9 +25,9 @@ from megasim.findings.pair_sentences import (
 )
 from megasim.findings.relations import Relation, model_relations
 from megasim.findings.rendering import (
-    Page,
-    Section,
-    Table,
+    CountTable,
+    FindingsPage,
+    FindingsSection,
     render_html,
     render_markdown,
     render_text,
@@ -37,11 +35,13 @@ from megasim.findings.rendering import (
 from megasim.findings.verdicts import (
     MOST_DETAILED_PAIRS,
     Finding,
-    Teller,
+    FindingsReader,
     chosen_pairs,
     component_order,
 )
 from megasim.store.rows import Pair, Store
+from megasim.wording import counted, listed
+from megasim.words import Source, Verdict
 
 _SHOWN_MODELS = 8
 _SHOWN_CLAIMS = 10
@@ -51,25 +51,25 @@ _MOST_PAIRS = 8
 _MOST_OF_A_KIND = 12
 # Up to so many pairs come before what is said of all of them together.
 _FIRST_PAIRS = 3
-_SOURCES = {"imported": "published distances", "estimated": "estimated distances"}
+_SOURCES = {Source.IMPORTED: "published distances", Source.ESTIMATED: "estimated distances"}
 
 
 @dataclass(frozen=True)
 class PairReport:
-    """One pair, told from a to b.
+    """One pair, from a to b.
 
     Attributes:
         families: what each of them is, e.g. "SD1 inpainting"; "" where that is not known.
-        verdict: of the models as wholes, one of `identity.VERDICTS`.
-        source: "exact", "imported" or "estimated": where its distances come from.
+        verdict: of the models as wholes.
+        source: where its distances come from.
         sentences: one for each component, and for each rename found between their keys.
     """
 
     model_a: str
     model_b: str
     families: tuple[str, str]
-    verdict: str
-    source: str
+    verdict: Verdict
+    source: Source
     sentences: tuple[str, ...]
     findings: tuple[Finding, ...]
 
@@ -91,15 +91,15 @@ class FindingsReport:
     whole_store: bool
     pair_count: int
     pairs: tuple[PairReport, ...]
-    verdicts: tuple[tuple[str, str, int], ...]
+    verdicts: tuple[tuple[str, Verdict, int], ...]
     relations: tuple[Relation, ...]
     groups: tuple[ComponentGroup, ...]
     health: tuple[HealthNote, ...]
-    claims: tuple[Claim, ...]
+    claims: tuple[MetadataClaim, ...]
 
     @property
     def findings(self) -> list[Finding]:
-        """The findings of the pairs that are told one by one."""
+        """The findings of the pairs that are given one by one."""
         return [finding for pair in self.pairs for finding in pair.findings]
 
     def health_lines(self) -> list[str]:
@@ -121,32 +121,32 @@ class FindingsReport:
             for model, claims in said.items()
         ]
 
-    def page(self) -> Page:
+    def page(self) -> FindingsPage:
         """Return what is said; what is shared and what is odd come first where pairs are many."""
-        return Page(
-            f"{_count(len(self.models), 'model')}, {_count(self.pair_count, 'pair')}",
+        return FindingsPage(
+            f"{counted(len(self.models), 'model')}, {counted(self.pair_count, 'pair')}",
             tuple(section for section in self._sections() if section.lines),
             None if self.pairs or not self.verdicts else _as_table(self.verdicts),
         )
 
-    def _sections(self) -> list[Section]:
+    def _sections(self) -> list[FindingsSection]:
         title, groups = "Shared components", group_sentences(self.groups)
         if not self.whole_store:
             title, groups = "Who else holds the same", other_holders(self.groups, self.models)
         shared = [
-            Section(title, _most(groups, _MOST_GROUPS, "groups")),
-            Section("What is odd", tuple(self.health_lines())),
+            FindingsSection(title, _most(groups, _MOST_GROUPS, "groups")),
+            FindingsSection("What is odd", tuple(self.health_lines())),
         ]
         lines = [relation.text for relation in self.relations]
         if not self.pairs:
             lines = _condensed(self.relations)
-        related = Section("How they are related", tuple(lines))
+        related = FindingsSection("How they are related", tuple(lines))
         claims = _most(self.claim_lines(), _MOST_CLAIMS, "models")
-        claimed = Section("What their metadata claims", claims)
-        told = [_pair_section(pair) for pair in self.pairs]
+        claimed = FindingsSection("What their metadata claims", claims)
+        described = [_pair_section(pair) for pair in self.pairs]
         if self.pair_count > _FIRST_PAIRS:
-            return [*shared, related, *told, claimed]
-        return [*told, related, *shared, claimed]
+            return [*shared, related, *described, claimed]
+        return [*described, related, *shared, claimed]
 
     def to_text(self) -> str:
         """Return it as plain text for a terminal, without colour."""
@@ -195,7 +195,7 @@ def findings_report(
 ) -> FindingsReport:
     """Return what is found between some pairs of models, or between all.
 
-    Named pairs, and up to `MOST_DETAILED_PAIRS` others, are told one by one. Of more pairs the
+    Named pairs, and up to `MOST_DETAILED_PAIRS` others, are described one by one. Of more pairs the
     report says what the models share, how they are related and what is odd.
 
     Raises:
@@ -203,20 +203,20 @@ def findings_report(
         NoAnswerError: a named pair of which nothing is known.
     """
     chosen = chosen_pairs(store, pairs, group)
-    teller = Teller(store)
-    equalities = Equalities(teller)
-    ids = sorted(teller.models) if pairs is None and group is None else sorted({*sum(chosen, ())})
-    models = tuple(teller.models[i].name for i in ids)
-    told: tuple[PairReport, ...] = ()
+    reader = FindingsReader(store)
+    equalities = Equalities(reader)
+    ids = sorted(reader.models) if pairs is None and group is None else sorted({*sum(chosen, ())})
+    models = tuple(reader.models[i].name for i in ids)
+    described: tuple[PairReport, ...] = ()
     if pairs is not None or len(chosen) <= MOST_DETAILED_PAIRS:
-        told = tuple(_pair_reports(teller, chosen))
+        described = tuple(_pair_reports(reader, chosen))
     wanted = frozenset(models)
     return FindingsReport(
         models=models,
-        whole_store=len(models) == len(teller.models),
+        whole_store=len(models) == len(reader.models),
         pair_count=len(chosen),
-        pairs=told,
-        verdicts=_verdict_table(teller.verdict_counts(chosen)),
+        pairs=described,
+        verdicts=_verdict_table(reader.verdict_counts(chosen)),
         relations=tuple(model_relations(store, pairs, group=group, equalities=equalities)),
         groups=tuple(g for g in shared_components(store, equalities) if wanted & set(g.models)),
         health=tuple(model_health(store, models)),
@@ -224,23 +224,23 @@ def findings_report(
     )
 
 
-def _pair_reports(teller: Teller, pairs: Sequence[Pair]) -> list[PairReport]:
+def _pair_reports(reader: FindingsReader, pairs: Sequence[Pair]) -> list[PairReport]:
     by_pair: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in teller.findings(pairs, details=True):
+    for finding in reader.findings(pairs, details=True):
         by_pair[finding.model_a, finding.model_b].append(finding)
     reports = []
     for a, b in pairs:
-        names = teller.models[a].name, teller.models[b].name
+        names = reader.models[a].name, reader.models[b].name
         of_pair = by_pair[names]
         reports.append(
             PairReport(
                 *names,
-                families=(teller.rows.kind_of(a), teller.rows.kind_of(b)),
+                families=(reader.rows.kind_of(a), reader.rows.kind_of(b)),
                 verdict=model_verdict(of_pair),
                 source=of_pair[0].source,
                 sentences=(
                     *pair_sentences(of_pair),
-                    *(rename_sentence(*found) for found in teller.rows.renames(a, b)),
+                    *(rename_sentence(*found) for found in reader.rows.renames(a, b)),
                 ),
                 findings=tuple(of_pair),
             )
@@ -248,45 +248,45 @@ def _pair_reports(teller: Teller, pairs: Sequence[Pair]) -> list[PairReport]:
     return reports
 
 
-def _verdict_table(counts: Counter[tuple[str, str]]) -> tuple[tuple[str, str, int], ...]:
+def _verdict_table(counts: Counter[tuple[str, Verdict]]) -> tuple[tuple[str, Verdict, int], ...]:
     """Return the counts in the order people list components and verdicts."""
-    merged: Counter[tuple[str, str]] = Counter()
+    merged: Counter[tuple[str, Verdict]] = Counter()
     for (component, verdict), count in counts.items():
-        absent = verdict in (identity.ABSENT_A, identity.ABSENT_B)
-        merged[component, identity.ABSENT if absent else verdict] += count
+        absent = verdict in (Verdict.ABSENT_A, Verdict.ABSENT_B)
+        merged[component, Verdict.ABSENT if absent else verdict] += count
     order = component_order()
 
-    def place(row: tuple[str, str, int]) -> tuple[int, str, int]:
-        return order.get(row[0], -1), row[0], identity.VERDICTS.index(row[1])
+    def place(row: tuple[str, Verdict, int]) -> tuple[int, str, int]:
+        return order.get(row[0], -1), row[0], row[1].rank
 
     return tuple(sorted(((c, v, n) for (c, v), n in merged.items()), key=place))
 
 
-def _as_table(counts: tuple[tuple[str, str, int], ...]) -> Table:
+def _as_table(counts: tuple[tuple[str, Verdict, int], ...]) -> CountTable:
     """Return the counts with a row for each component and a column for each verdict."""
     cells = {(component, verdict): f"{count:,}" for component, verdict, count in counts}
-    used = [v for v in identity.VERDICTS if any(verdict == v for _, verdict in cells)]
-    words = {**VERDICT_WORDS, identity.ABSENT: "not in both"}
+    used = [v for v in Verdict if any(verdict == v for _, verdict in cells)]
+    words = {**VERDICT_WORDS, Verdict.ABSENT: "not in both"}
     rows = tuple(
         (component_title(component), tuple(cells.get((component, v), "") for v in used))
         for component in dict.fromkeys(component for component, _ in cells)
     )
-    return Table("Over all pairs", tuple(words[v] for v in used), rows)
+    return CountTable("Over all pairs", tuple(words[v] for v in used), rows)
 
 
-def _pair_section(pair: PairReport) -> Section:
+def _pair_section(pair: PairReport) -> FindingsSection:
     names = [printable(name, 80) for name in (pair.model_a, pair.model_b)]
     if pair.families[0] != pair.families[1] and all(pair.families):
         names = [f"{name} ({what})" for name, what in zip(names, pair.families, strict=True)]
     title = " → ".join(names)
     if pair.source in _SOURCES:
         title += f" ({_SOURCES[pair.source]})"
-    return Section(title, pair.sentences)
+    return FindingsSection(title, pair.sentences)
 
 
 def _condensed(relations: Sequence[Relation]) -> list[str]:
     """Return relations of many models: what changed between several pairs is said once."""
-    told: dict[str, list[str]] = defaultdict(list)
+    texts_of: dict[str, list[str]] = defaultdict(list)
     pairs: dict[str, list[str]] = defaultdict(list)
     tuned = {frozenset((r.model, r.other)) for r in relations if r.what}
     for relation in relations:
@@ -294,8 +294,8 @@ def _condensed(relations: Sequence[Relation]) -> list[str]:
             pairs[relation.what].append(f"{relation.other} – {relation.model}")
         elif relation.directed or frozenset((relation.model, relation.other)) not in tuned:
             # Which of two known parts a changed model holds is said among the shared ones.
-            told[relation.kind].append(relation.text)
-    lines = [line for texts in told.values() for line in _most(texts, _MOST_OF_A_KIND, "pairs")]
+            texts_of[relation.kind].append(relation.text)
+    lines = [line for texts in texts_of.values() for line in _most(texts, _MOST_OF_A_KIND, "pairs")]
     for what, between in pairs.items():
         lines.append(f"{what}, between nearest models: {listed(between, _MOST_PAIRS, 200)}")
     return lines
@@ -306,7 +306,3 @@ def _most(lines: Iterable[str], limit: int, noun: str) -> tuple[str, ...]:
     if len(every) <= limit:
         return every
     return (*every[:limit], f"and {len(every) - limit:,} {noun} more")
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

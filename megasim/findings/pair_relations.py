@@ -8,43 +8,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megasim.errors import printable
-from megasim.findings import identity
-from megasim.findings.component_groups import listed, used_components
-from megasim.findings.identity import weakest
+from megasim.findings.component_groups import used_components
 from megasim.findings.kinship import Kinship, ordered
 from megasim.findings.pair_sentences import component_list, pair_sentences
 from megasim.findings.verdicts import NEVER_USED, Finding
-
-SAME_WEIGHTS = "same_weights"  # the same numbers under two names
-CAST = "cast"  # the same numbers once rounded to half precision
-SAME_WHERE_USED = "same_where_used"  # they differ only in keys that are never used
-PRUNED = "pruned"  # without the EMA copy or the training state
-DAMAGED = "damaged"  # equal but for NaN or inf
-PART_OF = "part_of"  # some components of the other, and nothing else
-VAE_REPLACED = "vae_replaced"
-TEXT_ENCODER_REPLACED = "text_encoder_replaced"
-UNET_FINE_TUNED = "unet_fine_tuned"  # on an unchanged text encoder
-FINE_TUNED = "fine_tuned"  # some components changed, others unchanged or not there
-EVERYTHING_CHANGED = "everything_changed"
-
-# From the closest relation to the loosest.
-KINDS = (
-    *(SAME_WEIGHTS, CAST, SAME_WHERE_USED, PRUNED, DAMAGED, PART_OF, VAE_REPLACED),
-    *(TEXT_ENCODER_REPLACED, UNET_FINE_TUNED, FINE_TUNED, EVERYTHING_CHANGED),
-)
+from megasim.wording import counted, listed
+from megasim.words import RelationKind, Source, Verdict, weakest
 
 # The cosine of weights trained from the same start is near 1, of unrelated ones near 0.
 LEAST_COSINE = 0.5
 
 _TEXT = ("text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3")
 _VAE = ("vae", "vae_encoder", "vae_decoder", "vae_quant")
-_ALTERED = (identity.CHANGED, identity.PARTLY_CHANGED)
+_REPLACEABLE = (
+    (RelationKind.VAE_REPLACED, _VAE),
+    (RelationKind.TEXT_ENCODER_REPLACED, _TEXT),
+)
+_ALTERED = (Verdict.CHANGED, Verdict.PARTLY_CHANGED)
 _HALF = frozenset({"float16", "bfloat16"})
 _SHOWN_DONORS = 4
 _IN_WORDS = {
-    identity.SAME_VALUES: ", in another dtype",
-    identity.SAME_AT_FP16: ", once rounded to fp16",
-    identity.SAME_AT_BF16: ", once rounded to bf16",
+    Verdict.SAME_VALUES: ", in another dtype",
+    Verdict.SAME_AT_FP16: ", once rounded to fp16",
+    Verdict.SAME_AT_BF16: ", once rounded to bf16",
 }
 
 
@@ -53,7 +39,6 @@ class Relation:
     """How two models are related.
 
     Attributes:
-        kind: one of `KINDS`.
         model, other: names; when `directed`, `model` was made from `other`.
         directed: whether the evidence tells which one was made from the other.
         donors: other models that hold the replaced component of `model`.
@@ -62,7 +47,7 @@ class Relation:
         evidence: what it follows from, a sentence for each component.
     """
 
-    kind: str
+    kind: RelationKind
     model: str
     other: str
     directed: bool
@@ -86,7 +71,7 @@ class Relation:
 
 @dataclass
 class PairRelations:
-    """One pair of model ids, told from a to b.
+    """One pair of model ids, from a to b.
 
     Attributes:
         findings: of the pair, in the same direction.
@@ -102,11 +87,11 @@ class PairRelations:
     def __post_init__(self) -> None:
         present = {f.component for f in self.findings}
         used = used_components(present)
-        told = [f for f in self.findings if f.component in used]
-        self.only_a = [f for f in told if f.verdict == identity.ABSENT_B]
-        self.only_b = [f for f in told if f.verdict == identity.ABSENT_A]
-        absent = (identity.ABSENT, identity.ABSENT_A, identity.ABSENT_B)
-        self.common = [f for f in told if f.verdict not in absent]
+        used_findings = [f for f in self.findings if f.component in used]
+        self.only_a = [f for f in used_findings if f.verdict == Verdict.ABSENT_B]
+        self.only_b = [f for f in used_findings if f.verdict == Verdict.ABSENT_A]
+        absent = (Verdict.ABSENT, Verdict.ABSENT_A, Verdict.ABSENT_B)
+        self.common = [f for f in used_findings if f.verdict not in absent]
         self.equal = [f for f in self.common if f.equal and f.keys_compared is not None]
         # A published 0 may mean "not compared".
         self.unproven = [f for f in self.common if f.equal and f.keys_compared is None]
@@ -120,7 +105,7 @@ class PairRelations:
 
     def _own(self, model_id: int, component: str) -> str:
         """Return what one of the two models calls the component of a finding."""
-        names = self.kinship.teller.rows.names_of(self.a, self.b, component)
+        names = self.kinship.reader.rows.names_of(self.a, self.b, component)
         return names[0] if model_id == self.a else names[1]
 
     def relations(self) -> list[Relation]:
@@ -144,18 +129,20 @@ class PairRelations:
         if dropped is not None:
             return [self._pruned(verdict, *dropped)]
         minor = [f for f in self.findings if f.component in NEVER_USED and not f.equal]
-        if verdict == identity.SAME_WHERE_USED or minor:
+        if verdict == Verdict.SAME_WHERE_USED or minor:
             where = "keys that are never used"
-            if verdict in identity.TIERS:
+            if verdict.is_tier:
                 where = f"the {_titles(minor)}, which {'are' if minor[1:] else 'is'} never used"
             text = f"{self._names()} differ only in {where}{_IN_WORDS.get(verdict, '')}"
-            return [self._relation(SAME_WHERE_USED, self.b, self.a, text, directed=False)]
-        if verdict == identity.IDENTICAL:
+            return [
+                self._relation(RelationKind.SAME_WHERE_USED, self.b, self.a, text, directed=False)
+            ]
+        if verdict == Verdict.IDENTICAL:
             text = f"{self._names()} hold the same weights{self._formats()}"
-            return [self._relation(SAME_WEIGHTS, self.b, self.a, text, directed=False)]
+            return [self._relation(RelationKind.SAME_WEIGHTS, self.b, self.a, text, directed=False)]
         return [self._cast(verdict)]
 
-    def _part_of(self, verdict: str) -> Relation:
+    def _part_of(self, verdict: Verdict) -> Relation:
         part, whole = (self.b, self.a) if self.only_a else (self.a, self.b)
         if self.unet in self.equal:
             text = f"{self._name(part)} is {self._name(whole)} without its "
@@ -163,33 +150,35 @@ class PairRelations:
         else:
             text = f"{self._name(part)} is the {_titles(self.equal)} of {self._name(whole)}"
         text += _IN_WORDS.get(verdict, "")
-        return self._relation(PART_OF, part, whole, text, directed=False)
+        return self._relation(RelationKind.PART_OF, part, whole, text, directed=False)
 
     def _dropped(self) -> tuple[int, int, list[Finding]] | None:
         """Return pruned model, full model and what is dropped; None when nothing is."""
         minor = [f for f in self.findings if f.component in NEVER_USED]
-        lost_b = [f for f in minor if f.verdict == identity.ABSENT_B]
-        lost_a = [f for f in minor if f.verdict == identity.ABSENT_A]
+        lost_b = [f for f in minor if f.verdict == Verdict.ABSENT_B]
+        lost_a = [f for f in minor if f.verdict == Verdict.ABSENT_A]
         if lost_b and not lost_a:
             return self.b, self.a, lost_b
         return (self.a, self.b, lost_a) if lost_a and not lost_b else None
 
-    def _pruned(self, verdict: str, small: int, full: int, dropped: Sequence[Finding]) -> Relation:
+    def _pruned(
+        self, verdict: Verdict, small: int, full: int, dropped: Sequence[Finding]
+    ) -> Relation:
         text = f"{self._name(small)} is {self._name(full)} without its {_titles(dropped)}"
         if self.unet is not None and any(f.component == "ema" for f in dropped):
             alike = (full, small) in self.kinship.ema_as_unet
             text += "; the EMA copy was the same" if alike else "; it keeps the raw UNet"
-        if verdict != identity.IDENTICAL and self._rounded_model() == small:
+        if verdict != Verdict.IDENTICAL and self._rounded_model() == small:
             text += f", cast to {self._half_dtypes(small)}"
-        return self._relation(PRUNED, small, full, text)
+        return self._relation(RelationKind.PRUNED, small, full, text)
 
-    def _cast(self, verdict: str) -> Relation:
+    def _cast(self, verdict: Verdict) -> Relation:
         model = self._rounded_model()
-        if model is not None and verdict != identity.SAME_VALUES:
+        if model is not None and verdict != Verdict.SAME_VALUES:
             other = self.a if model == self.b else self.b
             text = f"{self._name(model)} is {self._name(other)} cast to {self._half_dtypes(model)}"
-            return self._relation(CAST, model, other, text)
-        kind = SAME_WEIGHTS if verdict == identity.SAME_VALUES else CAST
+            return self._relation(RelationKind.CAST, model, other, text)
+        kind = RelationKind.SAME_WEIGHTS if verdict == Verdict.SAME_VALUES else RelationKind.CAST
         text = f"{self._names()} hold the same weights{_IN_WORDS[verdict]}"
         return self._relation(kind, self.b, self.a, text, directed=False)
 
@@ -205,12 +194,14 @@ class PairRelations:
         return " and ".join(sorted(self._dtypes(model_id)))
 
     def _dtypes(self, model_id: int) -> set[str]:
-        facts = self.kinship.teller.facts
-        held = (facts.get((model_id, self._own(model_id, f.component))) for f in self.equal)
-        return {dtype for fact in held if fact is not None for dtype in fact.dtypes}
+        facts = self.kinship.reader.facts
+        of_components = (
+            facts.get((model_id, self._own(model_id, f.component))) for f in self.equal
+        )
+        return {dtype for fact in of_components if fact is not None for dtype in fact.dtypes}
 
     def _formats(self) -> str:
-        models = [self.kinship.teller.models[m] for m in (self.a, self.b)]
+        models = [self.kinship.reader.models[m] for m in (self.a, self.b)]
         for one, other in ([m.layout for m in models], [m.format for m in models]):
             if one and other and one != other:
                 return f" ({one} and {other})"
@@ -231,14 +222,16 @@ class PairRelations:
         counts = {m: self._non_finite(m) for m in (self.a, self.b)}
         model = self.b if counts[self.b] >= counts[self.a] else self.a
         other = self.a if model == self.b else self.b
-        text = f"{self._name(model)} is {self._name(other)} but for NaN or inf in {keys:,} key"
-        text += "" if keys == 1 else "s"
-        return self._relation(DAMAGED, model, other, text, directed=counts[other] == 0)
+        text = f"{self._name(model)} is {self._name(other)} but for NaN or inf in "
+        text += counted(keys, "key")
+        return self._relation(RelationKind.DAMAGED, model, other, text, directed=counts[other] == 0)
 
     def _non_finite(self, model_id: int) -> int:
-        facts = self.kinship.teller.facts
-        held = (facts.get((model_id, self._own(model_id, f.component))) for f in self.common)
-        return sum(fact.non_finite for fact in held if fact is not None)
+        facts = self.kinship.reader.facts
+        of_components = (
+            facts.get((model_id, self._own(model_id, f.component))) for f in self.common
+        )
+        return sum(fact.non_finite for fact in of_components if fact is not None)
 
     def _pruned_to_ema(self) -> Relation | None:
         """Return the relation when the UNet of one is the EMA copy of the other."""
@@ -248,11 +241,11 @@ class PairRelations:
             rest = [f for f in self.common if f is not self.unet]
             if exact is None or alone or not all(f.equal for f in rest):
                 continue
-            if "ema" in self.kinship.equal.held[small]:
+            if "ema" in self.kinship.equal.components_of[small]:
                 continue
             text = f"{self._name(small)} is {self._name(full)} without its raw UNet; it keeps the "
             text += "EMA copy as its UNet" + ("" if exact else ", rounded to fp16")
-            return self._relation(PRUNED, small, full, text)
+            return self._relation(RelationKind.PRUNED, small, full, text)
         return None
 
     # Replaced or changed somewhere
@@ -261,7 +254,7 @@ class PairRelations:
         if self.unet is None or not (self.unet.equal or self._is_kin()):
             return []
         relations = []
-        for kind, members in ((VAE_REPLACED, _VAE), (TEXT_ENCODER_REPLACED, _TEXT)):
+        for kind, members in _REPLACEABLE:
             parts = [f for f in self.altered if f.component in members]
             if not parts:
                 continue
@@ -272,7 +265,7 @@ class PairRelations:
         return relations
 
     def _exchange(
-        self, kind: str, parts: Sequence[Finding], donors: Mapping[int, Sequence[str]]
+        self, kind: RelationKind, parts: Sequence[Finding], donors: Mapping[int, Sequence[str]]
     ) -> Relation:
         alone = set(self.altered) == set(parts)
         text = f"{self._names()} " + ("differ in the " if alone else "have another ")
@@ -299,12 +292,12 @@ class PairRelations:
         classes = {equal.class_of(model_id, self._own(model_id, f.component)) for f in parts}
         holders = [
             other
-            for other in sorted(equal.held)
-            if other not in (self.a, self.b) and classes <= kinship.sheet(other)
+            for other in sorted(equal.components_of)
+            if other not in (self.a, self.b) and classes <= kinship.component_set(other)
         ]
         if any(kinship.distance(model_id, other) <= apart for other in holders):
             return []
-        return [kinship.teller.models[other].name for other in holders]
+        return [kinship.reader.models[other].name for other in holders]
 
     def _tuned(self) -> list[Relation]:
         if not self.altered or (self.unet is not None and self.unet not in self.altered):
@@ -314,18 +307,18 @@ class PairRelations:
         texts = [f for f in self.common if f.component in _TEXT]
         others = [f for f in self.altered if f is not self.unet]
         if self.unet is not None and texts and all(f in self.equal for f in texts):
-            kind = UNET_FINE_TUNED
+            kind = RelationKind.UNET_FINE_TUNED
             what = "the UNet was fine-tuned on an unchanged text encoder"
             what += f"; {_titles(others)} changed" if others else self._may_be_ema()
         elif len(self.altered) < len(self.common) or self._lack_parts():
-            kind = FINE_TUNED
+            kind = RelationKind.FINE_TUNED
             what = f"{_titles(self.altered)} changed"
             what += f", {_titles(self.equal)} unchanged" if self.equal else ""
             what += f", {_titles(self.unproven)} at a published 0" if self.unproven else ""
             if len(self.altered) == len(self.common):
                 what += "; that is all that both hold"
         else:
-            kind = EVERYTHING_CHANGED
+            kind = RelationKind.EVERYTHING_CHANGED
             what = f"everything changed ({_titles(self.altered)})"
         text = f"{self._names()}: {what}"
         cosine = self._cosine()
@@ -336,7 +329,7 @@ class PairRelations:
     def _may_be_ema(self) -> str:
         """Say so when one has no EMA copy, and the other's is not here to be compared."""
         dropped = self._dropped()
-        if dropped is None or self.kinship.teller.facts:
+        if dropped is None or self.kinship.reader.facts:
             return ""
         if not any(f.component == "ema" for f in dropped[2]):
             return ""
@@ -346,13 +339,13 @@ class PairRelations:
         )
 
     def _lack_parts(self) -> bool:
-        absent = any(f.verdict == identity.ABSENT for f in self.findings)
+        absent = any(f.verdict == Verdict.ABSENT for f in self.findings)
         return absent or bool(self.only_a or self.only_b)
 
     def _is_kin(self) -> bool:
         """Whether what changed still resembles what it was; of published pairs, taken so."""
-        if any(f.source == "imported" for f in self.findings):
-            return all(f.verdict != identity.OTHER_ARCHITECTURE for f in self.common)
+        if any(f.source == Source.IMPORTED for f in self.findings):
+            return all(f.verdict != Verdict.OTHER_ARCHITECTURE for f in self.common)
         cosine = self._cosine()
         if cosine is None:  # nothing differs but shapes
             return any(self._has_telling_equal(finding) for finding in self.common)
@@ -361,7 +354,7 @@ class PairRelations:
     def _has_telling_equal(self, finding: Finding) -> bool:
         """Whether more keys are equal than the component has trivial tensors."""
         own = self._own(self.a, finding.component)
-        fact = self.kinship.teller.facts.get((self.a, own))
+        fact = self.kinship.reader.facts.get((self.a, own))
         equal = (finding.keys_compared or 0) - (finding.keys_changed or 0)
         return fact is not None and equal > fact.keys - fact.telling
 
@@ -384,19 +377,19 @@ class PairRelations:
     # Words
 
     def _is_telling(self, findings: Iterable[Finding]) -> bool:
-        facts = self.kinship.teller.facts
-        held = [facts.get((self.a, self._own(self.a, f.component))) for f in findings]
-        return any(fact is None or fact.telling > 0 for fact in held)
+        facts = self.kinship.reader.facts
+        of_components = [facts.get((self.a, self._own(self.a, f.component))) for f in findings]
+        return any(fact is None or fact.telling > 0 for fact in of_components)
 
     def _name(self, model_id: int) -> str:
-        return printable(self.kinship.teller.models[model_id].name, 80)
+        return printable(self.kinship.reader.models[model_id].name, 80)
 
     def _names(self) -> str:
         return f"{self._name(self.a)} and {self._name(self.b)}"
 
     def _relation(
         self,
-        kind: str,
+        kind: RelationKind,
         model: int,
         other: int,
         text: str,
@@ -405,7 +398,7 @@ class PairRelations:
         donors: tuple[str, ...] = (),
         what: str = "",
     ) -> Relation:
-        models = self.kinship.teller.models
+        models = self.kinship.reader.models
         evidence = tuple(pair_sentences(self.findings))
         names = models[model].name, models[other].name
         return Relation(kind, *names, directed, donors, text, what, evidence)

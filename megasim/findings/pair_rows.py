@@ -1,15 +1,17 @@
-"""What the store knows of pairs of models, component by component, as findings are told from it."""
+"""What the store knows of pairs of models, component by component."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from megasim.anatomy.classification import classify_keys
 from megasim.findings.details import LayerRow
 from megasim.findings.identity import Counts
 from megasim.store.rows import Pair, Store, pair_table
+from megasim.words import Source, Status
 
 # Positions, logit scale, projection: no more is left unused where a rename brought keys together.
 MOST_UNUSED = 4
@@ -20,7 +22,7 @@ class ComponentRow:
     """What the store knows of a component of a pair, the smaller id first."""
 
     component: str
-    source: str
+    source: Source
     unproven: bool
     counts: Counts | None
     l2: float | None
@@ -35,7 +37,7 @@ class ComponentRow:
     def asks_for_layers(self) -> bool:
         """Whether single keys have something to add to the counts."""
         counts = self.counts
-        if self.source != "exact" or counts is None or not counts.common:
+        if self.source != Source.EXACT or counts is None or not counts.common:
             return False
         mixed = bool(counts.differing) and counts.changed < counts.differing + counts.unchanged
         return mixed or self.renamed > 0
@@ -43,7 +45,7 @@ class ComponentRow:
     @property
     def is_imported(self) -> bool:
         """Whether the numbers are published ones."""
-        return self.source == "imported"
+        return self.source == Source.IMPORTED
 
 
 class PairRows:
@@ -94,25 +96,27 @@ class PairRows:
         found: dict[Pair, list[ComponentRow]] = {pair: [] for pair in sorted(stored)}
         for row in self._store.rows("finding_components", tables={"batch": pair_table(stored)}):
             a, b, component, source, unproven, keys_compared, l2, error, renamed, *counts = row
-            told = None if keys_compared is None else Counts(*(n or 0 for n in counts))
+            by_status = None if keys_compared is None else Counts(*(n or 0 for n in counts))
             found[a, b].append(
-                ComponentRow(component, source, unproven, told, l2, error, renamed or 0)
+                ComponentRow(
+                    component, Source(source), unproven, by_status, l2, error, renamed or 0
+                )
             )
         return {pair: self._with_leftovers(pair, of_pair) for pair, of_pair in found.items()}
 
     def _with_leftovers(self, pair: Pair, rows: Sequence[ComponentRow]) -> list[ComponentRow]:
         """Count what a rename left behind in b where the rest of its component went."""
-        told = {row.component: row for row in rows}
+        by_component = {row.component: row for row in rows}
         for row in rows:
-            left = told.get(self._counterparts.get((*pair, row.component), ""))
+            left = by_component.get(self._counterparts.get((*pair, row.component), ""))
             if row.counts is None or left is None or left.counts is None:
                 continue
             if not left.counts.common and not left.counts.missing_b:
                 missing_a = row.counts.missing_a + left.counts.missing_a
                 counts = replace(row.counts, missing_a=missing_a)
-                told[row.component] = replace(row, counts=counts)
-                del told[left.component]
-        return list(told.values())
+                by_component[row.component] = replace(row, counts=counts)
+                del by_component[left.component]
+        return list(by_component.values())
 
     def exact_layers(
         self, pair: Pair, rows: Iterable[ComponentRow], details: bool
@@ -129,13 +133,13 @@ class PairRows:
         of = {self._counterparts.get((a, b, c), c): c for c in components}
         of |= {component: component for component in components}
         found = self._store.rows("finding_layers", model_a=a, model_b=b, components=list(of))
-        return _by_component(LayerRow(of[component], *row) for component, *row in found)
+        return _by_component(_layer(of[component], *row) for component, *row in found)
 
     def imported_layers(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, list[LayerRow]]]:
         """Return the published layers of pairs by component, where there are any."""
         rows: dict[Pair, list[LayerRow]] = defaultdict(list)
         for a, b, *row in self._store.rows("imported_rows", tables={"batch": pair_table(pairs)}):
-            rows[a, b].append(LayerRow(*row))
+            rows[a, b].append(_layer(*row))
         for (a, b), layers in rows.items():
             self._note_family(a, [row.key_a for row in layers])
             self._note_family(b, [row.key_b for row in layers])
@@ -147,6 +151,19 @@ class PairRows:
             family = self.models[model_id].family
             shapes: dict[str, tuple[int, ...]] = {key: () for key in keys if key is not None}
             self._families[model_id] = family or classify_keys(shapes).family
+
+
+def _layer(
+    component: str,
+    key: str,
+    key_a: str | None,
+    key_b: str | None,
+    block: str | None,
+    role: str | None,
+    status: str,
+    *rest: Any,
+) -> LayerRow:
+    return LayerRow(component, key, key_a, key_b, block, role, Status(status), *rest)
 
 
 def _by_component(layers: Iterable[LayerRow]) -> dict[str, list[LayerRow]]:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from megasim.anatomy.classification import component_title
 from megasim.errors import printable
-from megasim.findings import identity
-from megasim.findings.details import TIER_WORDS, shown_prefix
+from megasim.findings.details import TIER_WORDS, Detail, shown_prefix
 from megasim.findings.verdicts import NEVER_USED, Finding
+from megasim.wording import counted, four_digits, joined
+from megasim.words import Source, Verdict, weakest
 
 VERDICT_WORDS = {
     **TIER_WORDS,
-    identity.SAME_WHERE_USED: "same where used",
-    identity.PARTLY_CHANGED: "partly changed",
-    identity.CHANGED: "changed",
-    identity.OTHER_ARCHITECTURE: "another architecture",
-    identity.ABSENT: "in neither model",
+    Verdict.SAME_WHERE_USED: "same where used",
+    Verdict.PARTLY_CHANGED: "partly changed",
+    Verdict.CHANGED: "changed",
+    Verdict.OTHER_ARCHITECTURE: "another architecture",
+    Verdict.ABSENT: "in neither model",
 }
-_COUNT = re.compile(r"^[\d,]+ keys?")
 _VAE_PARTS = {
     "vae_encoder": "encoder",
     "vae_decoder": "decoder",
@@ -36,7 +34,7 @@ def pair_sentences(findings: Sequence[Finding]) -> list[str]:
     Args:
         findings: of one pair, in the order to tell them.
     """
-    common = [f for f in findings if not f.verdict.startswith("absent")]
+    common = [f for f in findings if not f.verdict.is_absent]
     if findings and not common:
         return [_nothing_in_common(findings)]
     sentences = []
@@ -52,11 +50,11 @@ def pair_sentences(findings: Sequence[Finding]) -> list[str]:
 
 
 def _nothing_in_common(findings: Sequence[Finding]) -> str:
-    held = (
+    named = (
         component_list([f.component for f in findings if f.verdict == verdict])
-        for verdict in (identity.ABSENT_B, identity.ABSENT_A)
+        for verdict in (Verdict.ABSENT_B, Verdict.ABSENT_A)
     )
-    sides = " against ".join(printable(text, 300) or "nothing" for text in held)
+    sides = " against ".join(printable(text, 300) or "nothing" for text in named)
     return f"no component in common ({sides})"
 
 
@@ -80,7 +78,7 @@ def component_list(components: Sequence[str]) -> str:
     titles = [component_title(c) for c in named]
     if len(titles) > _MOST_NAMED:
         titles[6:] = [f"{len(titles) - 6} more"]
-    return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+    return joined(titles)
 
 
 def finding_sentence(finding: Finding) -> str:
@@ -90,9 +88,9 @@ def finding_sentence(finding: Finding) -> str:
 
 def verdict_words(finding: Finding) -> str:
     """Return the verdict in words, e.g. "only in nai7g"."""
-    if finding.verdict == identity.ABSENT_A:
+    if finding.verdict == Verdict.ABSENT_A:
         return f"only in {printable(finding.model_b, 80)}"
-    if finding.verdict == identity.ABSENT_B:
+    if finding.verdict == Verdict.ABSENT_B:
         dropped = finding.component in NEVER_USED
         return "dropped" if dropped else f"only in {printable(finding.model_a, 80)}"
     return VERDICT_WORDS[finding.verdict]
@@ -108,35 +106,28 @@ def rename_sentence(before: str, after: str, keys: int, support: int) -> str:
     """
     shown = f"{support:,} equal tensors show" if support > 1 else "1 equal tensor shows"
     why = shown if support else "names and shapes alone suggest"
-    count = f"{keys:,} key" + ("" if keys == 1 else "s")
+    count = counted(keys, "key")
     return f"renamed: {shown_prefix(before)} → {shown_prefix(after)} in {count}, as {why}"
 
 
-def _state(finding: Finding) -> str:
+def _state(finding: Finding, described: Detail | None = None) -> str:
+    """Return verdict, distance and detail; another detail than its own where one is given."""
     text = verdict_words(finding)
-    if finding.verdict in (identity.CHANGED, identity.PARTLY_CHANGED) and finding.l2:
+    if finding.verdict in (Verdict.CHANGED, Verdict.PARTLY_CHANGED) and finding.l2:
         text += f", L2 {_distance([finding])}"
-    if finding.verdict == identity.ABSENT:
+    if finding.verdict == Verdict.ABSENT:
         return text
-    return f"{text} ({finding.detail})" if finding.detail else text
+    said = (finding.described if described is None else described).text
+    return f"{text} ({said})" if said else text
 
 
 def _distance(parts: Sequence[Finding]) -> str:
     """Return the L2 distance over some components; an estimate with its standard error."""
     l2 = math.hypot(*(part.l2 for part in parts if part.l2 is not None))
-    if all(part.source != "estimated" for part in parts):
-        return _number(l2)
+    if all(part.source != Source.ESTIMATED for part in parts):
+        return four_digits(l2)
     error = math.hypot(*(part.l2 * (part.l2_error or 0) for part in parts if part.l2)) / l2
-    return f"≈ {_number(l2)}" + (f" ± {error:.2g}" if error else "")
-
-
-def _number(value: float) -> str:
-    """Four digits, as many as an L2 is quoted with.
-
-    >>> _number(133.4699), _number(551602.0), _number(0.04941)
-    ('133.5', '551,602', '0.04941')
-    """
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return f"≈ {four_digits(l2)}" + (f" ± {error:.2g}" if error else "")
 
 
 def _vae_sentence(parts: Sequence[Finding]) -> str:
@@ -145,11 +136,13 @@ def _vae_sentence(parts: Sequence[Finding]) -> str:
     if len(verdicts) == 1 and by_key and not any(part.rounding for part in parts):
         return f"VAE: {_whole_state(parts)}"
     # All parts are renamed alike; once is enough to say it.
-    heads, renames = zip(*(_split_renames(part.detail) for part in parts), strict=True)
-    parts = [replace(part, detail=head) for part, head in zip(parts, heads, strict=True)]
-    states = "; ".join(f"{_VAE_PARTS[part.component]} {_state(part)}" for part in parts)
-    states += "".join(f"; {text}" for text in dict.fromkeys(renames) if text)
-    changed = [p for p in parts if p.verdict in (identity.CHANGED, identity.PARTLY_CHANGED)]
+    said = [
+        f"{_VAE_PARTS[part.component]} {_state(part, part.described.without_renames())}"
+        for part in parts
+    ]
+    said += filter(None, dict.fromkeys(part.described.renames for part in parts))
+    states = "; ".join(said)
+    changed = [p for p in parts if p.verdict in (Verdict.CHANGED, Verdict.PARTLY_CHANGED)]
     alone = [part for part in changed if part.component != "vae_quant"]
     if len(alone) == 1 and all(part.equal for part in parts if part not in changed):
         side = " side" if len(changed) > 1 else ""
@@ -157,29 +150,18 @@ def _vae_sentence(parts: Sequence[Finding]) -> str:
     return f"VAE: {states}"
 
 
-def _split_renames(detail: str) -> tuple[str, str]:
-    """Return a detail without what it says of renames, and that."""
-    for word in (", renamed: ", ", named otherwise: "):
-        head, found, rest = detail.partition(word)
-        if found:
-            return head, found.removeprefix(", ") + rest
-    return detail, ""
-
-
 def _whole_state(parts: Sequence[Finding]) -> str:
     """Say what holds of all parts alike."""
     first = parts[0]
-    if first.verdict in (identity.ABSENT_A, identity.ABSENT_B):
+    if first.verdict in (Verdict.ABSENT_A, Verdict.ABSENT_B):
         keys = sum((p.missing_a or 0) + (p.missing_b or 0) for p in parts)
         return f"{verdict_words(first)} ({keys:,} keys)"
-    split = [_split_renames(part.detail) for part in parts]
-    tails = {_COUNT.sub("", head) for head, _ in split}
-    if first.verdict in identity.TIERS and len(tails) == 1:
+    rests = {part.described.rest for part in parts}
+    if first.verdict.is_tier and len(rests) == 1:
         keys = sum(part.keys_compared or 0 for part in parts)
         # Where one part is named otherwise throughout, the renames of the others say less.
-        renames = sorted({text for _, text in split if text})[:1]
-        tail = ", ".join([tails.pop(), *renames]) if renames else tails.pop()
-        return f"{VERDICT_WORDS[first.verdict]} ({keys:,} keys{tail})"
+        renames = min((r for part in parts if (r := part.described.renames)), default="")
+        return f"{VERDICT_WORDS[first.verdict]} ({Detail(keys, rests.pop(), renames).text})"
     text = VERDICT_WORDS[first.verdict]
     if not first.equal and any(part.l2 for part in parts):
         text += f", L2 {_distance(parts)}"
@@ -187,7 +169,7 @@ def _whole_state(parts: Sequence[Finding]) -> str:
     return f"{text} ({details})"
 
 
-def model_verdict(findings: Sequence[Finding]) -> str:
+def model_verdict(findings: Sequence[Finding]) -> Verdict:
     """Return the verdict of two whole models, from the components that are used.
 
     Components that only training needs do not count. Models that share components and hold
@@ -196,11 +178,11 @@ def model_verdict(findings: Sequence[Finding]) -> str:
     Args:
         findings: of one pair.
     """
-    used = [f for f in findings if f.component not in NEVER_USED and f.verdict != identity.ABSENT]
-    common = [f for f in used if f.verdict not in (identity.ABSENT_A, identity.ABSENT_B)]
+    used = [f for f in findings if f.component not in NEVER_USED and f.verdict != Verdict.ABSENT]
+    common = [f for f in used if f.verdict not in (Verdict.ABSENT_A, Verdict.ABSENT_B)]
     verdicts = {finding.verdict for finding in common}
-    if not common or verdicts == {identity.OTHER_ARCHITECTURE}:
-        return identity.OTHER_ARCHITECTURE
-    if len(common) == len(used) and (verdicts <= identity.EQUAL or len(verdicts) == 1):
-        return identity.weakest(verdicts)
-    return identity.PARTLY_CHANGED
+    if not common or verdicts == {Verdict.OTHER_ARCHITECTURE}:
+        return Verdict.OTHER_ARCHITECTURE
+    if len(common) == len(used) and (all(f.equal for f in common) or len(verdicts) == 1):
+        return weakest(verdicts)
+    return Verdict.PARTLY_CHANGED

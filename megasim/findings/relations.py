@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 
 from megasim.findings.component_groups import Equalities
-from megasim.findings.kinship import Kinship, Sheet, ordered
-from megasim.findings.pair_relations import KINDS, PairRelations, Relation
-from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, Teller, chosen_pairs
+from megasim.findings.kinship import ComponentSet, Kinship, ordered
+from megasim.findings.pair_relations import PairRelations, Relation
+from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, FindingsReader, chosen_pairs
 from megasim.store.rows import Pair, Store
 
-__all__ = ["KINDS", "Relation", "model_relations"]
+__all__ = ["Relation", "model_relations"]
 
 
 def model_relations(
@@ -24,14 +24,14 @@ def model_relations(
 ) -> list[Relation]:
     """Return the relations of pairs of models; unrelated models have none.
 
-    Of named pairs, or of few, every relation is told. Of many, as few as tie the models of equal
-    weights together, and for each such family the relation to its nearest model.
+    Of named pairs, or of few, every relation is returned. Of many, as few as tie the models of
+    equal weights together, and for each such family the relation to its nearest model.
 
     Raises:
         UsageError: an unknown model or group.
         NoAnswerError: a named pair of which nothing is known.
     """
-    equal = Equalities(Teller(store)) if equalities is None else equalities
+    equal = Equalities(FindingsReader(store)) if equalities is None else equalities
     chosen = chosen_pairs(store, pairs, group)
     kinship = Kinship(equal)
     if pairs is None and group is None and len(chosen) > MOST_DETAILED_PAIRS:
@@ -42,18 +42,17 @@ def model_relations(
 
 
 def _relations(kinship: Kinship, pairs: Sequence[Pair]) -> list[Relation]:
-    """Return all relations of pairs of ids, each told in the direction given."""
-    teller = kinship.teller
+    """Return all relations of pairs of ids, each in the direction given."""
+    reader = kinship.reader
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in teller.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS):
+    for finding in reader.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS):
         found[finding.model_a, finding.model_b].append(finding)
     norms = kinship.norms(pairs)
     relations: list[Relation] = []
     for a, b in pairs:
-        findings = found[teller.models[a].name, teller.models[b].name]
+        findings = found[reader.models[a].name, reader.models[b].name]
         relations += PairRelations(kinship, a, b, findings, norms).relations()
-    order = {kind: place for place, kind in enumerate(KINDS)}
-    return sorted(relations, key=lambda relation: order[relation.kind])
+    return sorted(relations, key=lambda relation: relation.kind.rank)
 
 
 class _Families:
@@ -81,13 +80,13 @@ def _ties(kinship: Kinship, known: set[Pair]) -> list[Pair]:
     Of each set of them a spanning tree of the closest relations; then each model that is a part
     of another, and each whose UNet is the EMA copy of another.
     """
-    sets: dict[Sheet, list[int]] = defaultdict(list)
-    for model_id in sorted(kinship.equal.held):
-        if sheet := kinship.sheet(model_id):
-            sets[sheet].append(model_id)
+    sets: dict[ComponentSet, list[int]] = defaultdict(list)
+    for model_id in sorted(kinship.equal.components_of):
+        if components := kinship.component_set(model_id):
+            sets[components].append(model_id)
     ties = [pair for ids in sets.values() for pair in _spanning_tree(kinship, ids, known)]
-    for sheet, ids in sets.items():
-        wholes = [others[0] for other, others in sets.items() if sheet < other]
+    for components, ids in sets.items():
+        wholes = [others[0] for other, others in sets.items() if components < other]
         ties += [ordered(ids[0], whole) for whole in wholes[:1]]
     ties += [ordered(*pair) for pair in kinship.ema_as_unet]
     return [pair for pair in dict.fromkeys(ties) if pair in known]
@@ -108,7 +107,7 @@ def _spanning_tree(kinship: Kinship, ids: Sequence[int], known: set[Pair]) -> li
 
 def _nearest_pairs(kinship: Kinship, known: set[Pair], ties: Iterable[Pair]) -> list[Pair]:
     """Return for each family of tied models the pair that is nearest to any other."""
-    families = _Families(kinship.equal.held)
+    families = _Families(kinship.equal.components_of)
     for pair in ties:
         families.tie(*pair)
     nearest: dict[int, tuple[float, int, Pair]] = {}

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from jinja2 import Environment, StrictUndefined
-
-from megasim.resources import resource_path
+from megasim.resources import render_template
 
 _MARKUP = re.compile(r"([\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)|^[#+-](?=\s))")
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class FindingsSection:
     """A heading and the sentences below it."""
 
     title: str
@@ -21,7 +19,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class CountTable:
     """Numbers as text: a title, the names of the columns, and (name, cells) of each row."""
 
     title: str
@@ -30,15 +28,15 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class FindingsPage:
     """What is written: one line on what it is about, sections, and a table or none."""
 
     headline: str
-    sections: tuple[Section, ...]
-    table: Table | None
+    sections: tuple[FindingsSection, ...]
+    table: CountTable | None
 
 
-def render_text(page: Page) -> str:
+def render_text(page: FindingsPage) -> str:
     """Return plain text, two spaces before each line of a section."""
     blocks = [page.headline]
     blocks += [
@@ -59,7 +57,7 @@ def render_text(page: Page) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def render_markdown(page: Page) -> str:
+def render_markdown(page: FindingsPage) -> str:
     """Return Markdown in which nothing that a model says is markup."""
     blocks = ["# Findings", _escaped(page.headline) + "."]
     for section in page.sections:
@@ -73,13 +71,9 @@ def render_markdown(page: Page) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def render_html(page: Page) -> str:
+def render_html(page: FindingsPage) -> str:
     """Return one page; the template escapes all that a model says."""
-    template = resource_path("templates", "findings.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(template).render(page=page)
+    return render_template("findings.html.j2", page=page)
 
 
 def _escaped(text: str) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 from megasim.anatomy.classification import component_members
 from megasim.anatomy.rules import load_components
 from megasim.errors import NoAnswerError, UsageError, printable
-from megasim.findings import identity
 from megasim.findings.component_facts import ComponentFacts, load_component_facts, why_unused
-from megasim.findings.details import ComponentEvidence, LayerRow, component_detail
+from megasim.findings.details import ComponentEvidence, Detail, LayerRow, component_detail
 from megasim.findings.identity import component_verdict, is_rounding_level
 from megasim.findings.pair_rows import ComponentRow, PairRows
 from megasim.store.rows import Pair, Store
+from megasim.words import TIERS, ModelSource, Source, Verdict
 
 # Up to this many pairs are looked at key by key when nobody named them.
 MOST_DETAILED_PAIRS = 40
@@ -34,22 +34,20 @@ class Finding:
     """What became of one component between two models; a is the one that was named first.
 
     Attributes:
-        verdict: one of `identity.VERDICTS`.
         keys_compared: keys with a distance; None where a published result does not say.
         keys_changed: of them, those not equal in any tier.
         missing_a, missing_b: keys that a, or b, lacks.
         shape_mismatch, non_finite: keys of both without a distance.
         l2: L2 distance over the compared keys; None where there is none.
         l2_error: its standard error; 0 where it is exact or published, None without an L2.
-        detail: the rest in a few words, e.g. "14 of 294 keys: resblocks.23, text_projection".
-        source: "exact", "imported" or "estimated".
+        described: the rest; `detail` is its text.
         rounding: whether published distances are of the size of a half-precision rounding.
     """
 
     model_a: str
     model_b: str
     component: str
-    verdict: str
+    verdict: Verdict
     keys_compared: int | None
     keys_changed: int | None
     missing_a: int | None
@@ -57,8 +55,8 @@ class Finding:
     shape_mismatch: int | None
     non_finite: int | None
     l2: float | None
-    detail: str
-    source: str
+    described: Detail
+    source: Source
     l2_error: float | None = None
     rounding: bool = False
 
@@ -67,9 +65,14 @@ class Finding:
         return {name: getattr(self, name) for name in _PROMISED}
 
     @property
+    def detail(self) -> str:
+        """The rest in a few words, e.g. "14 of 294 keys: resblocks.23, text_projection"."""
+        return self.described.text
+
+    @property
     def equal(self) -> bool:
         """Whether both models have the component and it makes no difference which one is used."""
-        return self.verdict in identity.EQUAL
+        return self.verdict.is_equal
 
 
 def pair_findings(
@@ -94,7 +97,7 @@ def pair_findings(
     chosen = chosen_pairs(store, pairs, group)
     if details is None:
         details = pairs is not None or len(chosen) <= MOST_DETAILED_PAIRS
-    return Teller(store).findings(chosen, details=details)
+    return FindingsReader(store).findings(chosen, details=details)
 
 
 def chosen_pairs(
@@ -127,7 +130,7 @@ def chosen_pairs(
             raise NoAnswerError(
                 f"{printable(name_a)} and {printable(name_b)} have not been compared",
                 "of fingerprints, `megasim findings --groups` says what is the same"
-                if "fingerprints" in (known_by[a], known_by[b])
+                if ModelSource.FINGERPRINTS in (known_by[a], known_by[b])
                 else "run `megasim compare`",
             )
     return chosen
@@ -139,8 +142,8 @@ def component_order() -> dict[str, int]:
     return {known.name: place for place, known in enumerate(load_components())}
 
 
-class Teller:
-    """Tells findings out of an open store; what all pairs share is loaded once."""
+class FindingsReader:
+    """Makes findings out of an open store; what all pairs share is loaded once."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -149,7 +152,7 @@ class Teller:
         self.models = self.rows.models
 
     def findings(self, pairs: Sequence[Pair], *, details: bool) -> list[Finding]:
-        """Return the findings of pairs of ids, each told in the direction given."""
+        """Return the findings of pairs of ids, each in the direction given."""
         rows = self.rows.component_rows(pairs)
         imported = self.rows.imported_layers(
             [pair for pair, of_pair in rows.items() if any(row.is_imported for row in of_pair)]
@@ -160,16 +163,18 @@ class Teller:
             layers = imported.get(pair)
             if layers is None:
                 layers = self.rows.exact_layers(pair, rows[pair], details)
-            told = [self._finding(a, b, row, layers.get(row.component, [])) for row in rows[pair]]
-            told += self._absent_in_both(a, b, told)
+            of_pair = [
+                self._finding(a, b, row, layers.get(row.component, [])) for row in rows[pair]
+            ]
+            of_pair += self._absent_in_both(a, b, of_pair)
             found += sorted(
-                told, key=lambda f: (component_order().get(f.component, -1), f.component)
+                of_pair, key=lambda f: (component_order().get(f.component, -1), f.component)
             )
         return found
 
-    def verdict_counts(self, pairs: Sequence[Pair]) -> Counter[tuple[str, str]]:
-        """Return how often each (component, verdict) occurs, without telling the findings."""
-        counts: Counter[tuple[str, str]] = Counter()
+    def verdict_counts(self, pairs: Sequence[Pair]) -> Counter[tuple[str, Verdict]]:
+        """Return how often each (component, verdict) occurs, without making the findings."""
+        counts: Counter[tuple[str, Verdict]] = Counter()
         by_key: list[Pair] = []
         for pair, rows in self.rows.component_rows(pairs).items():
             if any(row.is_imported or row.needs_layers() for row in rows):
@@ -190,7 +195,7 @@ class Teller:
         unused = {} if row.component in NEVER_USED else self._unused(a, b, layers)
         verdict = self._verdict(a, b, replace(row, counts=counts), layers, unused)
         distances = {layer.key: layer.l2 for layer in layers if layer.l2 is not None}
-        rounding = verdict == identity.CHANGED and row.is_imported and is_rounding_level(distances)
+        rounding = verdict == Verdict.CHANGED and row.is_imported and is_rounding_level(distances)
         first, second = self._facts_of(a, b, row.component)
         evidence = ComponentEvidence(
             *names,
@@ -214,7 +219,7 @@ class Teller:
             shape_mismatch=counts.shape_mismatch,
             non_finite=counts.non_finite,
             l2=row.l2,
-            detail=component_detail(verdict, evidence),
+            described=component_detail(verdict, evidence),
             source=row.source,
             l2_error=row.l2_error,
             rounding=rounding,
@@ -227,19 +232,19 @@ class Teller:
         row: ComponentRow,
         layers: Sequence[LayerRow],
         unused: Mapping[str, str],
-    ) -> str:
+    ) -> Verdict:
         if row.counts is None:
-            return identity.IDENTICAL if row.l2 == 0 else identity.CHANGED
+            return Verdict.IDENTICAL if row.l2 == 0 else Verdict.CHANGED
         if row.component not in NEVER_USED:
             same = self._same_where_used(a, b, row, layers, unused)
             return component_verdict(row.counts, same)
         verdict = component_verdict(row.counts)
         # Other leftovers of training are no other architecture.
-        return identity.CHANGED if verdict == identity.OTHER_ARCHITECTURE else verdict
+        return Verdict.CHANGED if verdict == Verdict.OTHER_ARCHITECTURE else verdict
 
     def _unused(self, a: int, b: int, layers: Iterable[LayerRow]) -> dict[str, str]:
         families = (self.rows.family(a), self.rows.family(b))
-        differing = (layer for layer in layers if layer.status not in identity.TIERS)
+        differing = (layer for layer in layers if layer.status not in TIERS)
         reasons = (
             (layer.key, why_unused(families, layer.component, layer.key, layer.status))
             for layer in differing
@@ -267,9 +272,9 @@ class Teller:
         name_a, name_b = self.rows.names_of(a, b, component)
         return self.facts.get((a, name_a)), self.facts.get((b, name_b))
 
-    def _absent_in_both(self, a: int, b: int, told: Sequence[Finding]) -> list[Finding]:
+    def _absent_in_both(self, a: int, b: int, findings: Sequence[Finding]) -> list[Finding]:
         """Of what makes images, say also what neither model has."""
-        present = {finding.component for finding in told}
+        present = {finding.component for finding in findings}
         present |= {component for model_id, component in self.facts if model_id in (a, b)}
         if "unet" not in present:
             return []
@@ -278,7 +283,7 @@ class Teller:
                 self.models[a].name,
                 self.models[b].name,
                 component=part,
-                verdict=identity.ABSENT,
+                verdict=Verdict.ABSENT,
                 keys_compared=0,
                 keys_changed=0,
                 missing_a=0,
@@ -286,8 +291,8 @@ class Teller:
                 shape_mismatch=0,
                 non_finite=0,
                 l2=None,
-                detail="neither has it",
-                source=told[0].source,
+                described=Detail(rest="neither has it"),
+                source=findings[0].source,
             )
             for part in ("text_encoder", "vae")
             if present.isdisjoint(component_members(part))
@@ -305,7 +310,7 @@ def _published_value(model_a: str, model_b: str, row: ComponentRow) -> Finding:
         model_a,
         model_b,
         component=row.component,
-        verdict=identity.IDENTICAL if zero else identity.CHANGED,
+        verdict=Verdict.IDENTICAL if zero else Verdict.CHANGED,
         keys_compared=None,
         keys_changed=None,
         missing_a=None,
@@ -313,6 +318,6 @@ def _published_value(model_a: str, model_b: str, row: ComponentRow) -> Finding:
         shape_mismatch=None,
         non_finite=None,
         l2=row.l2,
-        detail=detail,
+        described=Detail(rest=detail),
         source=row.source,
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import networkx as nx
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +22,7 @@ from megasim.lineage.result import Edge, Lineage
 from megasim.output_files import write_file
 from megasim.plots.figure_files import figure_bytes
 from megasim.plots.heatmap import short_label
-from megasim.resources import resource_path
+from megasim.resources import render_template
 
 LINEAGE_ENDINGS = (".html", ".png", ".svg", ".pdf", ".dot", ".graphml", ".json")
 # The colours of Okabe and Ito, told apart without colour vision; each kind has its own dashes.
@@ -238,16 +237,11 @@ def lineage_dot(lineage: Lineage) -> str:
 
 def lineage_html(lineage: Lineage) -> str:
     """Return one self-contained page: the drawing, and every edge with its evidence."""
-    environment = Environment(
-        loader=FileSystemLoader(resource_path("templates", "lineage.html.j2").parent),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     svg = figure_bytes(lineage_figure(lineage), "svg").decode("utf-8")
     for colour, name in _THEMED.items():
         svg = svg.replace(colour, f"var(--{name})")
-    return environment.get_template("lineage.html.j2").render(
+    return render_template(
+        "lineage.html.j2",
         component=printable(lineage.component),
         models=sum(len(f.models) for f in lineage.families),
         families=len(lineage.families),

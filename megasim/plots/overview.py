@@ -18,26 +18,26 @@ from matplotlib.patches import Patch, Rectangle
 
 from megasim.anatomy.block_order import natural
 from megasim.errors import NoAnswerError
-from megasim.findings import identity
-from megasim.findings.component_groups import Equalities, Held, used_components
+from megasim.findings.component_groups import Equalities, ModelComponent, used_components
 from megasim.findings.verdicts import Finding, component_order
 from megasim.plots.heatmap import MISSING, component_label, short_label
+from megasim.words import Verdict
 
 ABSENT = -1
 OWN = 0  # held by no other model
 
 # From equal to changed: blue to orange, both readable without colour vision, and by lightness.
 _TIERS: dict[str, tuple[str, str]] = {
-    identity.IDENTICAL: ("#1f4e8c", "identical"),
-    identity.SAME_VALUES: ("#4479b8", "same values, other dtype"),
-    identity.SAME_AT_FP16: ("#7aa6d8", "same at fp16"),
-    identity.SAME_AT_BF16: ("#a3c4e8", "same at bf16"),
-    identity.SAME_WHERE_USED: ("#cfe0f2", "same where used"),
-    identity.PARTLY_CHANGED: ("#fbd9a5", "partly changed"),
-    identity.CHANGED: ("#e69138", "changed"),
-    identity.OTHER_ARCHITECTURE: ("#8c3a0f", "another architecture"),
+    Verdict.IDENTICAL: ("#1f4e8c", "identical"),
+    Verdict.SAME_VALUES: ("#4479b8", "same values, other dtype"),
+    Verdict.SAME_AT_FP16: ("#7aa6d8", "same at fp16"),
+    Verdict.SAME_AT_BF16: ("#a3c4e8", "same at bf16"),
+    Verdict.SAME_WHERE_USED: ("#cfe0f2", "same where used"),
+    Verdict.PARTLY_CHANGED: ("#fbd9a5", "partly changed"),
+    Verdict.CHANGED: ("#e69138", "changed"),
+    Verdict.OTHER_ARCHITECTURE: ("#8c3a0f", "another architecture"),
 }
-_ONE_SIDED = {identity.ABSENT_A, identity.ABSENT_B}
+_ONE_SIDED = {Verdict.ABSENT_A, Verdict.ABSENT_B}
 # Okabe and Ito's colours, the strongest first; further groups have a letter alone.
 _GROUP_COLOURS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"),
@@ -76,12 +76,12 @@ def sharing_grid(equalities: Equalities, models: Sequence[str] | None = None) ->
 
     Components that are never used are left out.
     """
-    names = {model.id: model.name for model in equalities.teller.models.values()}
-    ids = [i for i in sorted(equalities.held) if models is None or names[i] in set(models)]
-    used = {i: used_components(equalities.held[i]) for i in ids}
+    names = {model.id: model.name for model in equalities.reader.models.values()}
+    ids = [i for i in sorted(equalities.components_of) if models is None or names[i] in set(models)]
+    used = {i: used_components(equalities.components_of[i]) for i in ids}
     place = component_order()
     components = sorted(
-        {c for held in used.values() for c in held}, key=lambda c: (place.get(c, 99), c)
+        {c for components in used.values() for c in components}, key=lambda c: (place.get(c, 99), c)
     )
     groups = np.full((len(ids), len(components)), ABSENT, dtype=np.int64)
     rounded = np.zeros(groups.shape, dtype=np.bool_)
@@ -90,7 +90,7 @@ def sharing_grid(equalities: Equalities, models: Sequence[str] | None = None) ->
         of = {row: equalities.class_of(ids[row], component) for row in holders}
         numbers = _numbers(Counter(of.values()))
         exact = {row: (of[row], equalities.bytes_of(ids[row], component)) for row in holders}
-        usual: dict[Held, Held] = {}
+        usual: dict[ModelComponent, ModelComponent] = {}
         for (group, content), _ in sorted(
             Counter(exact.values()).items(), key=lambda item: (-item[1], item[0])
         ):
@@ -107,7 +107,7 @@ def sharing_grid(equalities: Equalities, models: Sequence[str] | None = None) ->
     )
 
 
-def _numbers(sizes: Mapping[Held, int]) -> dict[Held, int]:
+def _numbers(sizes: Mapping[ModelComponent, int]) -> dict[ModelComponent, int]:
     """Return class → number: the largest is 1, classes of one model are `OWN`."""
     ranked = sorted(sizes, key=lambda group: (-sizes[group], group))
     return {group: OWN if sizes[group] == 1 else n for n, group in enumerate(ranked, 1)}
@@ -186,7 +186,7 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
     if not findings:
         raise NoAnswerError("no pair was compared", "run `megasim compare`")
     place = component_order()
-    present = {f.component for f in findings if f.verdict != identity.ABSENT}
+    present = {f.component for f in findings if f.verdict != Verdict.ABSENT}
     components = sorted(present, key=lambda c: (place.get(c, 99), c))
     cells: dict[tuple[str, str], dict[str, Finding]] = {}
     for finding in findings:
@@ -194,8 +194,8 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
         pair[finding.component] = finding
 
     def pattern(pair: tuple[str, str]) -> tuple[Any, ...]:
-        told = [cells[pair].get(c) for c in components]
-        ranks = tuple(99 if f is None else identity.VERDICTS.index(f.verdict) for f in told)
+        of_pair = [cells[pair].get(c) for c in components]
+        ranks = tuple(99 if f is None else f.verdict.rank for f in of_pair)
         return ranks, natural(pair[0]), natural(pair[1])
 
     pairs = sorted(cells, key=pattern)
@@ -234,7 +234,7 @@ def _cell_text(finding: Finding) -> str:
     compared, changed = finding.keys_compared, finding.keys_changed
     if finding.equal:
         return "0 ?" if compared is None else f"{compared:,} key{'s'[: compared != 1]}"
-    if finding.verdict == identity.PARTLY_CHANGED and compared and changed:
+    if finding.verdict == Verdict.PARTLY_CHANGED and compared and changed:
         return f"{changed:,} of {compared:,}"
     if finding.l2:
         return "L2 " + (f"{finding.l2:,.0f}" if finding.l2 >= 1000 else f"{finding.l2:.3g}")

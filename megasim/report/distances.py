@@ -17,13 +17,13 @@ from megasim.report.parts import (
     Section,
     answer_file,
     cell_text,
-    counted,
     file_name,
     note,
     picture,
     say,
 )
 from megasim.report.source import Source, known_by_layer, reference_model
+from megasim.wording import counted
 
 # Up to this many models a heatmap has its values written in, and is small enough for SVG.
 _MOST_WRITTEN = 14

@@ -13,13 +13,11 @@ from megasim.errors import NoAnswerError, printable
 from megasim.findings.component_groups import (
     ComponentGroup,
     group_sentences,
-    listed,
     shared_components,
 )
 from megasim.findings.health import BROKEN_POSITIONS, NON_FINITE, HealthNote, model_health
-from megasim.findings.identity import ABSENT, ABSENT_A, ABSENT_B, CHANGED, IDENTICAL, VERDICTS
 from megasim.findings.pair_sentences import VERDICT_WORDS, pair_sentences
-from megasim.findings.relations import KINDS, Relation, model_relations
+from megasim.findings.relations import Relation, model_relations
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, component_order
 from megasim.plots.overview import (
     OWN,
@@ -31,12 +29,11 @@ from megasim.plots.overview import (
 )
 from megasim.report.parts import (
     Block,
+    DataTable,
     Details,
     Section,
-    Table,
     answer_file,
     bullets,
-    counted,
     frame_file,
     note,
     picture,
@@ -45,6 +42,8 @@ from megasim.report.parts import (
 )
 from megasim.report.source import Answer, Source
 from megasim.store.rows import Pair
+from megasim.wording import counted, joined, listed
+from megasim.words import ModelSource, RelationKind, Verdict
 
 _MOST_RELATIONS = 40  # sentences on the page
 _MOST_OF_A_KIND = 6  # of them, where there are more
@@ -52,13 +51,13 @@ _MOST_GROUPS = 14
 _MOST_PAIRS = 60  # rows of the overview of tiers
 _VECTOR_ROWS = 45
 _KIND_WORDS = {
-    "same_weights": "hold the same weights as another",
-    "cast": "are another cast to half precision",
-    "same_where_used": "differ from another only in keys that are never used",
-    "pruned": "are pruned copies of another",
-    "vae_replaced": "have another VAE put in",
-    "text_encoder_replaced": "have another text encoder put in",
-    "unet_fine_tuned": "were fine-tuned on an unchanged text encoder",
+    RelationKind.SAME_WEIGHTS: "hold the same weights as another",
+    RelationKind.CAST: "are another cast to half precision",
+    RelationKind.SAME_WHERE_USED: "differ from another only in keys that are never used",
+    RelationKind.PRUNED: "are pruned copies of another",
+    RelationKind.VAE_REPLACED: "have another VAE put in",
+    RelationKind.TEXT_ENCODER_REPLACED: "have another text encoder put in",
+    RelationKind.UNET_FINE_TUNED: "were fine-tuned on an unchanged text encoder",
 }
 
 
@@ -74,7 +73,7 @@ def findings_section(source: Source) -> Section:
         text = "No pair of these models was compared: run `megasim compare`."
         return Section("findings", "Findings", (note(text),), (text,))
     relations = _relations(source, pairs)
-    shown = _told_relations(relations)
+    shown = _shown_relations(relations)
     blocks: list[Block] = [bullets(shown)] if shown else []
     if not relations:
         blocks.append(
@@ -83,8 +82,8 @@ def findings_section(source: Source) -> Section:
     if len(relations) > len(shown):
         blocks.append(say(f"{len(relations) - len(shown)} more are in relations.csv."))
     if len(pairs) <= MOST_DETAILED_PAIRS:
-        told = _told(source.equalities.teller.findings(pairs, details=True))
-        blocks.append(Details(f"{counted(len(pairs), 'pair')}, component by component", told))
+        entries = _entries(source.equalities.reader.findings(pairs, details=True))
+        blocks.append(Details(f"{counted(len(pairs), 'pair')}, component by component", entries))
     blocks.append(_verdict_table(source, relations))
     return Section("findings", "Findings", tuple(blocks), _findings_lead(source, relations))
 
@@ -94,12 +93,12 @@ def _relations(source: Source, pairs: Sequence[Pair]) -> list[Relation]:
         found = model_relations(source.store, equalities=source.equalities)
         chosen = set(source.models)
         return [r for r in found if r.model in chosen and r.other in chosen]
-    names = {i: model.name for i, model in source.equalities.teller.models.items()}
+    names = {i: model.name for i, model in source.equalities.reader.models.items()}
     named = [(names[a], names[b]) for a, b in pairs]
     return model_relations(source.store, named, equalities=source.equalities)
 
 
-def _told_relations(relations: Sequence[Relation]) -> list[str]:
+def _shown_relations(relations: Sequence[Relation]) -> list[str]:
     """Return the sentences for the page; of many, some of each kind."""
     if len(relations) <= _MOST_RELATIONS:
         return [relation.text for relation in relations]
@@ -112,25 +111,25 @@ def _told_relations(relations: Sequence[Relation]) -> list[str]:
     return shown
 
 
-def _told(findings: Iterable[Finding]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _entries(findings: Iterable[Finding]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     by_pair: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         by_pair[finding.model_a, finding.model_b].append(finding)
     return tuple(
-        (f"{printable(a, 80)} → {printable(b, 80)}", tuple(pair_sentences(told)))
-        for (a, b), told in by_pair.items()
+        (f"{printable(a, 80)} → {printable(b, 80)}", tuple(pair_sentences(of_pair)))
+        for (a, b), of_pair in by_pair.items()
     )
 
 
-def _verdict_table(source: Source, relations: Sequence[Relation]) -> Table:
+def _verdict_table(source: Source, relations: Sequence[Relation]) -> DataTable:
     """Return how often each verdict occurs, component by component."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for (component, verdict), n in source.equalities.teller.verdict_counts(source.pairs).items():
-        if verdict != ABSENT:
-            counts[component, ABSENT_A if verdict == ABSENT_B else verdict] += n
+    counts: Counter[tuple[str, Verdict]] = Counter()
+    for (component, verdict), n in source.equalities.reader.verdict_counts(source.pairs).items():
+        if verdict != Verdict.ABSENT:
+            counts[component, Verdict.ABSENT_A if verdict == Verdict.ABSENT_B else verdict] += n
     place = component_order()
     components = sorted({c for c, _ in counts}, key=lambda c: (place.get(c, len(place)), c))
-    used = [v for v in VERDICTS if any(verdict == v for _, verdict in counts)]
+    used = [v for v in Verdict if any(verdict == v for _, verdict in counts)]
     frame = pd.DataFrame(
         [
             [component_title(c), *(counts[c, verdict] or None for verdict in used)]
@@ -156,7 +155,7 @@ def _verdict_table(source: Source, relations: Sequence[Relation]) -> Table:
 
 
 def _findings_lead(source: Source, relations: Sequence[Relation]) -> tuple[str, ...]:
-    made = {kind: len({r.model for r in relations if r.kind == kind}) for kind in KINDS}
+    made = {kind: len({r.model for r in relations if r.kind == kind}) for kind in RelationKind}
     parts = [
         f"{number} {words if number > 1 else _singular(words)}"
         for kind, words in _KIND_WORDS.items()
@@ -164,22 +163,13 @@ def _findings_lead(source: Source, relations: Sequence[Relation]) -> tuple[str, 
     ]
     if not parts:
         return ()
-    return (f"Of {counted(len(source.models), 'model')}, {_enumerated(parts[:4])}.",)
+    return (f"Of {counted(len(source.models), 'model')}, {joined(parts[:4])}.",)
 
 
 def _singular(words: str) -> str:
     first, _, rest = words.partition(" ")
     forms = {"hold": "holds", "are": "is", "differ": "differs", "have": "has", "were": "was"}
     return f"{forms[first]} {rest}".replace("pruned copies", "a pruned copy")
-
-
-def _enumerated(parts: Sequence[str]) -> str:
-    """Return parts as a sentence joins them.
-
-    >>> _enumerated(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def shared_section(source: Source) -> Section:
@@ -205,7 +195,7 @@ def shared_section(source: Source) -> Section:
 def _shared_lead(source: Source, groups: Sequence[ComponentGroup]) -> tuple[str, ...]:
     parts = []
     for group in _largest(groups)[:2]:
-        rounded = "" if group.verdict == IDENTICAL else ", once rounded,"
+        rounded = "" if group.verdict == Verdict.IDENTICAL else ", once rounded,"
         parts.append(
             f"the same {group.title}{rounded} is in {len(group.models)} of "
             f"{len(source.models)} models ({listed(group.models, 4)})"
@@ -289,8 +279,8 @@ def tier_overview(source: Source, against: str | None) -> tuple[str, list[Findin
         pairs = [(of, b if a == of else a) for a, b in pairs if of in (a, b)]
     if not pairs:
         raise NoAnswerError("no pair was compared", "run `megasim compare`")
-    teller = source.equalities.teller
-    return title, teller.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS), answer
+    reader = source.equalities.reader
+    return title, reader.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS), answer
 
 
 def _tier_picture(source: Source) -> list[Block]:
@@ -298,7 +288,7 @@ def _tier_picture(source: Source) -> list[Block]:
         return []
     title, findings, answer = tier_overview(source, None)
     pairs = {(f.model_a, f.model_b) for f in findings}
-    if {finding.verdict for finding in findings} <= {CHANGED, ABSENT}:
+    if {finding.verdict for finding in findings} <= {Verdict.CHANGED, Verdict.ABSENT}:
         return [note(f"Nothing is unchanged between these {counted(len(pairs), 'pair')}.")]
     drawn = picture(
         tier_figure(findings, title),
@@ -318,8 +308,12 @@ def health_section(source: Source) -> Section:
     notes = model_health(source.store, source.models)
     answer = source.ask("report_broken_layers")
     if not notes:
-        known = {m.id: m for m in source.equalities.teller.models.values()}
-        read = [m for m in known.values() if m.source != "imported" and m.name in source.models]
+        known = {m.id: m for m in source.equalities.reader.models.values()}
+        read = [
+            m
+            for m in known.values()
+            if m.source != ModelSource.IMPORTED and m.name in source.models
+        ]
         text = "Nothing odd: no NaN or infinity, no empty layers, no broken positions."
         if not read:
             text = "No weights were read, so nothing is known of their health."

@@ -28,7 +28,6 @@ from megasim.report.parts import (
     Details,
     Section,
     answer_file,
-    counted,
     file_name,
     frame_file,
     note,
@@ -37,6 +36,7 @@ from megasim.report.parts import (
     table,
 )
 from megasim.report.source import Source
+from megasim.wording import counted
 
 _MOST_MAPS = 3
 _WORTH_A_MAP = 7  # different contents; of the first component, any number

@@ -16,12 +16,11 @@ from megasim.matrix.distance_matrix import DistanceMatrix
 from megasim.plots.lineage import LABELLED, lineage_figure
 from megasim.report.parts import (
     Block,
+    DataTable,
     Details,
     Section,
-    Table,
     answer_file,
     bullets,
-    counted,
     file_name,
     frame_file,
     note,
@@ -31,6 +30,7 @@ from megasim.report.parts import (
 )
 from megasim.report.source import Source, known_by_layer
 from megasim.store.matrices import MOST_LAYERED_MODELS, load_layers, load_matrix
+from megasim.wording import counted
 
 _MOST_RECIPES = 20
 _NO_LAYERS = (
@@ -105,7 +105,7 @@ def _lineage(
     return blocks, _lead(found, checked)
 
 
-def _claims_table(checked: Sequence[CheckedClaim]) -> Table:
+def _claims_table(checked: Sequence[CheckedClaim]) -> DataTable:
     rows = [(c.claim.model, c.claim.sentence(), c.verdict, c.reason) for c in checked]
     frame = pd.DataFrame(rows, columns=["model", "claim", "verdict", "reason"])
     # contradictions first: they are what a reader must not miss

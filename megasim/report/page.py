@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from jinja2 import Environment, StrictUndefined
-
 from megasim.errors import printable
 from megasim.output_files import write_if_new
 from megasim.progress import NO_PROGRESS, Progress
@@ -22,11 +20,12 @@ from megasim.report.findings import (
 )
 from megasim.report.geometry import map_section, trajectory_section
 from megasim.report.lineage import lineage_section
-from megasim.report.parts import Section, counted
+from megasim.report.parts import Section
 from megasim.report.source import Source
-from megasim.resources import resource_path
+from megasim.resources import render_template
 from megasim.store.rows import Store
 from megasim.version import __version__
+from megasim.wording import counted
 
 _LEAD = 5  # sentences at the top
 _TELLING = ("findings", "shared", "health", "lineage", "map", "distances")  # the most first
@@ -80,7 +79,7 @@ def write_report(
         models: names; all of the store when None.
         components: those that get figures; the ones that make images when None.
         path: models in their order, for the map and the trajectory; series of epochs or versions
-            are told by their names when None.
+            are found by their names when None.
 
     Raises:
         UsageError: an unknown model or component, or a path that is none.
@@ -100,8 +99,10 @@ def write_report(
             progress.advance(1)
     finally:
         progress.finish()
-    told = sorted((s for s in sections if s.lead), key=lambda s: _TELLING.index(s.slug))[:_LEAD]
-    lead = tuple(sentence for section in sections if section in told for sentence in section.lead)
+    leading = sorted((s for s in sections if s.lead), key=lambda s: _TELLING.index(s.slug))[:_LEAD]
+    lead = tuple(
+        sentence for section in sections if section in leading for sentence in section.lead
+    )
     return _write(folder, source, sections, lead)
 
 
@@ -124,14 +125,11 @@ def _write(
 
 
 def _page(source: Source, sections: Sequence[Section], lead: tuple[str, ...]) -> str:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = resource_path("templates", "report.html.j2").read_text(encoding="utf-8")
     n = len(source.models)
     title = "An empty store" if n == 0 else f"What changed between {counted(n, 'model')}"
     return (
-        environment.from_string(text).render(
+        render_template(
+            "report.html.j2",
             title="One model" if n == 1 else title,
             under=_under(source),
             lead=lead,

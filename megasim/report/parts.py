@@ -68,7 +68,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """The first rows of a table, as text; `more` rows are in its file alone."""
 
     caption: str
@@ -89,7 +89,7 @@ class Details:
     kind: str = "details"
 
 
-Block = Text | Picture | Table | Details
+Block = Text | Picture | DataTable | Details
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Section:
 
     def files(self) -> list[DataFile]:
         """Return the files of its figures and tables."""
-        found = [b.files for b in self.blocks if isinstance(b, Picture | Table)]
+        found = [b.files for b in self.blocks if isinstance(b, Picture | DataTable)]
         return [file for files in found for file in files]
 
 
@@ -186,7 +186,7 @@ def table(
     caption: str,
     most: int = MOST_ROWS,
     columns: Sequence[str] | None = None,
-) -> Table:
+) -> DataTable:
     """Return the first rows of a frame as text.
 
     Args:
@@ -194,7 +194,7 @@ def table(
     """
     shown = frame.head(most) if columns is None else frame.head(most)[list(columns)]
     values = {name: shown[name].tolist() for name in shown.columns}
-    return Table(
+    return DataTable(
         caption=caption,
         columns=tuple(printable(str(name).replace("_", " "), 40) for name in shown.columns),
         numeric=tuple(all(map(_is_number_or_missing, column)) for column in values.values()),
@@ -227,12 +227,3 @@ def cell_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
     return printable(value, _CELL)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "pair"), counted(1200, "pair")
-    ('1 pair', '1,200 pairs')
-    """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -15,7 +15,7 @@ import pandas as pd
 from megasim.anatomy.classification import component_members
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.findings.component_groups import Equalities
-from megasim.findings.verdicts import NEVER_USED, Teller, chosen_pairs, component_order
+from megasim.findings.verdicts import NEVER_USED, FindingsReader, chosen_pairs, component_order
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.store.matrices import load_layers, load_matrix
 from megasim.store.rows import Pair, Store
@@ -159,7 +159,7 @@ class Source:
     @cached_property
     def equalities(self) -> Equalities:
         """Which models hold equal components."""
-        return Equalities(Teller(self.store))
+        return Equalities(FindingsReader(self.store))
 
 
 def _subset(layers: LayerMatrices, models: Sequence[str]) -> LayerMatrices | None:

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megasim.errors import NoAnswerError, UsageError
+from megasim.findings.details import Detail
 from megasim.findings.overview import findings_report
 from megasim.findings.pair_sentences import model_verdict, pair_sentences
-from megasim.findings.verdicts import Finding, Teller, chosen_pairs, pair_findings
+from megasim.findings.verdicts import Finding, FindingsReader, chosen_pairs, pair_findings
 from megasim.store.rows import Model, Store
+from megasim.words import Source, Verdict
 from tests.simulated_store import model_names, simulate_store
 from tests.small_sd import (
     POSITIONS,
@@ -158,8 +160,11 @@ def test_what_neither_model_has_is_said_too(store: Store, tmp_path: Path) -> Non
 def test_estimates_are_told_with_their_error() -> None:
     def changed(component: str, l2: float, error: float) -> Finding:
         missing = dict.fromkeys(("missing_a", "missing_b", "shape_mismatch", "non_finite"), 0)
-        told = {"l2": l2, "l2_error": error, "source": "estimated", "detail": "9 of 9 keys"}
-        found = Finding("a", "b", component, "changed", 9, 9, **missing, **told)  # type: ignore
+        measured = {"l2": l2, "l2_error": error, "source": Source.ESTIMATED}
+        changed = Verdict.CHANGED
+        found = Finding(
+            *("a", "b", component, changed, 9, 9), **missing, **measured, described=Detail(9)
+        )
         assert (found.to_json()["source"], found.to_json()["l2_error"]) == ("estimated", error)
         return found
 
@@ -221,12 +226,12 @@ def test_renames_found_from_content_are_told(tmp_path: Path) -> None:
 
 
 def test_counting_verdicts_agrees_with_telling_them(store: Store) -> None:
-    teller = Teller(store)
+    reader = FindingsReader(store)
     pairs = chosen_pairs(store)
-    counts = teller.verdict_counts(pairs)
+    counts = reader.verdict_counts(pairs)
     told_one_by_one = [
         (f.component, f.verdict)
-        for f in teller.findings(pairs, details=False)
+        for f in reader.findings(pairs, details=False)
         if f.verdict != "absent"
     ]
     assert sorted(counts.elements()) == sorted(told_one_by_one)

@@ -10,13 +10,13 @@ from itertools import combinations
 
 import pytest
 
-from megasim.findings import identity
 from megasim.findings.component_groups import shared_components
 from megasim.findings.health import model_health
 from megasim.findings.overview import findings_report
 from megasim.findings.relations import model_relations
 from megasim.findings.verdicts import Finding, pair_findings
 from megasim.store.rows import Store
+from megasim.words import Verdict
 from megasim.workspace import open_store
 from megasim.zoo.building import TRUTH, ZooModel, build_zoo, expected_identity
 
@@ -229,7 +229,7 @@ def test_the_report_of_many_leads_with_what_is_shared_and_odd(store: Store) -> N
         *("What their metadata claims", "Over all pairs"),
     ]
     assert len(text.splitlines()) < 100
-    assert set(identity.VERDICTS) > {verdict for _, verdict, _ in findings_report(store).verdicts}
+    assert set(Verdict) > {verdict for _, verdict, _ in findings_report(store).verdicts}
 
 
 def test_the_report_of_two_says_who_else_holds_the_same(store: Store) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from megasim.findings import identity
 from megasim.findings.identity import Counts, component_verdict, is_rounding_level
+from megasim.words import TIERS, Verdict
 
 COUNTS = st.builds(Counts, **{name: st.integers(0, 40) for name in Counts.__dataclass_fields__})
 
@@ -16,15 +17,15 @@ COUNTS = st.builds(Counts, **{name: st.integers(0, 40) for name in Counts.__data
 @given(COUNTS)
 def test_equal_means_that_every_key_is_in_a_tier(counts: Counts) -> None:
     verdict = component_verdict(counts)
-    assert (verdict in identity.TIERS) == (counts.unchanged > 0 and not counts.differing)
-    if verdict in identity.TIERS:
-        present = [tier for tier in identity.TIERS if getattr(counts, tier)]
+    assert verdict.is_tier == (counts.unchanged > 0 and not counts.differing)
+    if verdict.is_tier:
+        present = [tier for tier in TIERS if getattr(counts, tier)]
         assert verdict == present[-1]
 
 
 @given(COUNTS)
 def test_both_directions_say_the_same(counts: Counts) -> None:
-    turned = {identity.ABSENT_A: identity.ABSENT_B, identity.ABSENT_B: identity.ABSENT_A}
+    turned = {Verdict.ABSENT_A: Verdict.ABSENT_B, Verdict.ABSENT_B: Verdict.ABSENT_A}
     verdict = component_verdict(counts)
     assert component_verdict(counts.swapped()) == turned.get(verdict, verdict)
 
@@ -32,7 +33,7 @@ def test_both_directions_say_the_same(counts: Counts) -> None:
 @given(COUNTS)
 def test_one_equal_key_is_enough_not_to_be_another_architecture(counts: Counts) -> None:
     if counts.unchanged:
-        assert component_verdict(counts) != identity.OTHER_ARCHITECTURE
+        assert component_verdict(counts) != Verdict.OTHER_ARCHITECTURE
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from megasim.findings.component_groups import shared_components
-from megasim.findings.relations import KINDS, Relation, model_relations
+from megasim.findings.relations import Relation, model_relations
 from megasim.findings.verdicts import pair_findings
 from megasim.store.rows import Store
+from megasim.words import RelationKind
 from megasim.workspace import open_store
 from megasim.zoo.building import unrelated_models
 from tests.models import write_model
@@ -104,7 +105,7 @@ def test_each_kind(related, pair: tuple[str, str]) -> None:
 
 
 def test_every_kind_is_tried_here() -> None:
-    assert {kind for kind, *_ in PAIRS.values()} == set(KINDS)
+    assert {kind for kind, *_ in PAIRS.values()} == set(RelationKind)
 
 
 def test_no_more_is_said_than_holds(related) -> None:
