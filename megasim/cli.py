@@ -15,6 +15,7 @@ import click
 
 from megasim.commands.console import say, show_error
 from megasim.errors import MegasimError, printable
+from megasim.interrupts import ENDING_SIGNALS, is_asked, stoppable
 from megasim.version import __version__
 
 # Command → the module of `commands` that holds it, imported when one of its commands is used.
@@ -94,7 +95,11 @@ def main() -> None:
     What the process holds the system takes back at once, when Python would take a quarter of a
     second to take its modules apart. Stores and files are closed by then.
     """
-    code = run(sys.argv[1:])
+    try:
+        with stoppable(ENDING_SIGNALS):
+            code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # just before or after
+        code = _interrupted()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError):  # none there, or nobody reads it
@@ -129,11 +134,10 @@ def run(arguments: list[str]) -> int:
         show_error(MegasimError("out of memory", "give less to it with --memory, or --workers 1"))
         return 1
     except Exception as error:
+        if is_asked():  # what was under way may say it in words of its own
+            return _interrupted()
         # DuckDB is not imported for an error alone; if one is its own, it is loaded already
         duckdb = sys.modules.get("duckdb")
-        # an interrupt in the middle of a query comes back as an error
-        if "interrupt" in str(error).lower():
-            return _interrupted()
         if duckdb is None or not isinstance(error, duckdb.Error):
             raise
         from megasim.store.connection import explained

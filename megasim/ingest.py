@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,12 +26,14 @@ from megasim.fingerprint.tensor import (
     Fingerprint,
     fingerprint_refs,
 )
-from megasim.interrupts import held_interrupts
+from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.rows import Model, ModelTensor, Store
 
 # Large enough that a piece is worth its overhead, small enough that two cores end together.
 PIECE_BYTES = 64 << 20
+# Pieces in other processes, which a signal may not have reached, are waited for so long.
+_END_SECONDS = 1.0
 
 
 @dataclass
@@ -77,8 +79,10 @@ class _Job:
     sizes: list[int]
 
     def cancel(self) -> None:
+        """Begin no more pieces, and wait for those that a signal ends, or that are short."""
         for future in self.futures:
             future.cancel()
+        wait(self.futures, timeout=_END_SECONDS)
 
 
 def assemble_ref(
@@ -146,10 +150,9 @@ def ingest_paths(
             )
     progress.start("Ingesting", sum(_size(path) for path in found), "bytes")
     try:
-        with held_interrupts() as stop_if_asked:
+        with stoppable():
             for job in run.jobs(found):
                 run.finish(job)
-                stop_if_asked()
         for name, path in aliases.items():
             if first[path] != name:
                 run.alias(name, path)
@@ -185,7 +188,8 @@ def fingerprint_checkpoint(
     job = run.submit(run.describe(checkpoint), checkpoint)
     progress.start("Fingerprinting", sum(job.sizes), "bytes")
     try:
-        return job.model, run.gather(job)
+        with stoppable():
+            return job.model, run.gather(job)
     finally:
         progress.finish()
 
@@ -329,7 +333,8 @@ class _Ingest:
         except CheckpointError as error:
             self.result.failed.append(error)
             return
-        self.store.save_model(job.model, tensors)
+        with held_interrupts():
+            self.store.save_model(job.model, tensors)
         (self.result.replaced if job.model.id else self.result.added).append(job.model.name)
 
     def gather(self, job: _Job) -> list[ModelTensor]:

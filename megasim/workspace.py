@@ -19,6 +19,7 @@ import duckdb
 
 from megasim.answers.questions import Answers, usable_cores
 from megasim.errors import UsageError, printable
+from megasim.interrupts import interrupting
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode
 from megasim.store.rows import Pair, Store
@@ -115,7 +116,8 @@ class Workspace(Answers):
             UsageError: DuckDB does not accept the query; its message says why.
         """
         try:
-            result = self.store.connection.execute(query)
+            with interrupting(self.store.connection.interrupt):
+                result = self.store.connection.execute(query)
             if result is None:  # duckdb's stubs do not know of it
                 raise UsageError("the query is empty", 'write "select …"')
             return result.df()

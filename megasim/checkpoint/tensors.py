@@ -15,6 +15,7 @@ import numpy as np
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.errors import CheckpointError
+from megasim.interrupts import stop_if_asked
 
 # Strided elements are gathered out of pieces of this many bytes, which stay in a core's cache.
 _PIECE = 1 << 18
@@ -205,7 +206,9 @@ class TensorReader:
         Raises:
             CheckpointError: the file is gone, shorter than it was, or unreadable.
             ValueError: a range outside the tensor, or an unfit `out`.
+            KeyboardInterrupt: a signal asked for the end, in whatever thread this is.
         """
+        stop_if_asked()
         stop = ref.numel if stop is None else stop
         if not 0 <= start <= stop <= ref.numel:
             raise ValueError(f"{ref.key} has no elements {start}:{stop}")

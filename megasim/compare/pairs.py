@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -19,7 +19,7 @@ from megasim.compare.plan import Ids, PairPlan, PlannedPiece
 from megasim.compare.renames import NamedTensor, find_renames
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
 from megasim.extras import require_extra
-from megasim.interrupts import held_interrupts
+from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.rows import Model, Pair, Store, pair_table, table_of
 
@@ -31,6 +31,8 @@ DEFAULT_MEMORY = 1 << 30
 # Results are saved when this many rows or seconds have come together.
 _SAVE_ROWS = 200_000
 _SAVE_SECONDS = 5.0
+# Pieces in other processes, which a signal may not have reached, are waited for so long.
+_END_SECONDS = 1.0
 # Pairs are summed up so many at a time, or as many as one model has with those after it.
 _SUMMED_PAIRS = 32
 # The statement that saves metrics, for each table of them.
@@ -134,11 +136,11 @@ def compare_models(
         return result
     _add_pairs(store, todo)
     flags = {metric: metric in metrics for metric in ON_REQUEST}
-    with held_interrupts() as stop_if_asked:
+    with stoppable():
         plan = PairPlan(store, todo, checkpoints, **flags)
-        run = _Comparison(store, executor, plan, memory // workers, device, result, stop_if_asked)
+        run = _Comparison(store, executor, plan, memory // workers, device, result)
         run.compute(2 * workers, progress)
-        sum_up_pairs(store, todo, **flags, stop_if_asked=stop_if_asked, progress=progress)
+        sum_up_pairs(store, todo, **flags, progress=progress)
     result.pairs_done = len(todo)
     return result
 
@@ -149,7 +151,6 @@ def sum_up_pairs(
     *,
     linf: bool = False,
     cossim: bool = False,
-    stop_if_asked: Callable[[], None] = lambda: None,
     progress: Progress = NO_PROGRESS,
 ) -> None:
     """Sum the layers of pairs up, component by component, and mark the pairs as done.
@@ -169,7 +170,6 @@ def sum_up_pairs(
                 store.rows("measure_judged")
                 store.rows("add_exact_components")
             progress.advance(len(group))
-            stop_if_asked()
     finally:
         progress.finish()
 
@@ -268,7 +268,6 @@ class _Comparison:
     memory: int
     device: str | None
     result: CompareResult
-    stop_if_asked: Callable[[], None]
     unsaved: list[tuple[Ids, PairDistances]] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
     files: set[int] = field(default_factory=set)
@@ -290,11 +289,11 @@ class _Comparison:
                     for following in itertools.islice(planned, 1):
                         running[self._submit(following)] = following
                 self._save_in_time()
-                self.stop_if_asked()
         finally:
             for future in running:
                 future.cancel()
             self._save()
+            wait(running, timeout=_END_SECONDS)
             progress.finish()
 
     def _submit(self, planned: PlannedPiece) -> Future[list[PairDistances]]:
@@ -320,7 +319,7 @@ class _Comparison:
         """Save what has come in, each metric in its table, in one transaction."""
         unsaved, self.unsaved = self.unsaved, []
         self.saved_at = time.monotonic()
-        with self.store.transaction():
+        with held_interrupts(), self.store.transaction():
             for statement, metrics in _STATEMENTS.items():
                 having = [(p, d) for p, d in unsaved if getattr(d, metrics[0]) is not None]
                 if not having:

@@ -10,7 +10,7 @@ float32; sums are kept in float64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,12 +19,15 @@ import numpy.typing as npt
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.interrupts import stop_if_asked
 from megasim.kernels import loops
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.state import TILE, Counts, Doubles, Pairs
 
 # Elements of a content read at a time, at most: Python's share is then a few per cent.
 MAX_CHUNK = 256 * TILE
+# Pairs of elements that a loop takes without looking for a signal.
+_STEP = 1 << 32
 # Norms count as this at least in cossim, as in torch.
 EPS = 1e-8
 
@@ -115,6 +118,12 @@ class _Compiled:
         loops.add_products(rows, pairs, products)
 
 
+def _parts(pairs: int, width: int) -> Iterator[slice]:
+    """Cut pairs into parts that a loop is through with in about a second, and may be stopped."""
+    size = max(1, _STEP // max(width, 1))
+    return (slice(start, start + size) for start in range(0, pairs, size))
+
+
 def run_pair_piece(piece: PairPiece) -> list[PairDistances]:
     """Return the distances of each position of a piece, good to 1e-6 relative.
 
@@ -191,10 +200,12 @@ class _Group:
         chunk = min(self._columns(dtype) // TILE * TILE, MAX_CHUNK)
         for start in range(0, self._numel, chunk):
             rows = self._read(dtype, [(start, min(start + chunk, self._numel))])
-            if with_sums:
-                self._arithmetic.add_distances(rows, pairs, counts, sums)
-            if with_linf:
-                self._arithmetic.raise_to_largest(rows, pairs, linf)
+            for part in _parts(len(pairs), rows.shape[1]):
+                if with_sums:
+                    self._arithmetic.add_distances(rows, pairs[part], counts[part], sums[part])
+                if with_linf:
+                    self._arithmetic.raise_to_largest(rows, pairs[part], linf[part])
+                stop_if_asked()
         found = {"l0": counts, "l1": sums[:, 0], "l2": np.sqrt(sums[:, 1]), "linf": linf}
         return {metric: values for metric, values in found.items() if metric in metrics}
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.errors import UsageError, printable
+from megasim.interrupts import interrupting
 from megasim.store.connection import Mode, connect
 from megasim.store.statements import statement
 
@@ -140,7 +141,8 @@ class Store:
 
     def _execute(self, name: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
         sql = statement(name)
-        return self.connection.execute(sql, values) if values else self.connection.execute(sql)
+        with interrupting(self.connection.interrupt):
+            return self.connection.execute(sql, values) if values else self.connection.execute(sql)
 
     @contextmanager
     def _registered(self, tables: Mapping[str, Table]) -> Iterator[None]:
@@ -157,13 +159,15 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of the block is saved, or nothing of it."""
-        self.connection.begin()
         try:
+            self.connection.begin()
             yield
+            self.connection.commit()
         except BaseException:
-            self.connection.rollback()
+            # a signal may have come just before it began, or just after it was saved
+            with suppress(duckdb.TransactionException):
+                self.connection.rollback()
             raise
-        self.connection.commit()
 
     def content_digest(self) -> str:
         """Return a text that changes with the models, what they hold and what is known of pairs.
