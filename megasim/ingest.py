@@ -251,7 +251,10 @@ class _Ingest:
             mtime_ns=identity.mtime_ns,
             header_hash=identity.header_hash,
             metadata=checkpoint.metadata,
-            skipped=checkpoint.skipped,
+            skipped={
+                **checkpoint.skipped,
+                **{key: tensor.note for key, tensor in checkpoint.unread.items()},
+            },
             fingerprint_version=FINGERPRINT_VERSION,
             sketch_size=self.sketch_size,
         )

@@ -174,3 +174,13 @@ class PartRole(StrEnum):
     OPTIMIZER = "optimizer"
     ADAPTER = "adapter"
     OTHER = "other"
+
+
+class Unread(StrEnum):
+    """Why no values could be read of a key that names a tensor."""
+
+    DTYPE = "dtype"  # of a type that is not decoded
+    LAYOUT = "layout"  # kept in a way that is not decoded
+    PLACEHOLDER = "placeholder"  # it has no values: empty, or a meta tensor
+    OBJECT = "object"  # a Python object, or a bare storage
+    ABSENT = "absent"  # named by an index, and not there

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import TensorRef
+from megasim.words import Unread
 
 METADATA_LIMIT: Final = 1 << 20  # characters of one text; merge recipes stay well below
+EMPTY: Final = "an empty tensor: a placeholder, its values are elsewhere"
 SCALAR_LIMIT: Final = 4096  # characters of a text beside the tensors of a pickle
+
+
+@dataclass(frozen=True)
+class UnreadTensor:
+    """A tensor that a file names, and of which no values could be read.
+
+    Attributes:
+        reason: the kind of reason, and `note` the reason in words.
+        dtype: as the file names it, None where it does not.
+        shape: of the whole tensor, None where the file does not say.
+        stored: where its bytes lie, as plain tensors; empty where not all of them were found.
+        said: what the file says of it beside those bytes, as the scale of a quantised tensor.
+    """
+
+    reason: Unread
+    note: str
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    stored: tuple[TensorRef, ...] = ()
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -20,7 +42,8 @@ class Contents:
         format: "safetensors", "torch-zip", "torch-legacy" or "torchscript".
         tensors: key to place, in the order of the file.
         metadata: what is known besides: scalars, or the `__metadata__` of safetensors.
-        skipped: key to the reason why what stands there is not in `tensors`.
+        skipped: key to the reason why what stands there is no tensor of the model.
+        unread: key to what is known of a tensor whose values could not be read.
         header: the bytes that describe the tensors; they go into the file's identity.
     """
 
@@ -29,6 +52,16 @@ class Contents:
     metadata: dict[str, JSON]
     skipped: dict[str, str]
     header: bytes
+    unread: dict[str, UnreadTensor] = field(default_factory=dict)
+
+
+def is_placeholder(dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor stands for one whose values are elsewhere, as DeepSpeed's ZeRO-3 leaves it.
+
+    >>> is_placeholder("float16", (0,)), is_placeholder("float16", (0, 4))
+    (True, False)
+    """
+    return shape == (0,) and dtype.startswith(("float", "bfloat"))
 
 
 def storable(text: str) -> str:

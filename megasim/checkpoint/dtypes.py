@@ -20,6 +20,7 @@ STORAGE_DTYPES: dict[str, np.dtype[np.generic]] = {
     "float8_e4m3fnuz": np.dtype(np.uint8),
     "float8_e5m2": np.dtype(np.uint8),
     "float8_e5m2fnuz": np.dtype(np.uint8),
+    "float8_e8m0fnu": np.dtype(np.uint8),
     "int64": np.dtype(np.int64),
     "int32": np.dtype(np.int32),
     "int16": np.dtype(np.int16),
@@ -31,12 +32,17 @@ STORAGE_DTYPES: dict[str, np.dtype[np.generic]] = {
     "bool": np.dtype(np.uint8),
 }
 
-# Types that exist in files but have no distance here: their tensors are listed as skipped.
+# A complex tensor is read as its numbers' real and imaginary parts, one after the other: of shape
+# (2, 3) as (2, 3, 2) of this type.
+COMPLEX_PARTS: dict[str, str] = {
+    "complex32": "float16",
+    "complex64": "float32",
+    "complex128": "float64",
+}
+
+# Types that exist in files but are not decoded here: their tensors are listed as unread, with a
+# digest of their bytes.
 UNREAD_BITS: dict[str, int] = {
-    "complex32": 32,
-    "complex64": 64,
-    "complex128": 128,
-    "float8_e8m0fnu": 8,
     "float6_e2m3fn": 6,
     "float6_e3m2fn": 6,
     "float4_e2m1fn_x2": 8,
@@ -73,6 +79,24 @@ SAFETENSORS_DTYPES: dict[str, str] = {
     "BOOL": "bool",
 }
 
+# numpy's codes of kind and item size, little-endian, as its pickles and .npy files name them.
+NUMPY_DTYPES: dict[str, str] = {
+    "f8": "float64",
+    "f4": "float32",
+    "f2": "float16",
+    "i8": "int64",
+    "i4": "int32",
+    "i2": "int16",
+    "i1": "int8",
+    "u8": "uint64",
+    "u4": "uint32",
+    "u2": "uint16",
+    "u1": "uint8",
+    "b1": "bool",
+    "c8": "complex64",
+    "c16": "complex128",
+}
+
 # torch.FloatStorage and its kin, as the pickles name them; UntypedStorage counts bytes.
 STORAGE_CLASSES: dict[str, str] = {
     "DoubleStorage": "float64",
@@ -107,19 +131,21 @@ STORAGE_CLASSES: dict[str, str] = {
 def element_bits(dtype: str) -> int:
     """Return the bits of one element of `dtype`, a torch name without "torch.".
 
-    Raises KeyError for a name in neither table.
+    Raises KeyError for a name in none of the tables.
 
-    >>> element_bits("bfloat16"), element_bits("complex64")
-    (16, 64)
+    >>> element_bits("bfloat16"), element_bits("complex64"), element_bits("float4_e2m1fn")
+    (16, 64, 4)
     """
+    if dtype in COMPLEX_PARTS:
+        return 2 * element_bits(COMPLEX_PARTS[dtype])
     known = STORAGE_DTYPES.get(dtype)
     return known.itemsize * 8 if known is not None else UNREAD_BITS[dtype]
 
 
 def is_known(dtype: str) -> bool:
-    """Whether `dtype` is a name of either table, readable or not.
+    """Whether the size of an element of `dtype` is known, readable or not.
 
     >>> is_known("float32"), is_known("float31")
     (True, False)
     """
-    return dtype in STORAGE_DTYPES or dtype in UNREAD_BITS
+    return dtype in STORAGE_DTYPES or dtype in COMPLEX_PARTS or dtype in UNREAD_BITS

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from megasim.checkpoint.contents import Contents, storable
+from megasim.checkpoint.contents import Contents, UnreadTensor, storable
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.checkpoint.file_identity import FileIdentity, combine, identify
 from megasim.checkpoint.folders import (
@@ -34,6 +34,7 @@ from megasim.checkpoint.tensors import (
 )
 from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
 from megasim.errors import CheckpointError, ForeignFileError, UsageError, printable
+from megasim.words import Unread
 
 __all__ = [
     "JSON",
@@ -83,8 +84,9 @@ class Checkpoint:
             folder, "unet/down_blocks.0…".
         metadata: scalars beside the state dict (epoch, global_step …), the `__metadata__` of
             .safetensors, or the small json files of a folder by their name.
-        skipped: key to the reason why what stands there is not in `tensors`: sparse, quantised,
-            complex, training state, ….
+        skipped: key to the reason why what stands there is no tensor of the model.
+        unread: key to what is known of a tensor whose values could not be read: of an unknown
+            dtype or layout, an empty placeholder, or named by an index and not there.
         identity: tells whether the file is known.
         size: bytes of all its files.
     """
@@ -96,6 +98,7 @@ class Checkpoint:
     skipped: dict[str, str]
     identity: FileIdentity
     size: int
+    unread: dict[str, UnreadTensor] = field(default_factory=dict)
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -192,6 +195,7 @@ def _open_file(path: Path) -> Checkpoint:
         contents.skipped,
         identity,
         identity.size,
+        contents.unread,
     )
 
 
@@ -273,6 +277,7 @@ def _open_shards(path: Path, index: Path) -> Checkpoint:
     tensors: dict[str, TensorRef] = {}
     metadata = dict(weights.metadata)
     skipped: dict[str, str] = {}
+    unread: dict[str, UnreadTensor] = {}
     for name, shard in shards.items():
         here = {k: ref for k, ref in shard.tensors.items() if weights.shard_of.get(k, name) == name}
         twice = tensors.keys() & here.keys()
@@ -285,23 +290,19 @@ def _open_shards(path: Path, index: Path) -> Checkpoint:
             )
         tensors.update(here)
         skipped.update(shard.skipped)
+        unread.update(shard.unread)
         metadata = {**shard.metadata, **metadata}
-    missing = weights.shard_of.keys() - tensors.keys() - skipped.keys()
-    if missing:
-        key = min(missing)
-        raise CheckpointError(
-            index,
-            f"not in its shard {printable(weights.shard_of[key])}",
-            "get the folder again",
-            key,
-        )
+    for key in sorted(weights.shard_of.keys() - tensors.keys() - unread.keys()):
+        note = f"the index places it in {printable(weights.shard_of[key])}, where it is not"
+        unread[key] = UnreadTensor(Unread.ABSENT, note)
     identity = combine({name: shard.identity for name, shard in shards.items()})
-    return Checkpoint(path, "sharded", tensors, metadata, skipped, identity, identity.size)
+    return Checkpoint(path, "sharded", tensors, metadata, skipped, identity, identity.size, unread)
 
 
 def _open_pipeline(folder: Path) -> Checkpoint:
     weights, skipped = pipeline_parts(folder)
     tensors: dict[str, TensorRef] = {}
+    unread: dict[str, UnreadTensor] = {}
     identities: dict[str, FileIdentity] = {}
     metadata: dict[str, JSON] = {}
     if model_index := read_config(folder / "model_index.json"):
@@ -311,18 +312,30 @@ def _open_pipeline(folder: Path) -> Checkpoint:
         name = storable(name)
         tensors.update({f"{name}/{key}": ref for key, ref in part.tensors.items()})
         skipped.update({f"{name}/{key}": reason for key, reason in part.skipped.items()})
+        unread.update({f"{name}/{key}": tensor for key, tensor in part.unread.items()})
         identities[f"{name}/{file.name}"] = part.identity
         if config := read_config(file.parent / "config.json"):
             metadata[f"{name}/config"] = config
     identity = combine(identities)
-    return Checkpoint(folder, "diffusers", tensors, metadata, skipped, identity, identity.size)
+    return Checkpoint(
+        folder, "diffusers", tensors, metadata, skipped, identity, identity.size, unread
+    )
 
 
 def _check_not_empty(checkpoint: Checkpoint) -> None:
-    if not checkpoint.tensors:
-        why = next(iter(checkpoint.skipped.values()), "")
+    if checkpoint.tensors:
+        return
+    unread = checkpoint.unread
+    if unread and all(tensor.reason is Unread.PLACEHOLDER for tensor in unread.values()):
         raise CheckpointError(
             checkpoint.path,
-            "no tensor in it that can be compared" + (f": {printable(why)}" if why else ""),
-            "name a file that holds weights",
+            f"no values in it: all of its {len(unread)} tensors are placeholders",
+            "DeepSpeed's ZeRO-3 leaves them so: join its shards with zero_to_fp32.py",
         )
+    reasons = [f"key {printable(key, 80)}: {tensor.note}" for key, tensor in unread.items()]
+    why = next(iter([*reasons, *map(printable, checkpoint.skipped.values())]), "")
+    raise CheckpointError(
+        checkpoint.path,
+        "no tensor in it that can be compared" + (f": {why}" if why else ""),
+        "name a file that holds weights",
+    )

@@ -38,6 +38,11 @@ class Made:
     entries: dict[object, object] | None = None
     elements: list[object] | None = None
 
+    @property
+    def function_path(self) -> str:
+        """The full name of what would have been called; "" where it is no plain global."""
+        return self.function.path if isinstance(self.function, Global) else ""
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class PersistentId:

@@ -10,11 +10,24 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from megasim.checkpoint.contents import METADATA_LIMIT, Contents, shorten
-from megasim.checkpoint.dtypes import SAFETENSORS_DTYPES, STORAGE_DTYPES, element_bits
+from megasim.checkpoint.contents import (
+    EMPTY,
+    METADATA_LIMIT,
+    Contents,
+    UnreadTensor,
+    is_placeholder,
+    shorten,
+)
+from megasim.checkpoint.dtypes import (
+    COMPLEX_PARTS,
+    SAFETENSORS_DTYPES,
+    STORAGE_DTYPES,
+    element_bits,
+)
 from megasim.checkpoint.strict_json import JSON, parse_json
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
 from megasim.errors import CheckpointError, printable
+from megasim.words import Unread
 
 MAX_HEADER_BYTES: Final = 100_000_000
 _MAX_DIMENSION = 1 << 62
@@ -49,17 +62,27 @@ def read_safetensors(source: ByteSource) -> Contents:
         raise CheckpointError(source.path, "a bad header: not an object", _NOT_ONE)
     metadata = _metadata(source, header.pop("__metadata__", {}))
     tensors: dict[str, TensorRef] = {}
-    skipped: dict[str, str] = {}
+    unread: dict[str, UnreadTensor] = {}
     spans: list[tuple[int, int, str]] = []
     for key, entry in header.items():
         dtype, shape, begin, end = _parse_entry(source, key, entry)
         spans.append((begin, end, key))
-        if dtype in STORAGE_DTYPES:
-            tensors[key] = TensorRef(key, dtype, shape, str(source.path), 8 + size + begin)
+        place = str(source.path), 8 + size + begin
+        if dtype in COMPLEX_PARTS:
+            tensors[key] = TensorRef(key, COMPLEX_PARTS[dtype], (*shape, 2), *place)
+        elif is_placeholder(dtype, shape):
+            unread[key] = UnreadTensor(Unread.PLACEHOLDER, EMPTY, dtype, shape)
+        elif dtype in STORAGE_DTYPES:
+            tensors[key] = TensorRef(key, dtype, shape, *place)
         else:
-            skipped[key] = f"elements of type {dtype} are not compared"
+            stored = TensorRef(key, "uint8", (end - begin,), *place)
+            note = f"elements of type {dtype} are not decoded"
+            if dtype not in SAFETENSORS_DTYPES.values():
+                note = f"an unknown dtype {printable(dtype, 40)}"
+            unread[key] = UnreadTensor(Unread.DTYPE, note, dtype, shape, (stored,))
     _check_cover(source, spans, 8 + size)
-    return Contents("safetensors", tensors, metadata, skipped, size.to_bytes(8, "little") + raw)
+    head = size.to_bytes(8, "little") + raw
+    return Contents("safetensors", tensors, metadata, {}, head, unread)
 
 
 def _metadata(source: ByteSource, given: JSON) -> dict[str, JSON]:
@@ -75,18 +98,15 @@ def _parse_entry(
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(source.path, "a bad header entry", _NOT_ONE, key)
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(code, str) or code not in SAFETENSORS_DTYPES:
-        raise CheckpointError(
-            source.path,
-            f"an unknown dtype {printable(code, 40)}",
-            "a newer megasim may know it; otherwise save the file again in a common dtype",
-            key,
-        )
     sizes = _naturals(shape)
     span = _naturals(offsets)
     if sizes is None or span is None or len(span) != 2 or len(sizes) > 64 or span[0] > span[1]:
         raise CheckpointError(source.path, "a bad shape or offset", _NOT_ONE, key)
-    dtype = SAFETENSORS_DTYPES[code]
+    if not isinstance(code, str):
+        raise CheckpointError(source.path, "a bad header entry", _NOT_ONE, key)
+    dtype = SAFETENSORS_DTYPES.get(code)
+    if dtype is None:  # a newer version of the format may know it, and its size
+        return code, sizes, span[0], span[1]
     if math.prod(sizes) * element_bits(dtype) != (span[1] - span[0]) * 8:
         raise CheckpointError(
             source.path, "its shape and its bytes do not agree in size", _NOT_ONE, key

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,9 @@ from typing import Final
 from megasim.checkpoint.contents import SCALAR_LIMIT, shorten, storable
 from megasim.checkpoint.pickle_reader import MAX_OPCODES
 from megasim.checkpoint.pickle_values import Global, Made, PersistentId
-from megasim.checkpoint.pickled_tensors import BadTensor, PickledTensor, is_tensor, parse_tensor
+from megasim.checkpoint.pickled_arrays import parse_scalar
+from megasim.checkpoint.pickled_storages import BadTensor, bare_storage
+from megasim.checkpoint.pickled_tensors import Pickled, is_tensor, parse_tensor
 from megasim.checkpoint.strict_json import JSON
 from megasim.errors import CheckpointError, printable
 
@@ -38,7 +41,7 @@ _DAMAGED = "the file is damaged, or made to do harm: get it from elsewhere"
 class StateDict:
     """The tensors of a pickle by key, its scalars, and what was left out and why."""
 
-    tensors: dict[str, PickledTensor] = field(default_factory=dict)
+    tensors: dict[str, Pickled] = field(default_factory=dict)
     metadata: dict[str, JSON] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -182,7 +185,10 @@ class _Walk:
             if key == chosen or not isinstance(key, str | int):
                 continue
             name = self.key(f"{prefix}{key}")
-            if isinstance(value, str | int | float | None):
+            number = parse_scalar(value)
+            if number is not None:
+                self.found.metadata.setdefault(name.removeprefix(prefix), _scalar(number))
+            elif isinstance(value, str | int | float | None):
                 self.found.metadata.setdefault(name.removeprefix(prefix), _scalar(value))
             elif (chosen or (not prefix and _is_training(key, value))) and self.count(value):
                 self.found.skipped[name] = f"{self.count(value)} tensors beside the state dict"
@@ -195,7 +201,8 @@ class _Walk:
         if is_tensor(value):
             self.add_tensor(name, value)
         elif isinstance(value, PersistentId):
-            self.found.skipped[name] = "a bare storage, not a tensor"
+            with suppress(BadTensor):  # the class of a module, say
+                self.found.tensors[name] = bare_storage(value)
         else:
             self.add_value(name, value, depth)
 
@@ -206,10 +213,7 @@ class _Walk:
             raise CheckpointError(self.path, str(e), _DAMAGED, name) from None
         if name in self.found.tensors or name in self.found.skipped:
             raise CheckpointError(self.path, "two tensors of one key", _DAMAGED, name)
-        if isinstance(tensor, str):
-            self.found.skipped[name] = tensor
-        else:
-            self.found.tensors[name] = tensor
+        self.found.tensors[name] = tensor
 
     def add_value(self, name: str, value: object, depth: int) -> None:
         """Add what a container holds; note what holds tensors in a way that gives no keys."""

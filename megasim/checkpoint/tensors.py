@@ -7,13 +7,14 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
+from megasim.checkpoint.sparse_elements import SparseElements
 from megasim.errors import CheckpointError
 from megasim.interrupts import stop_if_asked
 
@@ -28,8 +29,24 @@ CUT_SHORT = "the file is incomplete: copy or download it again"
 
 
 @dataclass(frozen=True, slots=True)
+class SparseParts:
+    """Where a sparse tensor keeps what it stores; all elements that it does not store are 0.
+
+    Attributes:
+        layout: "coo", "csr", "csc", "bsr" or "bsc", as torch names them.
+        indices: coo: one of (dimensions, stored), else the compressed and the plain indices.
+        values: what is stored, blocks and dense dimensions behind the first one.
+    """
+
+    layout: str
+    indices: tuple[TensorRef, ...]
+    values: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRef:
-    """Where the elements of one tensor lie. Small, picklable, holds no data.
+    """Where the elements of one tensor lie. Picklable, and small: it holds data of arrays only
+    that stand within a pickle, whose bytes lie nowhere as they are.
 
     Attributes:
         key: the name in the state dict.
@@ -39,6 +56,8 @@ class TensorRef:
         offset: byte offset of element 0 in that file.
         strides: in elements, one for each dimension; None means contiguous and row-major.
         parts: if not empty, the elements are those of the parts, one after another.
+        data: if not None, the bytes of the elements themselves, row-major and little-endian.
+        sparse: if not None, what a sparse tensor stores; it is read as its dense values.
 
     >>> TensorRef("w", "float16", (2, 3), "m.ckpt", 64).nbytes
     12
@@ -51,6 +70,8 @@ class TensorRef:
     offset: int
     strides: tuple[int, ...] | None = None
     parts: tuple[TensorRef, ...] = ()
+    data: bytes | None = field(default=None, repr=False)
+    sparse: SparseParts | None = None
 
     @property
     def numel(self) -> int:
@@ -87,12 +108,13 @@ def fuse_refs(key: str, refs: Sequence[TensorRef]) -> TensorRef:
 def transpose_ref(ref: TensorRef, key: str | None = None) -> TensorRef:
     """Return the transpose of a tensor of two dimensions; nothing is read.
 
-    Raises ValueError for other numbers of dimensions, and for a fused tensor.
+    Raises ValueError for other numbers of dimensions, and for a tensor that is fused, sparse, or
+    held in memory.
 
     >>> transpose_ref(TensorRef("w", "float32", (2, 3), "m", 0)).strides
     (1, 3)
     """
-    if len(ref.shape) != 2 or ref.parts:
+    if len(ref.shape) != 2 or ref.parts or ref.sparse or ref.data is not None:
         raise ValueError(f"{ref.key} cannot be transposed")
     rows, columns = ref.strides or (ref.shape[1], 1)
     shape = (ref.shape[1], ref.shape[0])
@@ -171,6 +193,7 @@ class TensorReader:
         self._piece = memoryview(bytearray(_PIECE))
         self._last: tuple[TensorRef, int] | None = None  # what was read last, and up to where
         self._ahead: tuple[int, AnyArray] | None = None  # and what follows, from an element on
+        self._sparse: tuple[TensorRef, SparseElements] | None = None  # what the last one stores
 
     def __enter__(self) -> TensorReader:
         return self
@@ -200,8 +223,9 @@ class TensorReader:
 
         Memory beyond the result does not grow with the tensor. Contiguous elements take one read
         call into the result; strided ones are gathered out of small pieces, and ahead, up to 16 MB,
-        where a read goes on from where the last one ended. Nothing is mapped into memory: a file
-        that is cut short meanwhile would end the process.
+        where a read goes on from where the last one ended. Of a sparse tensor, what it stores is
+        kept until the next one is read, never its dense values. Nothing is mapped into memory: a
+        file that is cut short meanwhile would end the process.
 
         Raises:
             CheckpointError: the file is gone, shorter than it was, or unreadable.
@@ -221,6 +245,12 @@ class TensorReader:
             return out
         if ref.parts:
             self._read_parts(ref, start, stop, out)
+            return out
+        if ref.data is not None:
+            out[:] = np.frombuffer(ref.data, dtype)[start:stop]
+            return out
+        if ref.sparse is not None:
+            self._stored(ref, ref.sparse).read(start, stop, out)
             return out
         try:
             file = self._open(ref.path)
@@ -266,6 +296,21 @@ class TensorReader:
             if low < high:
                 self.read(part, low - begin, high - begin, out[low - start : high - start])
             begin = end
+
+    def _stored(self, ref: TensorRef, parts: SparseParts) -> SparseElements:
+        """Return what a sparse tensor stores, in the order of its dense elements."""
+        if self._sparse is None or self._sparse[0] is not ref:
+            self._sparse = None
+            indices = [self.read(index).reshape(index.shape) for index in parts.indices]
+            values = self.read(parts.values).reshape(parts.values.shape)
+            try:
+                found = SparseElements(parts.layout, ref.shape, indices, values)
+            except ValueError as e:
+                raise CheckpointError(
+                    ref.path, str(e), "the file is damaged: get it again", ref.key
+                ) from None
+            self._sparse = ref, found
+        return self._sparse[1]
 
     def _open(self, path: str) -> BinaryIO:
         if path in self._files:

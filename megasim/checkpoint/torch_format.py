@@ -6,21 +6,15 @@ Only the pickles and the zip directory are read; of the tensors, only where they
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from functools import cache
 from typing import Final
 
-from megasim.checkpoint.contents import Contents
+from megasim.checkpoint.contents import Contents, UnreadTensor
 from megasim.checkpoint.dtypes import element_bits
 from megasim.checkpoint.pickle_reader import read_pickle
 from megasim.checkpoint.pickle_values import Pickle, PickleCutShort, PickleError
-from megasim.checkpoint.pickled_tensors import (
-    MAX_UNFOLDED_BYTES,
-    BadTensor,
-    PickledTensor,
-    Span,
-    parse_storage,
-    place_tensor,
-)
+from megasim.checkpoint.pickled_storages import BadTensor, parse_storage
+from megasim.checkpoint.placed_tensors import MAX_UNFOLDED_BYTES, Span, SpanOf, place
 from megasim.checkpoint.state_dict import StateDict, find_script_parameters, find_state_dict
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
 from megasim.checkpoint.zip_directory import ZipDirectory, read_zip_directory
@@ -62,17 +56,15 @@ def read_torch_zip(source: ByteSource) -> Contents:
     else:
         kind = "torch-zip"
         found = find_state_dict(source.path, pickled.value)
-    spans: dict[str, Span] = {}
-    for tensor in found.tensors.values():
-        name = f"{base}data/{tensor.storage.key}"
-        if name not in spans and name in directory.entries:
-            offset = directory.data_offset(source, name)
-            spans[name] = Span(offset, directory.entries[name].size)
-    tensors = {
-        key: _place(source.path, key, tensor, spans.get(f"{base}data/{tensor.storage.key}"))
-        for key, tensor in found.tensors.items()
-    }
-    return _contents(source, kind, found, tensors, raw + directory.raw)
+
+    @cache
+    def span(key: str) -> Span | None:
+        name = f"{base}data/{key}"
+        if name not in directory.entries:
+            return None
+        return Span(directory.data_offset(source, name), directory.entries[name].size)
+
+    return _contents(source, kind, found, span, raw + directory.raw)
 
 
 def read_torch_legacy(source: ByteSource) -> Contents:
@@ -103,11 +95,7 @@ def read_torch_legacy(source: ByteSource) -> Contents:
         raise CheckpointError(source.path, "saved on a big-endian machine", _RESAVE)
     spans = _legacy_spans(source, pickled, keys)
     found = find_state_dict(source.path, pickled.value)
-    tensors = {
-        key: _place(source.path, key, tensor, spans.get(tensor.storage.key))
-        for key, tensor in found.tensors.items()
-    }
-    return _contents(source, "torch-legacy", found, tensors, raw[: keys.end])
+    return _contents(source, "torch-legacy", found, spans.get, raw[: keys.end])
 
 
 def _pickle(source: ByteSource, raw: bytes, start: int) -> Pickle:
@@ -155,35 +143,24 @@ def _legacy_spans(source: ByteSource, pickled: Pickle, keys: Pickle) -> dict[str
     return spans
 
 
-def _place(path: Path, key: str, tensor: PickledTensor, span: Span | None) -> TensorRef:
-    """Check the storage against what the pickle says of it, then place the tensor."""
-    if span is not None:
-        itemsize = element_bits(tensor.storage.dtype) // 8
-        nbytes = tensor.storage.numel * itemsize
-        if nbytes > span.nbytes:
-            raise CheckpointError(
-                path,
-                f"a storage of {nbytes} bytes, of which {span.nbytes} are there",
-                CUT_SHORT,
-                key,
-            )
-        begin, size = tensor.storage.view or (0, tensor.storage.numel)
-        if begin + size > tensor.storage.numel:
-            raise CheckpointError(path, "a view beyond its storage", CUT_SHORT, key)
-        span = Span(span.offset + begin * itemsize, size * itemsize)
-    return place_tensor(path, key, tensor, span)
-
-
 def _contents(
-    source: ByteSource, kind: str, found: StateDict, tensors: dict[str, TensorRef], header: bytes
+    source: ByteSource, kind: str, found: StateDict, span: SpanOf, header: bytes
 ) -> Contents:
     """Put it all together, unless the tensors show the same bytes again and again without end."""
+    tensors: dict[str, TensorRef] = {}
+    unread: dict[str, UnreadTensor] = {}
+    for key, pickled in found.tensors.items():
+        ref = place(source.path, key, pickled, span)
+        if isinstance(ref, TensorRef):
+            tensors[key] = ref
+        else:
+            unread[key] = ref
     total = sum(ref.nbytes for ref in tensors.values())
     if total > _MAX_REPEATS * source.size + MAX_UNFOLDED_BYTES:
         raise CheckpointError(
             source.path, f"{source.size} bytes are shown as {total}", "get the file from elsewhere"
         )
-    return Contents(kind, tensors, found.metadata, found.skipped, header)
+    return Contents(kind, tensors, found.metadata, found.skipped, header, unread)
 
 
 def _script_classes(

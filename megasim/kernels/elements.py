@@ -37,6 +37,10 @@ def float8_table(dtype: str) -> Singles:
     >>> float(float8_table("float8_e4m3fn")[0x7E])
     448.0
     """
+    if dtype == "float8_e8m0fnu":  # a power of two, as scales of blocks are (OCP MX, 2023)
+        powers = np.array([math.ldexp(1, e - 127) for e in range(255)] + [math.nan], np.float32)
+        powers.flags.writeable = False
+        return powers
     exponent_bits, mantissa_bits, bias, has_inf, has_negative_zero = _FLOAT8[dtype]
     top = (1 << exponent_bits) - 1
     table = np.empty(256, dtype=np.float32)

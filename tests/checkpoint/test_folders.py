@@ -18,6 +18,7 @@ from megasim.checkpoint.opening import (
     open_checkpoint,
 )
 from megasim.errors import CheckpointError, UsageError
+from megasim.words import Unread
 
 
 def put(path: Path, **values: float) -> None:
@@ -155,7 +156,6 @@ def test_other_files_beside_shards_are_models_of_their_own(shards: Path) -> None
         ("a", "", "outside of the folder"),
         ("a", 3, "outside of the folder"),
         ("a", "absent.bin", "not there"),
-        ("z", None, "not in its shard"),
     ],
 )
 def test_bad_indexes(shards: Path, key: str, name: object, expected: str) -> None:
@@ -165,6 +165,17 @@ def test_bad_indexes(shards: Path, key: str, name: object, expected: str) -> Non
     with pytest.raises(CheckpointError, match=expected):
         open_checkpoint(shards)
     assert shards in find_checkpoints(shards.parent)  # so that it is said to be bad
+
+
+def test_a_key_that_only_the_index_names_is_absent(shards: Path) -> None:
+    """As where a tied head is left out of the shards, and not out of the index."""
+    index = json.loads(index_of(shards).read_text())
+    before = open_checkpoint(shards)
+    index["weight_map"]["z"] = index["weight_map"]["a"]
+    put_json(index_of(shards), index)
+    checkpoint = open_checkpoint(shards)
+    assert checkpoint.tensors == before.tensors
+    assert {key: t.reason for key, t in checkpoint.unread.items()} == {"z": Unread.ABSENT}
 
 
 @pytest.mark.parametrize("content", [[], {}, {"weight_map": {}}, {"weight_map": [1]}])

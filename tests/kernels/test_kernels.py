@@ -111,7 +111,7 @@ def test_hash_is_nh_of_words_without_negative_zeros() -> None:
         assert int(out[shift]) == total % 2**64
 
 
-@pytest.mark.parametrize("dtype", FLOAT8)
+@pytest.mark.parametrize("dtype", [*FLOAT8, "float8_e8m0fnu"])
 def test_every_float8_is_as_in_torch(dtype: str) -> None:
     bits = torch.arange(256, dtype=torch.uint8)
     expected = bits.view(getattr(torch, dtype)).float().numpy()

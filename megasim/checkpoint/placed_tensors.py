@@ -1,0 +1,117 @@
+"""From what a pickle says of a tensor, and where its storages lie, to where its elements lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from megasim.checkpoint.contents import EMPTY, UnreadTensor, is_placeholder
+from megasim.checkpoint.dtypes import STORAGE_DTYPES, element_bits
+from megasim.checkpoint.pickled_arrays import PickledArray
+from megasim.checkpoint.pickled_storages import OddTensor, PickledTensor, Plain
+from megasim.checkpoint.pickled_tensors import Pickled, PickledSparse
+from megasim.checkpoint.tensors import CUT_SHORT, SparseParts, TensorRef, is_contiguous
+from megasim.errors import CheckpointError
+from megasim.words import Unread
+
+MAX_UNFOLDED_BYTES: Final = 4 << 30
+"""A view may repeat its storage (`expand`) up to this size, or that of the storage if larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where the bytes of a storage lie in a file."""
+
+    offset: int
+    nbytes: int
+
+
+SpanOf: TypeAlias = Callable[[str], Span | None]
+"""From the key of a storage to its span, None where the file does not hold it."""
+
+
+def place(path: Path, key: str, pickled: Pickled, span: SpanOf) -> TensorRef | UnreadTensor:
+    """Return where a tensor's elements lie, or what is known of one that is not decoded.
+
+    Raises CheckpointError, naming the key, if a tensor reaches beyond its storage, or repeats it
+    to more than `MAX_UNFOLDED_BYTES`.
+    """
+    if isinstance(pickled, OddTensor):
+        stored = tuple(_place_plain(path, key, part, span) for part in pickled.parts)
+        return UnreadTensor(
+            pickled.reason, pickled.note, pickled.dtype, pickled.shape, stored, pickled.said
+        )
+    if isinstance(pickled, PickledSparse):
+        return _place_sparse(path, key, pickled, span)
+    if is_placeholder(pickled.dtype, pickled.shape):
+        return UnreadTensor(Unread.PLACEHOLDER, EMPTY, pickled.dtype, pickled.shape)
+    return _place_plain(path, key, pickled, span)
+
+
+def _place_sparse(
+    path: Path, key: str, pickled: PickledSparse, span: SpanOf
+) -> TensorRef | UnreadTensor:
+    indices = tuple(_place_plain(path, key, index, span) for index in pickled.indices)
+    values = _place_plain(path, key, pickled.values, span)
+    nbytes = math.prod(pickled.shape) * STORAGE_DTYPES[values.dtype].itemsize
+    if nbytes > MAX_UNFOLDED_BYTES:
+        return UnreadTensor(
+            Unread.LAYOUT,
+            f"a sparse tensor of {nbytes >> 30} GiB as dense values",
+            values.dtype,
+            pickled.shape,
+            (*indices, values),
+            pickled.layout,
+        )
+    parts = SparseParts(pickled.layout, indices, values)
+    return TensorRef(key, values.dtype, pickled.shape, str(path), 0, sparse=parts)
+
+
+def _place_plain(path: Path, key: str, tensor: Plain, span_of: SpanOf) -> TensorRef:
+    numel = math.prod(tensor.shape)
+    if isinstance(tensor, PickledArray):
+        return TensorRef(key, tensor.dtype, tensor.shape, str(path), 0, data=tensor.data)
+    if numel == 0:  # no bytes needed, so it does not matter where they are not
+        return TensorRef(key, tensor.dtype, tensor.shape, str(path), 0)
+    span = _span(path, key, tensor, span_of)
+    itemsize = STORAGE_DTYPES[tensor.dtype].itemsize
+    last = tensor.offset + sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
+    if (last + 1) * itemsize > span.nbytes:
+        raise CheckpointError(
+            path,
+            f"element {last} of a storage of {span.nbytes // itemsize}",
+            "the file is damaged: get it again",
+            key,
+        )
+    if numel * itemsize > max(MAX_UNFOLDED_BYTES, span.nbytes):
+        raise CheckpointError(
+            path,
+            f"{span.nbytes} bytes are shown as {numel * itemsize}, as if to fill the memory",
+            "if it is meant, save the tensor as it was before expand()",
+            key,
+        )
+    strides = None if is_contiguous(tensor.shape, tensor.strides) else tensor.strides
+    offset = span.offset + tensor.offset * itemsize
+    return TensorRef(key, tensor.dtype, tensor.shape, str(path), offset, strides)
+
+
+def _span(path: Path, key: str, tensor: PickledTensor, span_of: SpanOf) -> Span:
+    """The bytes of a tensor's storage, checked against what the pickle says of it."""
+    span = span_of(tensor.storage.key)
+    if span is None:
+        raise CheckpointError(path, "its bytes are not in the file", "get the file again", key)
+    itemsize = element_bits(tensor.storage.dtype) // 8
+    nbytes = tensor.storage.numel * itemsize
+    if nbytes > span.nbytes:
+        raise CheckpointError(
+            path, f"a storage of {nbytes} bytes, of which {span.nbytes} are there", CUT_SHORT, key
+        )
+    begin, size = tensor.storage.view or (0, tensor.storage.numel)
+    if begin + size > tensor.storage.numel:
+        raise CheckpointError(path, "a view beyond its storage", CUT_SHORT, key)
+    return Span(span.offset + begin * itemsize, size * itemsize)
