@@ -20,6 +20,7 @@ from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import SAME_WEIGHTS, Lineage
+from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
 CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "not decidable"
@@ -217,16 +218,15 @@ def check_claims(
     layers: LayerMatrices | None = None,
     rounding: Mapping[str, float] | None = None,
     lineage: Lineage | None = None,
-    tolerance: float = 0.02,
-    max_unexplained: float = 0.1,
+    settings: LineageSettings = SETTINGS,
 ) -> list[CheckedClaim]:
     """Return each claim with what the weights say of it.
 
     A merge is confirmed when the claimed parents explain the model and the weights found are
-    within `tolerance`, or three standard errors, of those claimed; contradicted when they
-    explain it by other weights, or leave half of it or more. A base is confirmed when the
-    lineage leads from it to the model, contradicted when it is of another family or leads
-    the other way.
+    within the tolerance of the settings, or three standard errors, of those claimed;
+    contradicted when they explain it by other weights, or leave half of it or more. A base is
+    confirmed when the lineage leads from it to the model, contradicted when it is of another
+    family or leads the other way.
 
     Args:
         lineage: needed for claims of a base; without it those are not decidable.
@@ -252,22 +252,22 @@ def check_claims(
                 parents=parents,
                 layers=layers,
                 rounding=rounding,
-                max_unexplained=max_unexplained,
+                settings=settings,
             )
         except MegasimError as error:
             checked.append(CheckedClaim(claim, UNDECIDED, error.message))
             continue
         wanted = dict(zip(parents, claim.weights, strict=True)) if claim.weights else None
-        verdict, reason = _check_weights(recipe, wanted, tolerance)
+        verdict, reason = _check_weights(recipe, wanted, settings)
         checked.append(CheckedClaim(claim, verdict, reason, recipe))
     return checked
 
 
 def _check_weights(
-    recipe: Recipe, wanted: Mapping[str, float] | None, tolerance: float
+    recipe: Recipe, wanted: Mapping[str, float] | None, settings: LineageSettings
 ) -> tuple[str, str]:
     if not recipe.claimed:
-        verdict = CONTRADICTED if recipe.unexplained >= 0.5 else UNDECIDED
+        verdict = CONTRADICTED if recipe.unexplained >= settings.contradicted else UNDECIDED
         return verdict, f"the parents leave {100 * recipe.unexplained:.3g} % unexplained"
     off: list[str] = []
     for parent in recipe.parents:
@@ -276,7 +276,7 @@ def _check_weights(
         if wanted is None:
             if abs(parent.weight) <= max(0.01, error):
                 off.append(f"{found}, which is no share")
-        elif abs(parent.weight - wanted[parent.model]) > max(tolerance, error):
+        elif abs(parent.weight - wanted[parent.model]) > max(settings.claim_tolerance, error):
             off.append(f"{found}, claimed {wanted[parent.model]:.4g}")
     if off:
         return CONTRADICTED, "; ".join(off)

@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from megasim.lineage.recipe import ROUNDING, rounding_l2
-from megasim.matrix.distance_matrix import DistanceMatrix
-
-# Log odds that a piece of evidence shifts. Those of drifts were measured on really trained
-# trees (docs/lineage.md); those of records are judgement: a written step count or base model
-# is right in more than 99 of 100 cases.
-RECORD = 6.0
-NORM_GROWTH = 1.2
-KURTOSIS = 0.2
-COURSE = 2.0
-SHRINKING = 1.5
+from megasim.lineage.rounding import ROUNDING, rounding_l2
+from megasim.lineage.settings import SETTINGS, LineageSettings
 
 # Names of evidence that two models are of one run of training; and that one keeps the other's EMA.
 ONE_RUN = ("same run", "epoch count")
@@ -119,7 +110,11 @@ def rounding_of(facts: Iterable[ModelFacts], component: str) -> dict[str, float]
 
 
 def drift_evidence(
-    a: ModelFacts | None, b: ModelFacts | None, squared: float, component: str
+    a: ModelFacts | None,
+    b: ModelFacts | None,
+    squared: float,
+    component: str,
+    settings: LineageSettings = SETTINGS,
 ) -> list[Evidence]:
     """Return what speaks for b having come from a, with negative log odds where against it.
 
@@ -137,23 +132,28 @@ def drift_evidence(
         second = b.counts.get((name, unit), first)
         if first != second:
             sign = 1.0 if second > first else -1.0
-            found.append(Evidence(name, f"{unit} {first} → {second}", sign * RECORD))
+            found.append(Evidence(name, f"{unit} {first} → {second}", sign * settings.record))
             break
     if component in a.norms and component in b.norms and squared > 0:
         growth = (b.norms[component] ** 2 - a.norms[component] ** 2) / squared
         bounded = min(1.0, max(-1.0, growth))
         text = f"squared norm changes by {growth:+.3g} of the squared step"
-        found.append(Evidence("norm growth", text, NORM_GROWTH * bounded))
+        found.append(Evidence("norm growth", text, settings.norm_growth * bounded))
     if component in a.kurtosis and component in b.kurtosis:
         change = b.kurtosis[component] - a.kurtosis[component]
         if change:
             text = f"kurtosis {a.kurtosis[component]:.3f} → {b.kurtosis[component]:.3f}"
-            found.append(Evidence("kurtosis drift", text, KURTOSIS if change > 0 else -KURTOSIS))
+            sign = 1.0 if change > 0 else -1.0
+            found.append(Evidence("kurtosis drift", text, sign * settings.kurtosis))
     return found
 
 
 def same_weights_kind(
-    first: ModelFacts | None, second: ModelFacts | None, pair: PairFacts | None, component: str
+    first: ModelFacts | None,
+    second: ModelFacts | None,
+    pair: PairFacts | None,
+    component: str,
+    settings: LineageSettings = SETTINGS,
 ) -> tuple[str, list[Evidence]]:
     """Return how the second of two models with the same weights was made from the first.
 
@@ -177,17 +177,19 @@ def same_weights_kind(
         dropped, added = pair.count("missing_b"), pair.count("missing_a")
         if dropped and not added:
             kind = "pruned"
-            found.append(Evidence("subset", f"{dropped} keys are missing, none added", RECORD))
+            found.append(
+                Evidence("subset", f"{dropped} keys are missing, none added", settings.record)
+            )
     elif first and second and first.keys > second.keys > 0:
         kind = "pruned"
         text = f"{second.keys} of {first.keys} keys"
-        found.append(Evidence("subset", text, RECORD))
+        found.append(Evidence("subset", text, settings.record))
     if first and second:
         wide, narrow = _WIDTHS.get(first.dtype, 0), _WIDTHS.get(second.dtype, 0)
         if wide > narrow > 0:
             kind = "cast" if kind == "copy" else kind
             text = f"{first.dtype} → {second.dtype}"
-            found.append(Evidence("precision cast", text, RECORD))
+            found.append(Evidence("precision cast", text, settings.record))
     if pair is not None and not found:
         same = pair.count("identical", "same_values", "same_at_fp16", "same_at_bf16")
         broken = pair.count("non_finite")
@@ -197,9 +199,3 @@ def same_weights_kind(
         text += f", {alone} in one of the two alone" if alone else ""
         found.append(Evidence("same weights", text, 0.0))
     return kind, found
-
-
-def weights_rounding(matrix: DistanceMatrix, facts: Mapping[str, ModelFacts]) -> dict[str, float]:
-    """Return the rounding of the matrix's models over its component."""
-    known = (facts[m] for m in matrix.models if m in facts)
-    return rounding_of(known, matrix.component)

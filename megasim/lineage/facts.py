@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from megasim.errors import printable
-from megasim.lineage.claims import Claim
+from megasim.lineage.claims import Claim, resolve_name
 from megasim.lineage.evidence import ModelFacts, PairFacts
 from megasim.store.matrices import member_names
 from megasim.store.rows import Store
@@ -95,8 +95,6 @@ def load_pair_facts(store: Store) -> list[PairFacts]:
 
 def stated_parents(claims: list[Claim], models: list[str]) -> dict[tuple[str, str], str]:
     """Return (parent, child) → where it is written that the one was made from the other."""
-    from megasim.lineage.claims import resolve_name
-
     stated = {}
     for claim in claims:
         for written in claim.parents:

@@ -27,6 +27,7 @@ from megasim.store.matrices import (
     layers_beneath,
     load_layers,
     load_matrix,
+    require_component,
 )
 from megasim.store.rows import Store
 
@@ -53,7 +54,7 @@ def load_recipe(
         chosen = asked if parents else _nearest_by_sketch(store, model, component, progress)
         matrix, layers = _distances(store, component, chosen, True, progress)
     else:
-        load_matrix(store, component, models=asked)  # says which model lacks the component
+        require_component(store, component, asked)
         measured, notes = without_mixed_estimates(load_matrix(store, component))
         matrix = _nearest_in(measured, model, parents or ())
         layers = layers_beneath(store, matrix)
@@ -174,7 +175,7 @@ def _nearest_by_sketch(
 ) -> list[str] | None:
     """Return a model and those nearest by their sketches; None if all are few enough."""
     if len(store.model_ids()) <= MOST_LAYERED_MODELS:
-        load_matrix(store, component, models=[model])  # says so if it lacks the component
+        require_component(store, component, [model])
         return None
     k = MOST_LAYERED_MODELS - 1
     return [model, *nearest_by_sketch(store, component, model, k, progress=progress)]

@@ -30,6 +30,17 @@ def difference_product(squared: Floats, a: int, b: int, c: int, d: int) -> Float
     return np.asarray((s[..., a, d] + s[..., b, c] - s[..., a, c] - s[..., b, d]) / 2)
 
 
+def step_cosine(squared: Floats, a: int, b: int, c: int) -> float:
+    """Return the cosine between the steps a→b and b→c; 0 where one has no length."""
+    return difference_cosine(squared, a, b, b, c)
+
+
+def difference_cosine(squared: Floats, a: int, b: int, c: int, d: int) -> float:
+    """Return the cosine between b − a and d − c; 0 where one has no length."""
+    size = float(np.sqrt(squared[a, b] * squared[c, d]))
+    return float(difference_product(squared, a, b, c, d)) / size if size > 0 else 0.0
+
+
 def gram(squared: Floats, origin: int) -> Floats:
     """Return the (…, N, N) inner products ⟨i − origin, j − origin⟩.
 

@@ -16,11 +16,10 @@ from megasim.lineage.inner_products import (
     source_of,
     sum_by_block,
 )
+from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
-# Relative error of a squared distance, by source: exact sums are in float64 over float32
-# values; published results were summed in single precision, and those of cwd agree to 4e-5.
-PRECISION = {"exact": 1e-6, "imported": 5e-5, "estimated": 1e-6, "": 1e-6}
+# The row of the model asked about; its candidates follow.
 MODEL = 0
 
 
@@ -41,6 +40,7 @@ class Question:
     dimensions: float
     source: str
     notes: list[str] = field(default_factory=list)
+    settings: LineageSettings = SETTINGS
 
     @cached_property
     def total(self) -> Floats:
@@ -53,11 +53,16 @@ class Question:
         reach = float(self.total[np.ix_(named, named)].max())
         return float(self.rounding[model] ** 2) + self.precision * reach
 
+    def noise_ceiling(self, model: int, parents: Sequence[int]) -> float:
+        """Return the squared distance up to which a weighted sum leaves no more than noise."""
+        return self.settings.clear_of_noise * self.noise(model, parents)
+
     def dependence(self, pool: Collection[int]) -> float:
         """Return the squared distance from the plane of others that is none, among a pool."""
         named = sorted(pool)
         widest = float(self.total[np.ix_(named, named)].max())
-        return float(4 * self.rounding[named].max() ** 2 + 10 * self.precision * widest)
+        rounding = self.settings.dependent_rounding * self.rounding[named].max() ** 2
+        return float(rounding + self.settings.dependent_precision * self.precision * widest)
 
     def reach(self, model: int, parents: Sequence[int]) -> float:
         """Return the sum of the distances from a model to its parents."""
@@ -69,7 +74,7 @@ def comparable(
     model: str,
     rounding: dict[str, float],
     parents: Sequence[str] | None,
-    pool: int,
+    settings: LineageSettings,
 ) -> tuple[list[str], list[str], list[str]]:
     """Return the candidates, nearest first; the models of the same weights; and notes."""
     place = {name: i for i, name in enumerate(matrix.models)}
@@ -86,7 +91,7 @@ def comparable(
 
     def is_same(a: str, b: str) -> bool:
         rounded = rounding.get(a, 0.0) ** 2 + rounding.get(b, 0.0) ** 2
-        return bool(matrix.values[place[a], place[b]] ** 2 <= 1.5 * rounded)
+        return bool(matrix.values[place[a], place[b]] ** 2 <= settings.same_weights * rounded)
 
     same = [n for n in others if is_same(model, n)]
     if same:
@@ -101,20 +106,26 @@ def comparable(
             gaps += 1
         elif parents is None and any(is_same(name, k) for k in kept):
             twins += 1
-        elif len(kept) < pool:
+        elif len(kept) < settings.pool:
             kept.append(name)
     if twins:
         notes.append(f"{twins} model(s) with the weights of another candidate were left out")
     if gaps:
         notes.append(f"{gaps} model(s) lack a distance to a nearer candidate and were left out")
-    if len(kept) == pool:
-        notes.append(f"parents were sought among the {pool} nearest models")
+    if len(kept) == settings.pool:
+        notes.append(f"parents were sought among the {settings.pool} nearest models")
     return kept, same, notes
 
 
 def check_parents(
     matrix: DistanceMatrix, model: str, parents: Sequence[str], same: Sequence[str]
 ) -> None:
+    """Raise unless parents that were named can be asked about.
+
+    Raises:
+        UsageError: fewer than two, the model itself, or one that is there twice.
+        NoAnswerError: two of them, or the model and one, have no distance.
+    """
     if len(parents) < 2:
         raise UsageError("a merge has at least two parents", "name more models with --from")
     for parent in parents:
@@ -146,6 +157,7 @@ def ask(
     layers: LayerMatrices | None,
     rounding: dict[str, float],
     notes: list[str],
+    settings: LineageSettings,
 ) -> Question:
     """Return the stacked squared distances of the model and the candidates."""
     blocks: tuple[str, ...] = ("",)
@@ -161,7 +173,11 @@ def ask(
         present = np.isfinite(layers.values[:, place[model], :]).sum(axis=0)
         listed = [n for n in wanted if n in place]
         most = max((present[place[n]] for n in listed[1:]), default=0)
-        listed = [n for n in listed if n == model or (most and present[place[n]] >= 0.9 * most)]
+        listed = [
+            n
+            for n in listed
+            if n == model or (most and present[place[n]] >= settings.same_layers * most)
+        ]
         at = [place[n] for n in listed]
         values = layers.values[np.ix_(range(len(layers.keys)), at, at)]
         whole = np.asarray(np.isfinite(values.sum(axis=(1, 2))))
@@ -189,8 +205,9 @@ def ask(
         squared=squared,
         layers=by_layer,
         rounding=np.array([rounding.get(n, 0.0) for n in wanted]),
-        precision=PRECISION[source],
+        precision=settings.precision[source],
         dimensions=dimensions,
         source=source,
         notes=notes,
+        settings=settings,
     )

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megasim.errors import printable
-
-# The best weights of an unclaimed recipe are worth a word when they leave no more than this.
-WORTH_TELLING = 0.5
+from megasim.lineage.settings import SETTINGS
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Recipe:
         asked = f"{printable(self.model, 80)} ({self.component}{estimated})"
         if not self.claimed:
             said = f"{asked}: no merge of these models"
-            if self.rivals and self.rivals[0].unexplained <= WORTH_TELLING:
+            if self.rivals and self.rivals[0].unexplained <= SETTINGS.worth_telling:
                 best = self.rivals[0]
                 left = percent(best.unexplained)
                 said += (

@@ -13,20 +13,8 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from megasim.lineage.inner_products import Floats, gram
+from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import LayerMatrices
-
-MOST_PARENTS = 4
-BEAM = 40
-# Parents whose Gram matrix has eigenvalues below this share of its largest are dependent.
-DEPENDENT = 1e-9
-# Weights a person would merge by: a weighted sum, or one subtracted model with a weight up to 1.
-MOST_NEGATIVE = -1.05
-NOT_NEGATIVE = -0.005
-# A parent of less weight than this is none.
-NO_SHARE = 0.02
-# All models together must leave less than this of the squared distance to the nearest, or the
-# search for a recipe is not worth its time; the middle of two unrelated steps leaves a half.
-EXPLAINABLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,9 @@ class Candidate:
     weights: tuple[float, ...]
 
 
-def fit_weights(squared: Floats, model: int, parents: Sequence[int]) -> Fit:
+def fit_weights(
+    squared: Floats, model: int, parents: Sequence[int], settings: LineageSettings = SETTINGS
+) -> Fit:
     """Return the weights, summing to 1, that bring Σ wᵢ pᵢ nearest to the model.
 
     With u = p − p₁ and m' = m − p₁ the weights of all but the first parent solve
@@ -68,7 +58,7 @@ def fit_weights(squared: Floats, model: int, parents: Sequence[int]) -> Fit:
     inner = products[:, others][:, :, others]
     toward = products[:, others, model]
     spread = np.einsum("bii->bi", inner).max(axis=1, initial=0.0)
-    inverse = np.linalg.pinv(inner, rcond=DEPENDENT, hermitian=True)
+    inverse = np.linalg.pinv(inner, rcond=settings.dependent, hermitian=True)
     w = np.einsum("bij,bj->bi", inverse, toward)
     residual = squared[:, parents[0], model] - np.einsum("bi,bi->b", w, toward)
     weights = np.concatenate([1 - w.sum(axis=1, keepdims=True), w], axis=1)
@@ -127,7 +117,9 @@ def hull_distances(squared: Floats) -> Floats:
     return np.asarray(scale / np.maximum(diagonal, 1e-30))
 
 
-def explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
+def explainable(
+    squared: Floats, layers: LayerMatrices | None, settings: LineageSettings = SETTINGS
+) -> list[int]:
     """Return the models of which all others together leave little: what may be a merge."""
     n = len(squared)
     if n < 3:
@@ -141,7 +133,7 @@ def explainable(squared: Floats, layers: LayerMatrices | None) -> list[int]:
     each = [np.sum([hull_distances(d2) for d2 in stack], axis=0) for stack in stacks if len(stack)]
     hull = np.min(each, axis=0)
     away = squared + np.diag(np.full(n, np.inf))
-    return [i for i in range(n) if hull[i] <= EXPLAINABLE * away[i].min()]
+    return [i for i in range(n) if hull[i] <= settings.explainable * away[i].min()]
 
 
 def hull_ends(
@@ -185,17 +177,19 @@ def hull_ends(
     return ends
 
 
-def natural(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def natural(
+    weights: npt.NDArray[np.float64], settings: LineageSettings = SETTINGS
+) -> npt.NDArray[np.bool_]:
     """Return which rows of (…, k) weights a person would merge by.
 
     A weighted sum, or from three parents on an add-difference a + k(b − c): one negative
     weight, of size 1 at most. Two parents of which one is negative say that the other parent
     lies between, so it is the merge.
     """
-    negative = weights < NOT_NEGATIVE
+    negative = weights < settings.not_negative
     count = negative.sum(axis=-1)
     allowed = weights.shape[-1] >= 3
-    within = weights.min(axis=-1) >= MOST_NEGATIVE
+    within = weights.min(axis=-1) >= settings.most_negative
     return np.asarray((count == 0) | (allowed & (count == 1) & within))
 
 
@@ -205,41 +199,42 @@ def search_parents(
     pool: Iterable[int],
     *,
     noise: float = 0.0,
-    most: int = MOST_PARENTS,
+    most: int | None = None,
+    settings: LineageSettings = SETTINGS,
 ) -> Iterator[list[Candidate]]:
-    """Yield the best natural sets of 2, 3 … `most` parents out of `pool`, best first.
+    """Yield the best natural sets of 2, 3 … parents out of `pool`, best first.
 
-    All pairs are tried; larger sets grow from the best `BEAM` of the size below, each further
-    parent with all weights solved anew, and the best set is refined by exchanging one parent
-    at a time. Not guaranteed: the best of all larger sets. A size without any natural set is
-    left out.
+    All pairs are tried; larger sets grow from the best of the size below, each further parent
+    with all weights solved anew, and the best set is refined by exchanging one parent at a time.
+    Not guaranteed: the best of all larger sets. A size without any natural set is left out.
 
     Args:
         squared: (B, N, N) squared distances, finite among `pool` and the model.
         noise: a squared distance, summed over blocks, that is none: a parent no farther from
             the plane of the others adds no direction of its own.
+        most: the largest size; `settings.most_parents` when None.
     """
     places = np.array(sorted(set(pool) - {model}), dtype=np.intp)
     index = np.concatenate([[model], places])
     part = squared[:, index][:, :, index]
     n = len(places)
     beam: list[tuple[int, ...]] = [(i,) for i in range(1, n + 1)]
-    for size in range(2, min(most, n) + 1):
+    for size in range(2, min(most or settings.most_parents, n) + 1):
         sets: dict[tuple[int, ...], Candidate] = {}
         grown: dict[tuple[int, ...], float] = {}
         for base in beam:
-            _collect(part, base, sets, grown, noise)
+            _collect(part, base, sets, grown, noise, settings)
         if sets and size > 2:
             best = min(sets.values(), key=_order)
             for out in range(size):
                 base = best.parents[:out] + best.parents[out + 1 :]
-                _collect(part, base, sets, grown, noise)
+                _collect(part, base, sets, grown, noise, settings)
         if sets:
             yield [
                 Candidate(tuple(int(index[i]) for i in c.parents), c.residual, c.weights)
                 for c in sorted(sets.values(), key=_order)
             ]
-        beam = sorted(grown, key=lambda s: (grown[s], s))[:BEAM]
+        beam = sorted(grown, key=lambda s: (grown[s], s))[: settings.beam]
 
 
 def _order(candidate: Candidate) -> tuple[float, tuple[int, ...]]:
@@ -252,12 +247,13 @@ def _collect(
     sets: dict[tuple[int, ...], Candidate],
     grown: dict[tuple[int, ...], float],
     noise: float,
+    settings: LineageSettings,
 ) -> None:
     """Add to `sets` and `grown` the sets of `base` and one parent more; the model is row 0."""
-    residual, weights = extend(squared, base, noise)
-    admissible = natural(weights)
-    admissible &= np.min(np.abs(weights), axis=1) > NO_SHARE
-    kept = BEAM if len(base) == 1 else BEAM // 4
+    residual, weights = extend(squared, base, noise, settings)
+    admissible = natural(weights, settings)
+    admissible &= np.min(np.abs(weights), axis=1) > settings.no_share
+    kept = settings.beam if len(base) == 1 else settings.beam // 4
     order = np.argsort(residual, kind="stable")
     order = order[np.isfinite(residual[order])]
     for q in order[:kept].tolist():
@@ -270,7 +266,12 @@ def _collect(
             sets[key] = Candidate(key, float(residual[q]), tuple(by_parent[p] for p in key))
 
 
-def extend(squared: Floats, base: Sequence[int], noise: float = 0.0) -> tuple[Floats, Floats]:
+def extend(
+    squared: Floats,
+    base: Sequence[int],
+    noise: float = 0.0,
+    settings: LineageSettings = SETTINGS,
+) -> tuple[Floats, Floats]:
     """Return what every further parent beside `base` would leave and weigh; the model is row 0.
 
     Exact for each: the Schur complement of the further parent in the Gram matrix.
@@ -279,15 +280,17 @@ def extend(squared: Floats, base: Sequence[int], noise: float = 0.0) -> tuple[Fl
         (N,) residual summed over blocks, inf where the parent adds no direction; and the
         (N, k + 1) weights of the blocks together, the further parent's last.
     """
-    together, weights, independent = _extend(squared.sum(axis=0, keepdims=True), base, noise)
-    apart = together if len(squared) == 1 else _extend(squared, base, 0.0)[0]
+    together, weights, independent = _extend(
+        squared.sum(axis=0, keepdims=True), base, noise, settings
+    )
+    apart = together if len(squared) == 1 else _extend(squared, base, 0.0, settings)[0]
     residual = np.where(independent[0], apart.sum(axis=0), np.inf)
     residual[[0, *base]] = np.inf
     return residual, weights[0]
 
 
 def _extend(
-    squared: Floats, base: Sequence[int], noise: float
+    squared: Floats, base: Sequence[int], noise: float, settings: LineageSettings
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     first = squared[:, base[0], :]
     toward = (first + first[:, :1] - squared[:, 0, :]) / 2
@@ -306,7 +309,7 @@ def _extend(
         left = left - np.einsum("bi,bi->b", start, toward[:, others])
         fresh = fresh - np.einsum("bni,bin->bn", carried, cross)
         gain = toward - (carried @ toward[:, others, None])[..., 0]
-    independent = fresh > np.maximum(noise, DEPENDENT * first)
+    independent = fresh > np.maximum(noise, settings.dependent * first)
     w = np.where(independent, gain / np.where(independent, fresh, 1.0), 0.0)
     residual = np.maximum(left[:, None] - w * gain, 0.0)
     rest = start[:, None, :] - carried * w[..., None]

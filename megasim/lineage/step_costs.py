@@ -9,19 +9,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from megasim.lineage.inner_products import Floats
+from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import LayerMatrices
 
-# The least D² of a block that counts, over the median of the family.
-SAME_BLOCK = 1e-8
-# What all elements left untouched count beside the weighted mean log D² of the blocks.
-UNTOUCHED = 2.0
-# The share of elements all models must have for these to be counted.
-NEARLY_ALL = 0.999
 # E|x| of a standard normal variable, and what its square excess counts as negentropy.
 NORMAL_L1 = float(np.sqrt(2 / np.pi))
 NEGENTROPY = 1 / (2 - 6 / np.pi)
-# Each block counts as if it had erred once by this cosine when no other did.
-OWN_ERROR = 0.2
 
 
 @dataclass(frozen=True)
@@ -39,6 +32,7 @@ class Steps:
     squared: Floats
     entropy: Floats
     untouched: Floats
+    settings: LineageSettings = SETTINGS
 
     def costs(self, weights: Mapping[str, float]) -> Floats:
         """Return the (N, N) cost of every edge of a tree.
@@ -58,7 +52,9 @@ class Steps:
         """
         w = np.array([weights.get(name, 0.0) for name in self.blocks])
         w = w / w.sum() if w.sum() > 0 else np.full(len(w), 1 / len(w))
-        return np.asarray(np.tensordot(w, self.entropy, 1) - UNTOUCHED * self.untouched)
+        return np.asarray(
+            np.tensordot(w, self.entropy, 1) - self.settings.untouched * self.untouched
+        )
 
     def errors(self, edges: Iterable[tuple[int, int]], skipped: Iterable[int]) -> Floats:
         """Return (T, B) how far steps that meet in a tree are from being independent.
@@ -92,6 +88,7 @@ def family_steps(
     layers: LayerMatrices | None = None,
     l1: LayerMatrices | None = None,
     changed: Floats | None = None,
+    settings: LineageSettings = SETTINGS,
 ) -> Steps:
     """Return the steps between the models of a family.
 
@@ -107,7 +104,7 @@ def family_steps(
     if layers is not None:
         known = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
         elements = layers.numels.sum()
-        in_all = layers.numels[known].sum() >= NEARLY_ALL * elements
+        in_all = layers.numels[known].sum() >= settings.counted_elements * elements
         if changed is not None and in_all:
             untouched = np.nan_to_num(1 - changed / elements)
         form = np.zeros(layers.values.shape) if l1 is None else negentropies(layers, l1)
@@ -126,12 +123,14 @@ def family_steps(
     for d2, j in found.values():
         apart = d2[np.triu(d2 > 0, 1)]
         scale = np.median(apart) if apart.size else 1.0
-        entropy.append(np.log(np.maximum(d2 / scale, SAME_BLOCK)) - 2 * j)
+        entropy.append(np.log(np.maximum(d2 / scale, settings.same_block)) - 2 * j)
     squares = np.stack([d2 for d2, _ in found.values()])
-    return Steps(tuple(found), squares, np.stack(entropy), untouched)
+    return Steps(tuple(found), squares, np.stack(entropy), untouched, settings)
 
 
-def block_weights(families: Sequence[tuple[Steps, Floats]]) -> dict[str, float]:
+def block_weights(
+    families: Sequence[tuple[Steps, Floats]], settings: LineageSettings = SETTINGS
+) -> dict[str, float]:
     """Return how much each block counts in telling a tree, summing to 1.
 
     Two trainings often move some blocks the same way, or the second takes back what the first
@@ -144,7 +143,7 @@ def block_weights(families: Sequence[tuple[Steps, Floats]]) -> dict[str, float]:
         families: the steps of each with their `Steps.errors` in a first tree.
     """
     names = sorted({name for steps, _ in families for name in steps.blocks})
-    products = OWN_ERROR**2 * np.eye(len(names))
+    products = settings.own_error**2 * np.eye(len(names))
     for steps, errors in families:
         rows = np.ones((len(errors), len(names)))
         rows[:, [names.index(name) for name in steps.blocks]] = errors

@@ -117,6 +117,10 @@ class DistanceMatrix:
             coverage=self.coverage[grid],
         )
 
+    def require_models(self, names: Iterable[str]) -> None:
+        """Raise UsageError when one of `names` is not in the matrix."""
+        places(self.models, list(names))
+
     def largest_complete(self) -> DistanceMatrix:
         """Return the matrix without the models whose gaps are most, until no gap is left.
 

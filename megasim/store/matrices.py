@@ -159,6 +159,16 @@ def _check_metric(metric: str) -> None:
         raise UsageError(f"no such metric: {printable(metric)!r}", f"choose {', '.join(METRICS)}")
 
 
+def require_component(store: Store, component: str, models: Sequence[str]) -> None:
+    """Raise unless all of `models` hold a component.
+
+    Raises:
+        UsageError: an unknown model.
+        NoAnswerError: one that does not hold it.
+    """
+    holders(store, component, member_names(store, component), models)
+
+
 def holders(
     store: Store, component: str, members: Sequence[str], models: Sequence[str] | None
 ) -> dict[str, int]:

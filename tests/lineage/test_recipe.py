@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from megasim.errors import NoAnswerError, UsageError
 from megasim.lineage.inner_products import Floats, direction, gram
-from megasim.lineage.recipe import recover_recipe, rounding_l2
+from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.rounding import rounding_l2
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
 BLOCKS = 25

@@ -1,0 +1,164 @@
+"""Which models hold the same weights, and which are related at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import networkx as nx
+import numpy as np
+
+from megasim.lineage.evidence import ModelFacts, rounding_of
+from megasim.lineage.inner_products import Floats
+from megasim.lineage.settings import SETTINGS, LineageSettings
+from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
+
+
+@dataclass(frozen=True)
+class SameWeights:
+    """One model for each set of equal ones, and where the others hang.
+
+    Attributes:
+        kept: the models that stand for a set, in the order of the matrix.
+        copies: (the model that stands for the set, the one it hangs on, the model) of the others.
+    """
+
+    kept: tuple[str, ...]
+    copies: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class FamilyDistances:
+    """What is known of N related models between which all distances are known.
+
+    Attributes:
+        matrix: their L2 distances.
+        layers, layers_l1: L2 and L1 by layer, where all of them have layers.
+        changed: (N, N) elements that differ, NaN where that tells nothing; None where not known.
+    """
+
+    matrix: DistanceMatrix
+    layers: LayerMatrices | None
+    layers_l1: LayerMatrices | None
+    changed: Floats | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models, in the order of rows and columns."""
+        return self.matrix.models
+
+
+def without_sparse_pairs(
+    matrix: DistanceMatrix, settings: LineageSettings = SETTINGS
+) -> tuple[DistanceMatrix, int]:
+    """Return the matrix without the pairs that share too few keys, and how many these are.
+
+    The norms are of all keys: a distance over few of them would make any two models related.
+    """
+    few = matrix.coverage < settings.least_common
+    return replace(matrix, values=np.where(few, np.nan, matrix.values)), int(np.triu(few, 1).sum())
+
+
+def same_weights(
+    matrix: DistanceMatrix,
+    known: Mapping[str, ModelFacts],
+    settings: LineageSettings = SETTINGS,
+) -> SameWeights:
+    """Return one model of each set of equal ones, and on which each other hangs.
+
+    The fullest model stands for a set; each other hangs on the one before it that is most like
+    it: in its weights, then in how many keys it has.
+    """
+    rounding = rounding_of(known.values(), matrix.component)
+    order = sorted(
+        matrix.models, key=lambda m: known[m].completeness if m in known else (0, 0, 0, m)
+    )
+    place = {m: i for i, m in enumerate(matrix.models)}
+    keys = {m: known[m].keys if m in known else 0 for m in matrix.models}
+    sets: dict[str, list[str]] = {}
+    copies: list[tuple[str, str, str]] = []
+    for model in order:
+        row = matrix.values[place[model]]
+        for first, members in sets.items():
+            noise = rounding.get(model, 0.0) ** 2 + rounding.get(first, 0.0) ** 2
+            if row[place[first]] ** 2 <= settings.same_weights * noise:
+                near = [m for m in members if np.isfinite(row[place[m]])]
+                parent = min(near, key=lambda m: (row[place[m]], abs(keys[m] - keys[model])))
+                copies.append((first, parent, model))
+                members.append(model)
+                break
+        else:
+            sets[model] = [model]
+    return SameWeights(tuple(m for m in matrix.models if m in sets), tuple(copies))
+
+
+def related_groups(
+    matrix: DistanceMatrix, norms: Mapping[str, float], settings: LineageSettings = SETTINGS
+) -> list[list[str]]:
+    """Return the families: models whose weights are related, largest family first.
+
+    With norms, two models are related when the cosine of their raw weights,
+    (‖a‖² + ‖b‖² − D²) / 2‖a‖‖b‖, is above that of the settings. Models without a norm are joined
+    to the family of their nearest model, unless nothing of it is within ten times the distances
+    inside. Models that share no distance are not related.
+    """
+    size = np.array([norms.get(m, np.nan) for m in matrix.models])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        product = np.outer(size, size)
+        cosine = (size[:, None] ** 2 + size[None] ** 2 - matrix.squared()) / (2 * product)
+    linked = cosine > settings.related_cosine
+    unknown = np.isnan(cosine) & np.isfinite(matrix.values)
+    groups = nx.utils.UnionFind(range(len(matrix.models)))
+    longest: dict[int, float] = {}
+    rows, cols = np.nonzero(np.triu(linked | unknown, 1))
+    lengths = matrix.values[rows, cols]
+    for k in np.argsort(lengths, kind="stable").tolist():
+        i, j, length = int(rows[k]), int(cols[k]), float(lengths[k])
+        first, second = groups[i], groups[j]
+        inside = max(longest.get(first, 0.0), longest.get(second, 0.0))
+        if first != second and (linked[i, j] or inside == 0 or length <= settings.gap * inside):
+            groups.union(i, j)
+            longest[groups[i]] = max(inside, length)
+    found = [[matrix.models[i] for i in sorted(group)] for group in groups.to_sets()]
+    return sorted(found, key=lambda g: (-len(g), g[0]))
+
+
+def family_distances(
+    part: DistanceMatrix,
+    known: Mapping[str, ModelFacts],
+    layers: LayerMatrices | None,
+    layers_l1: LayerMatrices | None,
+    changed: DistanceMatrix | None,
+) -> FamilyDistances:
+    """Return what is known of the models of a family between which no distance is missing."""
+    whole = part.largest_complete()
+    return FamilyDistances(
+        whole,
+        _layers_of(layers, whole.models),
+        _layers_of(layers_l1, whole.models),
+        _comparable_bits(changed, whole.models, known),
+    )
+
+
+def _layers_of(layers: LayerMatrices | None, names: tuple[str, ...]) -> LayerMatrices | None:
+    """Return the layers of the named models, or None when a model is not among them."""
+    if layers is None or not set(names) <= set(layers.models):
+        return None
+    return layers.subset(names)
+
+
+def _comparable_bits(
+    changed: DistanceMatrix | None, names: tuple[str, ...], known: Mapping[str, ModelFacts]
+) -> Floats | None:
+    """Return how many elements differ between the models of the commonest dtype, else NaN.
+
+    Rounding changes nearly all elements; and of two models that were both rounded, those that
+    are alike may have become so by it.
+    """
+    dtypes = [known[n].dtype if n in known else "" for n in names]
+    if changed is None or not any(dtypes):
+        return None
+    common = max(sorted(set(dtypes) - {""}), key=dtypes.count)
+    same = np.array([dtype == common for dtype in dtypes])
+    values = np.where(np.outer(same, same), changed.subset(names).values, np.nan)
+    return values if np.isfinite(values[np.ix_(same, same)]).all() else None

@@ -1,0 +1,68 @@
+"""The merges among the models of a family: found by their recipes, no two explained in a circle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+
+from megasim.lineage.families import FamilyDistances
+from megasim.lineage.recipe import recover_recipe
+from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.recipe_search import explainable
+from megasim.lineage.settings import SETTINGS, LineageSettings
+
+
+@dataclass(frozen=True)
+class Merges:
+    """Which models of a family are merges.
+
+    Attributes:
+        recipes: theirs, in the order of the family's models.
+        parents: place of a merge in the family → those of its parents, heaviest first.
+    """
+
+    recipes: tuple[Recipe, ...]
+    parents: Mapping[int, tuple[int, ...]]
+
+
+def find_merges(
+    family: FamilyDistances,
+    rounding: Mapping[str, float],
+    settings: LineageSettings = SETTINGS,
+) -> Merges:
+    """Return the models of a family that are merges of others in it.
+
+    Args:
+        rounding: model → the L2 that storing it rounded away.
+    """
+    recipes = (
+        recover_recipe(
+            family.matrix,
+            family.names[i],
+            layers=family.layers,
+            rounding=rounding,
+            max_unexplained=settings.merge_unexplained,
+            settings=settings,
+        )
+        for i in explainable(family.matrix.squared(), family.layers, settings)
+    )
+    return merges_of(family, [recipe for recipe in recipes if recipe.claimed])
+
+
+def merges_of(family: FamilyDistances, recipes: Sequence[Recipe]) -> Merges:
+    """Return those of the recipes that are of models of the family, without circles.
+
+    Of merges that explain each other in a circle, the worst explained is dropped.
+    """
+    place = {name: i for i, name in enumerate(family.names)}
+    own = sorted((r for r in recipes if r.model in place), key=lambda r: place[r.model])
+    parents = {place[r.model]: tuple(place[p.model] for p in r.parents) for r in own}
+    left = {place[r.model]: r.unexplained for r in own}
+    graph: nx.DiGraph[int] = nx.DiGraph((p, m) for m, ps in parents.items() for p in ps)
+    while not nx.is_directed_acyclic_graph(graph):
+        cycle = {a for a, _ in nx.find_cycle(graph)}
+        worst = max(sorted(cycle & set(parents)), key=lambda i: left[i])
+        graph.remove_edges_from([(p, worst) for p in parents.pop(worst)])
+    return Merges(tuple(r for r in own if place[r.model] in parents), parents)

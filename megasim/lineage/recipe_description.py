@@ -1,0 +1,109 @@
+"""A recipe put together for its reader: weights with errors, blocks and rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from megasim.lineage.inner_products import Floats, gram
+from megasim.lineage.recipe_question import MODEL, Question
+from megasim.lineage.recipe_result import BlockWeights, Parent, Recipe, Rival
+from megasim.lineage.recipe_search import Candidate, fit_weights
+from megasim.lineage.recipe_verdict import layer_spread
+
+
+def describe(
+    question: Question,
+    found: Candidate | None,
+    rivals: list[Candidate],
+    verdict: str,
+    same: tuple[str, ...],
+) -> Recipe:
+    """Return the result with errors, blocks and rivals."""
+    total, model = question.total, MODEL
+    if found is None:
+        return Recipe(
+            question.names[model], question.component, verdict, (), 1.0, float("nan"), False,
+            (), (), same, question.source, tuple(question.notes),
+        )  # fmt: skip
+    heaviest = sorted(
+        zip(found.weights, found.parents, strict=True), key=lambda x: (-x[0], question.names[x[1]])
+    )
+    parents = [p for _, p in heaviest]
+    nearest = float(total[model, parents].min())
+    whole = fit_weights(total[None], model, parents)
+    fit = fit_weights(question.squared, model, parents)
+    single, by_block = float(whole.residual[0]), float(fit.residual.sum())
+    noise = question.noise(MODEL, parents)
+    blockwise = len(question.blocks) > 1 and single > question.settings.rival * (by_block + noise)
+    residual = by_block if blockwise else single
+    errors = _weight_errors(question, parents, whole.weights[0], single, whole.inverse[0])
+    spreads = layer_spread(question, parents)
+    block_weights = tuple(
+        BlockWeights(
+            name,
+            tuple(float(w) for w in fit.weights[b]),
+            _ratio(float(fit.residual[b]), float(question.squared[b, model, parents].min())),
+        )
+        for b, name in enumerate(question.blocks)
+    )
+    claimed = verdict != "none"
+    shown = rivals if claimed else [found, *rivals]
+    described = tuple(
+        Rival(
+            tuple((question.names[p], w) for p, w in zip(c.parents, c.weights, strict=True)),
+            _ratio(c.residual, float(total[model, list(c.parents)].min())),
+        )
+        for c in shown[:5]
+    )
+    told = question.rounding[MODEL] > 0
+    return Recipe(
+        model=question.names[model],
+        component=question.component,
+        verdict=verdict,
+        parents=tuple(
+            Parent(question.names[p], float(w), float(e), float(s))
+            for p, w, e, s in zip(parents, whole.weights[0], errors, spreads, strict=True)
+            if claimed
+        ),
+        unexplained=_ratio(residual, nearest),
+        rounding=_ratio(question.rounding[MODEL] ** 2, nearest) if told else float("nan"),
+        blockwise=blockwise and claimed,
+        blocks=block_weights if question.layers is not None and claimed else (),
+        rivals=described,
+        same=same,
+        source=question.source,
+        notes=tuple(question.notes),
+    )
+
+
+def _weight_errors(
+    question: Question, parents: Sequence[int], weights: Floats, residual: float, inverse: Floats
+) -> Floats:
+    """Return (k,) standard errors of the weights.
+
+    With layers, each is a replicate: the sandwich H⁻¹ (Σ s sᵀ) H⁻¹ of the scores s of each
+    layer, which assumes nothing about the residual but that layers are independent. Without,
+    the residual is taken as isotropic in as many dimensions as the distances rest on. Beside
+    it, the precision of the distances themselves.
+    """
+    others = list(parents[1:])
+    reach = float(question.total[np.ix_(list(parents), list(parents))].max())
+    numeric = question.precision * reach / 2 * inverse
+    covariance = numeric @ numeric.T
+    if question.layers is not None and len(question.layers) >= question.settings.fewest_layers:
+        products = gram(question.layers, parents[0])
+        inner = products[:, others][:, :, others]
+        scores = products[:, others, MODEL] - inner @ weights[1:]
+        covariance = covariance + inverse @ (scores.T @ scores) @ inverse
+    elif np.isfinite(question.dimensions):
+        covariance = covariance + residual / max(question.dimensions, 1.0) * inverse
+    elif residual > question.noise_ceiling(MODEL, parents):
+        return np.full(len(parents), np.nan)
+    variances = [covariance.sum(), *np.diag(covariance)]
+    return np.sqrt(np.maximum(variances, 0.0))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else float("nan")

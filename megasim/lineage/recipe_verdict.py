@@ -1,0 +1,108 @@
+"""What a set of parents proves of a model: a merge, an add-difference, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from megasim.errors import printable
+from megasim.lineage.inner_products import Floats
+from megasim.lineage.recipe_question import MODEL, Question
+from megasim.lineage.recipe_search import Candidate, fit_weights, natural
+
+
+def lies_within(question: Question, other: Candidate, best: Candidate) -> bool:
+    """Return whether a set only puts in a point between the best parents for one of them."""
+    for parent in set(other.parents) - set(best.parents):
+        fit = fit_weights(question.total[None], parent, best.parents)
+        noise = question.noise_ceiling(parent, best.parents)
+        if fit.residual[0] <= noise and fit.weights[0].min() >= question.settings.not_negative:
+            return True
+    return False
+
+
+def verdict_of(
+    question: Question,
+    model: int,
+    found: Candidate,
+    max_unexplained: float,
+    *,
+    asked: bool = False,
+) -> str:
+    """Return what a set of parents proves of the model."""
+    nearest = float(question.total[model, list(found.parents)].min())
+    noise = question.noise(model, found.parents)
+    if nearest <= noise:
+        return "none"
+    beyond = max(0.0, found.residual - noise) / nearest
+    if beyond > max_unexplained or not bool(natural(np.array(found.weights), question.settings)):
+        return "none"
+    if min(found.weights) >= question.settings.not_negative:
+        return "merge"
+    if asked:
+        return "add-difference"
+    sums = _likeliest_sums(question, model, found)
+    if model not in sums:
+        return "none"
+    return "ambiguous" if len(sums) > 1 else "add-difference"
+
+
+def other_reading(question: Question, found: Candidate) -> list[str]:
+    """Return the note that one of the models tried is the sum, if that explains all of them."""
+    noise = question.noise_ceiling(MODEL, found.parents)
+    if found.residual > noise or min(found.weights) >= question.settings.not_negative:
+        return []
+    sums = _likeliest_sums(question, MODEL, found) - {MODEL}
+    names = " or ".join(printable(question.names[i], 60) for i in sorted(sums))
+    return [f"rather {names} is the add-difference of it and the others tried"] if sums else []
+
+
+def _likeliest_sums(question: Question, model: int, found: Candidate) -> set[int]:
+    """Return which of the model and a set is the add-difference of the rest: one, or those alike.
+
+    m = a + k(b − c) can be read the other way round, e.g. as a = m + k(c − b). The base that
+    is subtracted is the one nearest to all models, since the others came from it.
+    """
+    dependency = {model: -1.0, **dict(zip(found.parents, found.weights, strict=True))}
+    central = np.sqrt(question.total).sum(axis=1)
+    readings: list[tuple[float, int]] = []
+    for merged, share in dependency.items():
+        if abs(share) < abs(question.settings.not_negative):
+            continue
+        weights = {p: -w / share for p, w in dependency.items() if p != merged}
+        if natural(np.array(list(weights.values())), question.settings):
+            base = min(weights, key=lambda p: weights[p])
+            readings.append((float(central[base]), merged))
+    nearest = min((c for c, _ in readings), default=0.0)
+    return {merged for c, merged in readings if c <= question.settings.as_central * nearest}
+
+
+def is_uneven(question: Question, found: Candidate) -> bool:
+    """Return whether something is left unexplained and the layers disagree on the weights."""
+    nearest = float(question.total[MODEL, list(found.parents)].min())
+    left = found.residual - question.noise(MODEL, found.parents)
+    if left <= question.settings.nearly_all * nearest:
+        return False
+    return bool(
+        np.nanmax(layer_spread(question, found.parents), initial=0.0) > question.settings.uneven
+    )
+
+
+def layer_spread(question: Question, parents: Sequence[int]) -> Floats:
+    """Return (k,) how far the weights scatter over layers; NaN without layers.
+
+    Each layer counts by how much the parents differ in it.
+    """
+    if question.layers is None:
+        return np.full(len(parents), np.nan)
+    rows = [MODEL, *parents]
+    part = question.layers[:, rows][:, :, rows]
+    weights = fit_weights(part, 0, range(1, len(rows))).weights
+    sizes = part[:, 1:, 1:].sum(axis=(1, 2))
+    known = np.isfinite(weights).all(axis=1) & (sizes > 0)
+    if not known.any():
+        return np.full(len(parents), np.nan)
+    mean = np.average(weights[known], axis=0, weights=sizes[known])
+    square = np.average(np.square(weights[known] - mean), axis=0, weights=sizes[known])
+    return np.asarray(np.sqrt(square))

@@ -1,0 +1,174 @@
+"""Every number that lineage and recipes were tuned with: where it comes from, what tested it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class LineageSettings:
+    """The constants of recipes, trees and directions.
+
+    "Forests" are the really trained networks of `benchmarks/trained_trees.py`, "the recipe zoo"
+    the simulated and written models of `tests/lineage/`, "published" the matrices of real Stable
+    Diffusion models that the tests read. Numbers that follow from mathematics alone are not here
+    but beside their formula.
+
+    Noise:
+        precision: relative error of a squared distance, by source. Exact sums are taken in
+            float64 over float32 values; published results were summed in single precision, and
+            those of `cwd` agree with the merge ratios in their names to 4e-5.
+        same_weights: two models hold the same weights when their squared distance is below this
+            times what storing both rounded away. 1 is expected, and the rounding is an upper
+            bound; judgement. Tested on casts of the recipe zoo.
+        clear_of_noise: what is left unexplained counts once it is this times the noise.
+            Judgement; tested on the recipe zoo and on lines of nine merges rounded to float16.
+        dependent_rounding, dependent_precision: a point is on the plane of others when its
+            squared distance from it is below this times the largest squared rounding, and this
+            times the precision of the widest distance. Judgement; tested on lines of merges.
+        dependent: parents whose Gram matrix has eigenvalues below this share of its largest are
+            dependent: the root of float64's precision with room for the sums of a few parents.
+
+    Search for parents:
+        most_parents: the largest set that is tried. People merge two or three at a time.
+        beam: how many sets of each size grow into the next. Judgement; tested on the recipe zoo
+            of 50 fine-tunes.
+        pool: parents are sought among so many nearest models: what a second allows.
+        shown_pool: where no merge is possible, pairs of so many nearest are tried to be shown.
+        least_gain: a further parent must take away this share of what is left. A chance one
+            takes about 1/P of it (P elements, or numbers of a sketch); one that shares training
+            with the true parents a little more. Chosen on the recipe zoo.
+        no_share: a parent of less weight than this is none. Judgement.
+        not_negative, most_negative: weights that a person merges by: none below the first, or a
+            single one down to the second, as in a + 1.0 (b − c) with errors. Judgement.
+        same_layers: candidates hold at least this share of the layers that the best of them
+            shares with the model. Judgement.
+
+    Verdict of a recipe:
+        max_unexplained: what a recipe may leave, over the squared distance to the nearest parent:
+            a merge that was trained a little further. An addition in unrelated directions leaves
+            a half. Chosen on the recipe zoo; among its 51 models that are none, no merge claimed.
+        explainable: all models together must leave less than this for a search to be worth its
+            time. The same number, before the parents are known.
+        nearly_all: what a merge that was stored in any precision leaves at most. From rounding.
+        uneven: how far the weights of layers may scatter when more than that is left. An epoch
+            of a run lies near the line of its neighbours, in each layer elsewhere on it. Chosen
+            on the epochs of the forests, seeds 200 to 314.
+        as_central: of four models, any of which may be the others' add-difference, bases whose
+            summed distances are within this factor of the least are alike. Judgement; tested on
+            corners of a square and on the recipe zoo.
+        fewest_layers: from so many layers on they serve as replicates for the standard error.
+        rival: sets that leave at most this times what the best leaves, noise included, explain
+            nearly as much; and weights by block are told when those of the whole leave more.
+            Judgement.
+        worth_telling: weights that leave more than this are not worth a word.
+
+    Families:
+        related_cosine: raw weights of two models with a larger cosine are related. Trained apart
+            they have a cosine of about 0, fine-tuned 0.9 and more. All families of the forests
+            are right by it. Not valid where models share large parts by construction.
+        gap: without norms, families part where nothing of one is within this factor of the
+            distances inside the other. Judgement; tested on the published families.
+        least_common: models that share less than this share of their keys are not called
+            related by these. Judgement.
+
+    Tree (all chosen on forests of seeds 600 to 839, reported on 0 to 9 and 900 to 935):
+        block_rounds: how often a tree gives the weights of the blocks, and these the tree.
+        same_block: the least D² of a block that counts, over the median of the family.
+        untouched: what all elements left alone count beside the weighted mean log D² of blocks.
+        counted_elements: the share of elements that all models must have for these to be counted.
+        own_error: each block counts as if it had erred once by this cosine when no other did.
+            From 0.03 to 0.3 it changes edges by a tenth of a per cent.
+        merge_unexplained: what a merge in a tree may leave: less than `max_unexplained`, since
+            an epoch of a straight run lies as near the line of two others as a merge that was
+            trained further.
+        between, off_foot: a model trained from a merge that stands between the merge's parents
+            sees them under a cosine above the first, and the merge lies at the foot of its
+            perpendicular on their line, within the second cosine.
+        from_merge: the share of the way from elsewhere to a merge that a model trained from it
+            has gone. Seven in ten such models are found.
+
+    Direction, log odds unless said otherwise (chosen on forests of seeds 200 to 314, reported on
+    0 to 9):
+        record: a step count, a stated base, an EMA copy, a subset of keys or a cast. Judgement:
+            what is written is right in more than 99 of 100 cases.
+        norm_growth, kurtosis: measured drifts of training, at most so much.
+        course: three models in one course: the middle came from one of the two.
+        shrinking: steps of one course shrink as the rate of learning falls.
+        one_course: the cosine of successive steps from which they count as one course.
+        epoch_length: a step counts as the next epoch when its square is less than this times
+            that of the step before.
+        lengths: for each step beside one e times as long as the step after it.
+        growth: how far the prior of a root is trusted, as a power of the number of orders the
+            tree can have grown in: a collection holds what people kept, not all that grew.
+        ends: the share of families whose base has a single child in the collection.
+        decided: below this probability a direction is shown as undecided.
+
+    Claims:
+        claim_tolerance: weights within this, or three standard errors, of a claim confirm it.
+        contradicted: claimed parents that leave this share or more contradict the claim.
+    """
+
+    precision: Mapping[str, float] = field(
+        default_factory=lambda: MappingProxyType(
+            {"exact": 1e-6, "imported": 5e-5, "estimated": 1e-6, "": 1e-6}
+        )
+    )
+    same_weights: float = 1.5
+    clear_of_noise: float = 2.0
+    dependent_rounding: float = 4.0
+    dependent_precision: float = 10.0
+    dependent: float = 1e-9
+
+    most_parents: int = 4
+    beam: int = 40
+    pool: int = 300
+    shown_pool: int = 12
+    least_gain: float = 0.25
+    no_share: float = 0.02
+    not_negative: float = -0.005
+    most_negative: float = -1.05
+    same_layers: float = 0.9
+
+    max_unexplained: float = 0.1
+    explainable: float = 0.1
+    nearly_all: float = 0.005
+    uneven: float = 0.1
+    as_central: float = 1.02
+    fewest_layers: int = 8
+    rival: float = 2.0
+    worth_telling: float = 0.5
+
+    related_cosine: float = 0.3
+    gap: float = 10.0
+    least_common: float = 0.5
+
+    block_rounds: int = 2
+    same_block: float = 1e-8
+    untouched: float = 2.0
+    counted_elements: float = 0.999
+    own_error: float = 0.2
+    merge_unexplained: float = 0.02
+    between: float = 0.2
+    off_foot: float = 0.3
+    from_merge: float = 0.7
+
+    record: float = 6.0
+    norm_growth: float = 1.2
+    kurtosis: float = 0.2
+    course: float = 2.0
+    shrinking: float = 1.5
+    one_course: float = 0.2
+    epoch_length: float = 1.5
+    lengths: float = 0.3
+    growth: float = 0.5
+    ends: float = 0.4
+    decided: float = 0.8
+
+    claim_tolerance: float = 0.02
+    contradicted: float = 0.5
+
+
+SETTINGS = LineageSettings()
