@@ -150,6 +150,23 @@ class EdgeKind(StrEnum):
         return self in (EdgeKind.PRUNED, EdgeKind.CAST, EdgeKind.COMPONENT_SWAP, EdgeKind.COPY)
 
 
+class RecipeVerdict(StrEnum):
+    """What a model is, as a weighted sum of others."""
+
+    MERGE = "merge"
+    ADD_DIFFERENCE = "add-difference"  # one weight is negative
+    AMBIGUOUS = "ambiguous"  # any of four models may be the add-difference of the others
+    NONE = "none"
+
+
+class ClaimVerdict(StrEnum):
+    """What the weights say of a claimed recipe or base."""
+
+    CONFIRMED = "confirmed"
+    CONTRADICTED = "contradicted"
+    UNDECIDED = "not decidable"
+
+
 class Nature(StrEnum):
     """What the numbers under a key are for."""
 

@@ -19,11 +19,11 @@ from megasim.errors import MegasimError, UsageError, printable
 from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
-from megasim.lineage.result import SAME_WEIGHTS, Lineage
+from megasim.lineage.result import Lineage
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
+from megasim.words import ClaimVerdict, EdgeKind
 
-CONFIRMED, CONTRADICTED, UNDECIDED = "confirmed", "contradicted", "not decidable"
 LARGEST_FILE = 16 * 2**20
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -58,13 +58,12 @@ class CheckedClaim:
     """A claim and what the weights say of it.
 
     Attributes:
-        verdict: "confirmed", "contradicted" or "not decidable".
         reason: why, with the numbers.
         recipe: what the claimed parents explain, where that was asked.
     """
 
     claim: Claim
-    verdict: str
+    verdict: ClaimVerdict
     reason: str
     recipe: Recipe | None = None
 
@@ -238,7 +237,7 @@ def check_claims(
         absent = [printable(n, 60) for n, m in names.items() if m is None]
         if absent:
             reason = f"not among the models: {', '.join(absent)}"
-            checked.append(CheckedClaim(claim, UNDECIDED, reason))
+            checked.append(CheckedClaim(claim, ClaimVerdict.UNDECIDED, reason))
             continue
         model, *parents = (str(names[n]) for n in (claim.model, *claim.parents))
         if len(parents) == 1:
@@ -255,7 +254,7 @@ def check_claims(
                 settings=settings,
             )
         except MegasimError as error:
-            checked.append(CheckedClaim(claim, UNDECIDED, error.message))
+            checked.append(CheckedClaim(claim, ClaimVerdict.UNDECIDED, error.message))
             continue
         wanted = dict(zip(parents, claim.weights, strict=True)) if claim.weights else None
         verdict, reason = _check_weights(recipe, wanted, settings)
@@ -265,9 +264,13 @@ def check_claims(
 
 def _check_weights(
     recipe: Recipe, wanted: Mapping[str, float] | None, settings: LineageSettings
-) -> tuple[str, str]:
+) -> tuple[ClaimVerdict, str]:
     if not recipe.claimed:
-        verdict = CONTRADICTED if recipe.unexplained >= settings.contradicted else UNDECIDED
+        verdict = (
+            ClaimVerdict.CONTRADICTED
+            if recipe.unexplained >= settings.contradicted
+            else ClaimVerdict.UNDECIDED
+        )
         return verdict, f"the parents leave {100 * recipe.unexplained:.3g} % unexplained"
     off: list[str] = []
     for parent in recipe.parents:
@@ -279,29 +282,29 @@ def _check_weights(
         elif abs(parent.weight - wanted[parent.model]) > max(settings.claim_tolerance, error):
             off.append(f"{found}, claimed {wanted[parent.model]:.4g}")
     if off:
-        return CONTRADICTED, "; ".join(off)
-    return CONFIRMED, recipe.sentence()
+        return ClaimVerdict.CONTRADICTED, "; ".join(off)
+    return ClaimVerdict.CONFIRMED, recipe.sentence()
 
 
 def _check_base(
     model: str, base: str, lineage: Lineage | None, graph: nx.DiGraph[str] | None
-) -> tuple[str, str]:
+) -> tuple[ClaimVerdict, str]:
     if lineage is None or graph is None or model not in graph or base not in graph:
-        return UNDECIDED, "no lineage to hold it against"
+        return ClaimVerdict.UNDECIDED, "no lineage to hold it against"
     if model == base:
-        return UNDECIDED, "the claimed base is the model itself"
+        return ClaimVerdict.UNDECIDED, "the claimed base is the model itself"
     graph, stands_for = _joined(graph)
     model, base = stands_for[model], stands_for[base]
     if model == base:
         return (
-            UNDECIDED,
+            ClaimVerdict.UNDECIDED,
             f"both hold the same {lineage.component}: it does not tell which came first",
         )
     if graph.nodes[model]["family"] != graph.nodes[base]["family"]:
-        return CONTRADICTED, "the two are of unrelated families"
+        return ClaimVerdict.CONTRADICTED, "the two are of unrelated families"
     for start, end, verdict, words in (
-        (base, model, CONFIRMED, "the lineage leads from it to the model"),
-        (model, base, CONTRADICTED, "the lineage leads from the model to it"),
+        (base, model, ClaimVerdict.CONFIRMED, "the lineage leads from it to the model"),
+        (model, base, ClaimVerdict.CONTRADICTED, "the lineage leads from the model to it"),
     ):
         if nx.has_path(graph, start, end):
             path = nx.shortest_path(graph, start, end)
@@ -310,13 +313,13 @@ def _check_base(
             shown = " → ".join(printable(n, 60) for n in path)
             if all(step["decided"] for step in steps):
                 return verdict, f"{words}: {shown} (confidence {least:.2f})"
-            return UNDECIDED, f"related, the direction undecided: {shown}"
+            return ClaimVerdict.UNDECIDED, f"related, the direction undecided: {shown}"
     path = nx.shortest_path(graph.to_undirected(as_view=True), base, model)
     steps = [graph.get_edge_data(a, b) or graph.edges[b, a] for a, b in pairwise(path)]
     words = "both came from other models of their family, neither from the other"
     if all(step["decided"] for step in steps):
-        return CONTRADICTED, words
-    return UNDECIDED, f"{words}, as far as directions are decided"
+        return ClaimVerdict.CONTRADICTED, words
+    return ClaimVerdict.UNDECIDED, f"{words}, as far as directions are decided"
 
 
 def _joined(graph: nx.DiGraph[str]) -> tuple[nx.DiGraph[str], dict[str, str]]:
@@ -326,7 +329,9 @@ def _joined(graph: nx.DiGraph[str]) -> tuple[nx.DiGraph[str], dict[str, str]]:
     """
     alike: nx.Graph[str] = nx.Graph()
     alike.add_nodes_from(graph)
-    alike.add_edges_from((a, b) for a, b, e in graph.edges.data() if e["kind"] in SAME_WEIGHTS)
+    alike.add_edges_from(
+        (a, b) for a, b, e in graph.edges.data() if EdgeKind(e["kind"]).same_weights
+    )
     stands_for: dict[str, str] = {}
     for models in nx.connected_components(alike):
         first = min(models, key=lambda m: (any(p in models for p in graph.predecessors(m)), m))

@@ -25,6 +25,7 @@ from megasim.lineage.rooting import Rooting
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.lineage.tree import FittedTree
 from megasim.matrix.distance_matrix import DistanceMatrix
+from megasim.words import EdgeKind, RecipeVerdict
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ def merge_edges(family: FamilyDistances, merges: Merges) -> list[Edge]:
     place = {name: i for i, name in enumerate(family.names)}
     edges = []
     for recipe in merges.recipes:
-        decided = recipe.verdict != "ambiguous"
+        decided = recipe.verdict != RecipeVerdict.AMBIGUOUS
         confidence = max(0.0, 1 - recipe.unexplained) if decided else 0.5
         evidence = (Evidence("recipe", recipe.sentence(), 0.0),)
         for parent in recipe.parents:
             length = float(family.matrix.values[place[parent.model], place[recipe.model]])
             edges.append(
                 Edge(
-                    parent.model, recipe.model, "merge", length, parent.weight, confidence,
+                    parent.model, recipe.model, EdgeKind.MERGE, length, parent.weight, confidence,
                     decided, evidence,
                 )
             )  # fmt: skip
@@ -117,19 +118,19 @@ def tree_edges(
     edges = []
     for step in directed:
         found = list(step.evidence)
-        kind = "fine-tune"
+        kind = EdgeKind.FINE_TUNE
         if step.parent in parent_of:
             before = parent_of[step.parent]
             turn = step_cosine(squared, before, step.parent, step.child)
             longest = settings.epoch_length * squared[before, step.parent]
             if turn > settings.one_course and squared[step.parent, step.child] < longest:
-                kind = "epoch step"
+                kind = EdgeKind.EPOCH_STEP
                 text = f"cosine {turn:.2f} with the step before"
                 found.append(Evidence("same course", text, 0.0))
         if any(e.name in ONE_RUN for e in found):
-            kind = "epoch step"
+            kind = EdgeKind.EPOCH_STEP
         if any(e.name == EMA_COPY for e in found):
-            kind = "pruned"
+            kind = EdgeKind.PRUNED
         edges.append(
             Edge(
                 family.names[step.parent],
@@ -160,7 +161,7 @@ def nearest_edges(part: DistanceMatrix, lost: Collection[str]) -> list[Edge]:
             text = "some distances are missing: the nearest model with its place in the tree"
             evidence = (Evidence("nearest", text, 0.0),)
             edges.append(
-                Edge(other, model, "fine-tune", length, float("nan"), 0.5, False, evidence)
+                Edge(other, model, EdgeKind.FINE_TUNE, length, float("nan"), 0.5, False, evidence)
             )
     return edges
 

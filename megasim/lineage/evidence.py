@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from megasim.lineage.rounding import ROUNDING, rounding_l2
 from megasim.lineage.settings import SETTINGS, LineageSettings
+from megasim.words import EdgeKind
 
 # Names of evidence that two models are of one run of training; and that one keeps the other's EMA.
 ONE_RUN = ("same run", "epoch count")
@@ -154,15 +155,14 @@ def same_weights_kind(
     pair: PairFacts | None,
     component: str,
     settings: LineageSettings = SETTINGS,
-) -> tuple[str, list[Evidence]]:
+) -> tuple[EdgeKind, list[Evidence]]:
     """Return how the second of two models with the same weights was made from the first.
 
     Returns:
-        The kind ("pruned", "cast", "component swap" or "copy") and its evidence; a total log
-        odds of 0 leaves the direction open.
+        The kind and its evidence; a total log odds of 0 leaves the direction open.
     """
     found: list[Evidence] = []
-    kind = "copy"
+    kind = EdgeKind.COPY
     if pair is not None:
         changed = [
             c
@@ -173,21 +173,21 @@ def same_weights_kind(
         ]
         if changed:
             text = f"{component} the same, {', '.join(changed)} changed"
-            return "component swap", [Evidence("component swap", text, 0.0)]
+            return EdgeKind.COMPONENT_SWAP, [Evidence("component swap", text, 0.0)]
         dropped, added = pair.count("missing_b"), pair.count("missing_a")
         if dropped and not added:
-            kind = "pruned"
+            kind = EdgeKind.PRUNED
             found.append(
                 Evidence("subset", f"{dropped} keys are missing, none added", settings.record)
             )
     elif first and second and first.keys > second.keys > 0:
-        kind = "pruned"
+        kind = EdgeKind.PRUNED
         text = f"{second.keys} of {first.keys} keys"
         found.append(Evidence("subset", text, settings.record))
     if first and second:
         wide, narrow = _WIDTHS.get(first.dtype, 0), _WIDTHS.get(second.dtype, 0)
         if wide > narrow > 0:
-            kind = "cast" if kind == "copy" else kind
+            kind = EdgeKind.CAST if kind == EdgeKind.COPY else kind
             text = f"{first.dtype} → {second.dtype}"
             found.append(Evidence("precision cast", text, settings.record))
     if pair is not None and not found:

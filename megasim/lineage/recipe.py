@@ -25,6 +25,7 @@ from megasim.lineage.recipe_verdict import (
 )
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
+from megasim.words import RecipeVerdict
 
 
 def recover_recipe(
@@ -88,20 +89,20 @@ def recover_recipe(
         verdict = verdict_of(question, MODEL, found, most_left, asked=True)
     else:
         found, rivals, verdict = _search(question, most_left)
-    if found is not None and verdict != "none" and is_uneven(question, found):
-        verdict = "none"
+    if found is not None and verdict != RecipeVerdict.NONE and is_uneven(question, found):
+        verdict = RecipeVerdict.NONE
         question.notes.append(
             "it lies near the line of these models, but in each layer elsewhere on it, as an "
             "epoch lies between others: no merge leaves that"
         )
-    elif found is not None and verdict == "none" and parents is None:
+    elif found is not None and verdict == RecipeVerdict.NONE and parents is None:
         question.notes += other_reading(question, found)
     return describe(question, found, rivals, verdict, tuple(same))
 
 
 def _search(
     question: Question, max_unexplained: float
-) -> tuple[Candidate | None, list[Candidate], str]:
+) -> tuple[Candidate | None, list[Candidate], RecipeVerdict]:
     """Return the claimed or best set, its rivals, and the verdict."""
     # What lies between others is no parent. The model counts among those: what was merged from
     # it explains nothing of it.
@@ -109,9 +110,9 @@ def _search(
     pool = set(ends) - {MODEL}
     chosen, rivals, verdict = _choose(question, MODEL, pool, max_unexplained)
     passed_over: list[Candidate] = []
-    while chosen is not None and verdict != "none":
+    while chosen is not None and verdict != RecipeVerdict.NONE:
         # Where a weight is negative, a parent may be a merge made with the model.
-        explainers = pool if verdict == "merge" else pool | {MODEL}
+        explainers = pool if verdict == RecipeVerdict.MERGE else pool | {MODEL}
         inside: dict[int, Candidate] = {}
         for parent in chosen.parents:
             its = _itself_merged(question, parent, explainers - {parent}, max_unexplained)
@@ -123,7 +124,7 @@ def _search(
         pool -= set(inside)
         again, its_rivals, its_verdict = _choose(question, MODEL, pool, max_unexplained)
         limit = question.settings.rival * (chosen.residual + question.noise(MODEL, chosen.parents))
-        worse = again is None or its_verdict == "none" or again.residual > limit
+        worse = again is None or its_verdict == RecipeVerdict.NONE or again.residual > limit
         names = ", ".join(printable(question.names[p], 60) for p in sorted(inside))
         if worse and not made_of_it:
             question.notes.append(f"itself a merge: {names}")
@@ -132,7 +133,7 @@ def _search(
             question.notes.append(f"in place of {names}, itself a merge, stand its own parents")
             passed_over.append(chosen)
         chosen, rivals, verdict = again, its_rivals, its_verdict
-    return chosen, [*rivals, *passed_over] if verdict != "none" else rivals, verdict
+    return chosen, [*rivals, *passed_over] if verdict != RecipeVerdict.NONE else rivals, verdict
 
 
 def _itself_merged(
@@ -140,18 +141,18 @@ def _itself_merged(
 ) -> Candidate | None:
     """Return what a parent is the weighted sum of, or leaving only noise the add-difference of."""
     found, _, verdict = _choose(question, parent, explainers, max_unexplained)
-    if found is None or verdict not in ("merge", "add-difference"):
+    if found is None or verdict not in (RecipeVerdict.MERGE, RecipeVerdict.ADD_DIFFERENCE):
         return None
     noise = question.noise_ceiling(parent, found.parents)
-    return found if verdict == "merge" or found.residual <= noise else None
+    return found if verdict == RecipeVerdict.MERGE or found.residual <= noise else None
 
 
 def _choose(
     question: Question, model: int, pool: set[int], max_unexplained: float
-) -> tuple[Candidate | None, list[Candidate], str]:
+) -> tuple[Candidate | None, list[Candidate], RecipeVerdict]:
     """Return the smallest set that no further parent betters, those near it, and the verdict."""
     if len(pool) < 2:
-        return None, [], "none"
+        return None, [], RecipeVerdict.NONE
     total, gain = question.total, question.settings.least_gain
     left = float(total[model, sorted(pool)].min())
     best: Candidate | None = None
@@ -185,7 +186,7 @@ def _choose(
         elif best is None:
             level = level or candidates
     if best is None:
-        return (level[0] if level else None), level[1:], "none"
+        return (level[0] if level else None), level[1:], RecipeVerdict.NONE
     near = question.settings.rival * (best.residual + question.noise(model, best.parents))
     rivals = [
         c

@@ -11,13 +11,14 @@ from megasim.lineage.recipe_question import MODEL, Question
 from megasim.lineage.recipe_result import BlockWeights, Parent, Recipe, Rival
 from megasim.lineage.recipe_search import Candidate, fit_weights
 from megasim.lineage.recipe_verdict import layer_spread
+from megasim.words import RecipeVerdict
 
 
 def describe(
     question: Question,
     found: Candidate | None,
     rivals: list[Candidate],
-    verdict: str,
+    verdict: RecipeVerdict,
     same: tuple[str, ...],
 ) -> Recipe:
     """Return the result with errors, blocks and rivals."""
@@ -48,7 +49,7 @@ def describe(
         )
         for b, name in enumerate(question.blocks)
     )
-    claimed = verdict != "none"
+    claimed = verdict != RecipeVerdict.NONE
     shown = rivals if claimed else [found, *rivals]
     described = tuple(
         Rival(

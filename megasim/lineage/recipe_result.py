@@ -9,6 +9,7 @@ import numpy as np
 
 from megasim.errors import printable
 from megasim.lineage.settings import SETTINGS
+from megasim.words import RecipeVerdict
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Recipe:
 
     Attributes:
         model, component: what was asked.
-        verdict: "merge", "add-difference", "ambiguous" (four models of which any one may be
-            the others' add-difference) or "none".
+        verdict: what the model is.
         parents: the heaviest first; empty when nothing is claimed.
         unexplained: the squared distance the recipe leaves, over that to the nearest parent
             (the nearest model, when nothing is claimed): 0 explains all, 1 nothing. It counts
@@ -69,7 +69,7 @@ class Recipe:
 
     model: str
     component: str
-    verdict: str
+    verdict: RecipeVerdict
     parents: tuple[Parent, ...]
     unexplained: float
     rounding: float
@@ -83,7 +83,7 @@ class Recipe:
     @property
     def claimed(self) -> bool:
         """Whether a recipe is claimed at all."""
-        return self.verdict != "none"
+        return self.verdict != RecipeVerdict.NONE
 
     def sentence(self) -> str:
         """Return the answer in one line."""
@@ -101,7 +101,11 @@ class Recipe:
         by_block = ", weights differ by block" if self.blockwise else ""
         left = f"{percent(self.unexplained)} unexplained{by_block}"
         terms = weighted_sum([(p.model, p.weight) for p in self.parents])
-        doubt = "; any of these four may be the others' sum" if self.verdict == "ambiguous" else ""
+        doubt = (
+            "; any of these four may be the others' sum"
+            if self.verdict == RecipeVerdict.AMBIGUOUS
+            else ""
+        )
         return f"{asked} = {terms}; {left}{doubt}"
 
     def to_json(self) -> dict[str, object]:

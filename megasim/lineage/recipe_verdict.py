@@ -10,6 +10,7 @@ from megasim.errors import printable
 from megasim.lineage.inner_products import Floats
 from megasim.lineage.recipe_question import MODEL, Question
 from megasim.lineage.recipe_search import Candidate, fit_weights, natural
+from megasim.words import RecipeVerdict
 
 
 def lies_within(question: Question, other: Candidate, best: Candidate) -> bool:
@@ -29,23 +30,23 @@ def verdict_of(
     max_unexplained: float,
     *,
     asked: bool = False,
-) -> str:
+) -> RecipeVerdict:
     """Return what a set of parents proves of the model."""
     nearest = float(question.total[model, list(found.parents)].min())
     noise = question.noise(model, found.parents)
     if nearest <= noise:
-        return "none"
+        return RecipeVerdict.NONE
     beyond = max(0.0, found.residual - noise) / nearest
     if beyond > max_unexplained or not bool(natural(np.array(found.weights), question.settings)):
-        return "none"
+        return RecipeVerdict.NONE
     if min(found.weights) >= question.settings.not_negative:
-        return "merge"
+        return RecipeVerdict.MERGE
     if asked:
-        return "add-difference"
+        return RecipeVerdict.ADD_DIFFERENCE
     sums = _likeliest_sums(question, model, found)
     if model not in sums:
-        return "none"
-    return "ambiguous" if len(sums) > 1 else "add-difference"
+        return RecipeVerdict.NONE
+    return RecipeVerdict.AMBIGUOUS if len(sums) > 1 else RecipeVerdict.ADD_DIFFERENCE
 
 
 def other_reading(question: Question, found: Candidate) -> list[str]:

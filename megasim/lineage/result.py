@@ -10,10 +10,7 @@ import numpy as np
 from megasim.errors import printable
 from megasim.lineage.evidence import Evidence
 from megasim.lineage.recipe_result import Recipe
-
-KINDS = ("fine-tune", "epoch step", "merge", "pruned", "cast", "component swap", "copy")
-# Edges between models whose weights in the component are the same but for rounding.
-SAME_WEIGHTS = ("pruned", "cast", "component swap", "copy")
+from megasim.words import EdgeKind
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,6 @@ class Edge:
 
     Attributes:
         parent, child: in the likelier direction.
-        kind: one of `KINDS`.
         length: L2 over the component.
         weight: the parent's share, for a merge; NaN otherwise.
         confidence: the probability of the direction; for a merge the share of it explained.
@@ -32,7 +28,7 @@ class Edge:
 
     parent: str
     child: str
-    kind: str
+    kind: EdgeKind
     length: float
     weight: float
     confidence: float
@@ -129,7 +125,7 @@ class Lineage:
             graph.add_edge(
                 edge.parent,
                 edge.child,
-                kind=edge.kind,
+                kind=str(edge.kind),
                 length=edge.length,
                 weight=edge.weight,
                 confidence=edge.confidence,

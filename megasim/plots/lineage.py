@@ -23,17 +23,18 @@ from megasim.output_files import write_file
 from megasim.plots.figure_files import figure_bytes
 from megasim.plots.heatmap import short_label
 from megasim.resources import render_template
+from megasim.words import EdgeKind
 
 LINEAGE_ENDINGS = (".html", ".png", ".svg", ".pdf", ".dot", ".graphml", ".json")
 # The colours of Okabe and Ito, told apart without colour vision; each kind has its own dashes.
-STYLES: dict[str, tuple[str, Literal["-", "--", ":"]]] = {
-    "fine-tune": ("#0072b2", "-"),
-    "epoch step": ("#56b4e9", "-"),
-    "merge": ("#d55e00", "-"),
-    "pruned": ("#009e73", "--"),
-    "cast": ("#009e73", ":"),
-    "component swap": ("#cc79a7", "--"),
-    "copy": ("#777777", ":"),
+STYLES: dict[EdgeKind, tuple[str, Literal["-", "--", ":"]]] = {
+    EdgeKind.FINE_TUNE: ("#0072b2", "-"),
+    EdgeKind.EPOCH_STEP: ("#56b4e9", "-"),
+    EdgeKind.MERGE: ("#d55e00", "-"),
+    EdgeKind.PRUNED: ("#009e73", "--"),
+    EdgeKind.CAST: ("#009e73", ":"),
+    EdgeKind.COMPONENT_SWAP: ("#cc79a7", "--"),
+    EdgeKind.COPY: ("#777777", ":"),
 }
 BASE = "#1d1f23"
 # Lengths are written on the edges up to this many models, where they can still be read.
@@ -89,10 +90,12 @@ def lineage_figure(lineage: Lineage) -> Figure:
             )
             _draw_aside(axes, edge, [(start, y), (lane, y), (lane, to_y), (end, to_y)])
     bases = {f.root for f in lineage.families}
-    merges = {e.child for e in lineage.edges if e.kind == "merge"}
+    merges = {e.child for e in lineage.edges if e.kind == EdgeKind.MERGE}
     for model, (x, y) in spots.items():
         marker = "s" if model in bases else "D" if model in merges else "o"
-        colour = BASE if model in bases else STYLES["merge"][0] if model in merges else "white"
+        colour = (
+            BASE if model in bases else STYLES[EdgeKind.MERGE][0] if model in merges else "white"
+        )
         axes.plot(
             [x], [y], marker, markersize=8 if model in bases else 5.5,
             markerfacecolor=colour, markeredgecolor=BASE, markeredgewidth=0.9, zorder=3,

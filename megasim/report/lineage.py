@@ -31,6 +31,7 @@ from megasim.report.parts import (
 from megasim.report.source import Source, known_by_layer
 from megasim.store.matrices import MOST_LAYERED_MODELS, load_layers, load_matrix
 from megasim.wording import counted
+from megasim.words import ClaimVerdict
 
 _MOST_RECIPES = 20
 _NO_LAYERS = (
@@ -120,7 +121,7 @@ def _claims_table(checked: Sequence[CheckedClaim]) -> DataTable:
 
 
 def _lead(found: Lineage, checked: Sequence[CheckedClaim]) -> tuple[str, ...]:
-    wrong = [claim for claim in checked if claim.verdict == "contradicted"]
+    wrong = [claim for claim in checked if claim.verdict == ClaimVerdict.CONTRADICTED]
     if wrong:
         text = f"{wrong[0].claim.sentence()}: {wrong[0].reason}"
         several = f"{len(wrong)} claims" if len(wrong) > 1 else "a claim"
