@@ -1,4 +1,6 @@
-"""A store with the jobs on it: everything the command line does, under the same names.
+"""An open store with the jobs on it: everything the command line does, under the same names.
+
+Each method opens no more than its own work needs: a command waits for its own imports only.
 
 >>> import tempfile, megasim
 >>> with tempfile.TemporaryDirectory() as d, megasim.open_store(f"{d}/s.duckdb") as store:
@@ -9,40 +11,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import duckdb
-
-from megasim.answers.questions import Answers, usable_cores
-from megasim.errors import UsageError, printable
-from megasim.interrupts import interrupting
+from megasim.errors import UsageError
+from megasim.jobs import DEFAULT_MEMORY, StoreJobs, usable_cores
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode
-from megasim.store.rows import Pair, Store
-from megasim.store.statements import named_statements
+from megasim.store.matrices import load_layers, main_component
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
-    from megasim.compare.pairs import CompareResult
-    from megasim.exchange.fingerprint_file import ImportResult
-    from megasim.exchange.mega_cmp_export import ExportResult
-    from megasim.exchange.model_map import ModelMap
-    from megasim.ingest import IngestResult
+    from megasim.answers.maps import MapView
+    from megasim.answers.matrices import MatrixView
+    from megasim.answers.trajectories import TrajectoryView
+    from megasim.findings.component_groups import ComponentGroup
+    from megasim.findings.overview import FindingsReport
+    from megasim.findings.verdicts import Finding
+    from megasim.lineage.claims import CheckedClaim
+    from megasim.lineage.inner_products import Direction
+    from megasim.lineage.recipe_result import Recipe
+    from megasim.lineage.result import Lineage
+    from megasim.matrix.distance_matrix import LayerMatrices
+    from megasim.report.page import ReportResult
     from megasim.store.compaction import Compaction
 
 DEFAULT_STORE = "megasim.duckdb"
-DEFAULT_MEMORY = 1 << 30
 
 
 def open_store(
     path: Path | str | None = None, mode: Mode = "write", *, memory: int | None = None
 ) -> Workspace:
-    """Open a store, made when it is not there and `mode` is "write".
+    """Open a store; with `mode` "write" it is made if it is not there.
 
     Args:
         path: the DuckDB file; `MEGASIM_DB`, or megasim.duckdb in the current folder when None.
@@ -60,23 +64,13 @@ def store_path(path: Path | str | None = None) -> Path:
     return Path(path or os.environ.get("MEGASIM_DB") or DEFAULT_STORE)
 
 
-class Workspace(Answers):
-    """An open store and the jobs on it. Use it as a context manager."""
+class Workspace(StoreJobs):
+    """An open store, its jobs and its answers. Use it as a context manager.
 
-    def __init__(self, path: Path, mode: Mode, *, memory: int = DEFAULT_MEMORY) -> None:
-        # the database spills to disk beyond its share; below 1 GiB some joins cannot
-        self.memory = memory
-        self.store = Store(path, mode, memory=None if mode == "read" else max(memory, 1 << 30))
-
-    def __enter__(self) -> Workspace:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the store."""
-        self.store.close()
+    A model is named whole, or by any beginning of its name that no other name has. Without a
+    component, the UNet is used, or every component if no model has one. Methods that answer
+    write nothing but estimates, and files that were asked for.
+    """
 
     # The store and its tables
 
@@ -84,236 +78,350 @@ class Workspace(Answers):
         """Return the view `models`."""
         return self.store.frame("show_models")
 
-    def forget(self, *models: str) -> int:
-        """Forget models, their pairs, and what no other model holds; all of it, or nothing.
-
-        Returns:
-            About how many bytes `compact` can now give back.
-        """
-        ids = list(self.store.model_ids(models).values())
-        held_alone = self._bytes_held_alone(ids)
-        with self.store.transaction():
-            for model_id in ids:
-                self.store.remove_model(model_id)
-                self.store.rows("remove_model_groups", id=model_id)
-            self.store.rows("drop_unheld_tensors")
-            self.store.rows("drop_unheld_distances")
-        return held_alone
-
-    def bytes_held_alone(self, *models: str) -> int:
-        """Return about how many bytes of the store forgetting some models frees."""
-        return self._bytes_held_alone(list(self.store.model_ids(models).values()))
-
-    def _bytes_held_alone(self, ids: Sequence[int]) -> int:
-        ((share,),) = self.store.rows("share_held_alone", tables={"batch": {"model_id": ids}})
-        ((used, free),) = self.store.rows("store_bytes")
-        return int(share * used) + int(free)
-
     def sql(self, query: str) -> pd.DataFrame:
-        """Return the result of a query over the views.
+        """Return the result of a query over the views. See `query_table`."""
+        from megasim.answers.tables import query_table
 
-        Raises:
-            UsageError: DuckDB does not accept the query; its message says why.
-        """
-        try:
-            with interrupting(self.store.connection.interrupt):
-                result = self.store.connection.execute(query)
-            if result is None:  # duckdb's stubs do not know of it
-                raise UsageError("the query is empty", 'write "select …"')
-            return result.df()
-        except duckdb.Error as error:
-            # what points at a column points at nothing once the lines are one
-            lines = [line.strip() for line in str(error).splitlines()]
-            told = " · ".join(line for line in lines if line.strip("^~ "))
-            raise UsageError(printable(told, 600)) from None
+        return query_table(self.store, query)
+
+    @staticmethod
+    def sql_examples() -> dict[str, str]:
+        """Return the queries of `sql/examples.sql` by name."""
+        from megasim.answers.tables import sql_examples
+
+        return sql_examples()
 
     def sql_example(self, name: str) -> pd.DataFrame:
-        """Return the result of a query of `sql/examples.sql`."""
-        examples = sql_examples()
-        if name not in examples:
-            raise UsageError(
-                f"no such example: {printable(name)!r}", "there are: " + ", ".join(examples)
-            )
-        return self.sql(examples[name])
+        """Return the result of a query of `sql/examples.sql`. See `example_table`."""
+        from megasim.answers.tables import example_table
 
-    # The way of the data
+        return example_table(self.store, name)
 
-    def ingest(
+    # Findings
+
+    def findings(
+        self, a: str | None = None, b: str | None = None, *, group: str | None = None
+    ) -> FindingsReport:
+        """Return what is found between two models, the pairs of a group, or all models."""
+        from megasim.findings.overview import findings_report
+
+        return findings_report(self.store, self._pair(a, b), group=group)
+
+    def pair_findings(
+        self, a: str | None = None, b: str | None = None, *, group: str | None = None
+    ) -> list[Finding]:
+        """Return a finding for each pair and component: of two models, a group, or all pairs."""
+        from megasim.findings.verdicts import pair_findings
+
+        return pair_findings(self.store, self._pair(a, b), group=group)
+
+    def _pair(self, a: str | None, b: str | None) -> list[tuple[str, str]] | None:
+        if (a is None) != (b is None):
+            raise UsageError("findings are of two models, or of all", "name two models, or none")
+        return None if a is None or b is None else [(self._name(a), self._name(b))]
+
+    def shared_components(self) -> list[ComponentGroup]:
+        """Return the groups of models that hold the same component, the largest first."""
+        from megasim.findings.component_groups import shared_components
+
+        return shared_components(self.store)
+
+    def tiers(
+        self, against: str | None = None, *, models: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Return the table of `heatmap(tiers=True)`. See `tier_table`."""
+        from megasim.answers.findings import tier_table
+
+        one = None if against is None else self._name(against)
+        return tier_table(self.store, one, models=self._names(models))
+
+    # Distances
+
+    def matrix(
         self,
-        *paths: Path | str,
-        names: Mapping[str, Path] | None = None,
-        anatomy: Path | None = None,
-        sketch_size: int = 256,
-        reread: bool = False,
-        workers: int | None = None,
-        executor: Executor | None = None,
+        component: str | None = None,
+        metric: str = "l2",
+        *,
+        models: Sequence[str] | None = None,
+        estimate: bool = False,
         progress: Progress = NO_PROGRESS,
-    ) -> IngestResult:
-        """Fingerprint checkpoints: files, folders, or a mega_cmp model map. See `ingest_paths`.
+    ) -> MatrixView:
+        """Return the distance matrix of a component. See `matrix_view`."""
+        from megasim.answers.matrices import matrix_view
 
-        Args:
-            workers: threads; as many as there are cores when None.
-            executor: runs the pieces of work instead of threads; it is not shut down.
-        """
-        from megasim.anatomy.classification import load_rules
-        from megasim.exchange.model_map import is_model_map
-        from megasim.ingest import ingest_paths
-
-        given = [Path(path) for path in paths]
-        maps = [_read_map(path) for path in given if is_model_map(path)]
-        places = [path for path in given if not is_model_map(path)]
-        all_names = dict(names or {})
-        for model_map in maps:
-            all_names.update(model_map.models)
-            places.extend(model_map.models.values())
-        with _executor(executor, workers or usable_cores()) as running:
-            result = ingest_paths(
-                self.store,
-                places,
-                executor=running,
-                names=all_names,
-                rules=load_rules(anatomy) if anatomy else None,
-                sketch_size=sketch_size,
-                reread=reread,
-                progress=progress,
-            )
-        for model_map in maps:
-            self._add_groups(model_map)
-        return result
-
-    def _add_groups(self, model_map: ModelMap) -> None:
-        ids = self.store.model_ids()
-        self.store.add_groups(
-            {
-                group: [(ids[a], ids[b]) for a, b in pairs if a in ids and b in ids]
-                for group, pairs in model_map.groups.items()
-            }
+        return matrix_view(
+            self.store,
+            component or main_component(self.store),
+            metric,
+            models=self._names(models),
+            estimate=estimate,
+            progress=progress,
         )
 
-    def pairs_of(
+    def heatmap(
         self,
+        component: str | None = None,
+        metric: str = "l2",
         *,
         models: Sequence[str] | None = None,
-        groups: Iterable[str] | None = None,
-        model_map: Path | None = None,
-    ) -> list[Pair]:
-        """Return the pairs of ids that are meant: all, those among `models`, or those of groups.
-
-        Raises:
-            UsageError: an unknown model or group.
-        """
-        from megasim.compare.pairs import all_pairs
-
-        if model_map is not None:
-            wanted_map = _read_map(model_map)
-            self._add_groups(wanted_map)
-            groups = list(wanted_map.groups)
-        if groups is not None:
-            known = self.store.groups()
-            for name in groups:
-                if name not in known:
-                    raise UsageError(
-                        f"no such group: {printable(name)!r}",
-                        "there are: " + (", ".join(map(printable, known)) or "none"),
-                    )
-            return sorted({pair for name in groups for pair in known[name]})
-        rows = self.store.models()
-        if models is not None:
-            wanted = self.store.model_ids(models)
-            rows = [row for row in rows if row.name in wanted]
-        return all_pairs(rows)
-
-    def compare(
-        self,
-        *,
-        models: Sequence[str] | None = None,
-        groups: Iterable[str] | None = None,
-        model_map: Path | None = None,
-        metrics: Sequence[str] = (),
-        nearest: int | None = None,
-        component: str = "all",
-        device: str | None = None,
-        workers: int | None = None,
-        executor: Executor | None = None,
-        progress: Progress = NO_PROGRESS,
-    ) -> CompareResult:
-        """Compute the exact distances still missing. See `compare_models` and `pairs_of`.
-
-        With `nearest`, only those of each model with its nearest by estimate of `component`.
+        layers: bool = False,
+        tiers: bool = False,
+        against: str | None = None,
+    ) -> Figure:
+        """Return the distance matrix of a component as a clustered heatmap.
 
         Args:
-            workers: threads, or how many pieces `executor` runs at a time; the cores when None.
-            executor: runs the pieces of work instead of threads; it is not shut down.
+            layers: draw layers × pairs instead, of one model with the others; in l2.
+            tiers: draw components × pairs instead, coloured by what is unchanged, and how.
+            against: the one model of `layers` or `tiers`; the one nearest to all others when
+                None, or all pairs where `tiers` shows few.
+
+        Raises:
+            UsageError: options that do not go together, or an unknown model.
         """
-        from megasim.compare.pairs import compare_models
+        if (layers and tiers) or (against is not None and not (layers or tiers)):
+            raise UsageError("--against goes with one of --layers and --tiers", "give one of them")
+        if layers and metric != "l2":
+            raise UsageError("layers are drawn in l2", "leave --metric out")
+        if not (layers or tiers):
+            return self.matrix(component, metric, models=models).heatmap()
+        chosen = self._names(models)
+        one = None if against is None else self._name(against)
+        if tiers:
+            from megasim.answers.findings import tier_heatmap
 
-        pairs = self.pairs_of(models=models, groups=groups, model_map=model_map)
-        if nearest is not None:
-            from megasim.estimate.nearest import nearest_pairs
+            return tier_heatmap(self.store, one, models=chosen)
+        from megasim.answers.layers import layer_heatmap
 
-            near = set(nearest_pairs(self.store, component, nearest, progress=progress))
-            pairs = [pair for pair in pairs if pair in near]
-        count = workers or usable_cores()
-        with _executor(executor, count) as running:
-            return compare_models(
-                self.store,
-                pairs,
-                executor=running,
-                metrics=metrics,
-                memory=self.memory // 4,
-                workers=count,
-                device=device,
-                progress=progress,
+        component = component or main_component(self.store)
+        return layer_heatmap(self.store, component, one, models=chosen)
+
+    def nearest(
+        self,
+        model: str | Path,
+        components: Sequence[str] | None = None,
+        *,
+        k: int = 5,
+        progress: Progress = NO_PROGRESS,
+    ) -> pd.DataFrame:
+        """Return the models nearest to one of the store, or to a file that is only looked at.
+
+        See `nearest_models` and `nearest_to_file`.
+        """
+        from megasim.answers.matrices import nearest_to_file
+        from megasim.estimate.nearest import nearest_models
+
+        if str(model) in self.store.model_ids() or not Path(model).exists():
+            name = self._name(str(model))
+            return nearest_models(self.store, name, components, k=k, progress=progress)
+        with ThreadPoolExecutor(usable_cores()) as executor:
+            return nearest_to_file(
+                self.store, Path(model), components, k=k, executor=executor, progress=progress
             )
 
-    def import_path(self, path: Path | str, *, progress: Progress = NO_PROGRESS) -> ImportResult:
-        """Import results of mega_cmp, or a file of fingerprints.
+    # Layers
 
-        See `importing.import_path` and `fingerprint_file.import_fingerprints`.
+    def layers(
+        self,
+        component: str | None = None,
+        metric: str = "l2",
+        *,
+        models: Sequence[str] | None = None,
+    ) -> LayerMatrices:
+        """Return one matrix for each key of a component. See `load_layers`."""
+        component = component or main_component(self.store)
+        return load_layers(self.store, component, metric, models=self._names(models))
+
+    def pair_layers(self, a: str, b: str) -> pd.DataFrame:
+        """Return the layer distances of one pair. See `answers.layers.pair_layers`."""
+        from megasim.answers.layers import pair_layers
+
+        return pair_layers(self.store, self._name(a), self._name(b))
+
+    def layer_changes(
+        self,
+        component: str | None = None,
+        against: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return the table of `heatmap(layers=True)`. See `layer_change_table`."""
+        from megasim.answers.layers import layer_change_table
+
+        component = component or main_component(self.store)
+        one = None if against is None else self._name(against)
+        return layer_change_table(self.store, component, one, models=self._names(models))
+
+    def histogram(self, a: str, b: str, component: str | None = None) -> Figure:
+        """Return how the layer distances of a pair are distributed. See `answers.layers`."""
+        from megasim.answers.layers import histogram
+
+        return histogram(self.store, self._name(a), self._name(b), component)
+
+    # Geometry
+
+    def map(
+        self,
+        component: str | None = None,
+        metric: str = "l2",
+        *,
+        path: Sequence[str] = (),
+        models: Sequence[str] | None = None,
+        complete: bool = False,
+    ) -> MapView:
+        """Return the map of the models with the flat-plane test. See `load_map`."""
+        from megasim.answers.maps import load_map
+
+        return load_map(
+            self.store,
+            component or main_component(self.store),
+            metric,
+            path=self.store.model_names(path),
+            models=self._names(models),
+            complete=complete,
+        )
+
+    def trajectory(
+        self,
+        chain: Sequence[str],
+        component: str | Sequence[str] | None = None,
+        metric: str = "l2",
+        *,
+        by: str = "role",
+        only: Sequence[str] = (),
+    ) -> TrajectoryView:
+        """Return the figures of a chain: each component as a whole, then its groups of layers.
+
+        See `load_trajectories`.
         """
-        from megasim.exchange.fingerprint_file import import_fingerprints
-        from megasim.exchange.mega_cmp_import import import_path
+        from megasim.answers.trajectories import load_trajectories
 
-        if Path(path).suffix.lower() == ".parquet":
-            return import_fingerprints(self.store, Path(path))
-        return import_path(self.store, Path(path), progress=progress)
+        component = component or main_component(self.store)
+        names = self.store.model_names(chain)
+        return load_trajectories(self.store, names, component, metric, by=by, only=only)
 
-    def export_mega_cmp(
+    # Lineage
+
+    def recipe(
+        self,
+        model: str,
+        component: str | None = None,
+        *,
+        parents: Sequence[str] | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> Recipe:
+        """Return a model as a weighted sum of others. See `load_recipe`.
+
+        With `estimate`, from the sketches of all models, compared or not.
+        """
+        from megasim.lineage.from_store import load_recipe
+
+        return load_recipe(
+            self.store,
+            self._name(model),
+            component or main_component(self.store),
+            parents=self._names(parents),
+            estimate=estimate,
+            progress=progress,
+        )
+
+    def direction(
+        self,
+        a: str,
+        b: str,
+        c: str,
+        d: str,
+        component: str | None = None,
+        *,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> Direction:
+        """Return the cosine between the changes A→B and C→D. See `inner_products.direction`.
+
+        With `estimate`, from the sketches.
+        """
+        from megasim.lineage.from_store import load_direction
+
+        four = (self._name(a), self._name(b), self._name(c), self._name(d))
+        component = component or main_component(self.store)
+        return load_direction(self.store, four, component, estimate=estimate, progress=progress)
+
+    def lineage(
+        self,
+        component: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+        use_metadata: bool = True,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> Lineage:
+        """Return the family tree of the models. See `lineage_and_claims`."""
+        return self.lineage_and_claims(
+            component,
+            models=models,
+            use_metadata=use_metadata,
+            estimate=estimate,
+            progress=progress,
+        )[0]
+
+    def claims(
+        self, component: str | None = None, *, file: Path | None = None
+    ) -> list[CheckedClaim]:
+        """Return the claims of the metadata, and of a file, with what the weights say of them."""
+        return self.lineage_and_claims(component, claims_file=file)[1]
+
+    def lineage_and_claims(
+        self,
+        component: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+        use_metadata: bool = True,
+        claims_file: Path | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> tuple[Lineage, list[CheckedClaim]]:
+        """Return the family tree of the models, and what the weights say of what is claimed.
+
+        See `load_lineage`.
+
+        Args:
+            claims_file: more claims to check. See `read_claims`.
+        """
+        from megasim.lineage.claims import read_claims
+        from megasim.lineage.from_store import load_lineage
+
+        return load_lineage(
+            self.store,
+            component or main_component(self.store),
+            models=self._names(models),
+            use_metadata=use_metadata,
+            claimed=read_claims(claims_file) if claims_file else (),
+            estimate=estimate,
+            progress=progress,
+        )
+
+    # All of it
+
+    def report(
         self,
         folder: Path | str,
         *,
         models: Sequence[str] | None = None,
-        groups: Iterable[str] | None = None,
+        components: Sequence[str] | None = None,
+        path: Sequence[str] | None = None,
         progress: Progress = NO_PROGRESS,
-    ) -> ExportResult:
-        """Write pairs as mega_cmp did. See `exporting.export_mega_cmp`."""
-        from megasim.exchange.mega_cmp_export import export_mega_cmp
+    ) -> ReportResult:
+        """Write the report. See `write_report`."""
+        from megasim.report.page import write_report
 
-        pairs = None
-        if groups is not None:
-            pairs = self.pairs_of(groups=groups)
-        elif models is not None:
-            ids = self.store.model_ids(models).values()
-            known = self.store.rows("finding_pairs")
-            pairs = [(a, b) for a, b in known if a in ids and b in ids]
-        return export_mega_cmp(self.store, Path(folder), pairs, progress=progress)
-
-    def export_fingerprints(
-        self,
-        path: Path | str,
-        *,
-        models: Sequence[str] | None = None,
-        component: str = "all",
-        names: Mapping[str, str] | None = None,
-    ) -> int:
-        """Write hashes, norms and sketches of models to a Parquet file; return how many.
-
-        Of one component only, and under other names, where those are given.
-        """
-        from megasim.exchange.fingerprint_file import export_fingerprints
-
-        return export_fingerprints(
-            self.store, Path(path), models=models, component=component, names=names
+        return write_report(
+            self.store,
+            Path(folder),
+            models=self._names(models),
+            components=components,
+            path=self._names(path),
+            progress=progress,
         )
 
 
@@ -327,19 +435,3 @@ def compact_store(
     from megasim.store.compaction import compact_store
 
     return compact_store(store_path(path), memory=memory, progress=progress)
-
-
-def sql_examples() -> dict[str, str]:
-    """Return the queries of `sql/examples.sql` by name."""
-    return named_statements("examples.sql")
-
-
-def _read_map(path: Path) -> ModelMap:
-    from megasim.exchange.model_map import read_model_map
-
-    return read_model_map(path)
-
-
-def _executor(given: Executor | None, workers: int) -> AbstractContextManager[Executor]:
-    """Return the executor to run pieces of work on, to be left as it is if it was given."""
-    return nullcontext(given) if given is not None else ThreadPoolExecutor(workers)

@@ -48,6 +48,10 @@ select
 from model
 order by id;
 
+-- name: model_names
+-- The names of all models and their ids, in the order they came.
+select name, id from model order by id;
+
 -- name: next_model_id
 -- A free id for a model.
 select coalesce(max(id), 0) + 1 from model;

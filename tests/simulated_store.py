@@ -21,7 +21,8 @@ from megasim.anatomy.classification import Part, canonical_shape, classify_keys
 from megasim.compare.pairs import METRIC_VERSION
 from megasim.fingerprint.sketch import sketch_length
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
-from megasim.store.rows import Model, Store, pair_table, shape_text
+from megasim.store.batches import pair_table
+from megasim.store.rows import Model, Store, shape_text
 
 SHARED = {"text_encoder": 3, "vae_encoder": 2, "vae_decoder": 4, "vae_quant": 4}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -96,16 +97,16 @@ def simulate_store(
             for number in range(len(names)):
                 new = is_new[number]
                 tensors = _tensor_frame(parts[new], ids[number, new], number, sketch_size, sketch)
-                store.rows("add_tensors", tables={"batch": tensors})
+                store.write("add_tensors", tables={"batch": tensors})
                 held = parts.assign(model_id=number + 1, tensor_id=ids[number], transposed=False)
-                store.rows("add_model_tensors", tables={"batch": held})
+                store.write("add_model_tensors", tables={"batch": held})
         if not compared:
             return
         with store.transaction():
             pairs = np.stack(np.triu_indices(len(names), 1), axis=1) + 1
             batch = {"batch": pair_table(map(tuple, pairs.tolist()))}
-            store.rows("add_pairs", tables=batch)
-            store.rows("finish_pairs", tables=batch, linf=False, cossim=False)
+            store.write("add_pairs", tables=batch)
+            store.write("finish_pairs", tables=batch, linf=False, cossim=False)
             for component, where in parts.groupby("component").indices.items():
                 moves = _Moves(places, own, first[str(component)], weights[where])
                 numels = parts["numel"].to_numpy()[where]
@@ -265,7 +266,7 @@ def _add_layers(store: Store, moves: _Moves, ids: Integers, numels: Integers) ->
                 "l2": l2.ravel(),
             }
         )
-        store.rows("add_distances", tables={"batch": batch}, metric_version=METRIC_VERSION)
+        store.write("add_distances", tables={"batch": batch}, metric_version=METRIC_VERSION)
 
 
 def _add_components(store: Store, moves: _Moves, component: str, numels: Integers) -> None:

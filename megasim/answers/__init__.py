@@ -1,1 +1,1 @@
-"""What a store answers, as values that show themselves."""
+"""What a store answers, as values that show themselves: matrices, findings, maps, tables."""

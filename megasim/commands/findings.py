@@ -34,8 +34,7 @@ def findings_command(
     Of two models A and B, of the pairs of a group, or of all. With --json a list, one item for
     each pair and component.
     """
-    from megasim.findings.component_groups import group_sentences, shared_components
-    from megasim.findings.verdicts import pair_findings
+    from megasim.findings.component_groups import group_sentences
 
     if len(models) not in (0, 2):
         raise UsageError("findings are of two models, or of all", "write `megasim findings A B`")
@@ -44,7 +43,7 @@ def findings_command(
     workspace = options.open_workspace(ctx)
     a, b = models or (None, None)
     if shared:
-        found = shared_components(workspace.store)
+        found = workspace.shared_components()
         if as_json:
             show_json([g.to_json() for g in found])
         else:
@@ -52,8 +51,7 @@ def findings_command(
                 show(sentence)
         return
     if as_json or (output is not None and output.suffix.lower() == ".json"):
-        pairs = [(a, b)] if a is not None and b is not None else None
-        rows = [f.to_json() for f in pair_findings(workspace.store, pairs, group=group)]
+        rows = [f.to_json() for f in workspace.pair_findings(a, b, group=group)]
         if output is None:
             show_json(rows)
         else:

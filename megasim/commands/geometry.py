@@ -99,7 +99,7 @@ def trajectory_command(
 
     if output is not None:
         options.check_ending(output, (*options.FIGURE_ENDINGS, ".csv"))
-    found = options.open_workspace(ctx).trajectories(
+    found = options.open_workspace(ctx).trajectory(
         models, components or None, metric, by=by, only=only or ()
     )
     if output is not None and output.suffix.lower() == ".csv":

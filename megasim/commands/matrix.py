@@ -9,7 +9,7 @@ import click
 
 from megasim.commands import options
 from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
-from megasim.errors import UsageError, printable
+from megasim.errors import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,15 +128,7 @@ def heatmap_command(
     Or where in the network a model differs from the others, or which components are unchanged.
     """
     options.check_ending(output, options.FIGURE_ENDINGS)
-    if (layers and tiers) or (against is not None and not (layers or tiers)):
-        raise UsageError("--against goes with one of --layers and --tiers", "give one of them")
-    if layers and metric != "l2":
-        raise UsageError("layers are drawn in l2", "leave --metric out")
-    workspace = options.open_workspace(ctx)
-    if tiers:
-        figure = workspace.tier_heatmap(against, models=models)
-    elif layers:
-        figure = workspace.layer_heatmap(component, against, models=models)
-    else:
-        figure = workspace.matrix(component, metric, models=models).heatmap()
+    figure = options.open_workspace(ctx).heatmap(
+        component, metric, models=models, layers=layers, tiers=tiers, against=against
+    )
     options.write_figure(figure, output)

@@ -218,9 +218,9 @@ def sql_command(
     """
     if examples:
         from megasim.store.statements import purpose_of
-        from megasim.workspace import sql_examples
+        from megasim.workspace import Workspace
 
-        listed = sql_examples()
+        listed = Workspace.sql_examples()
         width = max(map(len, listed))
         for name, text in listed.items():
             show(f"{name:<{width}}  {purpose_of(text)}")

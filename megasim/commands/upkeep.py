@@ -19,8 +19,9 @@ def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) ->
     All of them, or none where it is stopped. What other models hold too stays.
     """
     workspace = options.open_workspace(ctx, "read" if dry_run else "update")
-    freed = workspace.bytes_held_alone(*names) if dry_run else workspace.forget(*names)
-    for name in dict.fromkeys(names):
+    forgotten = list(dict.fromkeys(workspace.store.model_names(names)))
+    freed = workspace.bytes_held_alone(*forgotten) if dry_run else workspace.forget(*forgotten)
+    for name in forgotten:
         show(f"{'would forget' if dry_run else 'forgot'} {printable(name)}")
     free = f"about {byte_text(freed)} of the store"
     say(

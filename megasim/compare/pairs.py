@@ -21,7 +21,8 @@ from megasim.errors import CheckpointError, MegasimError, UsageError, printable
 from megasim.extras import require_extra
 from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.rows import Model, Pair, Store, pair_table, table_of
+from megasim.store.batches import pair_table, table_of
+from megasim.store.rows import Model, Pair, Store
 
 # Of the definitions of l0, l1, l2, linf and cossim and the way they are summed.
 METRIC_VERSION = 1
@@ -163,12 +164,12 @@ def sum_up_pairs(
             batch = {"batch": pair_table(group)}
             first, last = group[0][0], group[-1][0]
             with store.transaction():
-                store.rows("finish_pairs", tables=batch, linf=linf, cossim=cossim)
-                store.rows("drop_weaker_components", tables=batch)
-                store.rows("drop_imported_layers", tables=batch)
-                store.rows("judge_pairs", tables=batch, first=first, last=last)
-                store.rows("measure_judged")
-                store.rows("add_exact_components")
+                store.write("finish_pairs", tables=batch, linf=linf, cossim=cossim)
+                store.write("drop_weaker_components", tables=batch)
+                store.write("drop_imported_layers", tables=batch)
+                store.write("judge_pairs", tables=batch, first=first, last=last)
+                store.write("measure_judged")
+                store.write("add_exact_components")
             progress.advance(len(group))
     finally:
         progress.finish()
@@ -249,13 +250,13 @@ def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
             renames.append((a, b, r.prefix_a, r.prefix_b, len(r.keys), r.support, r.basis))
             keys += [(a, b, key_a, key_b) for key_a, key_b in r.keys]
     with store.transaction():
-        store.rows("add_pairs", tables={"batch": pair_table(new)})
+        store.write("add_pairs", tables={"batch": pair_table(new)})
         if renames:
             columns = ["model_a", "model_b", "prefix_a", "prefix_b", "keys", "support", "basis"]
             batch = table_of(columns, renames)
-            store.rows("add_renames", tables={"batch": batch})
+            store.write("add_renames", tables={"batch": batch})
             batch = table_of(["model_a", "model_b", "key_a", "key_b"], keys)
-            store.rows("add_renamed_keys", tables={"batch": batch})
+            store.write("add_renamed_keys", tables={"batch": batch})
 
 
 @dataclass
@@ -335,4 +336,4 @@ class _Comparison:
                 for metric in metrics:
                     columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
                 values = {"metric_version": METRIC_VERSION} if statement == "add_distances" else {}
-                self.store.rows(statement, tables={"batch": columns}, **values)
+                self.store.write(statement, tables={"batch": columns}, **values)

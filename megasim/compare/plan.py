@@ -17,7 +17,8 @@ from megasim.checkpoint.opening import Checkpoint, TensorRef
 from megasim.compare.piece import Position
 from megasim.ingest import assemble_ref
 from megasim.progress import Progress
-from megasim.store.rows import Pair, Store, Table, pair_table
+from megasim.store.batches import Table, pair_table
+from megasim.store.rows import Pair, Store
 
 Ids = npt.NDArray[np.int32]
 
@@ -74,7 +75,7 @@ class PairPlan:
 
         `progress` is told of the elements that need not be read.
         """
-        self._store.rows("begin_plan")
+        self._store.write("begin_plan")
         size = max(1, _PLANNED_LAYERS // len(self._pairs["model_a"]))
         for start in range(0, len(self._keys["canonical_key"]), size):
             keys, elements = (
@@ -86,8 +87,8 @@ class PairPlan:
 
     def _pieces_of(self, keys: npt.NDArray[np.object_]) -> Iterator[PlannedPiece]:
         tables: dict[str, Table] = {"batch": self._pairs, "keys": {"canonical_key": keys}}
-        self._store.rows("plan_keys", tables=tables, **self._needs)
-        self._store.rows("remember_ambiguous")
+        self._store.write("plan_keys", tables=tables, **self._needs)
+        self._store.write("remember_ambiguous")
         work = self._store.arrays("planned_work")
         pairs: Ids = np.stack([work["tensor_a"], work["tensor_b"]], axis=1)
         places = self._places(np.unique(pairs))

@@ -35,7 +35,7 @@ def nearest_models(
     Returns:
         A frame with `COLUMNS`; `error` is the standard error, 0 where exact.
     """
-    store.model_ids([model])
+    store.require_model(model)
     rows = []
     for component in components or component_names(store, model):
         save_estimates(store, [component], progress=progress)

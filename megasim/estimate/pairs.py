@@ -24,8 +24,9 @@ from megasim.errors import NoAnswerError, printable
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
 from megasim.kernels.tally import COUNTED, tally_key
 from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.batches import table_of
 from megasim.store.matrices import member_names
-from megasim.store.rows import Store, table_of
+from megasim.store.rows import Store
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
@@ -336,7 +337,7 @@ def _save_component(store: Store, component: str, progress: Progress) -> int:
     keys = read_key_contents(store, ids, [component], progress=progress)
     frame = estimate_distances(ids, new, keys).to_frame()
     with store.transaction():
-        store.rows("add_estimates", tables={"batch": frame})
+        store.write("add_estimates", tables={"batch": frame})
     return len(frame)
 
 

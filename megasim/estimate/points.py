@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from megasim.estimate.pairs import Floats, KeyContents, read_key_contents
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.matrices import holders, member_names
+from megasim.store.matrices import holders, member_names, require_component
 from megasim.store.rows import Store
 
 # Layers of a component by which the models nearest to one are chosen among many.
@@ -110,7 +110,7 @@ def nearest_by_sketch(
         UsageError, NoAnswerError: as `sketched_distances`.
     """
     members = member_names(store, component)
-    holders(store, component, members, [model])  # says so if it lacks the component
+    require_component(store, component, model)
     ids = holders(store, component, members, None)
     at = list(ids).index(model)
     squared, common = np.zeros(len(ids)), np.zeros(len(ids))

@@ -23,7 +23,8 @@ from megasim.estimate.pairs import check_current
 from megasim.fingerprint.sketch import LENGTH_FACTORS
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, FINGERPRINT_VERSION, Fingerprint
 from megasim.output_files import parquet_file
-from megasim.store.rows import Model, ModelTensor, Store, table_of
+from megasim.store.batches import table_of
+from megasim.store.rows import Model, ModelTensor, Store
 
 FORMAT_VERSION = 1
 

@@ -20,7 +20,8 @@ from megasim.exchange.mega_cmp_reading import PublishedMatrices, PublishedPair, 
 from megasim.exchange.mega_cmp_zeros import ZeroVerdict, judge_zeros
 from megasim.matrix.distance_matrix import Floats
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.rows import Model, Pair, Store, pair_table
+from megasim.store.batches import pair_table
+from megasim.store.rows import Model, Pair, Store
 
 # The components of version 2 by the names they have there.
 COMPONENTS = {
@@ -169,11 +170,11 @@ class _Import:
             layers = _layer_frame(pair, (a, b), origin)
             components = layers[["model_a", "model_b", "component"]].drop_duplicates()
             with self.store.transaction():
-                self.store.rows("drop_imported_layers", tables=batch)
-                self.store.rows("drop_imported_components", tables=batch)
-                self.store.rows("drop_estimated_components", tables={"batch": components})
-                self.store.rows("add_imported_layers", tables={"batch": layers})
-                self.store.rows("add_imported_components", tables=batch)
+                self.store.write("drop_imported_layers", tables=batch)
+                self.store.write("drop_imported_components", tables=batch)
+                self.store.write("drop_estimated_components", tables={"batch": components})
+                self.store.write("add_imported_layers", tables={"batch": layers})
+                self.store.write("add_imported_components", tables=batch)
             self._tell_of_layers(layers, names, origin)
         if pair.group is not None:
             self.store.add_groups({pair.group: [(a, b)]})
@@ -235,9 +236,9 @@ class _Import:
         batch = {"batch": pd.concat(frames[1:] or frames, ignore_index=True)}
         with self.store.transaction():
             tables = {"batch": pair_table(pairs)}
-            self.store.rows("drop_imported_values", tables=tables, origin=origin)
-            self.store.rows("drop_estimated_components", tables=batch)
-            self.store.rows("add_imported_values", tables=batch, origin=origin)
+            self.store.write("drop_imported_values", tables=tables, origin=origin)
+            self.store.write("drop_estimated_components", tables=batch)
+            self.store.write("add_imported_values", tables=batch, origin=origin)
         self.store.add_groups({Path(origin).stem: pairs})
 
     def _telling(self, published: PublishedMatrices, origin: str) -> Iterator[tuple[str, Floats]]:

@@ -20,6 +20,8 @@ ModelComponent = tuple[int, str]
 _VAE_PARTS = component_members("vae")[1:]
 # So many names need no count before them.
 _MANY_OTHERS = 3
+# Components of a model of an unknown family that get figures of their own, the largest first.
+_MOST_GENERIC = 4
 _SIGNATURES = (
     (Verdict.IDENTICAL, "same_bytes"),
     (Verdict.SAME_VALUES, "same_values"),
@@ -229,6 +231,19 @@ def used_components(components: Iterable[str]) -> frozenset[str]:
     used = frozenset(components) - frozenset(NEVER_USED)
     known = used & component_order().keys() - {"other"}
     return known or used
+
+
+def main_components(held: Sequence[str]) -> tuple[str, ...]:
+    """Return the components that make images, or else the first of a generic model.
+
+    >>> main_components(["vae_decoder", "ema", "text_encoder", "unet", "vae_encoder"])
+    ('unet', 'text_encoder', 'vae')
+    """
+    vae = component_members("vae")
+    named = {"vae" if name in vae else name for name in held if name not in NEVER_USED}
+    known = [name for name in component_order() if name in named and name != "other"]
+    generic = [name for name in held if name in named and name not in component_order()]
+    return (*known, *generic[:_MOST_GENERIC])
 
 
 def shared_components(store: Store, equalities: Equalities | None = None) -> list[ComponentGroup]:

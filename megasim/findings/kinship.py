@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from megasim.findings.component_groups import Equalities, ModelComponent
-from megasim.store.rows import Pair, pair_table
+from megasim.store.batches import pair_table
+from megasim.store.rows import Pair
 
 ComponentSet = frozenset[ModelComponent]
 

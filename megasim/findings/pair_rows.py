@@ -10,7 +10,8 @@ from typing import Any
 from megasim.anatomy.classification import classify_keys
 from megasim.findings.details import LayerRow
 from megasim.findings.identity import Counts
-from megasim.store.rows import Pair, Store, pair_table
+from megasim.store.batches import pair_table
+from megasim.store.rows import Pair, Store
 from megasim.words import Source, Status
 
 # Positions, logit scale, projection: no more is left unused where a rename brought keys together.

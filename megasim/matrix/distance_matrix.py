@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from megasim.errors import NoAnswerError, UsageError, printable
+from megasim.errors import NoAnswerError, printable
+from megasim.matrix.model_names import full_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ class DistanceMatrix:
         component: str = "unet",
         metric: str = "l2",
         source: str = "exact",
-    ) -> DistanceMatrix:
+    ) -> Self:
         """Return the matrix of plain numbers, NaN where missing.
 
         >>> DistanceMatrix.from_values(["a", "b"], [[0, 2], [2, 0]]).condensed()
@@ -97,20 +98,18 @@ class DistanceMatrix:
         rows, cols = np.nonzero(np.triu(np.isnan(self.values), 1))
         return [(self.models[i], self.models[j]) for i, j in zip(rows, cols, strict=True)]
 
-    def subset(self, models: Iterable[str]) -> DistanceMatrix:
-        """Return the matrix of `models` alone, in their order.
+    def subset(self, models: Iterable[str]) -> Self:
+        """Return the matrix of `models` alone, in their order, as one of the same class.
 
         Raises:
             UsageError: a name that is not in the matrix.
         """
-        wanted = list(models)
-        i = np.array(places(self.models, wanted), dtype=np.intp)
+        i = np.array(places(self.models, list(models)), dtype=np.intp)
         grid = np.ix_(i, i)
-        return DistanceMatrix(
-            models=tuple(wanted),
+        return replace(
+            self,
+            models=tuple(self.models[at] for at in i.tolist()),
             values=self.values[grid],
-            component=self.component,
-            metric=self.metric,
             sources=self.sources[grid],
             errors=self.errors[grid],
             keys_compared=self.keys_compared[grid],
@@ -121,7 +120,7 @@ class DistanceMatrix:
         """Raise UsageError when one of `names` is not in the matrix."""
         places(self.models, list(names))
 
-    def largest_complete(self) -> DistanceMatrix:
+    def largest_complete(self) -> Self:
         """Return the matrix without the models whose gaps are most, until no gap is left.
 
         Greedy: the result is complete, and not guaranteed to be the largest that is.
@@ -149,7 +148,7 @@ class DistanceMatrix:
 
         return pd.DataFrame(self.values, index=list(self.models), columns=list(self.models))
 
-    def require(self, least: int) -> DistanceMatrix:
+    def require(self, least: int) -> Self:
         """Return self when it has at least `least` models and, of two or more, any distance.
 
         Raises:
@@ -221,7 +220,8 @@ class LayerMatrices:
         if wanted == self.models:
             return self
         i = np.array(places(self.models, wanted), dtype=np.intp)
-        return replace(self, models=wanted, values=self.values[:, i][:, :, i])
+        names = tuple(self.models[at] for at in i.tolist())
+        return replace(self, models=names, values=self.values[:, i][:, :, i])
 
     def total(self, keep: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Return the (N, N) root of the sum of squares over the kept layers.
@@ -239,13 +239,7 @@ def places(models: Sequence[str], wanted: Sequence[str]) -> list[int]:
         UsageError: a name that is not among them.
     """
     place = {name: i for i, name in enumerate(models)}
-    for name in wanted:
-        if name not in place:
-            raise UsageError(
-                f"no such model in the matrix: {printable(name)!r}",
-                "see `megasim models` for the names",
-            )
-    return [place[name] for name in wanted]
+    return [place[full_name(name, place, " in the matrix")] for name in wanted]
 
 
 def coverage_note(matrix: DistanceMatrix) -> str:

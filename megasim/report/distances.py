@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from matplotlib.figure import Figure
 
 from megasim.anatomy.classification import component_members, component_title
-from megasim.errors import NoAnswerError, UsageError, printable
-from megasim.matrix.distance_matrix import DistanceMatrix, coverage_note
+from megasim.errors import NoAnswerError, printable
+from megasim.findings.layer_changes import layer_rows
+from megasim.findings.reference_model import known_by_layer, reference_model
+from megasim.matrix.distance_matrix import coverage_note
 from megasim.plots.heatmap import heatmap_figure
 from megasim.plots.layers import RMS, layer_grid, layers_figure
 from megasim.report.parts import (
@@ -22,7 +22,7 @@ from megasim.report.parts import (
     picture,
     say,
 )
-from megasim.report.source import Source, known_by_layer, reference_model
+from megasim.report.source import Source
 from megasim.wording import counted
 
 # Up to this many models a heatmap has its values written in, and is small enough for SVG.
@@ -135,7 +135,7 @@ def _where(source: Source, component: str) -> list[Block]:
     summed = keys * others > _MOST_KEYS
     query = "report_layer_sums" if summed else "report_layers"
     answer = source.ask(query, model=model, components=members)
-    rows = _layer_rows(answer.frame, model, matrix)
+    rows = layer_rows(answer.frame, model, matrix)
     title = printable(component_title(component))
     if rows.empty:
         raise NoAnswerError(f"no layers of {title} are known", "run `megasim compare`")
@@ -162,48 +162,3 @@ def _where(source: Source, component: str) -> list[Block]:
             vector=columns <= 40,
         )
     ]
-
-
-def _layer_rows(frame: pd.DataFrame, model: str, matrix: DistanceMatrix) -> pd.DataFrame:
-    """Return rows as `layer_grid` takes them: the other model as the pair, the nearest first."""
-    rows = frame.copy()
-    rows["pair"] = np.where(rows["model_a"] == model, rows["model_b"], rows["model_a"])
-    if "canonical_key" in rows:
-        rows["layer"], rows["keys"] = rows["canonical_key"], 1
-    else:
-        rows["layer"] = rows["block"].fillna("") + " " + rows["role"].fillna("")
-    at = matrix.models.index(model)
-    apart = dict(zip(matrix.models, matrix.values[at].tolist(), strict=True))
-    rows["apart"] = rows["pair"].map(apart)
-    return rows.sort_values(["apart", "pair", "layer"], kind="stable")
-
-
-def layer_changes_figure(source: Source, component: str, against: str | None) -> Figure:
-    """Return the figure of `where_section` for a model of one's choice; see `layer_changes`."""
-    model, rows = layer_changes(source, component, against)
-    grid = layer_grid(rows)
-    others = counted(len(grid.pairs), "other")
-    title = f"{printable(model, 40)} against {others}"
-    return layers_figure(grid, title=title, component=component)
-
-
-def layer_changes(source: Source, component: str, against: str | None) -> tuple[str, pd.DataFrame]:
-    """Return a model, and how each layer of it differs from the others, the nearest first.
-
-    Args:
-        against: the model; the best to hold others against when None.
-
-    Raises:
-        UsageError: no model of that name holds the component.
-        NoAnswerError: none of its layers is known.
-    """
-    matrix = source.matrix(component)
-    model = reference_model(matrix) if against is None else against
-    if model not in matrix.models:
-        raise UsageError(
-            f"{printable(model)!r} has no component {printable(component)}",
-            "see `megasim models`",
-        )
-    members = component_members(component)
-    answer = source.ask("report_layers", model=model, components=members)
-    return model, _layer_rows(answer.frame, model, matrix)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 
 from megasim.anatomy.classification import component_title
-from megasim.errors import NoAnswerError, printable
+from megasim.errors import printable
 from megasim.findings.component_groups import (
     ComponentGroup,
     group_sentences,
@@ -18,6 +18,7 @@ from megasim.findings.component_groups import (
 from megasim.findings.health import BROKEN_POSITIONS, NON_FINITE, HealthNote, model_health
 from megasim.findings.pair_sentences import VERDICT_WORDS, pair_sentences
 from megasim.findings.relations import Relation, model_relations
+from megasim.findings.tier_overview import tier_overview
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, component_order
 from megasim.plots.overview import (
     OWN,
@@ -40,7 +41,7 @@ from megasim.report.parts import (
     say,
     table,
 )
-from megasim.report.source import Answer, Source
+from megasim.report.source import Source
 from megasim.store.rows import Pair
 from megasim.wording import counted, joined, listed
 from megasim.words import ModelSource, RelationKind, Verdict
@@ -48,7 +49,6 @@ from megasim.words import ModelSource, RelationKind, Verdict
 _MOST_RELATIONS = 40  # sentences on the page
 _MOST_OF_A_KIND = 6  # of them, where there are more
 _MOST_GROUPS = 14
-_MOST_PAIRS = 60  # rows of the overview of tiers
 _VECTOR_ROWS = 45
 _KIND_WORDS = {
     RelationKind.SAME_WEIGHTS: "hold the same weights as another",
@@ -257,36 +257,15 @@ def _sharing_frame(grid: SharingGrid) -> pd.DataFrame:
     )
 
 
-def tier_overview(source: Source, against: str | None) -> tuple[str, list[Finding], Answer]:
-    """Return a title, the findings of some pairs, and the query that gives their numbers.
-
-    Of all pairs where those are few enough to be read, else of one model with the others.
-
-    Args:
-        against: that model; the best to hold others against when None.
-
-    Raises:
-        NoAnswerError: no pair was compared.
-    """
-    pairs = source.pairs
-    if against is None and len(pairs) <= _MOST_PAIRS:
-        title, answer = "What is unchanged, pair by pair", source.ask("report_components")
-    else:
-        model = source.center if against is None else against
-        title = f"What is unchanged against {printable(model, 30)}"
-        answer = source.ask("report_components_of_one", model=model)
-        (of,) = source.store.model_ids([model]).values()
-        pairs = [(of, b if a == of else a) for a, b in pairs if of in (a, b)]
-    if not pairs:
-        raise NoAnswerError("no pair was compared", "run `megasim compare`")
-    reader = source.equalities.reader
-    return title, reader.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS), answer
-
-
 def _tier_picture(source: Source) -> list[Block]:
     if not source.pairs:
         return []
-    title, findings, answer = tier_overview(source, None)
+    overview = tier_overview(source.equalities.reader, source.pairs, lambda: source.center)
+    title, findings = overview.title, overview.findings
+    if overview.against is None:
+        answer = source.ask("report_components")
+    else:
+        answer = source.ask("report_components_of_one", model=overview.against)
     pairs = {(f.model_a, f.model_b) for f in findings}
     if {finding.verdict for finding in findings} <= {Verdict.CHANGED, Verdict.ABSENT}:
         return [note(f"Nothing is unchanged between these {counted(len(pairs), 'pair')}.")]

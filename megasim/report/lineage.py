@@ -9,6 +9,7 @@ import pandas as pd
 
 from megasim.anatomy.classification import component_members, component_title
 from megasim.errors import printable
+from megasim.findings.reference_model import known_by_layer
 from megasim.lineage.claims import CheckedClaim
 from megasim.lineage.from_store import lineage_and_claims
 from megasim.lineage.result import Lineage
@@ -28,7 +29,7 @@ from megasim.report.parts import (
     say,
     table,
 )
-from megasim.report.source import Source, known_by_layer
+from megasim.report.source import Source
 from megasim.store.matrices import MOST_LAYERED_MODELS, load_layers, load_matrix
 from megasim.wording import counted
 from megasim.words import ClaimVerdict

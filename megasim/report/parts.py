@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from megasim.errors import printable
 from megasim.plots.figure_files import figure_bytes
-from megasim.report.source import Answer
+from megasim.store.runnable_queries import QueryResult
 
 _PIXELS = 96  # CSS pixels of an inch
 _LARGEST_SVG = 400_000  # bytes; a larger figure is drawn as PNG
@@ -132,7 +132,7 @@ def file_name(*words: str) -> str:
     return text.strip("-") or "data"
 
 
-def answer_file(name: str, answer: Answer) -> DataFile:
+def answer_file(name: str, answer: QueryResult) -> DataFile:
     """Return the result of a query as a CSV file."""
     return DataFile(f"{name}.csv", csv_bytes(answer.frame), answer.sql, answer.purpose)
 

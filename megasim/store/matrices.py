@@ -134,8 +134,7 @@ def component_names(store: Store, model: str | None = None) -> list[str]:
     """Return the components of the store, or of one model; those that most models hold first."""
     if model is None:
         return [name for name, _ in store.rows("components")]
-    ids = store.model_ids([model])
-    return [name for (name,) in store.rows("components_of", id=ids[model])]
+    return [name for (name,) in store.rows("components_of", id=store.require_model(model))]
 
 
 def main_component(store: Store) -> str:
@@ -192,3 +191,13 @@ def holders(
             "leave it out, or ask for another component with -c",
         )
     return asked
+
+
+def require_component(store: Store, component: str, model: str) -> None:
+    """Raise an error unless a model holds a component.
+
+    Raises:
+        UsageError: an unknown model.
+        NoAnswerError: it does not hold the component, or no model does.
+    """
+    holders(store, component, member_names(store, component), [model])

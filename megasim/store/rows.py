@@ -1,4 +1,4 @@
-"""The store: rows ↔ dataclasses. The only module that writes to it."""
+"""The store: rows ↔ dataclasses, and the statements of `sql/` by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from megasim.errors import UsageError, printable
 from megasim.interrupts import interrupting
+from megasim.matrix.model_names import full_name, no_such_model
+from megasim.store.batches import Table, duckdb_columns, table_of, tensor_table
 from megasim.store.connection import Mode, connect
 from megasim.store.statements import statement
 
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
 
     from megasim.fingerprint.tensor import Fingerprint
 
-Pair = tuple[int, int]
-# Column → its values, or a frame. Pandas is imported only by who asks for a frame.
-Table: TypeAlias = "Mapping[str, Any] | pd.DataFrame"
+Pair = tuple[int, int]  # ids of two models, the smaller first
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def now() -> datetime:
 class Store:
     """An open store. Use it as a context manager; one thread at a time.
 
+    `rows`, `arrays` and `frame` read; whatever changes the store goes through `write`.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as d, Store(Path(d) / "s.duckdb", "write") as store:
     ...     store.models()
@@ -139,6 +141,13 @@ class Store:
         with self._registered(tables or {}):
             return self._execute(name, values).fetchall()
 
+    def write(
+        self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
+    ) -> None:
+        """Run a statement of `sql/` that changes the store, or the tables of a piece of work."""
+        with self._registered(tables or {}):
+            self._execute(name, values)
+
     def _execute(self, name: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
         sql = statement(name)
         with interrupting(self.connection.interrupt):
@@ -147,7 +156,7 @@ class Store:
     @contextmanager
     def _registered(self, tables: Mapping[str, Table]) -> Iterator[None]:
         for name, table in tables.items():
-            self.connection.register(name, _columns(table))
+            self.connection.register(name, duckdb_columns(table))
         try:
             yield
         finally:
@@ -191,21 +200,38 @@ class Store:
             models.append(Model(**values))
         return models
 
+    def model_names(self, typed: Iterable[str]) -> list[str]:
+        """Return the names that are meant: whole, or the only ones that begin so.
+
+        Raises:
+            UsageError: no model is called so, or several are. See `full_name`.
+        """
+        known = self.model_ids()
+        return [full_name(name, known) for name in typed]
+
     def model_ids(self, names: Iterable[str] | None = None) -> dict[str, int]:
         """Return name → id, of all models or of `names` in their order.
 
         Raises:
             UsageError: a name the store does not know.
         """
-        known = {model.name: model.id for model in self.models()}
+        known = {str(name): int(i) for name, i in self.rows("model_names")}
         if names is None:
             return known
         found = {}
         for name in names:
             if name not in known:
-                raise UsageError(f"no such model: {printable(name)!r}", _closest(name, known))
+                raise no_such_model(name, known)
             found[name] = known[name]
         return found
+
+    def require_model(self, name: str) -> int:
+        """Return the id of a model.
+
+        Raises:
+            UsageError: a name the store does not know.
+        """
+        return self.model_ids([name])[name]
 
     def save_model(self, model: Model, tensors: Sequence[ModelTensor]) -> int:
         """Save a model and what it holds in one transaction, and return its id.
@@ -240,25 +266,50 @@ class Store:
         with self.transaction():
             model_id = int(self.rows("next_model_id")[0][0])
             self._add_model(model, model_id)
-            self.rows("copy_model_tensors", copy=model_id, twin=twin.id)
+            self.write("copy_model_tensors", copy=model_id, twin=twin.id)
         return model_id
 
     def move_model(self, model_id: int, path: str) -> None:
         """Note where the file of a model lies now."""
-        self.rows("move_model", id=model_id, path=path)
+        self.write("move_model", id=model_id, path=path)
 
     def rename_model(self, model_id: int, name: str) -> None:
         """Give a model another name; everything known of it stays."""
-        self.rows("rename_model", id=model_id, name=name)
+        self.write("rename_model", id=model_id, name=name)
+
+    def forget_models(self, names: Iterable[str]) -> None:
+        """Forget models, their pairs, and what no other model holds; all of it, or nothing.
+
+        Raises:
+            UsageError: a name the store does not know.
+        """
+        ids = list(self.model_ids(names).values())
+        with self.transaction():
+            for model_id in ids:
+                self.remove_model(model_id)
+                self.write("remove_model_groups", id=model_id)
+            self.write("drop_unheld_tensors")
+            self.write("drop_unheld_distances")
+
+    def bytes_held_alone(self, names: Iterable[str]) -> int:
+        """Return about how many bytes of the file forgetting some models frees.
+
+        Raises:
+            UsageError: a name the store does not know.
+        """
+        ids = list(self.model_ids(names).values())
+        ((share,),) = self.rows("share_held_alone", tables={"batch": {"model_id": ids}})
+        ((used, free),) = self.rows("store_bytes")
+        return int(share * used) + int(free)
 
     def remove_model(self, model_id: int) -> None:
         """Forget a model and its pairs; contents and their distances stay."""
         for what in ("tensors", "pairs", "renames", "renamed_keys", "components", "layers"):
-            self.rows(f"remove_model_{what}", id=model_id)
-        self.rows("remove_model", id=model_id)
+            self.write(f"remove_model_{what}", id=model_id)
+        self.write("remove_model", id=model_id)
 
     def _add_model(self, model: Model, model_id: int) -> None:
-        self.rows(
+        self.write(
             "add_model",
             id=model_id,
             name=model.name,
@@ -293,8 +344,8 @@ class Store:
         old = [h for h, _, is_current in known if not is_current]
         for name, which in (("add_tensors", new), ("renew_sketches", old)):
             if which:
-                table = _tensor_table([prints[h] for h in which], ids)
-                self.rows(name, tables={"batch": table})
+                table = tensor_table([prints[h] for h in which], ids)
+                self.write(name, tables={"batch": table})
         batch = {
             "model_id": [model_id] * len(tensors),
             "tensor_id": [ids[t.fingerprint.content_hash] for t in tensors],
@@ -308,7 +359,7 @@ class Store:
             "block": [t.block for t in tensors],
             "role": [t.role for t in tensors],
         }
-        self.rows("add_model_tensors", tables={"batch": batch})
+        self.write("add_model_tensors", tables={"batch": batch})
 
     # Pairs
 
@@ -323,55 +374,25 @@ class Store:
             found.setdefault(name, []).append((a, b))
         return found
 
+    def pairs_of_groups(self, names: Iterable[str]) -> list[Pair]:
+        """Return the pairs of some groups, each once.
+
+        Raises:
+            UsageError: an unknown group.
+        """
+        known = self.groups()
+        names = list(names)
+        for name in names:
+            if name not in known:
+                raise UsageError(
+                    f"no such group: {printable(name)!r}",
+                    "there are: " + (", ".join(map(printable, known)) or "none"),
+                )
+        return sorted({pair for name in names for pair in known[name]})
+
     def add_groups(self, groups: Mapping[str, Iterable[Pair]]) -> None:
         """Save named groups of pairs; known ones are kept once."""
         rows = {(name, min(p), max(p)) for name, pairs in groups.items() for p in pairs}
         if rows:
             batch = table_of(["name", "model_a", "model_b"], sorted(rows))
-            self.rows("add_group_pairs", tables={"batch": batch})
-
-
-def pair_table(pairs: Iterable[Pair]) -> dict[str, npt.NDArray[np.int32]]:
-    """Return pairs as the table that statements call `batch`."""
-    array = np.array(sorted(pairs), dtype=np.int32).reshape(-1, 2)
-    return {"model_a": array[:, 0].copy(), "model_b": array[:, 1].copy()}
-
-
-def table_of(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
-    """Return rows as a table.
-
-    >>> table_of(["key", "numel"], [("a", 1), ("b", 2)])
-    {'key': ['a', 'b'], 'numel': [1, 2]}
-    """
-    return {name: [row[i] for row in rows] for i, name in enumerate(columns)}
-
-
-def _columns(table: Table) -> Table:
-    """Return a table as DuckDB takes it: a list as an array of its objects, where None is NULL."""
-    if not isinstance(table, dict):
-        return table
-    return {
-        name: values
-        if isinstance(values, np.ndarray)
-        else np.fromiter(values, dtype=object, count=len(values))
-        for name, values in table.items()
-    }
-
-
-def _tensor_table(prints: Sequence[Fingerprint], ids: Mapping[str, int]) -> Table:
-    columns = ["content_hash", "value_hash", "fp16_hash", "bf16_hash", "dtype", "numel"]
-    columns += ["l1", "l2", "linf", "mean", "std", "kurtosis", "zeros", "nans", "infs"]
-    columns += ["is_constant"]
-    data: dict[str, Any] = {c: [getattr(p, c) for p in prints] for c in columns}
-    data["id"] = [ids[p.content_hash] for p in prints]
-    data["sketch"] = [np.asarray(p.sketch, dtype=np.float32) for p in prints]
-    return data
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), n=3)
-    if near:
-        return "did you mean " + " or ".join(printable(n) for n in near) + "?"
-    return "see `megasim models` for the names"
+            self.write("add_group_pairs", tables={"batch": batch})

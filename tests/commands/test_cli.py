@@ -250,11 +250,11 @@ def test_nearest_to_a_file_that_is_not_kept(
 
 
 def test_every_example_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from megasim.workspace import sql_examples
+    from megasim.workspace import Workspace
 
     megasim(capsys, "ingest", "models")
     megasim(capsys, "compare")
-    examples = sql_examples()
+    examples = Workspace.sql_examples()
     assert len(examples) >= 10
     for name in examples:
         code, _, err = megasim(capsys, "sql", "--example", name)

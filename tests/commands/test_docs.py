@@ -11,7 +11,7 @@ import pytest
 
 from megasim import cli, open_store
 from megasim.store.statements import purpose_of
-from megasim.workspace import Workspace, sql_examples
+from megasim.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,7 +59,7 @@ def sql_page() -> str:
                 )
             ]
     lines += ["", "## Cookbook", "", "`megasim sql --example NAME` runs one of these."]
-    for name, text in sql_examples().items():
+    for name, text in Workspace.sql_examples().items():
         query = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
         lines += ["", f"### {name}", "", purpose_of(text), "", "```sql", query, "```"]
     return "\n".join(lines) + "\n"
@@ -84,7 +84,7 @@ GENERATED = {"commands.md": help_page, "sql.md": sql_page}
 def test_generated_pages_are_up_to_date(name: str) -> None:
     page = ROOT / "docs" / name
     assert page.read_text(encoding="utf-8") == GENERATED[name](), (
-        f"docs/{name} is behind: run `python -m tests.test_docs`"
+        f"docs/{name} is behind: run `python -m tests.commands.test_docs`"
     )
 
 

@@ -507,19 +507,19 @@ def test_a_page_with_a_missing_image_is_noticed(browser: Browser, tmp_path: Path
 def test_layers_and_tiers_are_drawn_on_demand(seventeen: Written, tmp_path: Path) -> None:
     name = model_names(17)[3]
     with open_store(seventeen.store, "read") as store:
-        where = store.layer_heatmap("unet", name)
-        tiers = store.tier_heatmap(name)
+        where = store.heatmap("unet", layers=True, against=name)
+        tiers = store.heatmap(tiers=True, against=name)
         assert f"{name} against 16 others" in where.texts[0].get_text()
         assert name in tiers.texts[0].get_text()
         assert tiers.texts[1].get_text().startswith("16 pairs")
-        with pytest.raises(UsageError, match="has no component"):
-            store.layer_heatmap("unet", "nobody")
+        with pytest.raises(UsageError, match="no such model"):
+            store.heatmap("unet", layers=True, against="nobody")
 
 
 def test_a_notebook_shows_tables_and_figures(seventeen: Written) -> None:
     names = [name for name in model_names(17) if name.startswith("run-")]
     with open_store(seventeen.store, "read") as store:
-        found = store.trajectories(names, ["unet", "text_encoder"], only=["attn1", "mlp"])
+        found = store.trajectory(names, ["unet", "text_encoder"], only=["attn1", "mlp"])
         assert [t.label for t in found] == [
             "unet",
             "unet attn1",
@@ -531,7 +531,7 @@ def test_a_notebook_shows_tables_and_figures(seventeen: Written) -> None:
         assert "text_encoder mlp" in found._repr_html_()
         assert len(found.plot().axes) == 4
         with pytest.raises(UsageError, match="'atn1'"):
-            store.trajectories(names, only=["atn1"])
+            store.trajectory(names, only=["atn1"])
 
         whole = store.histogram(*names[:2])
         roles = store.histogram(*names[:2], "unet")

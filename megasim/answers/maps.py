@@ -1,15 +1,16 @@
-"""A map that draws itself, for notebooks, out of a store."""
+"""A map that draws itself, for notebooks, out of a store or a matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from megasim.geometry.map import MapResult, map_models
-from megasim.plots.map import map_figure
 from megasim.store.matrices import MOST_LAYERED_MODELS, layers_beneath, load_matrix
 from megasim.store.rows import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class MapView(MapResult):
@@ -17,6 +18,8 @@ class MapView(MapResult):
 
     def plot(self) -> Figure:
         """Return the figure. See `map_figure`."""
+        from megasim.plots.map import map_figure
+
         return map_figure(self)
 
 

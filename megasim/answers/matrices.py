@@ -1,0 +1,95 @@
+"""A distance matrix that draws itself, for notebooks: `store.matrix("unet").map().plot()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megasim.errors import UsageError
+from megasim.matrix.distance_matrix import DistanceMatrix
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.matrices import load_matrix
+from megasim.store.rows import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from megasim.answers.maps import MapView
+
+
+class MatrixView(DistanceMatrix):
+    """A distance matrix that draws itself; a notebook shows it as a table.
+
+    `subset` and `largest_complete` give one that does so too. Drawing is imported when it is
+    asked for: most matrices are only written.
+    """
+
+    def heatmap(self) -> Figure:
+        """Return the clustered heatmap. See `heatmap_figure`."""
+        from megasim.plots.heatmap import heatmap_figure
+
+        return heatmap_figure(self.require(2))
+
+    def map(self, *, path: Sequence[str] = (), complete: bool = False) -> MapView:
+        """Return the map of these models, without their layers. See `map_models`."""
+        from megasim.answers.maps import MapView
+        from megasim.geometry.map import map_models
+
+        return MapView(**vars(map_models(self, path=path, complete=complete)))
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().style.format(precision=4, na_rep="–").to_html())
+
+
+def matrix_view(
+    store: Store,
+    component: str,
+    metric: str = "l2",
+    *,
+    models: Sequence[str] | None = None,
+    estimate: bool = False,
+    progress: Progress = NO_PROGRESS,
+) -> MatrixView:
+    """Return the distance matrix of a component. See `load_matrix`.
+
+    Args:
+        estimate: whether pairs that were not compared are estimated from the sketches; these
+            estimates are saved, and marked.
+
+    Raises:
+        UsageError: an unknown component, metric or model, or an estimate of another metric than
+            l2.
+    """
+    if estimate:
+        from megasim.estimate.pairs import save_estimates
+
+        if metric != "l2":
+            raise UsageError("only l2 can be estimated", "leave --estimate out, or ask for l2")
+        save_estimates(store, [component], progress=progress)
+    return MatrixView(**vars(load_matrix(store, component, metric, models=models)))
+
+
+def nearest_to_file(
+    store: Store,
+    path: Path,
+    components: Sequence[str] | None = None,
+    *,
+    k: int,
+    executor: Executor,
+    progress: Progress = NO_PROGRESS,
+) -> pd.DataFrame:
+    """Return the models nearest to a checkpoint that is only looked at, never saved.
+
+    See `nearest_to_outsider`.
+    """
+    from megasim.estimate.nearest import nearest_to_outsider
+    from megasim.ingest import fingerprint_checkpoint
+
+    seen, tensors = fingerprint_checkpoint(store, path, executor=executor, progress=progress)
+    # its name may be taken; the path is not a name that a model has
+    with store.looking_at(replace(seen, name=str(seen.path)), tensors) as outsider:
+        return nearest_to_outsider(store, outsider, components, k=k, progress=progress)

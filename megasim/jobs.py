@@ -1,0 +1,255 @@
+"""An open store and the jobs that fill it: ingest, compare, import, export, forget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.connection import Mode
+from megasim.store.rows import Pair, Store
+
+if TYPE_CHECKING:
+    from megasim.compare.pairs import CompareResult
+    from megasim.exchange.fingerprint_file import ImportResult
+    from megasim.exchange.mega_cmp_export import ExportResult
+    from megasim.exchange.model_map import ModelMap
+    from megasim.ingest import IngestResult
+
+DEFAULT_MEMORY = 1 << 30
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class StoreJobs:
+    """An open store and the jobs that write to it, or write it out. `Workspace` adds the answers.
+
+    A model is named whole, or by any beginning of its name that no other name has.
+    """
+
+    def __init__(self, path: Path, mode: Mode, *, memory: int = DEFAULT_MEMORY) -> None:
+        self.memory = memory
+        # the database spills to disk beyond its share; below 1 GiB some joins cannot
+        self.store = Store(path, mode, memory=None if mode == "read" else max(memory, 1 << 30))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def _names(self, typed: Sequence[str] | None) -> list[str] | None:
+        return None if typed is None else self.store.model_names(typed)
+
+    def _name(self, typed: str) -> str:
+        return self.store.model_names([typed])[0]
+
+    # The way of the data
+
+    def ingest(
+        self,
+        *paths: Path | str,
+        names: Mapping[str, Path] | None = None,
+        anatomy: Path | None = None,
+        sketch_size: int = 256,
+        reread: bool = False,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> IngestResult:
+        """Fingerprint checkpoints: files, folders, or a mega_cmp model map. See `ingest_paths`.
+
+        Args:
+            anatomy: a CSV of rules for keys, instead of the built-in ones. See `load_rules`.
+            workers: threads; as many as there are cores when None.
+            executor: runs the pieces of work instead of threads; it is not shut down.
+        """
+        from megasim.anatomy.classification import load_rules
+        from megasim.exchange.model_map import is_model_map, read_model_map
+        from megasim.ingest import ingest_paths
+
+        given = [Path(path) for path in paths]
+        maps = [read_model_map(path) for path in given if is_model_map(path)]
+        places = [path for path in given if not is_model_map(path)]
+        all_names = dict(names or {})
+        for model_map in maps:
+            all_names.update(model_map.models)
+            places.extend(model_map.models.values())
+        with _executor(executor, workers or usable_cores()) as running:
+            result = ingest_paths(
+                self.store,
+                places,
+                executor=running,
+                names=all_names,
+                rules=load_rules(anatomy) if anatomy else None,
+                sketch_size=sketch_size,
+                reread=reread,
+                progress=progress,
+            )
+        for model_map in maps:
+            self._add_groups(model_map)
+        return result
+
+    def _add_groups(self, model_map: ModelMap) -> None:
+        ids = self.store.model_ids()
+        self.store.add_groups(
+            {
+                group: [(ids[a], ids[b]) for a, b in pairs if a in ids and b in ids]
+                for group, pairs in model_map.groups.items()
+            }
+        )
+
+    def pairs_of(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        groups: Iterable[str] | None = None,
+        model_map: Path | None = None,
+    ) -> list[Pair]:
+        """Return the pairs of ids that are meant: all, those among `models`, or those of groups.
+
+        Args:
+            model_map: a model_map.json, whose groups are saved and meant.
+
+        Raises:
+            UsageError: an unknown model or group.
+        """
+        from megasim.compare.pairs import all_pairs
+        from megasim.exchange.model_map import read_model_map
+
+        if model_map is not None:
+            wanted = read_model_map(model_map)
+            self._add_groups(wanted)
+            groups = list(wanted.groups)
+        if groups is not None:
+            return self.store.pairs_of_groups(groups)
+        chosen = self._names(models)
+        return all_pairs([m for m in self.store.models() if chosen is None or m.name in chosen])
+
+    def compare(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        groups: Iterable[str] | None = None,
+        model_map: Path | None = None,
+        metrics: Sequence[str] = (),
+        nearest: int | None = None,
+        component: str = "all",
+        device: str | None = None,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> CompareResult:
+        """Compute the exact distances still missing. See `compare_models` and `pairs_of`.
+
+        Args:
+            nearest: only the pairs of each model with so many nearest ones, by estimate.
+            component: what `nearest` goes by.
+            workers: threads, or how many pieces `executor` runs at a time; the cores when None.
+            executor: runs the pieces of work instead of threads; it is not shut down.
+        """
+        from megasim.compare.pairs import compare_models
+
+        pairs = self.pairs_of(models=models, groups=groups, model_map=model_map)
+        if nearest is not None:
+            from megasim.estimate.nearest import nearest_pairs
+
+            near = set(nearest_pairs(self.store, component, nearest, progress=progress))
+            pairs = [pair for pair in pairs if pair in near]
+        count = workers or usable_cores()
+        with _executor(executor, count) as running:
+            return compare_models(
+                self.store,
+                pairs,
+                executor=running,
+                metrics=metrics,
+                memory=self.memory // 4,
+                workers=count,
+                device=device,
+                progress=progress,
+            )
+
+    def import_path(self, path: Path | str, *, progress: Progress = NO_PROGRESS) -> ImportResult:
+        """Import results of mega_cmp, or a .parquet file of fingerprints.
+
+        See `mega_cmp_import.import_path` and `fingerprint_file.import_fingerprints`.
+        """
+        from megasim.exchange.fingerprint_file import import_fingerprints
+        from megasim.exchange.mega_cmp_import import import_path
+
+        if Path(path).suffix.lower() == ".parquet":
+            return import_fingerprints(self.store, Path(path))
+        return import_path(self.store, Path(path), progress=progress)
+
+    def export_mega_cmp(
+        self,
+        folder: Path | str,
+        *,
+        models: Sequence[str] | None = None,
+        groups: Iterable[str] | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> ExportResult:
+        """Write pairs as mega_cmp did: of groups, among models, or all. See `export_mega_cmp`."""
+        from megasim.exchange.mega_cmp_export import export_mega_cmp
+
+        pairs = None
+        if groups is not None:
+            pairs = self.store.pairs_of_groups(groups)
+        elif models is not None:
+            ids = self.store.model_ids(self._names(models)).values()
+            known = self.store.rows("finding_pairs")
+            pairs = [(a, b) for a, b in known if a in ids and b in ids]
+        return export_mega_cmp(self.store, Path(folder), pairs, progress=progress)
+
+    def export_fingerprints(
+        self,
+        path: Path | str,
+        *,
+        models: Sequence[str] | None = None,
+        component: str = "all",
+        names: Mapping[str, str] | None = None,
+    ) -> int:
+        """Write hashes, norms and sketches of models to a .parquet file; return how many.
+
+        Args:
+            component: only its keys.
+            names: model to the name it gets in the file.
+        """
+        from megasim.exchange.fingerprint_file import export_fingerprints
+
+        renamed = {self._name(typed): name for typed, name in (names or {}).items()}
+        chosen = self._names(models)
+        return export_fingerprints(
+            self.store, Path(path), models=chosen, component=component, names=renamed
+        )
+
+    def forget(self, *models: str) -> int:
+        """Forget models, their pairs, and what no other model holds; all of it, or nothing.
+
+        Returns:
+            About how many bytes `compact` can now give back.
+        """
+        names = self.store.model_names(models)
+        held_alone = self.store.bytes_held_alone(names)
+        self.store.forget_models(names)
+        return held_alone
+
+    def bytes_held_alone(self, *models: str) -> int:
+        """Return about how many bytes of the store forgetting some models frees."""
+        return self.store.bytes_held_alone(self.store.model_names(models))
+
+
+def _executor(given: Executor | None, workers: int) -> AbstractContextManager[Executor]:
+    """Return the executor to run pieces of work on, to be left as it is if it was given."""
+    return nullcontext(given) if given is not None else ThreadPoolExecutor(workers)

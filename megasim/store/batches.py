@@ -1,0 +1,55 @@
+"""Tables that a statement takes for one call: pairs, rows, fingerprints as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from megasim.fingerprint.tensor import Fingerprint
+
+# Column → its values, or a frame. Pandas is imported only by who asks for a frame.
+Table: TypeAlias = "Mapping[str, Any] | pd.DataFrame"
+
+
+def pair_table(pairs: Iterable[tuple[int, int]]) -> dict[str, npt.NDArray[np.int32]]:
+    """Return pairs as the table that statements call `batch`."""
+    array = np.array(sorted(pairs), dtype=np.int32).reshape(-1, 2)
+    return {"model_a": array[:, 0].copy(), "model_b": array[:, 1].copy()}
+
+
+def table_of(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
+    """Return rows as a table.
+
+    >>> table_of(["key", "numel"], [("a", 1), ("b", 2)])
+    {'key': ['a', 'b'], 'numel': [1, 2]}
+    """
+    return {name: [row[i] for row in rows] for i, name in enumerate(columns)}
+
+
+def duckdb_columns(table: Table) -> Table:
+    """Return a table as DuckDB takes it: a list as an array of its objects, where None is NULL."""
+    if not isinstance(table, dict):
+        return table
+    return {
+        name: values
+        if isinstance(values, np.ndarray)
+        else np.fromiter(values, dtype=object, count=len(values))
+        for name, values in table.items()
+    }
+
+
+def tensor_table(prints: Sequence[Fingerprint], ids: Mapping[str, int]) -> Table:
+    """Return fingerprints as rows of the table `tensor`; `ids` are those of their contents."""
+    columns = ["content_hash", "value_hash", "fp16_hash", "bf16_hash", "dtype", "numel"]
+    columns += ["l1", "l2", "linf", "mean", "std", "kurtosis", "zeros", "nans", "infs"]
+    columns += ["is_constant"]
+    data: dict[str, Any] = {c: [getattr(p, c) for p in prints] for c in columns}
+    data["id"] = [ids[p.content_hash] for p in prints]
+    data["sketch"] = [np.asarray(p.sketch, dtype=np.float32) for p in prints]
+    return data

@@ -1,0 +1,110 @@
+"""Everything that the command line does can be done from Python, under the same names."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import click
+import pytest
+
+from megasim import cli
+from megasim.demo import run_demo
+from megasim.errors import UsageError
+from megasim.workspace import Workspace, open_store
+from tests.small_sd import UNET, compared_store, small_sd, trained
+
+# Commands whose names are words of Python, or that do two things.
+METHODS = {
+    "import": ["import_path"],
+    "export": ["export_mega_cmp", "export_fingerprints"],
+    "findings": ["findings", "shared_components"],
+    "lineage": ["lineage_and_claims"],
+    "sql": ["sql", "sql_example", "sql_examples"],
+}
+# Options of the command line, with the parameters or methods that do the same.
+PARAMETERS = {
+    "names": "names",
+    "sketch": "sketch_size",
+    "shared": "shared_components",
+    "renamed": "names",
+    "example": "name",
+    "examples": "sql_examples",
+    "fingerprints": "path",
+    "weights_only": "use_metadata",
+}
+# Models that a command takes by their place.
+PLACED = {"findings": {"a", "b"}, "direction": {"a", "b", "c", "d"}, "trajectory": {"chain"}}
+# How a result is shown or written is not the work of a method.
+SHOWN = {"output", "as_json", "as_csv", "long", "form", "help"}
+OPENING = {"memory"}  # of `open_store`
+
+
+def commands() -> list[str]:
+    return [name for name in cli.COMMANDS if name != "demo"]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_command_has_methods_of_its_name(name: str) -> None:
+    command = cli.megasim.get_command(click.Context(cli.megasim), name)
+    assert command is not None
+    methods = METHODS.get(name, [name])
+    known = set(methods)
+    for method in methods:
+        known |= set(inspect.signature(getattr(Workspace, method)).parameters)
+    for parameter in command.params:
+        option = str(parameter.name)
+        if option in SHOWN | OPENING:
+            continue
+        if option == "models" and name in PLACED:
+            assert known >= PLACED[name]
+            continue
+        if (name, option) == ("forget", "names"):  # one after another
+            continue
+        wanted = PARAMETERS.get(option, option)
+        assert known & {wanted, wanted.removesuffix("s")}, option
+
+
+def test_the_demo_has_a_function() -> None:
+    assert "demo" in cli.COMMANDS
+    assert "folder" in inspect.signature(run_demo).parameters
+
+
+def test_a_store_is_opened_with_memory() -> None:
+    assert set(inspect.signature(open_store).parameters) >= OPENING
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = small_sd()
+    models = {f"x{i}1-mix-of-many": trained(base, i, UNET) for i in range(3)}
+    return compared_store(tmp_path_factory.mktemp("api"), {"x2": base, **models})
+
+
+def test_parts_of_a_matrix_draw_themselves(store: Path) -> None:
+    with open_store(store, "read") as workspace:
+        matrix = workspace.matrix()
+        part = matrix.subset(matrix.models[:3])
+        assert type(part) is type(matrix) is type(matrix.largest_complete())
+        assert part.models == matrix.models[:3]
+        assert part.heatmap().axes
+        assert part.map().plot().axes
+
+
+def test_a_model_is_named_by_the_beginning_of_its_name(store: Path) -> None:
+    names = ["x01-mix-of-many", "x11-mix-of-many", "x21-mix-of-many"]
+    with open_store(store, "read") as workspace:
+        assert workspace.matrix(models=["x0", "x11-m"]).models == tuple(names[:2])
+        assert workspace.matrix().subset(["x0", "x2"]).models == (names[0], "x2")
+        assert workspace.findings("x0", "x1").models == ("x01-mix-of-many", "x11-mix-of-many")
+        assert workspace.recipe("x0", parents=["x1", "x21"]).model == names[0]
+        assert workspace.trajectory(["x2", "x0", "x21"])[0].models == ("x2", names[0], names[2])
+        assert set(workspace.layer_changes(against="x0")["model"]) == {names[0]}
+        assert workspace.heatmap(layers=True, against="x0").axes
+        assert workspace.map(path=["x2", "x0"], models=["x0", "x1", "x2"]).matrix.models[2] == "x2"
+        with pytest.raises(UsageError, match=r"beginning of 4 names.*\n.*x01-mix.*x11-mix"):
+            workspace.nearest("x")
+        with pytest.raises(UsageError, match="no such model: ''"):
+            workspace.matrix(models=[""])
+        with pytest.raises(UsageError, match="no such model: 'y'"):
+            workspace.direction("x0", "x1", "x2", "y")
