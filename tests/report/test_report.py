@@ -25,9 +25,9 @@ from megasim.report import page
 from megasim.report.distances import _distances_lead
 from megasim.report.page import ReportResult, write_report
 from megasim.report.parts import csv_bytes
-from megasim.report.source import literal
 from megasim.store.matrices import load_layers, load_matrix
 from megasim.store.rows import Store
+from megasim.store.runnable_queries import literal
 from megasim.store.statements import named_statements, purpose_of
 from megasim.workspace import open_store
 from megasim.zoo.architectures import sd1_shapes
