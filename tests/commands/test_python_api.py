@@ -11,13 +11,14 @@ import pytest
 from megasim import cli
 from megasim.demo import run_demo
 from megasim.errors import UsageError
-from megasim.workspace import Workspace, open_store
+from megasim.workspace import Workspace, compact_store, open_store
 from tests.small_sd import UNET, compared_store, small_sd, trained
 
 # Commands whose names are words of Python, or that do two things.
 METHODS = {
     "import": ["import_path"],
     "export": ["export_mega_cmp", "export_fingerprints"],
+    "forget": ["forget", "bytes_held_alone"],
     "findings": ["findings", "shared_components"],
     "lineage": ["lineage_and_claims"],
     "sql": ["sql", "sql_example", "sql_examples"],
@@ -26,6 +27,7 @@ METHODS = {
 PARAMETERS = {
     "names": "names",
     "sketch": "sketch_size",
+    "dry_run": "bytes_held_alone",
     "shared": "shared_components",
     "renamed": "names",
     "example": "name",
@@ -34,14 +36,22 @@ PARAMETERS = {
     "weights_only": "use_metadata",
 }
 # Models that a command takes by their place.
-PLACED = {"findings": {"a", "b"}, "direction": {"a", "b", "c", "d"}, "trajectory": {"chain"}}
+PLACED = {
+    "forget": {"models"},
+    "findings": {"a", "b"},
+    "direction": {"a", "b", "c", "d"},
+    "trajectory": {"chain"},
+}
 # How a result is shown or written is not the work of a method.
 SHOWN = {"output", "as_json", "as_csv", "long", "form", "help"}
 OPENING = {"memory"}  # of `open_store`
 
 
+FUNCTIONS = {"demo": run_demo, "compact": compact_store}  # they open the store themselves
+
+
 def commands() -> list[str]:
-    return [name for name in cli.COMMANDS if name != "demo"]
+    return [name for name in cli.COMMANDS if name not in FUNCTIONS]
 
 
 @pytest.mark.parametrize("name", commands())
@@ -56,18 +66,17 @@ def test_a_command_has_methods_of_its_name(name: str) -> None:
         option = str(parameter.name)
         if option in SHOWN | OPENING:
             continue
-        if option == "models" and name in PLACED:
+        if option in ("models", "names") and name in PLACED:
             assert known >= PLACED[name]
-            continue
-        if (name, option) == ("forget", "names"):  # one after another
             continue
         wanted = PARAMETERS.get(option, option)
         assert known & {wanted, wanted.removesuffix("s")}, option
 
 
-def test_the_demo_has_a_function() -> None:
-    assert "demo" in cli.COMMANDS
+def test_other_commands_have_functions() -> None:
+    assert set(cli.COMMANDS) >= set(FUNCTIONS)
     assert "folder" in inspect.signature(run_demo).parameters
+    assert set(inspect.signature(compact_store).parameters) >= {"path", "memory"}
 
 
 def test_a_store_is_opened_with_memory() -> None:
