@@ -110,7 +110,7 @@ def nearest_by_sketch(
         UsageError, NoAnswerError: as `sketched_distances`.
     """
     members = member_names(store, component)
-    require_component(store, component, model)
+    require_component(store, component, [model])
     ids = holders(store, component, members, None)
     at = list(ids).index(model)
     squared, common = np.zeros(len(ids)), np.zeros(len(ids))

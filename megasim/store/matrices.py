@@ -191,13 +191,3 @@ def holders(
             "leave it out, or ask for another component with -c",
         )
     return asked
-
-
-def require_component(store: Store, component: str, model: str) -> None:
-    """Raise an error unless a model holds a component.
-
-    Raises:
-        UsageError: an unknown model.
-        NoAnswerError: it does not hold the component, or no model does.
-    """
-    holders(store, component, member_names(store, component), [model])
