@@ -181,6 +181,11 @@ def _read_into(
         target = target[count:]
 
 
+def _unreadable(path: str, error: OSError, key: str = "") -> CheckpointError:
+    problem = f"cannot be read: {error.strerror}"
+    return CheckpointError(path, problem, "check the path and its permissions", key)
+
+
 class TensorReader:
     """Reads the elements of tensors. Keeps up to `max_files` files open.
 
@@ -260,13 +265,18 @@ class TensorReader:
             else:
                 self._gather(file, ref, start, stop, out)
         except OSError as e:
-            raise CheckpointError(
-                ref.path,
-                f"cannot be read: {e.strerror}",
-                "check the path and its permissions",
-                ref.key,
-            ) from None
+            raise _unreadable(ref.path, e, ref.key) from None
         return out
+
+    def read_bytes(self, path: str, offset: int, out: AnyArray) -> None:
+        """Fill a contiguous array of bytes from a file, as for tensors that lie side by side.
+
+        Raises CheckpointError as `read` does.
+        """
+        try:
+            _read_into(self._open(path), offset, out.data, path)
+        except OSError as e:
+            raise _unreadable(path, e) from None
 
     def _gather(self, file: BinaryIO, ref: TensorRef, start: int, stop: int, out: AnyArray) -> None:
         """Fill `out` with strided elements, which may have been gathered ahead."""

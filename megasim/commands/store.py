@@ -66,7 +66,7 @@ def ingest_command(
     named = dict(_named_path(text) for text in names)
     require_some([*paths, *named.values()])  # before a store is made for it
     workspace = options.open_workspace(ctx, "write", memory=memory)
-    _tell_of_compiling("walk_half")
+    _tell_of_compiling("walk_halves")
     result = workspace.ingest(
         *paths,
         names=named,

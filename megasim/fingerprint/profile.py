@@ -51,17 +51,6 @@ def profile_lengths(shape: Sequence[int]) -> tuple[int, int]:
     return shape[0] if shape[0] <= LIMIT else 0, shape[1] if width <= LIMIT else 0
 
 
-def relative_norms(squares: Doubles, l2: float) -> Norms:
-    """Return (n,) norms of slices over that of their mean, from their sums of squares.
-
-    >>> relative_norms(np.array([9.0, 16.0, 0.0, 0.0]), 5.0).tolist()
-    [1.2001953125, 1.599609375, 0.0, 0.0]
-    """
-    if not l2:
-        return np.zeros(len(squares), dtype=np.float16)
-    return (np.sqrt(squares) * (math.sqrt(len(squares)) / l2)).astype(np.float16)
-
-
 def absolute_norms(norms: Norms, l2: float) -> Doubles:
     """Return the (n,) norms of the slices themselves, out of what is kept of them.
 

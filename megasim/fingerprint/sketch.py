@@ -110,17 +110,6 @@ def plan_folding(numel: int, size: int) -> Folding:
     )
 
 
-def wrap_sketch(sums: npt.NDArray[np.float64], size: int) -> Singles:
-    """Return the (size,) sketch of (size + block,) sums: what lies past the end is put in front.
-
-    Inf, with numpy's warning, where a sum of a float64 tensor leaves the range of float32.
-    """
-    sketch = sums[:size].copy()
-    tail = sums[size:]
-    sketch[: len(tail)] += tail
-    return sketch.astype(np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """An estimated L2 distance and its standard error, 0 where all tensors were kept whole."""

@@ -49,6 +49,12 @@ def compiled(flags: frozenset[str] = frozenset()) -> Callable[[Function], Functi
     return decorate
 
 
+def inlined(function: Function) -> Function:
+    """Decorate a function that becomes part of those that call it: it may return slices."""
+    options: dict[str, Any] = {"inline": "always", "error_model": "numpy", "_nrt": False}
+    return cast(Function, numba.njit(**options)(function))
+
+
 # numba's own decorator is typed as if its first argument were the caller's.
 _instruction: Callable[[Callable[..., Any]], Any] = intrinsic
 
@@ -86,6 +92,17 @@ def count_if(_: Any, count: Any, condition: Any) -> Any:
     return numba.int32(numba.int32, numba.boolean), lambda context, b, sig, args: b.add(
         args[0], b.zext(b.trunc(args[1], ir.IntType(1)), ir.IntType(32))
     )
+
+
+@_instruction
+def root(_: Any, value: Any) -> Any:
+    """Square root of a float64 that is not negative; Python's would call the library's."""
+    kind = ir.FunctionType(ir.DoubleType(), [ir.DoubleType()])
+
+    def call(_: Any, b: Any, __: Any, args: Any) -> Any:
+        return b.call(b.module.declare_intrinsic("llvm.sqrt", [ir.DoubleType()], kind), args)
+
+    return numba.float64(numba.float64), call
 
 
 @_instruction
@@ -136,7 +153,7 @@ def _converts_halves() -> bool:
     return bool(known.get("f16c")) or platform.machine().lower() in ("aarch64", "arm64")
 
 
-_widen, _narrow = (
+_widen, narrow = (
     (_widen_by_hardware, _narrow_by_hardware)
     if _converts_halves()
     else (_widen_by_bits, _narrow_by_bits)
@@ -166,7 +183,19 @@ def round_to_half(single: Singles, out: Halves) -> np.uint32:
     lost = np.uint32(0)
     for i in range(single.shape[0]):
         value = single[i]
-        half = _narrow(value)
+        half = narrow(value)
         out[i] = half
         lost |= bits_of(value) ^ bits_of(_widen(half))
     return lost
+
+
+@compiled()
+def fill_tile(part: Any, tile: Any) -> None:
+    """Copy to the front of a tile, and fill the rest with zeros.
+
+    Loops, for an assignment to a slice is not compiled to vector instructions.
+    """
+    for i in range(part.shape[0]):
+        tile[i] = part[i]
+    for i in range(part.shape[0], tile.shape[0]):
+        tile[i] = 0

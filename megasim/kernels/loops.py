@@ -8,12 +8,13 @@ from megasim.kernels.machine_code import Loop
 half_to_single = Loop("compiled", "half_to_single")
 bfloat16_to_single = Loop("compiled", "bfloat16_to_single")
 
-# Of `fingerprint_loops`: a walk over one piece of a tensor.
-walk_half = Loop("fingerprint_loops", "walk_half")
-walk_bfloat16 = Loop("fingerprint_loops", "walk_bfloat16")
-walk_single = Loop("fingerprint_loops", "walk_single")
-walk_double = Loop("fingerprint_loops", "walk_double")
-hash_integers = Loop("fingerprint_loops", "hash_integers")
+# Of `walk_loops`: walks over tensors, and what is made of their sums.
+walk_halves = Loop("walk_loops", "walk_halves")
+walk_bfloat16s = Loop("walk_loops", "walk_bfloat16s")
+walk_singles = Loop("walk_loops", "walk_singles")
+walk_doubles = Loop("walk_loops", "walk_doubles")
+hash_integers = Loop("walk_loops", "hash_integers")
+finish_walks = Loop("walk_loops", "finish_walks")
 
 # Of `pair_loops`: a chunk of all contents under one key, and the pairs of them.
 add_halves = Loop("pair_loops", "add_halves")

@@ -14,6 +14,7 @@ import ctypes
 import hashlib
 import importlib
 import os
+import re
 import struct
 import sys
 import threading
@@ -154,9 +155,21 @@ def _made_of(module: str) -> str:
     """Return a hash of all that the machine code of a module depends on."""
     here = Path(__file__).parent
     parts = [llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    names = sorted({module, "compiled", "machine_code", "profile_loops", "state"})
-    parts += [here.joinpath(f"{name}.py").read_text(encoding="utf-8") for name in names]
+    parts += [(here / f"{name}.py").read_text(encoding="utf-8") for name in _sources(module)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _sources(module: str) -> list[str]:
+    """Return the modules of `kernels` that a module is made of, itself among them."""
+    found: set[str] = set()
+    left = [module, "machine_code"]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+            left += re.findall(r"^from megasim\.kernels\.(\w+) import", text, re.MULTILINE)
+    return sorted(found)
 
 
 def _folders() -> list[Path]:

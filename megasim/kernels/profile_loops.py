@@ -1,4 +1,4 @@
-"""The compiled loop of profiles, and nothing else: squares of a tile, by rows and by columns.
+"""The compiled loops of profiles: squares of a tile, by rows and by columns → norms.
 
 Sums of columns run in float32 over `_RUN` rows, those of rows over what a tile has of them, and
 both go on in float64: relative errors stay near 1e-6, far below what float16 keeps of them.
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from megasim.kernels.compiled import REORDER, compiled
-from megasim.kernels.state import TILE, Doubles, Matrix, Singles
+from megasim.kernels.compiled import REORDER, compiled, narrow, root
+from megasim.kernels.state import COUNT, M2, MEAN, TILE, Doubles, Halves, Matrix, Singles
 
 _RUN = 64
 
@@ -90,3 +90,29 @@ def profile_doubles(x: Doubles, tile: int, matrix: Matrix) -> None:
         if at == width:
             at = 0
             row += 1
+
+
+@compiled()
+def finish_norms(
+    matrix: Matrix, columns: int, moments: Doubles, row_norms: Halves, column_norms: Halves
+) -> None:
+    """Fill in the norms of rows and columns relative to their mean, as the bits of float16.
+
+    Args:
+        columns: how many columns there are; a row has matrix.width / columns elements of each.
+    """
+    count = moments[COUNT]
+    if count == 0:
+        return
+    l2 = root(max(moments[M2], 0.0) + count * moments[MEAN] * moments[MEAN])
+    per_l2 = 1.0 / l2 if l2 > 0 else 0.0
+    scale = root(np.float64(row_norms.shape[0])) * per_l2
+    for i in range(row_norms.shape[0]):
+        row_norms[i] = narrow(np.float32(root(matrix.rows[i]) * scale))
+    scale = root(np.float64(columns)) * per_l2
+    for j in range(columns):
+        inner = matrix.width // columns
+        square = 0.0
+        for k in range(j * inner, (j + 1) * inner):
+            square += matrix.columns[k] + np.float64(matrix.recent[k])
+        column_norms[j] = narrow(np.float32(root(square) * scale))

@@ -13,20 +13,52 @@ Doubles = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int32]
+Jobs = npt.NDArray[np.int64]
 
 # Elements of a tile, of one tensor or of each of those compared: 4 KB of float32.
 TILE = 1024
 # 64-bit results of NH for each tile; see `_hash_words`.
 PASSES = 3
-# Where sums are kept in `Walk.moments` and `Walk.counts`.
+# Where sums are kept in `Sums.moments` and `Sums.counts`.
 COUNT, MEAN, M2, M3, M4, L1, LINF = range(7)
 ZEROS, NANS, INFS = range(3)
-# Nonzero in `Walk.counts` where some element is not a number of that precision.
+# Nonzero in `Sums.counts` where some element is not a number of that precision.
 LOST_HALF, LOST_BFLOAT16, LOST_SINGLE, LOST_DOUBLE, BEYOND_INT64 = range(3, 8)
+# Whether elements differ, 0: none was seen, 1: not yet, 2: they do; the bits of the first; and
+# whether the sketch leaves the range of float32.
+VARIES, ONE_VALUE, UNFIT_SKETCH = range(8, 11)
+COUNTS = 11
 
 
-class Walk(NamedTuple):
-    """What a walk over one tensor reads and writes, beside the elements."""
+class JobFields(NamedTuple):
+    """The fields of a job: what of a tensor to take, and where its results go."""
+
+    BEGIN: int  # first element in the buffer
+    SIZE: int  # elements
+    TILE: int  # number of the first tile in the tensor
+    SLOT: int  # row of moments and counts
+    DIGEST: int  # first row of the digests
+    SEED: int  # of the sketch, as the same bits signed; with the next four, a `Folding`
+    BUCKETS: int
+    BLOCK: int
+    PERIOD: int
+    FLUSH: int
+    SKETCH: int  # first place in the sums of sketches
+    SKETCH_ROOM: int  # and how many there are
+    SKETCH_LENGTH: int  # numbers of the finished sketch
+    ROW: int  # first place in the sums of rows
+    ROWS: int  # rows whose norms are kept
+    COLUMN: int  # first place in the sums of columns
+    COLUMNS: int  # columns whose norms are kept
+    WIDTH: int  # elements of a row; 0: no norms are kept
+    SIGNED: int  # whether integers are
+
+
+At = JobFields(*range(len(JobFields._fields)))
+
+
+class Scratch(NamedTuple):
+    """What walks need beside the elements and the results: constants, and room for a tile."""
 
     keys: Words  # (TILE + PASSES - 1,) random words of the hashes
     signs: Singles  # (2, period + block) of the sketch, flattened: a sign sequence and its negative
@@ -37,10 +69,26 @@ class Walk(NamedTuple):
     double: Doubles  # (TILE,) the tile as float64, where needed
     double_words: Words  # the same memory
     packed: Words  # (TILE / 4,) the tile rounded to bfloat16
-    moments: Doubles  # (7,) count, mean, central sums 2 to 4, sum and maximum of magnitudes
-    counts: Counts  # (8,) zeros, NaNs, infs; and the marks named above
-    folded: Singles  # (buckets + block,) the sketch of the last tiles
-    sketch: Doubles  # (buckets + block,) and of those before
+
+
+class Sums(NamedTuple):
+    """What walks add up, of many tensors one after another: `At` says which has what."""
+
+    moments: Doubles  # (T, 7) count, mean, central sums 2 to 4, sum and maximum of magnitudes
+    counts: Counts  # (T, 11) zeros, NaNs, infs; and the marks named above
+    folded: Singles  # the sketches of the last tiles
+    sketch: Doubles  # and of those before
+    rows: Doubles  # sums of squares, see `Matrix`
+    columns: Doubles
+    recent: Singles
+
+
+class Kept(NamedTuple):
+    """What is made of the sums, at the same places."""
+
+    sketch: Singles
+    row_norms: Halves  # the bits of float16
+    column_norms: Halves
 
 
 class Digests(NamedTuple):

@@ -13,9 +13,11 @@ import pytest
 import torch
 from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from megasim.checkpoint.tensors import TensorReader, TensorRef, fuse_refs
 from megasim.errors import CheckpointError
+from megasim.fingerprint import batches
 from megasim.fingerprint import tensor as module
 from megasim.fingerprint.tensor import Fingerprint, fingerprint_refs, fingerprint_tensor
 from megasim.kernels.state import TILE
@@ -184,7 +186,7 @@ def test_numbers_that_float32_cannot_hold(tmp_path: Path) -> None:
 def test_pieces_do_not_matter(tmp_path: Path, monkeypatch, dtype: torch.dtype) -> None:
     x = (100 * torch.randn(20 * TILE + 77, generator=torch.Generator().manual_seed(0))).to(dtype)
     whole = fingerprint(tmp_path, x)
-    monkeypatch.setattr(module, "PIECE", 3 * TILE)
+    monkeypatch.setattr(batches, "PIECE", 3 * TILE)
     assert same(fingerprint(tmp_path, x), whole)
     first, second = write_raw(tmp_path, x[:1000].clone()), write_raw(tmp_path, x[1000:].clone())
     assert same(fingerprint_refs([fuse_refs("both", [first, second])])[0], whole)
@@ -242,3 +244,48 @@ def test_fingerprints_are_the_same_for_ever(tmp_path: Path) -> None:
     assert matrix.content_hash == got.content_hash
     assert matrix.row_norms.tolist() == [0.99462890625, 1.0009765625, 1.0048828125]
     assert matrix.column_norms.tolist() == [1.0068359375, 0.9931640625]
+
+
+@quick
+@given(many=st.lists(tensors(), min_size=2, max_size=12), seed=st.integers(0, 99))
+def test_many_in_one_file_are_as_each_alone(
+    tmp_path: Path, many: list[torch.Tensor], seed: int
+) -> None:
+    """Side by side in one file, with gaps or none, in any order, two of them the same bytes."""
+    rng = np.random.default_rng(seed)
+    alone = [write_raw(tmp_path, x) for x in many]
+    data, refs = bytearray(rng.bytes(int(rng.integers(0, 9)))), []
+    with TensorReader() as reader:
+        for ref in alone:
+            raw = reader.read(ref)
+            data += bytes(int(rng.choice([0, 0, 1, 64, 5000])))
+            place = len(data)
+            data += raw.tobytes()
+            refs.append(TensorRef(ref.key, ref.dtype, ref.shape, str(tmp_path / "all"), place))
+    (tmp_path / "all").write_bytes(data)
+    refs.append(refs[0])
+    order = rng.permutation(len(refs))
+    together = fingerprint_refs([refs[i] for i in order])
+    expected = [*fingerprint_refs(alone[:1]), *(fingerprint_refs([r])[0] for r in alone[1:])]
+    expected.append(expected[0])
+    for place, got in zip(order, together, strict=True):
+        assert same(got, expected[place])
+
+
+def test_more_small_tensors_than_one_call_takes(tmp_path: Path) -> None:
+    x = torch.randn(1500, 8, generator=torch.Generator().manual_seed(2)).half()
+    whole = write_raw(tmp_path, x)
+    places = [whole.offset + 16 * i for i in range(1500)]
+    refs = [TensorRef(str(i), "float16", (8,), whole.path, at) for i, at in enumerate(places)]
+    prints = fingerprint_refs(refs)
+    for i in (0, 511, 512, 1499):
+        assert same(prints[i], fingerprint_refs([refs[i]])[0])
+        assert prints[i].sketch.tolist() == x[i].tolist()
+
+
+def test_of_small_tensors_the_one_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "short.bin"
+    path.write_bytes(bytes(100))
+    refs = [TensorRef(f"key{i}", "float16", (16,), str(path), 32 * i) for i in range(5)]
+    with pytest.raises(CheckpointError, match="key3"):
+        fingerprint_refs(refs)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megasim.fingerprint import profile, tensor
+from megasim.fingerprint import batches, profile
 from megasim.fingerprint.profile import absolute_norms
 from megasim.fingerprint.tensor import Fingerprint, fingerprint_refs
 from megasim.kernels.state import TILE
@@ -78,7 +78,7 @@ def test_pieces_do_not_matter(
 ) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(7)).half()
     whole = fingerprint(tmp_path, x)
-    monkeypatch.setattr(tensor, "PIECE", 4 * TILE)
+    monkeypatch.setattr(batches, "PIECE", 4 * TILE)
     cut = fingerprint(tmp_path, x)
     assert np.array_equal(whole.row_norms, cut.row_norms)
     assert np.array_equal(whole.column_norms, cut.column_norms)
@@ -126,6 +126,7 @@ def test_without_an_l2_there_is_no_profile(tmp_path: Path, odd: float, at: int) 
 
 def test_what_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile, "LIMIT", 100)
+    batches.extent_of.cache_clear()
     x = torch.randn(101, 7)
     got = fingerprint(tmp_path, x)
     assert (len(got.row_norms), len(got.column_norms)) == (0, 7)
@@ -133,6 +134,7 @@ def test_what_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (len(got.row_norms), len(got.column_norms)) == (7, 0)
     got = fingerprint(tmp_path, torch.randn(120, 130))
     assert len(got.row_norms) == len(got.column_norms) == 0
+    batches.extent_of.cache_clear()
 
 
 def test_one_tensor_after_another_in_one_walk(tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from megasim.fingerprint.batches import extent_of
 from megasim.fingerprint.sketch import (
     estimate_l2,
     plan_folding,
     sign_sequence,
     sketch_length,
-    wrap_sketch,
 )
-from megasim.fingerprint.tensor import _NO_MATRIX, _Walker, fingerprint_refs
-from megasim.kernels.loops import walk_single
+from megasim.fingerprint.tensor import fingerprint_refs
+from megasim.fingerprint.walk import Walker
+from megasim.kernels.loops import walk_singles
+from megasim.kernels.state import At
 from tests.raw_tensors import write_raw
 
 ROWS, COLUMNS = 320, 160
@@ -124,14 +126,14 @@ def test_estimates_have_no_bias_and_the_error_of_theory(structure: str) -> None:
     """Over 400 maps: the mean of ‖S(x)‖²/‖x‖² is 1, its standard deviation at most √(2/m)."""
     x = _structures()[structure].astype(np.float32).ravel()
     m, draws = 256, 400
-    walker, plan = _Walker(m), plan_folding(len(x), m)
-    walk, digests = walker._walk, walker._digests
+    walker, extent = Walker(m), extent_of(x.shape, "float32", m)
     ratios = []
     for seed in np.random.default_rng(5).integers(0, 2**63, draws):
-        walk.folded.fill(0)
-        walk.sketch.fill(0)
-        walk_single(x, walk, digests, 0, plan._replace(seed=np.uint64(seed)), _NO_MATRIX)
-        s = wrap_sketch((walk.sketch + walk.folded)[: m + plan.block], m).astype(float)
+        jobs = walker._jobs(["float32"], [extent])
+        jobs[0, At.SEED] = seed
+        walk_singles(x, jobs, walker._scratch, walker._arenas.sums, walker._digests_given)
+        walker._finish(jobs)
+        s = walker._arenas.sketch_of(0, m).astype(float)
         ratios.append((s @ s) / (x.astype(float) @ x.astype(float)))
     theory = np.sqrt(2 / m)
     assert abs(np.mean(ratios) - 1) < 4 * theory / np.sqrt(draws)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from megasim.kernels import compiled, state
-from megasim.kernels import fingerprint_loops as kernels
+from megasim.kernels import compiled, hash_loops, state
 from megasim.kernels.compiled import bfloat16_to_single, half_to_single, round_to_half
 from megasim.kernels.elements import float8_table, is_wide, to_double, to_single
 from tests.raw_tensors import DTYPES, FLOAT8
@@ -88,7 +87,7 @@ def test_float32_rounds_to_bfloat16_as_in_torch() -> None:
     keys = np.zeros(1024 + state.PASSES, np.uint64)
     packed, out = np.empty(256, np.uint64), np.empty(state.PASSES, np.uint64)
     for tile in x.reshape(-1, 1024):
-        kernels._hash_bfloat16(tile.view(np.uint64), packed, keys, True, out)
+        hash_loops.hash_bfloat16(tile.view(np.uint64), packed, keys, True, out)
         lanes = packed.view(np.uint16).reshape(256, 2, 2)  # (word, float32, first or second half)
         got = np.concatenate([lanes[:, :, 1].ravel(), lanes[:, :, 0].ravel()])
         expected = torch.from_numpy(tile).bfloat16().view(torch.int16).numpy().view(np.uint16)
@@ -101,7 +100,7 @@ def test_hash_is_nh_of_words_without_negative_zeros() -> None:
     halves[::7] = -0.0
     keys = rng.integers(0, 2**64, 1024, dtype=np.uint64)
     out = np.empty(state.PASSES, np.uint64)
-    kernels._hash_words(halves.view(np.uint64), kernels._HALF_LANES, keys, out)
+    hash_loops.hash_words(halves.view(np.uint64), hash_loops.HALF_LANES, keys, out)
     words = (halves + np.float16(0)).view(np.uint64).tolist()  # −0 + 0 is 0
     for shift in range(state.PASSES):
         total = 0

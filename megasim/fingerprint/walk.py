@@ -1,0 +1,343 @@
+"""Tensors → what the compiled walks make of them: sums, digests, sketches, profiles.
+
+Large tensors are read and walked over piece by piece, each once. Small ones are read into one
+buffer, those that lie side by side in one go, and walked over in one call: of a file of many
+small tensors, Python's share is a few microseconds each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
+from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.fingerprint.batches import (
+    MOST,
+    TAKEN,
+    Batch,
+    Extent,
+    batches,
+    extent_of,
+    is_small,
+    piece_elements,
+)
+from megasim.fingerprint.profile import NO_NORMS, Norms
+from megasim.fingerprint.sketch import plan_folding, sign_windows
+from megasim.kernels import loops, state
+from megasim.kernels.elements import is_wide, to_double, to_single
+from megasim.kernels.machine_code import prepare
+from megasim.kernels.state import (
+    COUNTS,
+    PASSES,
+    TILE,
+    At,
+    Digests,
+    Doubles,
+    Jobs,
+    Kept,
+    Scratch,
+    Singles,
+    Sums,
+)
+
+_DIGEST_BYTES = 8 * PASSES
+# Follows the digests of a uint64 tensor that int64 could not hold: else 2⁶⁴ − 1 would be −1.
+_BEYOND_INT64 = b"unsigned"
+
+
+class Walked(NamedTuple):
+    """What a walk found of one tensor.
+
+    Attributes:
+        content_hash: 64 hex digits. hashes: of the numbers in each precision, 32 hex digits, by
+            the names of `Digests`.
+        moments, counts: rows of `Sums`.
+        is_one_value: whether all elements have the same bits.
+        sketch, row_norms, column_norms: of a tensor without NaN and inf; else of no meaning.
+    """
+
+    content_hash: str
+    hashes: dict[str, str]
+    moments: list[float]
+    counts: list[int]
+    is_one_value: bool
+    sketch: Singles
+    row_norms: Norms
+    column_norms: Norms
+
+
+class Walker:
+    """The buffers for walking over one tensor after another. Not to be shared by threads."""
+
+    def __init__(self, sketch_size: int) -> None:
+        self.sketch_size = sketch_size
+        single = np.zeros(TILE, dtype=np.float32)
+        half = np.zeros(TILE, dtype=np.uint16)
+        double = np.zeros(TILE, dtype=np.float64)
+        self._scratch = prepare(
+            Scratch(
+                keys=_hash_keys(),
+                signs=sign_windows(plan_folding(0, sketch_size).block),
+                single=single,
+                single_words=single.view(np.uint64),
+                half=half,
+                half_words=half.view(np.uint64),
+                double=double,
+                double_words=double.view(np.uint64),
+                packed=np.zeros(TILE // 4, dtype=np.uint64),
+            )
+        )
+        self._piece = piece_elements("float16")
+        rows = self._piece // TILE + MOST
+        self._digests = Digests(*np.zeros((len(Digests._fields), rows, PASSES), dtype=np.uint64))
+        self._digests_given = prepare(self._digests)
+        self._digest_bytes = {
+            name: memoryview(rows.reshape(-1).view(np.uint8))
+            for name, rows in self._digests._asdict().items()
+        }
+        self._buffer = np.empty(max(self._piece // 4, TILE), dtype=np.float64)
+        self._halves = prepare(self._buffer.view(np.uint16))
+        self._singles = prepare(self._buffer.view(np.float32))
+        self._words = prepare(self._buffer.view(np.uint64))
+        self._arenas = _Arenas()
+
+    def walk(self, reader: TensorReader, refs: Sequence[TensorRef]) -> Iterator[tuple[int, Walked]]:
+        """Yield what was found of each tensor, with its place in `refs`, in any order.
+
+        Raises CheckpointError when a tensor cannot be read.
+        """
+        small = []
+        for i, ref in enumerate(refs):
+            extent = extent_of(ref.shape, ref.dtype, self.sketch_size)
+            if is_small(extent, ref.dtype):
+                small.append(i)
+            else:
+                yield i, self._walk_large(reader, ref, extent)
+        for batch in batches(refs, small, self.sketch_size, self._buffer.nbytes):
+            yield from zip(batch.places, self._walk_batch(reader, batch), strict=True)
+
+    # One large tensor
+
+    def _walk_large(self, reader: TensorReader, ref: TensorRef, extent: Extent) -> Walked:
+        jobs = self._jobs([ref.dtype], [extent])
+        job = jobs[0]
+        content = blake3(extent.title)
+        streams = {name: blake3(title) for name, title in extent.streams}
+        one_value: Any = None  # the bits that all elements so far have
+        is_one_value = True
+        stored = STORAGE_DTYPES[ref.dtype]
+        step = piece_elements(ref.dtype)
+        for start in range(0, extent.numel, step):
+            raw = self._buffer.view(stored)[: min(step, extent.numel - start)]
+            reader.read(ref, start, start + len(raw), raw)
+            content.update(raw.view(np.uint8).data)
+            if is_wide(ref.dtype):
+                bits = raw.view(f"u{raw.itemsize}")
+                one_value = bits[0] if start == 0 else one_value
+                is_one_value = is_one_value and bool((bits == one_value).all())
+            job[At.SIZE], job[At.TILE] = len(raw), start // TILE
+            self._take(ref.dtype, jobs, [raw])
+            end = -(-len(raw) // TILE) * _DIGEST_BYTES
+            for name, stream in streams.items():
+                stream.update(self._digest_bytes[name][:end])
+        self._finish(jobs)
+        counts = self._arenas.counts[0].tolist()
+        if counts[state.BEYOND_INT64]:
+            streams["integer"].update(_BEYOND_INT64)
+        hashes = {name: stream.hexdigest(16) for name, stream in streams.items()}
+        moments = self._arenas.moments[0].tolist()
+        return self._walked(
+            job.tolist(), content.hexdigest(), hashes, moments, counts, is_one_value
+        )
+
+    # Many small tensors
+
+    def _walk_batch(self, reader: TensorReader, batch: Batch) -> Iterator[Walked]:
+        data = self._buffer.view(np.uint8)
+        batch.read(reader, data)
+        dtypes = [ref.dtype for ref in batch.refs]
+        jobs = self._jobs(dtypes, batch.extents)
+        jobs[:, At.BEGIN] = batch.begins
+        jobs[:, At.BEGIN] //= [STORAGE_DTYPES[dtype].itemsize for dtype in dtypes]
+        tiles = -(-jobs[:, At.SIZE] // TILE)
+        jobs[:, At.DIGEST] = np.cumsum(tiles) - tiles
+        one_values = [True] * len(dtypes)
+        for dtype in dict.fromkeys(dtypes):
+            chosen = [i for i, other in enumerate(dtypes) if other == dtype]
+            raws: list[AnyArray] = []
+            if dtype not in TAKEN:
+                raws = [batch.raw(i, data) for i in chosen]
+            if is_wide(dtype):
+                for i, raw in zip(chosen, raws, strict=True):
+                    one_values[i] = bool((raw == raw[:1]).all())
+            self._take(dtype, jobs[chosen], raws)
+        self._finish(jobs)
+        memory = data.data
+        moments = self._arenas.moments[: len(dtypes)].tolist()
+        counts = self._arenas.counts[: len(dtypes)].tolist()
+        for i, (job, begin, count) in enumerate(
+            zip(jobs.tolist(), batch.begins, tiles.tolist(), strict=True)
+        ):
+            extent = batch.extents[i]
+            content = blake3(extent.title).update(memory[begin : begin + extent.nbytes])
+            first = job[At.DIGEST] * _DIGEST_BYTES
+            end = first + count * _DIGEST_BYTES
+            hashes = {}
+            for name, title in extent.streams:
+                digest = bytes(self._digest_bytes[name][first:end])
+                if name == "integer" and counts[i][state.BEYOND_INT64]:
+                    digest += _BEYOND_INT64
+                hashes[name] = blake3(title + digest).hexdigest(16)
+            yield self._walked(
+                job, content.hexdigest(), hashes, moments[i], counts[i], one_values[i]
+            )
+
+    # Both
+
+    def _jobs(self, dtypes: Sequence[str], extents: Sequence[Extent]) -> Jobs:
+        """Return a job for each tensor, as a whole, and empty sums for all."""
+        rows = []
+        sketch = row = column = 0
+        for slot, (dtype, e) in enumerate(zip(dtypes, extents, strict=True)):
+            seed, *folding = e.folding
+            rows.append(
+                (
+                    *(0, e.numel, 0, slot, 0, _signed(int(seed)), *folding),
+                    *(sketch, e.sketch_room, e.sketch_length),
+                    *(row, e.rows, column, e.columns, e.width, dtype == "int64"),
+                )
+            )
+            sketch += e.sketch_room
+            row += e.rows
+            column += e.width if e.columns else 0
+        self._arenas.empty(len(extents), sketch, row, column)
+        return np.array(rows, dtype=np.int64)
+
+    def _take(self, dtype: str, jobs: Jobs, raws: Sequence[AnyArray]) -> None:
+        """Walk over pieces of one dtype, which lie in the buffer."""
+        if dtype in TAKEN:
+            where = self._where(jobs)
+            if dtype == "float16":
+                loops.walk_halves(self._halves, self._words, *where)
+            elif dtype == "bfloat16":
+                loops.walk_bfloat16s(self._halves, *where)
+            else:
+                loops.walk_singles(self._singles, *where)
+            return
+        if dtype in ("int64", "uint64"):
+            loops.hash_integers(self._words, *self._where(jobs))
+        jobs = jobs.copy()
+        jobs[:, At.BEGIN] = np.cumsum(jobs[:, At.SIZE]) - jobs[:, At.SIZE]
+        singles = self._converted.view(np.float32)
+        for begin, raw in zip(jobs[:, At.BEGIN].tolist(), raws, strict=True):
+            if is_wide(dtype):
+                to_double(raw, dtype, self._converted[begin:])
+            else:
+                to_single(raw, dtype, singles[begin:])
+        if is_wide(dtype):
+            loops.walk_doubles(self._converted, *self._where(jobs))
+        else:
+            loops.walk_singles(singles, *self._where(jobs))
+
+    def _where(self, jobs: Jobs) -> tuple[Any, ...]:
+        """Return what all walks take, beside the elements."""
+        return prepare(jobs), self._scratch, self._arenas.sums, self._digests_given
+
+    @cached_property
+    def _converted(self) -> Doubles:
+        """Room for a piece of a dtype that no loop takes as it is."""
+        return np.empty(self._piece, dtype=np.float64)
+
+    def _finish(self, jobs: Jobs) -> None:
+        """Make the sketches and profiles, after all pieces were taken."""
+        loops.finish_walks(prepare(jobs), self._arenas.sums, self._arenas.kept)
+
+    def _walked(
+        self,
+        job: list[int],
+        content_hash: str,
+        hashes: dict[str, str],
+        moments: list[float],
+        counts: list[int],
+        is_one_value: bool,
+    ) -> Walked:
+        arenas = self._arenas
+        return Walked(
+            content_hash=content_hash,
+            hashes=hashes,
+            moments=moments,
+            counts=counts,
+            is_one_value=is_one_value and counts[state.VARIES] < 2,
+            sketch=arenas.sketch_of(job[At.SKETCH], job[At.SKETCH_LENGTH]),
+            row_norms=arenas.row_norms_of(job[At.ROW], job[At.ROWS]),
+            column_norms=arenas.column_norms_of(job[At.COLUMN], job[At.COLUMNS]),
+        )
+
+
+class _Arenas:
+    """Room for the sums of many tensors one after another, as large as was needed so far."""
+
+    def __init__(self) -> None:
+        self._make(1, 1 << 12, 1 << 12, 1 << 12)
+
+    def empty(self, tensors: int, sketch: int, rows: int, columns: int) -> None:
+        """Make room for as many tensors, and as many sums of each kind, all 0."""
+        t, s, r, c = self._sizes
+        if tensors > t or sketch > s or rows > r or columns > c:
+            self._make(max(tensors, t), max(sketch, s), max(rows, r), max(columns, c))
+            return
+        self.moments[:tensors] = 0
+        self.counts[:tensors] = 0
+        for sums, size in (
+            *((self._sums.folded, sketch), (self._sums.sketch, sketch), (self._sums.rows, rows)),
+            *((self._sums.columns, columns), (self._sums.recent, columns)),
+        ):
+            sums[:size] = 0
+
+    def _make(self, tensors: int, sketch: int, rows: int, columns: int) -> None:
+        self._sizes = (tensors, sketch, rows, columns)
+        self.moments = np.zeros((tensors, 7), dtype=np.float64)
+        self.counts = np.zeros((tensors, COUNTS), dtype=np.int64)
+        self._sums = Sums(
+            moments=self.moments,
+            counts=self.counts,
+            folded=np.zeros(sketch, dtype=np.float32),
+            sketch=np.zeros(sketch, dtype=np.float64),
+            rows=np.zeros(rows, dtype=np.float64),
+            columns=np.zeros(columns, dtype=np.float64),
+            recent=np.zeros(columns, dtype=np.float32),
+        )
+        self._kept = Kept(
+            sketch=np.zeros(sketch, dtype=np.float32),
+            row_norms=np.zeros(rows, dtype=np.uint16),
+            column_norms=np.zeros(columns, dtype=np.uint16),
+        )
+        self.sums, self.kept = prepare(self._sums), prepare(self._kept)
+
+    def sketch_of(self, first: int, length: int) -> Singles:
+        return self._kept.sketch[first : first + length].copy()
+
+    def row_norms_of(self, first: int, count: int) -> Norms:
+        kept = self._kept.row_norms[first : first + count]
+        return kept.copy().view(np.float16) if count else NO_NORMS
+
+    def column_norms_of(self, first: int, count: int) -> Norms:
+        kept = self._kept.column_norms[first : first + count]
+        return kept.copy().view(np.float16) if count else NO_NORMS
+
+
+def _signed(word: int) -> int:
+    """Return a 64-bit word as the signed integer of the same bits."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _hash_keys() -> npt.NDArray[np.uint64]:
+    """Return the random words of the value hashes, the same everywhere and for ever."""
+    data = blake3(b"megasim value hashes, version 1").digest(length=8 * (TILE + PASSES - 1))
+    return np.frombuffer(data, dtype="<u8")
