@@ -1,21 +1,30 @@
-# make demo   a small family of models of known history, from files to findings
-# make test   everything that CI runs
-# make bench  benchmarks against the limits of the machine (writes about 26 GB, removes them)
+# make demo     a small family of models of known history, from files to findings
+# make test     everything that CI runs
+# make docs     the documentation as a site, in site/; every link in it is checked
+# make wheel    the whole test suite on what was built: the wheel, with no checkout beside it
+# make matrix   the same on every Python from 3.11 to 3.14 that is here, and on the lowest versions
+# make bench    benchmarks against the limits of the machine (writes about 26 GB, removes them)
+# make lock     renew requirements.lock (UPGRADE=--upgrade for newer versions)
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 2
 
-.PHONY: help demo test lint types layers check bench bench-quick lock clean
+.PHONY: help demo test lint types layers check docs wheel matrix bench bench-quick lock clean
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# All that is locked, with hashes; torch (see requirements-torch.lock); megasim itself.
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-torch.lock
 	@$(PYTHON) -c 'import sys; sys.exit("megasim needs Python 3.11 or newer; name one with PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements.lock
+	$(PIP) install --quiet -r requirements-torch.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	$(PIP) check
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -37,13 +46,25 @@ check: $(VENV)/.installed
 bench-quick: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --quick
 
-test: lint types layers check bench-quick
+test: lint types layers docs check bench-quick
+
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --quiet --strict
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m tests.packaging.suite wheel -n $(JOBS)
+
+matrix: $(VENV)/.installed
+	$(BIN)/python -m tests.packaging.suite matrix -n $(JOBS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
 lock: $(VENV)/.installed
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	$(PIP) install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+		--no-emit-package torch --custom-compile-command 'make lock' $(UPGRADE) \
+		pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

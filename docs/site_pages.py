@@ -1,0 +1,45 @@
+"""A hook of MkDocs: the pages of the top folder become pages of the site.
+
+README.md, CHANGELOG.md, CONTRIBUTING.md and SECURITY.md are read where a repository shows them, so
+they lie beside docs/, and their links lead into it. On the site all pages lie in one folder.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+_ROOT = Path(__file__).parents[1]
+# File of the top folder → page of the site.
+_PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
+_LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)")
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages of the top folder to those of docs/."""
+    for source, page in _PAGES.items():
+        text = (_ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=_LINK.sub(_from_docs, text)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Lead links of docs/ to the top folder to the pages that were made of its files."""
+    depth = page.file.src_uri.count("/")
+    up = "../" * (depth + 1)
+    for source, name in _PAGES.items():
+        markdown = markdown.replace(f"]({up}{source}", f"]({'../' * depth}{name}")
+    return markdown
+
+
+def _from_docs(link: re.Match[str]) -> str:
+    target = link[1].removeprefix("./")
+    return _PAGES.get(target, target.removeprefix("docs/"))
