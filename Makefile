@@ -1,18 +1,23 @@
 # make demo     a small family of models of known history, from files to findings
 # make test     everything that CI runs
-# make docs     the documentation as a site, in site/; every link in it is checked
+# make docs     the documentation as a site, in site/ (its links are checked by `make check`)
 # make wheel    the whole test suite on what was built: the wheel, with no checkout beside it
 # make matrix   the same on every Python from 3.11 to 3.14 that is here, and on the lowest versions
 # make bench    benchmarks against the limits of the machine (writes about 26 GB, removes them)
 # make lock     renew requirements.lock (UPGRADE=--upgrade for newer versions)
+# make audit    ask the package index for known weaknesses of what is locked
+# make sbom     what is installed with its versions and licences, as CycloneDX, in dist/sbom.json
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 2
+# What is not needed to work on megasim, in an environment of its own.
+TOOLS  := cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.9
 
-.PHONY: help demo test lint types layers check docs wheel matrix bench bench-quick lock clean
+.PHONY: help demo test lint types layers check docs wheel matrix bench bench-quick lock audit \
+	sbom clean
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -46,10 +51,10 @@ check: $(VENV)/.installed
 bench-quick: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --quick
 
-test: lint types layers docs check bench-quick
+test: lint types layers check bench-quick
 
 docs: $(VENV)/.installed
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m tests.packaging.suite wheel -n $(JOBS)
@@ -60,11 +65,24 @@ matrix: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
-lock: $(VENV)/.installed
-	$(PIP) install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
-		--no-emit-package torch --custom-compile-command 'make lock' $(UPGRADE) \
+$(VENV)/tools/.installed: Makefile
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/python -m pip --disable-pip-version-check install --quiet $(TOOLS)
+	@touch $@
+
+lock: $(VENV)/tools/.installed
+	$(VENV)/tools/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
+		--generate-hashes --no-emit-package torch --custom-compile-command 'make lock' $(UPGRADE) \
 		pyproject.toml -o requirements.lock
+
+# --strict: what cannot be looked up is a failure, not a clean bill.
+audit: $(VENV)/tools/.installed
+	$(VENV)/tools/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+
+sbom: $(VENV)/.installed $(VENV)/tools/.installed
+	@mkdir -p dist
+	$(VENV)/tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+		--of JSON -o dist/sbom.json $(BIN)/python
 
 clean:
 	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
