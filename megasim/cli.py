@@ -25,6 +25,7 @@ COMMANDS = {
     "models": "store",
     "forget": "upkeep",
     "compact": "upkeep",
+    "migrate": "upkeep",
     "findings": "findings",
     "matrix": "matrix",
     "heatmap": "matrix",
@@ -67,7 +68,7 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked or too new · "
+    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked, too old or too new · "
     "4 some checkpoints unreadable, the rest saved · 130 interrupted, progress kept.",
 )
 @click.version_option(__version__, prog_name="megasim")
@@ -115,6 +116,8 @@ def run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as ended:
         return ended.exit_code
+    except SystemExit as ended:  # what completes words for the shell ends so
+        return int(ended.code or 0)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -75,5 +75,11 @@ class StoreTooNewError(MegasimError):
     exit_code = 3
 
 
+class StoreTooOldError(MegasimError):
+    """The store was written by an older megasim, and is opened only to be read."""
+
+    exit_code = 3
+
+
 class NoAnswerError(MegasimError):
     """A well-formed question the store has no data for, e.g. a matrix of one model."""

@@ -54,7 +54,8 @@ def open_store(
         memory: bytes for the work of ingest and compare together; 1 GiB when None.
 
     Raises:
-        NoAnswerError, NotAStoreError, StoreLockedError, StoreTooNewError: see `connect`.
+        NoAnswerError, NotAStoreError, StoreLockedError, StoreTooNewError, StoreTooOldError: see
+            `connect`.
     """
     return Workspace(store_path(path), mode, memory=memory or DEFAULT_MEMORY)
 
@@ -423,6 +424,13 @@ class Workspace(StoreJobs):
             path=self._names(path),
             progress=progress,
         )
+
+
+def migrate_store(path: Path | str | None = None) -> list[str]:
+    """Bring a store up to the schema of this megasim. See `connection.migrate_store`."""
+    from megasim.store.connection import migrate_store
+
+    return migrate_store(store_path(path))
 
 
 def compact_store(

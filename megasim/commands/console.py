@@ -59,6 +59,17 @@ def json_text(value: Any) -> str:
     )
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a frame as JSON has it: an object a row; NULL, NaN and infinities are null.
+
+    >>> import pandas as pd
+    >>> records(pd.DataFrame({"model": ["a"], "l2": [float("nan")]}))
+    [{'model': 'a', 'l2': None}]
+    """
+    found: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", date_format="iso"))
+    return found
+
+
 def show_error(error: MegasimError) -> None:
     """Print an error and its remedy, on stderr."""
     say(f"error: {error.message}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from megasim.commands import options
+from megasim.commands.completion import complete_components
 from megasim.commands.console import ConsoleProgress, say, show, show_failures, show_json
 from megasim.errors import UsageError, printable
 
@@ -51,7 +52,11 @@ def import_command(ctx: click.Context, path: Path, as_json: bool) -> int:
     help="Write hashes, norms and sketches of models to this .parquet file; no weights.",
 )
 @click.option(
-    "-c", "--component", default="all", help="Fingerprints of this component alone, e.g. vae."
+    "-c",
+    "--component",
+    default="all",
+    shell_complete=complete_components,
+    help="Fingerprints of this component alone, e.g. vae.",
 )
 @click.option(
     "--as",

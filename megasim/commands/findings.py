@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from megasim.commands import options
+from megasim.commands.completion import complete_components, complete_models
 from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
 from megasim.errors import UsageError, printable
 from megasim.output_files import write_file
@@ -15,7 +16,7 @@ _ENDINGS = (".md", ".html", ".txt", ".json")
 
 
 @click.command("findings")
-@click.argument("models", nargs=-1, metavar="[A B]")
+@click.argument("models", nargs=-1, metavar="[A B]", shell_complete=complete_models)
 @click.option("--group", help="The pairs of this group.")
 @click.option("--groups", "shared", is_flag=True, help="Which models share which component.")
 @options.output(False, "Write to a .md, .html, .txt or .json file.")
@@ -75,7 +76,14 @@ def findings_command(
     help="The folder to write index.html and its data into.",
 )
 @options.models
-@click.option("-c", "--component", "components", multiple=True, help="Figures of this component.")
+@click.option(
+    "-c",
+    "--component",
+    "components",
+    multiple=True,
+    shell_complete=complete_components,
+    help="Figures of this component.",
+)
 @options.path
 @click.pass_context
 def report_command(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from megasim.commands import options
+from megasim.commands.completion import complete_components, complete_models
 from megasim.commands.console import show, show_json, table_text
 from megasim.errors import printable
 
@@ -61,12 +62,13 @@ def map_command(
 
 
 @click.command("trajectory")
-@click.argument("models", nargs=-1, required=True, metavar="A B C…")
+@click.argument("models", nargs=-1, required=True, metavar="A B C…", shell_complete=complete_models)
 @click.option(
     "-c",
     "--component",
     "components",
     multiple=True,
+    shell_complete=complete_components,
     help="unet, text_encoder, vae, …; may be given several times. When not given: unet, or all.",
 )
 @options.metric
@@ -115,9 +117,14 @@ def trajectory_command(
 
 
 @click.command("histogram")
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
-@click.option("-c", "--component", help="Its roles; all components beside each other if not given.")
+@click.argument("a", metavar="A", shell_complete=complete_models)
+@click.argument("b", metavar="B", shell_complete=complete_models)
+@click.option(
+    "-c",
+    "--component",
+    shell_complete=complete_components,
+    help="Its roles; all components beside each other if not given.",
+)
 @options.output(True, "The figure: .png, .svg or .pdf.")
 @click.pass_context
 def histogram_command(

@@ -10,6 +10,7 @@ import click
 
 from megasim.anatomy.block_order import block_place
 from megasim.commands import options
+from megasim.commands.completion import complete_models, complete_several_models
 from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
 from megasim.errors import printable
 
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 
 
 @click.command("recipe")
-@click.argument("model", metavar="MODEL")
-@click.option("--from", "parents", type=options.Names(), help="Its parents, when they are known.")
+@click.argument("model", metavar="MODEL", shell_complete=complete_models)
+@click.option(
+    "--from",
+    "parents",
+    type=options.Names(),
+    shell_complete=complete_several_models,
+    help="Its parents, when they are known.",
+)
 @options.component
 @options.from_sketches
 @options.as_json
@@ -83,7 +90,7 @@ def blocks_table(recipe: Recipe) -> pd.DataFrame:
 
 
 @click.command("direction")
-@click.argument("models", nargs=4, metavar="A B C D")
+@click.argument("models", nargs=4, metavar="A B C D", shell_complete=complete_models)
 @options.component
 @options.from_sketches
 @options.as_json

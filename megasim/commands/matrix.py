@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from megasim.commands import options
-from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
+from megasim.commands.completion import complete_components, complete_models
+from megasim.commands.console import ConsoleProgress, records, say, show, show_json, table_text
 from megasim.errors import printable
 
 if TYPE_CHECKING:
@@ -84,9 +85,16 @@ def _marked(square: pd.DataFrame, sources: npt.NDArray[np.str_]) -> pd.DataFrame
 
 
 @click.command("nearest")
-@click.argument("model", metavar="MODEL|PATH")
+@click.argument("model", metavar="MODEL|PATH", shell_complete=complete_models)
 @click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="How many.")
-@click.option("-c", "--component", "components", multiple=True, help="Only this component.")
+@click.option(
+    "-c",
+    "--component",
+    "components",
+    multiple=True,
+    shell_complete=complete_components,
+    help="Only this component.",
+)
 @options.as_json
 @click.pass_context
 def nearest_command(
@@ -99,7 +107,7 @@ def nearest_command(
     workspace = options.open_workspace(ctx, "update")
     frame = workspace.nearest(model, components or None, k=k, progress=ConsoleProgress())
     if as_json:
-        show_json(frame.to_dict("records"))
+        show_json(records(frame))
     else:
         show(table_text(frame))
 
@@ -110,7 +118,12 @@ def nearest_command(
 @options.models
 @click.option("--layers", is_flag=True, help="Layers × pairs: where one model differs from others.")
 @click.option("--tiers", is_flag=True, help="Components × pairs: what is unchanged, and how.")
-@click.option("--against", metavar="MODEL", help="The one model of --layers or --tiers.")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    shell_complete=complete_models,
+    help="The one model of --layers or --tiers.",
+)
 @options.output(True, "The figure: .png, .svg or .pdf.")
 @click.pass_context
 def heatmap_command(

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from megasim.commands.completion import (
+    complete_components,
+    complete_several_models,
+)
 from megasim.commands.console import json_text, say
 from megasim.errors import UsageError, printable
 
@@ -26,6 +30,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 component = click.option(
     "-c",
     "--component",
+    shell_complete=complete_components,
     help="unet, text_encoder, vae, vae_encoder, vae_decoder, ema, …; te and te0, te1 are short; or "
     "all. When not given: unet, or all where no model has one.",
 )
@@ -90,8 +95,18 @@ class Size(click.ParamType[int]):
         return size
 
 
-path = click.option("--path", type=Names(), help="Models in the order they came: A,B,C.")
-models = click.option("--models", type=Names(), help="Only these models, in this order.")
+path = click.option(
+    "--path",
+    type=Names(),
+    shell_complete=complete_several_models,
+    help="Models in the order they came: A,B,C.",
+)
+models = click.option(
+    "--models",
+    type=Names(),
+    shell_complete=complete_several_models,
+    help="Only these models, in this order.",
+)
 memory = click.option(
     "--memory", type=Size(), default="1G", show_default=True, help="Memory for buffers, e.g. 512M."
 )

@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from megasim.commands import options
+from megasim.commands.completion import complete_components
 from megasim.commands.console import (
     ConsoleProgress,
     byte_text,
+    records,
     say,
     show,
     show_csv,
@@ -132,7 +134,14 @@ def _named_path(text: str) -> tuple[str, Path]:
 @click.option(
     "--nearest", type=click.IntRange(1), metavar="K", help="Only each model with its K nearest."
 )
-@click.option("-c", "--component", default="all", show_default=True, help="What --nearest goes by.")
+@click.option(
+    "-c",
+    "--component",
+    default="all",
+    show_default=True,
+    shell_complete=complete_components,
+    help="What --nearest goes by.",
+)
 @click.option("--device", help="A torch device for the arithmetic, e.g. cuda; needs torch.")
 @options.workers
 @options.memory
@@ -188,10 +197,12 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
     """List the models of the store."""
     frame = options.open_workspace(ctx).models()
     if as_json:
-        show_json(_records(frame))
+        show_json(records(frame))
         return
-    columns = ["name", "family", "variant", "format", "keys", "parameters", "dtypes", "path"]
-    show(table_text(frame[columns]))
+    frame["size"] = [byte_text(int(size)) if size == size else None for size in frame["bytes"]]
+    frame["ingested"] = frame["ingested_at"].dt.strftime("%Y-%m-%d")
+    columns = ["name", "family", "variant", "format", "keys", "parameters", "dtypes"]
+    show(table_text(frame[[*columns, "size", "ingested", "path"]]))
 
 
 @click.command("sql")
@@ -233,18 +244,8 @@ def sql_command(
     workspace = options.open_workspace(ctx)
     frame = workspace.sql(query) if query is not None else workspace.sql_example(str(example))
     if as_json:
-        show_json(_records(frame))
+        show_json(records(frame))
     elif as_csv:
         show_csv(frame.to_csv(index=False).rstrip("\n"))
     else:
         show(table_text(frame, _ROWS))
-
-
-def _records(frame: object) -> object:
-    """Return a frame as JSON-able rows: NULL, NaN and infinities are null."""
-    import json
-
-    import pandas as pd
-
-    assert isinstance(frame, pd.DataFrame)
-    return json.loads(frame.to_json(orient="records", date_format="iso"))

@@ -1,16 +1,17 @@
-"""Commands that keep a store in order: forget, compact."""
+"""Commands that keep a store in order: forget, compact, migrate."""
 
 from __future__ import annotations
 
 import click
 
 from megasim.commands import options
+from megasim.commands.completion import complete_models
 from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
 from megasim.errors import printable
 
 
 @click.command("forget")
-@click.argument("names", nargs=-1, required=True, metavar="MODEL…")
+@click.argument("names", nargs=-1, required=True, metavar="MODEL…", shell_complete=complete_models)
 @click.option("--dry-run", is_flag=True, help="Only say how much of the store it would free.")
 @click.pass_context
 def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> None:
@@ -50,3 +51,20 @@ def compact_command(ctx: click.Context, memory: int, as_json: bool) -> None:
     show(f"{byte_text(done.bytes_before)} before, {byte_text(done.bytes_after)} now")
     if done.rows_dropped:
         say(f"{done.rows_dropped:,} rows that no model needs were left out")
+
+
+@click.command("migrate")
+@click.pass_context
+def migrate_command(ctx: click.Context) -> None:
+    """Bring a store that an older megasim wrote up to the schema of this one.
+
+    All that is in it stays. Commands that write to the store do this by themselves; those that
+    only read it never change it.
+    """
+    from megasim.workspace import migrate_store
+
+    done = migrate_store(ctx.find_root().obj)
+    for name in done:
+        show(name.replace("_", " "))
+    if not done:
+        say("the store is up to date")

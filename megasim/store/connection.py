@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import duckdb
@@ -17,6 +15,7 @@ from megasim.errors import (
     NotAStoreError,
     StoreLockedError,
     StoreTooNewError,
+    StoreTooOldError,
     printable,
 )
 from megasim.output_files import FILE_AND_REASON
@@ -27,8 +26,6 @@ Mode = Literal["read", "update", "write"]
 
 _CREATES = re.compile(r"\bcreate or replace (macro|view)\b")
 _COMMENTS_ON = re.compile(r"^(comment on (?:view|column))\b ?", re.MULTILINE)
-# Place of a store of an older schema → its time and size, and the folder with a current copy.
-_copies: dict[Path, tuple[tuple[int, int], TemporaryDirectory[str]]] = {}
 
 
 def migrations() -> list[tuple[int, str, str]]:
@@ -50,8 +47,8 @@ def connect(
 ) -> duckdb.DuckDBPyConnection:
     """Open the store at `path`; to "write" creates it where there is none, to "update" does not.
 
-    To "read" changes no byte of it: one of an older schema is read by way of a copy that is brought
-    up to date, and views that are missing or older are made for the connection alone.
+    To "read" changes no byte of it: one of an older schema is refused, and views that are missing
+    or older are made for the connection alone. To "update" or "write" brings it up to date.
 
     Args:
         memory: bytes that DuckDB may use before it spills to disk; DuckDB's default when None.
@@ -63,13 +60,11 @@ def connect(
         MegasimError: the system does not let it be opened, or made.
         StoreLockedError: another process writes to it.
         StoreTooNewError: a newer megasim wrote it.
+        StoreTooOldError: an older megasim wrote it, and `mode` is "read".
     """
     exists = path.exists()
-    if not exists and mode != "write":
-        raise NoAnswerError(
-            f"there is no store at {printable(path)}",
-            "make one with `megasim ingest PATH…`, or name it with --db",
-        )
+    if mode != "write":
+        _require_store(path)
     if exists and mode != "read" and not os.access(path.parent, os.W_OK):
         raise MegasimError(
             f"the folder of the store {printable(path)} cannot be written to",
@@ -88,16 +83,43 @@ def connect(
             )
         if mode != "read":
             _migrate(con, version)
+        elif version == 0:
+            raise NoAnswerError(
+                f"the store at {printable(path)} is empty", "fill it with `megasim ingest PATH…`"
+            )
         elif version < newest:
-            copy = _current_copy(path)
-            con.close()
-            con = _open(copy, read_only=True, memory=memory, threads=threads)
+            raise StoreTooOldError(
+                f"{printable(path)} has schema {version}; this megasim reads schema {newest}",
+                "run `megasim migrate`: it keeps all that is there, but older versions of megasim "
+                "cannot open the store afterwards",
+            )
         elif not _views_are_current(con):
             _make_views(con, temporary=True)
     except BaseException:
         con.close()
         raise
     return con
+
+
+def migrate_store(path: Path) -> list[str]:
+    """Bring a store up to the schema of this megasim, and return the names of what was new.
+
+    Raises:
+        NoAnswerError, NotAStoreError, StoreLockedError, StoreTooNewError: see `connect`.
+    """
+    _require_store(path)
+    with _open(path, read_only=True, memory=None, threads=None) as con:
+        version = _schema_version(con, path, fresh=False)
+    connect(path, "update").close()
+    return [name for number, name, _ in migrations() if number > version]
+
+
+def _require_store(path: Path) -> None:
+    if not path.exists():
+        raise NoAnswerError(
+            f"there is no store at {printable(path)}",
+            "make one with `megasim ingest PATH…`, or name it with --db",
+        )
 
 
 def explained(error: duckdb.Error) -> MegasimError:
@@ -208,24 +230,6 @@ def _make_views(con: duckdb.DuckDBPyConnection, *, temporary: bool = False) -> N
             view = _CREATES.sub(r"create or replace temp \1", view)
             view = _COMMENTS_ON.sub(r"\1 temp.", view)
         con.execute(view)
-
-
-def _current_copy(path: Path) -> Path:
-    """Return a copy of a store of an older schema, brought up to date; it goes when we end.
-
-    The caller has the store open to read, so that nobody writes to it meanwhile.
-    """
-    place = path.resolve()
-    seen = place.stat()
-    known = _copies.get(place)
-    if known is None or known[0] != (seen.st_mtime_ns, seen.st_size):
-        folder = TemporaryDirectory(prefix="megasim-")
-        for ending in ("", ".wal"):
-            if (part := Path(f"{place}{ending}")).exists():
-                shutil.copyfile(part, Path(folder.name, f"store{ending}"))
-        connect(Path(folder.name, "store"), "update").close()
-        known = _copies[place] = ((seen.st_mtime_ns, seen.st_size), folder)
-    return Path(known[1].name, "store")
 
 
 def _views_text() -> str:

@@ -25,8 +25,21 @@ def help_page() -> str:
         "What `megasim COMMAND --help` says. Results go to stdout, all else to stderr; `-o`",
         "decides the form by its ending.",
         "",
-        "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked or too new · 4 some",
-        "checkpoints unreadable, the rest saved · 130 interrupted, progress kept.",
+        "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked, too old or too new · 4",
+        "some checkpoints unreadable, the rest saved · 130 interrupted, progress kept.",
+        "",
+        "A model is named whole, or by any beginning of its name that no other name has.",
+        "",
+        "Bash completes commands, options, and the names of models and components after",
+        "",
+        "```",
+        'eval "$(_MEGASIM_COMPLETE=bash_source megasim)"',
+        "```",
+        "",
+        "in `~/.bashrc`; zsh after the same with `zsh_source` in `~/.zshrc`. For fish, write the",
+        "output of `_MEGASIM_COMPLETE=fish_source megasim` to",
+        "`~/.config/fish/completions/megasim.fish`. Names come from the store that `--db` or",
+        "`MEGASIM_DB` names, which is only read.",
     ]
     group = click.Context(cli.megasim, info_name="megasim", **cli.megasim.context_settings)
     for name in cli.COMMANDS:

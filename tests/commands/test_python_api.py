@@ -11,7 +11,7 @@ import pytest
 from megasim import cli
 from megasim.demo import run_demo
 from megasim.errors import UsageError
-from megasim.workspace import Workspace, compact_store, open_store
+from megasim.workspace import Workspace, compact_store, migrate_store, open_store
 from tests.small_sd import UNET, compared_store, small_sd, trained
 
 # Commands whose names are words of Python, or that do two things.
@@ -47,7 +47,11 @@ SHOWN = {"output", "as_json", "as_csv", "long", "form", "help"}
 OPENING = {"memory"}  # of `open_store`
 
 
-FUNCTIONS = {"demo": run_demo, "compact": compact_store}  # they open the store themselves
+FUNCTIONS = {
+    "demo": run_demo,
+    "compact": compact_store,
+    "migrate": migrate_store,
+}  # they open the store themselves
 
 
 def commands() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,14 @@ from megasim.errors import (
     NotAStoreError,
     StoreLockedError,
     StoreTooNewError,
+    StoreTooOldError,
 )
 from megasim.resources import resource_path
 from megasim.store import connection as database
 from megasim.store.connection import connect, migrations
-from megasim.store.statements import named_statements, purpose_of
+from megasim.store.statements import named_statements, purpose_of, statement
+
+ROOT = Path(__file__).parents[2]
 
 
 def structure(con: duckdb.DuckDBPyConnection) -> list[tuple]:
@@ -74,6 +78,39 @@ def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     for mode in ("read", "write"):
         with pytest.raises(StoreTooNewError, match="schema 1000"):
             connect(tmp_path / "s.duckdb", mode)
+
+
+def test_an_older_store_is_not_changed_by_reading(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "s.duckdb"
+    connect(path, "write").close()
+    newest = migrations()[-1][0] + 1
+    grown = [*migrations(), (newest, "add_notes", "create table notes (a integer);")]
+    monkeypatch.setattr(database, "migrations", lambda: grown)
+    before = path.read_bytes()
+    with pytest.raises(StoreTooOldError, match=rf"schema {newest - 1}.*\n.*megasim migrate"):
+        connect(path, "read")
+    assert path.read_bytes() == before
+    assert database.migrate_store(path) == ["add_notes"]
+    assert database.migrate_store(path) == []
+    assert "notes" in {row[0] for row in structure(connect(path, "read"))}
+
+
+def test_what_changes_the_store_goes_through_write() -> None:
+    """In the code: `rows`, `arrays` and `frame` name no statement that writes."""
+    called = re.compile(r"\.(rows|arrays|frame|write)\(\s*f?\"(\w+)")
+    writes = re.compile(r"^(insert|update|delete|drop|create|merge)\b", re.IGNORECASE)
+    found = set()
+    for path in sorted((ROOT / "megasim").rglob("*.py")):
+        for method, name in called.findall(path.read_text(encoding="utf-8")):
+            try:
+                lines = statement(name).splitlines()
+            except KeyError:
+                continue  # the beginning of several names
+            sql = "\n".join(line for line in lines if not line.startswith("--")).strip()
+            if writes.match(sql):
+                assert method == "write", f"{path.name}: {name}"
+                found.add(name)
+    assert len(found) > 20
 
 
 def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -168,6 +205,8 @@ def test_the_database_draws_no_progress_bar(tmp_path: Path) -> None:
 
 def test_an_interrupted_first_run_is_taken_up(tmp_path: Path) -> None:
     duckdb.connect(str(tmp_path / "s.duckdb")).close()
+    with pytest.raises(NoAnswerError, match="is empty"):
+        connect(tmp_path / "s.duckdb", "read")
     connect(tmp_path / "s.duckdb", "write").close()
     connect(tmp_path / "s.duckdb", "read").close()
 
