@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megasim.version import __version__
+from megasim.resources import __version__
 
 __all__ = ["MegasimError", "Workspace", "__version__", "open_store"]
 

@@ -16,7 +16,7 @@ import click
 from megasim.commands.console import say, show_error
 from megasim.errors import MegasimError, printable
 from megasim.interrupts import ENDING_SIGNALS, is_asked, stoppable
-from megasim.version import __version__
+from megasim.resources import __version__
 
 # Command → the module of `commands` that holds it, imported when one of its commands is used.
 COMMANDS = {

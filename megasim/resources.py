@@ -1,4 +1,4 @@
-"""The files of the package that are no code: its SQL, its tables of facts, its templates."""
+"""What the package brings beside its code: its version, SQL, tables of facts and templates."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+__version__ = "0.1.0"
+
 _PACKAGE = Path(__file__).parent
 
 
 def resource_path(folder: str, name: str) -> Path:
-    """Return the path of a file of `sql`, `data` or `templates`, installed or in a checkout.
+    """Return the path of a file of `sql` or `data`, installed or in a checkout.
 
     >>> resource_path("sql", "schema.sql").name
     'schema.sql'
@@ -38,7 +40,7 @@ def render_template(name: str, /, **values: Any) -> str:
     """Return a page of HTML out of a template; what a model says is escaped in it.
 
     Args:
-        name: of a file of `templates`.
+        name: of its file, with the room that it is in, e.g. "plots/lineage.html.j2".
         values: by the names that the template has for them; one that is missing is an error.
     """
     from jinja2 import Environment, StrictUndefined
@@ -46,5 +48,5 @@ def render_template(name: str, /, **values: Any) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    text = resource_path("templates", name).read_text(encoding="utf-8")
+    text = (_PACKAGE / name).read_text(encoding="utf-8")
     return environment.from_string(text).render(values)

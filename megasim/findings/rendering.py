@@ -73,7 +73,7 @@ def render_markdown(page: FindingsPage) -> str:
 
 def render_html(page: FindingsPage) -> str:
     """Return one page; the template escapes all that a model says."""
-    return render_template("findings.html.j2", page=page)
+    return render_template("findings/findings.html.j2", page=page)
 
 
 def _escaped(text: str) -> str:

@@ -244,7 +244,7 @@ def lineage_html(lineage: Lineage) -> str:
     for colour, name in _THEMED.items():
         svg = svg.replace(colour, f"var(--{name})")
     return render_template(
-        "lineage.html.j2",
+        "plots/lineage.html.j2",
         component=printable(lineage.component),
         models=sum(len(f.models) for f in lineage.families),
         families=len(lineage.families),

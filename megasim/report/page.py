@@ -22,9 +22,8 @@ from megasim.report.geometry import map_section, trajectory_section
 from megasim.report.lineage import lineage_section
 from megasim.report.parts import Section
 from megasim.report.source import Source
-from megasim.resources import render_template
+from megasim.resources import __version__, render_template
 from megasim.store.rows import Store
-from megasim.version import __version__
 from megasim.wording import counted
 
 _LEAD = 5  # sentences at the top
@@ -129,7 +128,7 @@ def _page(source: Source, sections: Sequence[Section], lead: tuple[str, ...]) ->
     title = "An empty store" if n == 0 else f"What changed between {counted(n, 'model')}"
     return (
         render_template(
-            "report.html.j2",
+            "report/report.html.j2",
             title="One model" if n == 1 else title,
             under=_under(source),
             lead=lead,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megasim.version import __version__
+from megasim.resources import __version__
 from tests.packaging.installed import (
     ROOT,
     Built,
@@ -41,8 +41,8 @@ def python(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def resources() -> set[str]:
     """Return the files beside the code: SQL, tables, templates, as the wheel names them."""
     found = {f"megasim/{folder}/": ROOT / folder for folder in ("sql", "data")}
-    found["megasim/templates/"] = ROOT / "megasim" / "templates"
-    return {
+    templates = (ROOT / "megasim").rglob("*.j2")
+    return {path.relative_to(ROOT).as_posix() for path in templates} | {
         prefix + path.relative_to(folder).as_posix()
         for prefix, folder in found.items()
         for path in folder.rglob("*")
