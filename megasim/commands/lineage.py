@@ -165,9 +165,12 @@ def lineage_command(
             if len(family.models) > 1:
                 base = printable(family.root)
                 show(f"family of {len(family.models)}; likeliest base {base}")
-        alone = [printable(f.root) for f in lineage.families if len(f.models) == 1]
-        if alone:
-            show(f"related to no other: {', '.join(alone)}")
+        for words, alone in (
+            ("related to no other", lineage.unrelated),
+            ("compared with no other", lineage.uncompared),
+        ):
+            if alone:
+                show(f"{words}: {', '.join(printable(model) for model in alone)}")
         for edge in lineage.edges:
             show(f"  {edge.sentence()}")
         for claim in checked:

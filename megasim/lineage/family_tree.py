@@ -70,6 +70,7 @@ def build_lineage(
         UsageError: a metric other than L2.
     """
     require_l2(matrix.metric)
+    uncompared = _uncompared(matrix, pairs)
     matrix, few = without_sparse_pairs(matrix, settings)
     known = KnownHistory(
         {f.name: f for f in facts if f.name in set(matrix.models)},
@@ -120,7 +121,18 @@ def build_lineage(
         edges=tuple(sorted(edges, key=_by_ends)),
         recipes=tuple(sorted((r for own in found for r in own.recipes), key=lambda r: r.model)),
         notes=tuple(notes),
+        uncompared=uncompared,
     )
+
+
+def _uncompared(matrix: DistanceMatrix, pairs: Sequence[PairFacts]) -> tuple[str, ...]:
+    """Return the models that were compared with no other: no distance, and no keys looked at."""
+    known = np.isfinite(matrix.values) & ~np.eye(len(matrix.models), dtype=bool)
+    compared = {matrix.models[i] for i in np.flatnonzero(known.any(axis=1)).tolist()}
+    for pair in pairs:
+        if {pair.a, pair.b} <= set(matrix.models):
+            compared |= {pair.a, pair.b}
+    return tuple(sorted(set(matrix.models) - compared))
 
 
 def _fit_trees(

@@ -65,7 +65,6 @@ def lay_out(lineage: Lineage, *, outline: bool = False) -> Layout:
     places: dict[str, tuple[int, float]] = {}
     headings: list[tuple[str, float]] = []
     row = 0.0
-    alone = [family for family in lineage.families if len(family.models) == 1]
     for number, family in enumerate(f for f in lineage.families if len(f.models) > 1):
         headings.append((f"family {number + 1}: {len(family.models)} models", row))
         row += 1.0
@@ -74,12 +73,16 @@ def lay_out(lineage: Lineage, *, outline: bool = False) -> Layout:
         for top in tops:
             row = _place(top, hanging, places, row, column_of, outline)
         row += FAMILY_GAP - 1
-    if alone:
-        headings.append((f"related to no other: {len(alone)}", row))
-        for family in alone:
-            row += 1.0
-            places[family.root] = (0, row)
-        row += FAMILY_GAP
+    for heading, alone in (
+        ("related to no other", lineage.unrelated),
+        ("compared with no other", lineage.uncompared),
+    ):
+        if alone:
+            headings.append((f"{heading}: {len(alone)}", row))
+            for model in alone:
+                row += 1.0
+                places[model] = (0, row)
+            row += FAMILY_GAP
     columns = 1 + max((c for c, _ in places.values()), default=0)
     return Layout(places, tuple(headings), trunk, columns, row)
 

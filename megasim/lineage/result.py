@@ -92,6 +92,7 @@ class Lineage:
         edges: of all families; a model that is not the root of its family has one edge into
             it, a merge has one from each parent.
         recipes: of the models that are merges.
+        uncompared: models compared with no other: nothing is known of their descent.
     """
 
     component: str
@@ -100,6 +101,13 @@ class Lineage:
     edges: tuple[Edge, ...]
     recipes: tuple[Recipe, ...]
     notes: tuple[str, ...]
+    uncompared: tuple[str, ...] = ()
+
+    @property
+    def unrelated(self) -> tuple[str, ...]:
+        """The models that were compared with others and are related to none, by name."""
+        alone = (f.root for f in self.families if len(f.models) == 1)
+        return tuple(m for m in alone if m not in self.uncompared)
 
     def to_json(self) -> dict[str, object]:
         """Return plain data, ready for `json.dumps(…, allow_nan=False)`."""
@@ -109,6 +117,7 @@ class Lineage:
             "families": [f.to_json() for f in self.families],
             "edges": [e.to_json() for e in self.edges],
             "recipes": [r.to_json() for r in self.recipes],
+            "uncompared": list(self.uncompared),
             "notes": list(self.notes),
         }
 

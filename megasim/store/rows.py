@@ -129,10 +129,13 @@ class Store:
     def arrays(
         self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
     ) -> dict[str, npt.NDArray[Any]]:
-        """Return the result of a statement of `sql/` as one array a column."""
+        """Return the result of a statement of `sql/` as one array a column.
+
+        NULL is NaN among floats, and None among anything else, which makes that column objects.
+        """
         with self._registered(tables or {}):
             found = self._execute(name, values).fetchnumpy()
-            return {name: np.asarray(column) for name, column in found.items()}
+            return {name: _without_mask(column) for name, column in found.items()}
 
     def rows(
         self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
@@ -396,3 +399,12 @@ class Store:
         if rows:
             batch = table_of(["name", "model_a", "model_b"], sorted(rows))
             self.write("add_group_pairs", tables={"batch": batch})
+
+
+def _without_mask(column: Any) -> npt.NDArray[Any]:
+    """Return a column with NULL as a value that is no number: never what lies under a mask."""
+    if not np.ma.is_masked(column):
+        return np.asarray(column)
+    if np.issubdtype(column.dtype, np.floating):
+        return np.asarray(np.ma.filled(column, np.nan))
+    return np.asarray(np.ma.filled(column.astype(object), None))

@@ -27,6 +27,7 @@ from megasim.lineage.result import Lineage
 from megasim.lineage.step_costs import block_weights, family_steps
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.plots.lineage import lineage_dot, lineage_figure, lineage_html, save_lineage
+from megasim.workspace import open_store
 
 SIZE = 20000
 
@@ -144,6 +145,41 @@ def test_published_epochs_are_a_chain(shared: Path) -> None:
     decided = [(e.parent, e.child) for e in found.edges if e.decided]
     assert len(decided) >= 5
     assert all(chain.index(a) < chain.index(b) for a, b in decided)
+
+
+@pytest.mark.parametrize(("file", "family"), [("aobp", 10), ("sdxl0", 11)])
+def test_published_results_in_a_store_have_families(
+    shared: Path, tmp_path: Path, file: str, family: int
+) -> None:
+    # How many keys a published distance covers is not known: that is not few.
+    with open_store(tmp_path / "store.duckdb") as store:
+        store.import_path(shared / "published" / "v2" / f"{file}.json")
+        matrix = store.matrix("unet")
+        found = store.lineage("unet")
+    off = ~np.eye(family, dtype=bool)
+    assert np.isnan(matrix.coverage[off]).all()
+    assert [len(f.models) for f in found.families] == [family]
+    assert found.unrelated == found.uncompared == ()
+    assert not any("share less" in note for note in found.notes)
+    drawn = {frozenset((e.parent, e.child)) for e in found.edges}
+    if file == "aobp":
+        epochs = sorted(m for m in matrix.models if m.startswith("ABP"))
+        assert len(epochs) == 9
+        assert drawn == {frozenset(p) for p in pairwise(["animefull-final-pruned", *epochs])}
+    else:
+        degree = {m: sum(m in pair for pair in drawn) for m in matrix.models}
+        assert max(degree, key=lambda m: degree[m]) == "_x25-sd_xl_base_1.0"
+        assert sum(e.parent == "_x25-sd_xl_base_1.0" for e in found.edges) >= 5
+
+
+def test_models_that_were_never_compared_are_not_told_to_be_unrelated(lineage: Lineage) -> None:
+    values = np.array([[0, 1, np.nan], [1, 0, np.nan], [np.nan, np.nan, 0.0]])
+    found = build_lineage(DistanceMatrix.from_values(["a", "b", "new"], values))
+    assert found.uncompared == ("new",)
+    assert found.unrelated == ()
+    headings = [text for text, _ in lay_out(found).headings]
+    assert headings == ["family 1: 2 models", "compared with no other: 1"]
+    assert lineage.uncompared == ()
 
 
 def test_published_add_difference_is_found(shared: Path) -> None:
