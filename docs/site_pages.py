@@ -20,6 +20,9 @@ _PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
 }
+# The order in which a reader needs them; pages that are not named here follow.
+_ORDER = ("index", "concepts", "commands", "sql", "api", "anatomy", "geometry", "lineage")
+_LAST = ("performance", "performance-notebook", "security", "contributing", "changelog", "adr")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)")
 
 
@@ -38,6 +41,22 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     for source, name in _PAGES.items():
         markdown = markdown.replace(f"]({up}{source}", f"]({'../' * depth}{name}")
     return markdown
+
+
+def on_nav(nav: Any, config: Any, files: Any) -> Any:
+    """Put the pages in order, and call the decisions by their name."""
+    for item in nav.items:
+        if item.is_section and item.title == "Adr":
+            item.title = "Decisions"
+    nav.items.sort(key=_place)
+    return nav
+
+
+def _place(item: Any) -> tuple[int, str]:
+    name = "adr" if item.is_section else Path(item.file.src_uri).stem
+    if name in _LAST:
+        return 1000 + _LAST.index(name), name
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER)), name
 
 
 def _from_docs(link: re.Match[str]) -> str:

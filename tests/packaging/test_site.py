@@ -105,3 +105,10 @@ def test_the_addresses_of_the_pages_are_written_out_in_full() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"\]\([^)\n]*[ \n][^)]*\)", text), page
+
+
+def test_examples_of_docstrings_are_shown_as_code(site: dict[Path, Page]) -> None:
+    (reference,) = (path for path in site if path.name == "api.html")
+    text = reference.read_text(encoding="utf-8")
+    assert text.count('<span class="gp">&gt;&gt;&gt; </span>') > 10
+    assert "<blockquote>" not in text
