@@ -1,8 +1,4 @@
-"""How inner loops are compiled, and the few instructions that numba has no words for.
-
-numba keeps what it compiled until the file of the function changes, not until a file it calls
-changes: after an edit here, delete the `__pycache__` folder (or NUMBA_CACHE_DIR).
-"""
+"""How inner loops are compiled, and the few instructions that numba has no words for."""
 
 from __future__ import annotations
 
@@ -28,8 +24,7 @@ SINGLE_INF = np.uint32(0x7F800000)
 def compiled(flags: frozenset[str] = frozenset()) -> Callable[[Function], Function]:
     """Return a decorator that compiles a function on first use and lets go of the GIL in it.
 
-    The result is kept on disk in NUMBA_CACHE_DIR, beside the source, or in the user's cache folder,
-    whichever can be written; else every process compiles anew. A compiled function cannot
+    What is compiled is kept by `machine_code`, of whole loops. A compiled function cannot
     allocate arrays: without numba's memory management a slice costs nothing, while with it each
     one counts references, which took a fifth of the time of the loops over tiles.
     """
@@ -41,10 +36,7 @@ def compiled(flags: frozenset[str] = frozenset()) -> Callable[[Function], Functi
     }
 
     def decorate(function: Function) -> Function:
-        try:
-            return cast(Function, numba.njit(cache=True, **options)(function))
-        except RuntimeError:  # nowhere to keep it
-            return cast(Function, numba.njit(**options)(function))
+        return cast(Function, numba.njit(**options)(function))
 
     return decorate
 

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from megasim.kernels.machine_code import Loop
+from megasim.kernels import known_tiles as known
+from megasim.kernels.machine_code import KnownTile, Loop
 
 # Of `compiled`: any element as float32.
-half_to_single = Loop("compiled", "half_to_single")
-bfloat16_to_single = Loop("compiled", "bfloat16_to_single")
+half_to_single = Loop(
+    "compiled", "half_to_single", KnownTile(known.half_to_single, "d32f80e8ee7b7e18")
+)
+bfloat16_to_single = Loop(
+    "compiled", "bfloat16_to_single", KnownTile(known.bfloat16_to_single, "debd33634890293b")
+)
 
 # Of `walk_loops`: walks over tensors, and what is made of their sums.
-walk_halves = Loop("walk_loops", "walk_halves")
-walk_bfloat16s = Loop("walk_loops", "walk_bfloat16s")
-walk_singles = Loop("walk_loops", "walk_singles")
-walk_doubles = Loop("walk_loops", "walk_doubles")
-hash_integers = Loop("walk_loops", "hash_integers")
-finish_walks = Loop("walk_loops", "finish_walks")
+walk_halves = Loop("walk_loops", "walk_halves", KnownTile(known.walk_halves, "c972c3d78e0a2a9d"))
+walk_bfloat16s = Loop(
+    "walk_loops", "walk_bfloat16s", KnownTile(known.walk_bfloat16s, "b36d4ad7b26dc5a6")
+)
+walk_singles = Loop("walk_loops", "walk_singles", KnownTile(known.walk_singles, "691e63bdf24c0867"))
+walk_doubles = Loop("walk_loops", "walk_doubles", KnownTile(known.walk_doubles, "fe2cac18bad54a07"))
+hash_integers = Loop(
+    "walk_loops", "hash_integers", KnownTile(known.hash_integers, "216490585d927cb0")
+)
+finish_walks = Loop("walk_loops", "finish_walks", KnownTile(known.finish_walks, "603a97568e78cca4"))
 
 # Of `pair_loops`: a chunk of all contents under one key, and the pairs of them.
-add_halves = Loop("pair_loops", "add_halves")
-add_singles = Loop("pair_loops", "add_singles")
-add_doubles = Loop("pair_loops", "add_doubles")
-raise_singles = Loop("pair_loops", "raise_singles")
-raise_doubles = Loop("pair_loops", "raise_doubles")
-add_products = Loop("pair_loops", "add_products")
+add_halves = Loop("pair_loops", "add_halves", KnownTile(known.add_halves, "7a281afae334f150"))
+add_singles = Loop("pair_loops", "add_singles", KnownTile(known.add_singles, "c00a02d85403813d"))
+add_doubles = Loop("pair_loops", "add_doubles", KnownTile(known.add_doubles, "df9ba20a4decf5b6"))
+raise_singles = Loop(
+    "pair_loops", "raise_singles", KnownTile(known.raise_singles, "2555767bebee5b69")
+)
+raise_doubles = Loop(
+    "pair_loops", "raise_doubles", KnownTile(known.raise_doubles, "13f0442f75c2600c")
+)
+add_products = Loop(
+    "pair_loops",
+    "add_products",
+    KnownTile(known.add_products_of_singles, "d1e641b95664b345"),
+    KnownTile(known.add_products_of_doubles, "7441d86110291775"),
+)

@@ -5,7 +5,10 @@ comparison of six models of 2 GB. So the machine code of a loop is kept in a fil
 LLVM loads in some milliseconds; numba is imported where there is no such file yet.
 
 A file stands for one loop, the types of its arguments, the sources that it was made of, this
-processor and this LLVM, and is used only if it is whole.
+processor and this LLVM, and is used only if it is whole. How numba hands over arguments is no
+promise of its own, so it is checked twice: names and types of all parts when a loop is compiled,
+and its results on a known tile whenever one is loaded. A loop that fails either is left to numba,
+and says so.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
+import logging
 import os
 import re
 import struct
@@ -23,7 +27,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite  # type: ignore[import-untyped]
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
@@ -31,42 +35,64 @@ import numpy as np
 
 # What machine code may call that is not in it: it is loaded beside nothing but the C library.
 _C_LIBRARY = {"memset", "memcpy", "memmove", "fma", "fmaf"}
-# What stands for an array of one dimension.
-_ARRAY = struct.Struct("7q")
+# The parts of an array, as numba hands them over, and their types in LLVM.
+_ARRAY_PARTS = ("meminfo", "parent", "nitems", "itemsize", "data", "shape", "strides")
+_ARRAY_KINDS = ("ptr", "ptr", "i64", "i64", "ptr")
 # LLVM and numba work for one thread at a time.
 _compiling = threading.Lock()
+_log = logging.getLogger(__name__)
+
+
+class _UnfitError(Exception):
+    """Numba, or the machine code made by it, is not as this module expects."""
 
 
 class Loop:
     """A loop of `kernels` that numba compiles, called without numba where it was compiled before.
 
-    It takes contiguous arrays, integers, and named tuples of these (prepared, where they serve for
+    It takes contiguous arrays, numbers, and named tuples of these (prepared, where they serve for
     many calls), changes the arrays, and returns nothing. Several threads may call it at a
     time: it lets go of the GIL.
 
     Not guaranteed: that arrays are as long as the loop takes them to be.
+
+    Attributes:
+        module, name: where the loop is written.
+        known: its arguments for a known tile, one set for each combination of types that it is
+            called with, and the hash of what it makes of each set; see `known_tiles`.
     """
 
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-        self._natives: dict[str, Callable[..., int]] = {}
+    def __init__(self, module: str, name: str, *known: KnownTile) -> None:
+        self.module, self.name, self.known = module, name, known
+        self._ready: dict[str, Callable[[Prepared], None]] = {}
 
     def __call__(self, *arguments: Any) -> None:
         given = prepare(arguments)
-        native = self._natives.get(given.kind)
-        if native is None:
+        run = self._ready.get(given.kind)
+        if run is None:
             with _compiling:
-                native = self._natives.get(given.kind) or self._native(given)
-                self._natives[given.kind] = native
-        if native(given.words):
-            raise RuntimeError(f"the compiled loop {self.name} failed")
+                run = self._ready.get(given.kind) or self._load(given)
+                self._ready[given.kind] = run
+        run(given)
 
     def is_kept(self) -> bool:
         """Whether this loop was compiled before, for arguments of any types."""
         pattern = f"{self.module}.{self.name}-*-{_made_of(self.module)}.o"
         return any(any(folder.glob(pattern)) for folder in _folders())
 
-    def _native(self, given: Prepared) -> Callable[..., int]:
+    def _load(self, given: Prepared) -> Callable[[Prepared], None]:
+        """Return the loop for arguments of some types: the machine code, or numba's function."""
+        try:
+            run = self._native(given)
+            self._check(run, given.kind)
+        except _UnfitError as error:
+            _log.warning(
+                "the loop %s is left to numba, which starts more slowly: %s", self.name, error
+            )
+            return self._by_numba()
+        return run
+
+    def _native(self, given: Prepared) -> Callable[[Prepared], None]:
         types = hashlib.sha256(given.kind.encode()).hexdigest()[:16]
         file = f"{self.module}.{self.name}-{types}-{_made_of(self.module)}.o"
         symbol = f"megasim_{self.name}"
@@ -74,8 +100,58 @@ class Loop:
         if code is None:
             code = _compiled(self.module, self.name, symbol, given)
             _keep(file, code)
-        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p)
-        return function(_address(symbol, code))
+        native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_char_p)(_address(symbol, code))
+
+        def run(given: Prepared) -> None:
+            if native(given.words):
+                raise RuntimeError(f"the compiled loop {self.name} failed")
+
+        return run
+
+    def _check(self, run: Callable[[Prepared], None], kind: str) -> None:
+        """Raise _UnfitError unless a loop makes of its known tile what it should."""
+        for tile in self.known:
+            given = prepare(tile.arguments())
+            if given.kind == kind:
+                run(given)
+                if digest_of(given) != tile.digest:
+                    raise _UnfitError("its machine code makes something else of a known tile")
+                return
+        raise _UnfitError(f"there is no known tile for arguments of the types {kind}")
+
+    def _by_numba(self) -> Callable[[Prepared], None]:
+        """Return the function as numba compiles and keeps it."""
+        import numba
+
+        written = getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
+        options = {k: v for k, v in written.targetoptions.items() if k != "nopython"}
+        try:
+            function = numba.njit(cache=True, **options)(written.py_func)
+        except RuntimeError:  # nowhere to keep it
+            function = written
+        return lambda given: function(*_original(given))
+
+
+class KnownTile(NamedTuple):
+    """Arguments of a loop, made anew by each call, and the hash of all arrays once it has run."""
+
+    arguments: Callable[[], tuple[Any, ...]]
+    digest: str
+
+
+def digest_of(given: Prepared) -> str:
+    """Return a hash of all arrays among the arguments of a loop."""
+    total = hashlib.sha256()
+
+    def add(argument: Any) -> None:
+        if isinstance(argument, tuple):
+            for part in argument:
+                add(part)
+        elif isinstance(argument, np.ndarray):
+            total.update(argument.tobytes())
+
+    add(_original(given))
+    return total.hexdigest()[:16]
 
 
 class Prepared:
@@ -93,15 +169,9 @@ class Prepared:
     def __init__(self, original: Any, kind: str, words: bytes) -> None:
         self.original, self.kind, self.words = original, kind, words
 
-    def head(self, size: int) -> Prepared:
-        """Return the first elements of an array of one dimension; it must have as many."""
-        _, _, _, itemsize, address, _, stride = _ARRAY.unpack(self.words)
-        words = _ARRAY.pack(0, 0, size, itemsize, address, size, stride)
-        return Prepared(self.original, self.kind, words)
-
 
 def prepare(argument: Any) -> Prepared:
-    """Return a contiguous array, an integer, or a tuple of these and of prepared ones, prepared.
+    """Return a contiguous array, a number, or a tuple of these and of prepared ones, prepared.
 
     Raises ValueError where an array is not contiguous.
     """
@@ -118,6 +188,8 @@ def prepare(argument: Any) -> Prepared:
         words = array("q", (0, 0, argument.size, argument.itemsize, address))
         words.extend((*argument.shape, *argument.strides))
         return Prepared(argument, f"{argument.dtype.str[1:]}x{argument.ndim}", words.tobytes())
+    if isinstance(argument, float):
+        return Prepared(argument, "float", struct.pack("d", argument))
     kind = "u8" if isinstance(argument, np.uint64) else type(argument).__name__
     return Prepared(argument, kind, (int(argument) % 2**64).to_bytes(8, sys.byteorder))
 
@@ -213,17 +285,19 @@ def _compiled(module: str, name: str, symbol: str, given: Prepared) -> bytes:
     """Return the machine code of a loop, under a name of ours and with nothing else around it."""
     import numba
 
-    cached = getattr(importlib.import_module(f"{__package__}.{module}"), name)
-    # what comes out of numba's own cache cannot be looked into
-    options = {k: v for k, v in cached.targetoptions.items() if k != "nopython"}
-    fresh = numba.njit(cached.py_func, **options)
-    fresh.compile(tuple(map(numba.typeof, _original(given))))
+    written = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    arguments = _original(given)
+    fresh = numba.njit(
+        written.py_func, **{k: v for k, v in written.targetoptions.items() if k != "nopython"}
+    )
+    fresh.compile(tuple(map(numba.typeof, arguments)))
     (compiled,) = fresh.overloads.values()
     text = compiled.library.get_llvm_str()
     loop = llvm.parse_assembly(text).get_function(compiled.fndesc.llvm_func_name)
     kinds = [str(argument.type) for argument in loop.arguments]
-    if len(kinds) != 2 + len(given.words) // 8:
-        raise RuntimeError(f"numba calls {name} otherwise than megasim expects")
+    expected = ["ptr", "ptr", *_expected_kinds(arguments)]
+    if kinds != expected or _parts_of_arrays() != _ARRAY_PARTS:
+        raise _UnfitError("numba hands over arguments otherwise than megasim expects")
     parsed = llvm.parse_assembly(text + _entry(symbol, loop.name, kinds))
     for function in parsed.functions:
         if not function.is_declaration and function.name != symbol:
@@ -232,8 +306,27 @@ def _compiled(module: str, name: str, symbol: str, given: Prepared) -> bytes:
     missing = {f.name for f in parsed.functions if f.is_declaration}
     missing = {m for m in missing if not m.startswith("llvm.")} - _C_LIBRARY
     if missing:
-        raise RuntimeError(f"{name} needs more than itself: {', '.join(sorted(missing))}")
+        raise _UnfitError(f"it calls {', '.join(sorted(missing))}, which is not loaded with it")
     return bytes(_machine().emit_object(parsed))
+
+
+def _expected_kinds(argument: Any) -> list[str]:
+    """Return the types, in LLVM, of the parts of an argument."""
+    if isinstance(argument, tuple):
+        return [kind for part in argument for kind in _expected_kinds(part)]
+    if isinstance(argument, np.ndarray):
+        return [*_ARRAY_KINDS, *["i64"] * (2 * argument.ndim)]
+    if isinstance(argument, bool):
+        return ["i1"]
+    return ["double" if isinstance(argument, float) else "i64"]
+
+
+def _parts_of_arrays() -> tuple[str, ...]:
+    """Return the parts of an array in numba's order."""
+    import numba
+    from numba.core.datamodel.registry import default_manager
+
+    return tuple(default_manager[numba.float32[::1]]._fields)
 
 
 def _entry(symbol: str, loop: str, kinds: Sequence[str]) -> str:
@@ -250,9 +343,8 @@ def _entry(symbol: str, loop: str, kinds: Sequence[str]) -> str:
         if kind == "i64":
             given.append(f"i64 %int{i}")
         else:
-            lines.append(
-                f"%arg{i} = {'inttoptr' if kind == 'ptr' else 'trunc'} i64 %int{i} to {kind}"
-            )
+            how = {"ptr": "inttoptr", "double": "bitcast"}.get(kind, "trunc")
+            lines.append(f"%arg{i} = {how} i64 %int{i} to {kind}")
             given.append(f"{kind} %arg{i}")
     lines.append(f'%status = call i32 @"{loop}"({", ".join(given)})')
     return "\n".join([*lines, "ret i32 %status", "}\n"])
