@@ -199,7 +199,11 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         show_json(records(frame))
         return
-    frame["size"] = [byte_text(int(size)) if size == size else None for size in frame["bytes"]]
+    known = frame["bytes"].notna()
+    sizes = [
+        byte_text(int(size)) if ok else None for size, ok in zip(frame["bytes"], known, strict=True)
+    ]
+    frame["size"] = sizes
     frame["ingested"] = frame["ingested_at"].dt.strftime("%Y-%m-%d")
     columns = ["name", "family", "variant", "format", "keys", "parameters", "dtypes"]
     show(table_text(frame[[*columns, "size", "ingested", "path"]]))
