@@ -7,6 +7,7 @@ import errno
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,17 @@ class _Commands(click.Group):
     type=click.Path(dir_okay=False, path_type=Path),
     help="The store; MEGASIM_DB, or megasim.duckdb in this folder when not given.",
 )
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default="10",
+    metavar="[SECONDS]",
+    help="How long to wait for a store that another process writes to, or reads when this one is "
+    "to write: for ever when no number follows.",
+)
 @click.pass_context
-def megasim(ctx: click.Context, db: Path | None) -> None:
+def megasim(ctx: click.Context, db: Path | None, wait: float) -> None:
     """What changed between these checkpoints, and where did each come from?
 
     \b
@@ -108,10 +118,11 @@ def main() -> None:
     os._exit(code)
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; an error is printed, never raised."""
     try:
-        result: Any = megasim.main(arguments, prog_name="megasim", standalone_mode=False)
+        given = _with_endless_wait(arguments)
+        result: Any = megasim.main(given, prog_name="megasim", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as ended:
@@ -147,6 +158,20 @@ def run(arguments: list[str]) -> int:
 
         show_error(explained(error))
         return 1
+
+
+def _with_endless_wait(arguments: Sequence[str]) -> list[str]:
+    """Return arguments in which a --wait without a number has one, which click cannot tell.
+
+    >>> _with_endless_wait(["--wait", "models"]), _with_endless_wait(["--wait", "5", "models"])
+    (['--wait=inf', 'models'], ['--wait', '5', 'models'])
+    """
+    given = list(arguments)
+    for i, argument in enumerate(given):
+        number = given[i + 1] if i + 1 < len(given) else ""
+        if argument == "--wait" and not number.replace(".", "", 1).isdigit():
+            given[i] = "--wait=inf"
+    return given
 
 
 def _system_error(error: OSError) -> MegasimError:

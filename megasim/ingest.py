@@ -125,10 +125,26 @@ def ingest_paths(
         UsageError: there is nothing at any path, a name is given to a folder of several
             checkpoints, or the store has sketches of another size.
     """
+    with store.job(), stoppable():
+        return _ingest_paths(
+            store, paths, executor, names or {}, rules, sketch_size, reread, progress
+        )
+
+
+def _ingest_paths(
+    store: Store,
+    paths: Sequence[Path],
+    executor: Executor,
+    names: Mapping[str, Path],
+    rules: Rules | None,
+    sketch_size: int,
+    reread: bool,
+    progress: Progress,
+) -> IngestResult:
     _check_sketch_size(store, sketch_size)
-    paths = list(dict.fromkeys([*paths, *(names or {}).values()]))
+    paths = list(dict.fromkeys([*paths, *names.values()]))
     require_some(paths)
-    aliases = {name: path.resolve() for name, path in (names or {}).items()}
+    aliases = {name: path.resolve() for name, path in names.items()}
     # the first name of a path is its model's; the others are copies
     first = {path: name for name, path in reversed(aliases.items())}
     run = _Ingest(
@@ -150,9 +166,8 @@ def ingest_paths(
             )
     progress.start("Ingesting", sum(_size(path) for path in found), "bytes")
     try:
-        with stoppable():
-            for job in run.jobs(found):
-                run.finish(job)
+        for job in run.jobs(found):
+            run.finish(job)
         for name, path in aliases.items():
             if first[path] != name:
                 run.alias(name, path)
@@ -322,9 +337,10 @@ class _Ingest:
         except CheckpointError as error:
             self.result.failed.append(error)
             return
-        if here is not None:
-            self.store.remove_model(here.id)
-        self.store.copy_model(model, twin)
+        with self.store.transaction():
+            if here is not None:
+                self.store.remove_model(here.id)
+            self.store.copy_model(model, twin)
         self.result.copied.append(name)
 
     def finish(self, job: _Job) -> None:
@@ -338,6 +354,7 @@ class _Ingest:
             return
         with held_interrupts():
             self.store.save_model(job.model, tensors)
+            self.store.release()
         (self.result.replaced if job.model.id else self.result.added).append(job.model.name)
 
     def gather(self, job: _Job) -> list[ModelTensor]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode
+from megasim.store.lease import DEFAULT_WAIT
 from megasim.store.rows import Pair, Store
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ class StoreJobs:
     A model is named whole, or by any beginning of its name that no other name has.
     """
 
-    def __init__(self, path: Path, mode: Mode, *, memory: int = DEFAULT_MEMORY) -> None:
+    def __init__(
+        self, path: Path, mode: Mode, *, memory: int = DEFAULT_MEMORY, wait: float = DEFAULT_WAIT
+    ) -> None:
         self.memory = memory
         # the database spills to disk beyond its share; below 1 GiB some joins cannot
-        self.store = Store(path, mode, memory=None if mode == "read" else max(memory, 1 << 30))
+        limit = None if mode == "read" else max(memory, 1 << 30)
+        self.store = Store(path, mode, memory=limit, wait=wait)
 
     def __enter__(self) -> Self:
         return self
@@ -188,9 +192,10 @@ class StoreJobs:
         from megasim.exchange.fingerprint_file import import_fingerprints
         from megasim.exchange.mega_cmp_import import import_path
 
-        if Path(path).suffix.lower() == ".parquet":
-            return import_fingerprints(self.store, Path(path))
-        return import_path(self.store, Path(path), progress=progress)
+        with self.store.job():
+            if Path(path).suffix.lower() == ".parquet":
+                return import_fingerprints(self.store, Path(path))
+            return import_path(self.store, Path(path), progress=progress)
 
     def export_mega_cmp(
         self,

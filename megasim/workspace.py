@@ -20,6 +20,7 @@ from megasim.errors import UsageError
 from megasim.jobs import DEFAULT_MEMORY, StoreJobs, usable_cores
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode
+from megasim.store.lease import DEFAULT_WAIT
 from megasim.store.matrices import load_layers, main_component
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ DEFAULT_STORE = "megasim.duckdb"
 
 
 def open_store(
-    path: Path | str | None = None, mode: Mode = "write", *, memory: int | None = None
+    path: Path | str | None = None,
+    mode: Mode = "write",
+    *,
+    memory: int | None = None,
+    wait: float = DEFAULT_WAIT,
 ) -> Workspace:
     """Open a store; with `mode` "write" it is made if it is not there.
 
@@ -52,12 +57,13 @@ def open_store(
         path: the DuckDB file; `MEGASIM_DB`, or megasim.duckdb in the current folder when None.
         mode: "read" lets several processes in at once; "update" writes to a store that is there.
         memory: bytes for the work of ingest and compare together; 1 GiB when None.
+        wait: seconds to wait for a process that writes, or, to write, for those that read.
 
     Raises:
         NoAnswerError, NotAStoreError, StoreLockedError, StoreTooNewError, StoreTooOldError: see
             `connect`.
     """
-    return Workspace(store_path(path), mode, memory=memory or DEFAULT_MEMORY)
+    return Workspace(store_path(path), mode, memory=memory or DEFAULT_MEMORY, wait=wait)
 
 
 def store_path(path: Path | str | None = None) -> Path:
@@ -70,7 +76,8 @@ class Workspace(StoreJobs):
 
     A model is named whole, or by any beginning of its name that no other name has. Without a
     component, the UNet is used, or every component if no model has one. Methods that answer
-    write nothing but estimates, and files that were asked for.
+    write nothing but estimates, and files that were asked for. The file of the store is open
+    while it is used, and half a second longer: other processes read and write in between.
     """
 
     # The store and its tables
@@ -437,9 +444,10 @@ def compact_store(
     path: Path | str | None = None,
     *,
     memory: int = DEFAULT_MEMORY,
+    wait: float = DEFAULT_WAIT,
     progress: Progress = NO_PROGRESS,
 ) -> Compaction:
     """Write a store anew at its true size. See `compaction.compact_store`."""
     from megasim.store.compaction import compact_store
 
-    return compact_store(store_path(path), memory=memory, progress=progress)
+    return compact_store(store_path(path), memory=memory, wait=wait, progress=progress)

@@ -210,13 +210,15 @@ order by h.canonical_key;
 -- name: begin_plan
 -- Contents that stand under more than one key or shape. A pair of one of them, or of renamed keys,
 -- may be met several times, and is noted so that it is planned once; any other is met only once.
+-- {batch} are those noted before the store was last opened.
 create or replace temp table many_keyed as
 select tensor_id
 from model_tensor
 group by tensor_id
 having min(canonical_key) <> max(canonical_key)
     or min(canonical_shape) <> max(canonical_shape);
-create or replace temp table ambiguous (tensor_a integer, tensor_b integer, rows bigint);
+create or replace temp table ambiguous as
+select tensor_a::integer as tensor_a, tensor_b::integer as tensor_b, rows::bigint as rows from batch;
 
 -- name: plan_keys
 -- The pairs of contents under some keys that still lack a distance, each once; for cossim, once for
@@ -301,6 +303,10 @@ from work f
 where w.is_ambiguous and f.is_ambiguous
     and f.tensor_a = w.tensor_a and f.tensor_b = w.tensor_b and f.rows < w.rows;
 insert into ambiguous select tensor_a, tensor_b, rows from work where is_ambiguous;
+
+-- name: ambiguous_work
+-- Those of the planned pairs that are noted.
+select tensor_a, tensor_b, rows from work where is_ambiguous;
 
 -- name: planned_work
 -- The planned pairs; those of one position are computed side by side.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from megasim.errors import UsageError, printable
-from megasim.interrupts import interrupting
 from megasim.store.rows import Store
 from megasim.store.statements import named_statements
 
@@ -22,16 +21,15 @@ def query_table(store: Store, query: str) -> pd.DataFrame:
         UsageError: DuckDB does not accept the query; its message says why.
     """
     try:
-        with interrupting(store.connection.interrupt):
-            result = store.connection.execute(query)
-        if result is None:  # duckdb's stubs do not know of it
-            raise UsageError("the query is empty", 'write "select …"')
-        return result.df()
+        result = store.query(query)
     except duckdb.Error as error:
         # what points at a column points at nothing once the lines are one
         lines = [line.strip() for line in str(error).splitlines()]
         message = " · ".join(line for line in lines if line.strip("^~ "))
         raise UsageError(printable(message, 600)) from None
+    if result is None:
+        raise UsageError("the query is empty", 'write "select …"')
+    return result
 
 
 def sql_examples() -> dict[str, str]:

@@ -115,10 +115,18 @@ memory = click.option(
 def open_workspace(
     ctx: click.Context, mode: Mode = "read", *, memory: int | None = None
 ) -> Workspace:
-    """Open the store of this call; it is closed when the command ends."""
+    """Open the store of this call; it is closed when the command ends.
+
+    To "read" is to read all of one moment: nobody writes until the store is released or closed.
+    """
     from megasim.workspace import open_store
 
-    return ctx.with_resource(open_store(ctx.find_root().obj, mode, memory=memory))
+    root = ctx.find_root()
+    wait = root.params["wait"]
+    workspace = ctx.with_resource(open_store(root.obj, mode, memory=memory, wait=wait))
+    if mode == "read":
+        workspace.store.keep()
+    return workspace
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -195,7 +195,9 @@ def compare_command(
 @click.pass_context
 def models_command(ctx: click.Context, as_json: bool) -> None:
     """List the models of the store."""
-    frame = options.open_workspace(ctx).models()
+    workspace = options.open_workspace(ctx)
+    frame = workspace.models()
+    workspace.store.release()  # who reads what is printed may take his time
     if as_json:
         show_json(records(frame))
         return
@@ -247,6 +249,7 @@ def sql_command(
         )
     workspace = options.open_workspace(ctx)
     frame = workspace.sql(query) if query is not None else workspace.sql_example(str(example))
+    workspace.store.release()  # who reads what is printed may take his time
     if as_json:
         show_json(records(frame))
     elif as_csv:

@@ -44,7 +44,9 @@ def compact_command(ctx: click.Context, memory: int, as_json: bool) -> None:
     """
     from megasim.workspace import compact_store
 
-    done = compact_store(ctx.find_root().obj, memory=memory, progress=ConsoleProgress())
+    root = ctx.find_root()
+    wait = root.params["wait"]
+    done = compact_store(root.obj, memory=memory, wait=wait, progress=ConsoleProgress())
     if as_json:
         show_json(done.to_json())
         return

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,13 @@ from megasim.checkpoint.opening import Checkpoint, open_checkpoint
 from megasim.compare.piece import PairDistances, PairPiece, run_pair_piece
 from megasim.compare.plan import Ids, PairPlan, PlannedPiece
 from megasim.compare.renames import NamedTensor, find_renames
-from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.errors import (
+    CheckpointError,
+    MegasimError,
+    StoreLockedError,
+    UsageError,
+    printable,
+)
 from megasim.extras import require_extra
 from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
@@ -31,7 +38,10 @@ DEFAULT_MEMORY = 1 << 30
 
 # Results are saved when this many rows or seconds have come together.
 _SAVE_ROWS = 200_000
+_MOST_ROWS = 2_000_000  # from which on there is no room for more
 _SAVE_SECONDS = 5.0
+# Between two batches that follow each other at once, for readers that wait.
+_PAUSE_SECONDS = 0.05
 # Pieces in other processes, which a signal may not have reached, are waited for so long.
 _END_SECONDS = 1.0
 # Pairs are summed up so many at a time, or as many as one model has with those after it.
@@ -129,15 +139,16 @@ def compare_models(
                 f"choose of {', '.join(ON_REQUEST)}; l0, l1 and l2 are always computed",
             )
     result = CompareResult(pairs_asked=len(pairs))
-    missing = missing_pairs(store, pairs, metrics)
-    result.pairs_known = len(pairs) - len(missing)
-    checkpoints = _open_checkpoints(store, missing, result)
-    todo = [pair for pair in missing if pair[0] in checkpoints and pair[1] in checkpoints]
-    if not todo:
-        return result
-    _add_pairs(store, todo)
-    flags = {metric: metric in metrics for metric in ON_REQUEST}
-    with stoppable():
+    with store.job(), stoppable():
+        missing = missing_pairs(store, pairs, metrics)
+        result.pairs_known = len(pairs) - len(missing)
+        checkpoints = _open_checkpoints(store, missing, result)
+        todo = [pair for pair in missing if pair[0] in checkpoints and pair[1] in checkpoints]
+        if not todo:
+            return result
+        _add_pairs(store, todo)
+        store.release()
+        flags = {metric: metric in metrics for metric in ON_REQUEST}
         plan = PairPlan(store, todo, checkpoints, **flags)
         run = _Comparison(store, executor, plan, memory // workers, device, result)
         run.compute(2 * workers, progress)
@@ -159,20 +170,31 @@ def sum_up_pairs(
     All their distances must be in the store, and `linf` and `cossim` where they are said to be.
     """
     progress.start("Summing up", len(pairs), "pairs")
+    batches = _batches(sorted(pairs))
+    group = next(batches, None)
     try:
-        for group in _batches(sorted(pairs)):
-            batch = {"batch": pair_table(group)}
-            first, last = group[0][0], group[-1][0]
+        while group is not None:
+            began = time.monotonic()
             with store.transaction():
-                store.write("finish_pairs", tables=batch, linf=linf, cossim=cossim)
-                store.write("drop_weaker_components", tables=batch)
-                store.write("drop_imported_layers", tables=batch)
-                store.write("judge_pairs", tables=batch, first=first, last=last)
-                store.write("measure_judged")
-                store.write("add_exact_components")
-            progress.advance(len(group))
+                while group is not None and time.monotonic() - began < _SAVE_SECONDS:
+                    _sum_up(store, group, linf, cossim)
+                    progress.advance(len(group))
+                    group = next(batches, None)
+            if group is not None:
+                store.release()
+                time.sleep(_PAUSE_SECONDS)
     finally:
         progress.finish()
+
+
+def _sum_up(store: Store, pairs: Sequence[Pair], linf: bool, cossim: bool) -> None:
+    batch = {"batch": pair_table(pairs)}
+    store.write("finish_pairs", tables=batch, linf=linf, cossim=cossim)
+    store.write("drop_weaker_components", tables=batch)
+    store.write("drop_imported_layers", tables=batch)
+    store.write("judge_pairs", tables=batch, first=pairs[0][0], last=pairs[-1][0])
+    store.write("measure_judged")
+    store.write("add_exact_components")
 
 
 def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
@@ -293,7 +315,8 @@ class _Comparison:
         finally:
             for future in running:
                 future.cancel()
-            self._save()
+            with held_interrupts():
+                self._save()
             wait(running, timeout=_END_SECONDS)
             progress.finish()
 
@@ -313,14 +336,18 @@ class _Comparison:
 
     def _save_in_time(self) -> None:
         late = time.monotonic() - self.saved_at > _SAVE_SECONDS
-        if late or sum(len(pairs) for pairs, _ in self.unsaved) >= _SAVE_ROWS:
-            self._save()
+        rows = sum(len(pairs) for pairs, _ in self.unsaved)
+        if not (late or rows >= _SAVE_ROWS):
+            return
+        # while somebody reads the work goes on, as long as there is room for what comes of it
+        with held_interrupts(), suppress(StoreLockedError) if rows < _MOST_ROWS else nullcontext():
+            self._save(wait=0.0 if rows < _MOST_ROWS else None)
+            self.store.release()
 
-    def _save(self) -> None:
+    def _save(self, wait: float | None = None) -> None:
         """Save what has come in, each metric in its table, in one transaction."""
-        unsaved, self.unsaved = self.unsaved, []
-        self.saved_at = time.monotonic()
-        with held_interrupts(), self.store.transaction():
+        unsaved = self.unsaved
+        with self.store.transaction(wait=wait):
             for statement, metrics in _STATEMENTS.items():
                 having = [(p, d) for p, d in unsaved if getattr(d, metrics[0]) is not None]
                 if not having:
@@ -337,3 +364,5 @@ class _Comparison:
                     columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
                 values = {"metric_version": METRIC_VERSION} if statement == "add_distances" else {}
                 self.store.write(statement, tables={"batch": columns}, **values)
+        self.unsaved = []
+        self.saved_at = time.monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,13 +70,18 @@ class PairPlan:
         chosen = {"model_id": sorted({model for pair in pairs for model in pair})}
         self._keys = store.arrays("keys_to_plan", tables={"chosen": chosen})
         self.elements = int(self._keys["elements"].sum())
+        self._ambiguous = {
+            "tensor_a": np.zeros(0, dtype=np.int32),
+            "tensor_b": np.zeros(0, dtype=np.int32),
+            "rows": np.zeros(0, dtype=np.int64),
+        }
+        self._begun_in = 0  # the opening of the store that the temporary tables are of
 
     def pieces(self, progress: Progress) -> Iterator[PlannedPiece]:
         """Yield pieces, in the order of the keys; each pair of contents is in one of them.
 
         `progress` is told of the elements that need not be read.
         """
-        self._store.write("begin_plan")
         size = max(1, _PLANNED_LAYERS // len(self._pairs["model_a"]))
         for start in range(0, len(self._keys["canonical_key"]), size):
             keys, elements = (
@@ -87,9 +93,7 @@ class PairPlan:
 
     def _pieces_of(self, keys: npt.NDArray[np.object_]) -> Iterator[PlannedPiece]:
         tables: dict[str, Table] = {"batch": self._pairs, "keys": {"canonical_key": keys}}
-        self._store.write("plan_keys", tables=tables, **self._needs)
-        self._store.write("remember_ambiguous")
-        work = self._store.arrays("planned_work")
+        work = self._work(tables)
         pairs: Ids = np.stack([work["tensor_a"], work["tensor_b"]], axis=1)
         places = self._places(np.unique(pairs))
         (starts,) = np.nonzero(np.diff(work["position"], prepend=-1))
@@ -112,6 +116,21 @@ class PairPlan:
                 piece = PlannedPiece()
         if piece.positions:
             yield piece
+
+    def _work(self, tables: Mapping[str, Table]) -> dict[str, npt.NDArray[Any]]:
+        """Return the pairs of contents to compute under some keys, those of one position together.
+
+        What was noted in temporary tables is put back where the store was closed, to save.
+        """
+        with self._store.opened() as opening:
+            if opening != self._begun_in:
+                self._store.write("begin_plan", tables={"batch": self._ambiguous})
+                self._begun_in = opening
+            self._store.write("plan_keys", tables=tables, **self._needs)
+            self._store.write("remember_ambiguous")
+            for column, noted in self._store.arrays("ambiguous_work").items():
+                self._ambiguous[column] = np.concatenate([self._ambiguous[column], noted])
+            return self._store.arrays("planned_work")
 
     def _places(self, contents: Ids) -> dict[int, tuple[TensorRef, int]]:
         """Return where to read each content, and in which model that is."""

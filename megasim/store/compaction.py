@@ -19,6 +19,7 @@ from megasim.errors import MegasimError, printable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import connect
 from megasim.store.statements import statement
+from megasim.store.writer_lock import writer_lock
 
 # Rows of a table that are copied by one statement.
 _ROWS_AT_ONCE = 500_000
@@ -38,7 +39,11 @@ class Compaction:
 
 
 def compact_store(
-    path: Path, *, memory: int | None = None, progress: Progress = NO_PROGRESS
+    path: Path,
+    *,
+    memory: int | None = None,
+    wait: float = 0.0,
+    progress: Progress = NO_PROGRESS,
 ) -> Compaction:
     """Write the store at `path` anew, without what no model holds any more.
 
@@ -51,6 +56,13 @@ def compact_store(
     """
     place = path.resolve()
     part = place.with_name(f"{place.name}.compacting")
+    with writer_lock(place, wait):
+        return _compact(place, part, path, memory, progress)
+
+
+def _compact(
+    place: Path, part: Path, path: Path, memory: int | None, progress: Progress
+) -> Compaction:
     connect(path, "update", memory=memory).close()  # up to date, and nothing left in its .wal
     before = place.stat().st_size
     _remove(part)

@@ -166,6 +166,10 @@ def _open(
                 "move the .wal file beside it away to go on with what was saved before the last "
                 "changes; checkpoints can always be read again",
             ) from None
+        if "different configuration" in text:
+            raise StoreLockedError(
+                f"{printable(path)} is in use by this process", "close it there first"
+            ) from None
         if not isinstance(error, duckdb.IOException):
             raise
         if "Could not set lock" in text:
@@ -173,7 +177,7 @@ def _open(
             who = f"process {holder.group(1)}" if holder else "another process"
             raise StoreLockedError(
                 f"{printable(path)} is in use by {who}",
-                "wait until it is done, or stop it; what it has saved is kept",
+                "wait until it is done (see --wait), or stop it; what it has saved is kept",
             ) from None
         if system := re.search(r"Cannot open file .*: (.+)", text):
             raise MegasimError(

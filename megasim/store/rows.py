@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.errors import UsageError, printable
-from megasim.interrupts import interrupting
 from megasim.matrix.model_names import full_name, no_such_model
 from megasim.store.batches import Table, duckdb_columns, table_of, tensor_table
-from megasim.store.connection import Mode, connect
+from megasim.store.connection import Mode
+from megasim.store.lease import DEFAULT_WAIT, Lease
 from megasim.store.statements import statement
 
 if TYPE_CHECKING:
@@ -102,10 +102,11 @@ class Store:
         *,
         memory: int | None = None,
         threads: int | None = None,
+        wait: float = DEFAULT_WAIT,
     ) -> None:
         self.path = Path(path)
         self.mode = mode
-        self.connection = connect(self.path, mode, memory=memory, threads=threads)
+        self._lease = Lease(self.path, mode, memory=memory, threads=threads, wait=wait)
 
     def __enter__(self) -> Store:
         return self
@@ -115,7 +116,36 @@ class Store:
 
     def close(self) -> None:
         """Close the file. The store is not usable afterwards."""
-        self.connection.close()
+        self._lease.close()
+
+    # When other processes get their turn
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The connection itself; once asked for, it is kept open, and others wait."""
+        return self._lease.keep()
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Keep the store open for a block; temporary tables of another number are gone."""
+        with self._lease.use():
+            yield self._lease.openings
+
+    def keep(self) -> None:
+        """Keep the store open until the end, so that all that is read is of one moment."""
+        self._lease.keep()
+
+    def release(self) -> None:
+        """Let others have the store until the next statement. See `Lease`."""
+        self._lease.release()
+
+    def job(self) -> AbstractContextManager[None]:
+        """Write in turns with the readers for the length of a block. See `Lease.job`."""
+        return self._lease.job()
+
+    def transaction(self, *, wait: float | None = None) -> AbstractContextManager[None]:
+        """All of the block is saved, or nothing of it. See `Lease.transaction`."""
+        return self._lease.transaction(wait=wait)
 
     # How every statement runs: by its name, with tables registered for the one call.
 
@@ -123,8 +153,8 @@ class Store:
         self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
     ) -> pd.DataFrame:
         """Return the result of a statement of `sql/` as a frame."""
-        with self._registered(tables or {}):
-            return self._execute(name, values).df()
+        with self._running(name, tables or {}, values) as result:
+            return result.df()
 
     def arrays(
         self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
@@ -133,53 +163,45 @@ class Store:
 
         NULL is NaN among floats, and None among anything else, which makes that column objects.
         """
-        with self._registered(tables or {}):
-            found = self._execute(name, values).fetchnumpy()
-            return {name: _without_mask(column) for name, column in found.items()}
+        with self._running(name, tables or {}, values) as result:
+            return {name: _without_mask(column) for name, column in result.fetchnumpy().items()}
 
     def rows(
         self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
     ) -> list[tuple[Any, ...]]:
         """Return the result of a statement of `sql/` as tuples."""
-        with self._registered(tables or {}):
-            return self._execute(name, values).fetchall()
+        with self._running(name, tables or {}, values) as result:
+            return result.fetchall()
 
     def write(
         self, name: str, /, *, tables: Mapping[str, Table] | None = None, **values: Any
     ) -> None:
         """Run a statement of `sql/` that changes the store, or the tables of a piece of work."""
-        with self._registered(tables or {}):
-            self._execute(name, values)
+        with self._running(name, tables or {}, values):
+            pass
 
-    def _execute(self, name: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
-        sql = statement(name)
-        with interrupting(self.connection.interrupt):
-            return self.connection.execute(sql, values) if values else self.connection.execute(sql)
-
-    @contextmanager
-    def _registered(self, tables: Mapping[str, Table]) -> Iterator[None]:
-        for name, table in tables.items():
-            self.connection.register(name, duckdb_columns(table))
-        try:
-            yield
-        finally:
-            # in a transaction that failed nothing can be unregistered, and nothing needs to be
-            with suppress(duckdb.TransactionException):
-                for name in tables:
-                    self.connection.unregister(name)
+    def query(self, sql: str, values: object = None) -> pd.DataFrame | None:
+        """Return the result of SQL as a frame; None where there is no statement in it."""
+        with self._lease.use() as connection:
+            result = connection.execute(sql, values)
+            return None if result is None else result.df()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All of the block is saved, or nothing of it."""
-        try:
-            self.connection.begin()
-            yield
-            self.connection.commit()
-        except BaseException:
-            # a signal may have come just before it began, or just after it was saved
-            with suppress(duckdb.TransactionException):
-                self.connection.rollback()
-            raise
+    def _running(
+        self, name: str, tables: Mapping[str, Table], values: Mapping[str, Any]
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Run a statement; its result is fetched within the block."""
+        with self._lease.use() as connection:
+            for table, columns in tables.items():
+                connection.register(table, duckdb_columns(columns))
+            try:
+                sql = statement(name)
+                yield connection.execute(sql, values) if values else connection.execute(sql)
+            finally:
+                # in a transaction that failed nothing can be unregistered, and need not be
+                with suppress(duckdb.TransactionException):
+                    for table in tables:
+                        connection.unregister(table)
 
     def content_digest(self) -> str:
         """Return a text that changes with the models, what they hold and what is known of pairs.
@@ -193,10 +215,11 @@ class Store:
 
     def models(self) -> list[Model]:
         """Return all models, in the order they came."""
-        found = self._execute("models", {})
-        columns = [column[0] for column in found.description]
+        with self._running("models", {}, {}) as found:
+            columns = [column[0] for column in found.description]
+            rows = found.fetchall()
         models = []
-        for row in found.fetchall():
+        for row in rows:
             values = dict(zip(columns, row, strict=True))
             values["metadata"] = json.loads(values["metadata"] or "{}")
             values["skipped"] = json.loads(values["skipped"] or "{}")
@@ -254,14 +277,11 @@ class Store:
     @contextmanager
     def looking_at(self, model: Model, tensors: Sequence[ModelTensor]) -> Iterator[int]:
         """Hold a model in the store for the length of a block, under an id of its own."""
-        self.connection.begin()
-        try:
+        with self._lease.rolled_back():
             model_id = int(self.rows("next_model_id")[0][0])
             self._add_model(model, model_id)
             self._add_tensors(model_id, tensors, model.fingerprint_version)
             yield model_id
-        finally:
-            self.connection.rollback()
 
     def copy_model(self, model: Model, twin: Model) -> int:
         """Save a model whose file is that of `twin` over again, and return its id."""
@@ -274,11 +294,13 @@ class Store:
 
     def move_model(self, model_id: int, path: str) -> None:
         """Note where the file of a model lies now."""
-        self.write("move_model", id=model_id, path=path)
+        with self.transaction():
+            self.write("move_model", id=model_id, path=path)
 
     def rename_model(self, model_id: int, name: str) -> None:
         """Give a model another name; everything known of it stays."""
-        self.write("rename_model", id=model_id, name=name)
+        with self.transaction():
+            self.write("rename_model", id=model_id, name=name)
 
     def forget_models(self, names: Iterable[str]) -> None:
         """Forget models, their pairs, and what no other model holds; all of it, or nothing.
@@ -398,7 +420,8 @@ class Store:
         rows = {(name, min(p), max(p)) for name, pairs in groups.items() for p in pairs}
         if rows:
             batch = table_of(["name", "model_a", "model_b"], sorted(rows))
-            self.write("add_group_pairs", tables={"batch": batch})
+            with self.transaction():
+                self.write("add_group_pairs", tables={"batch": batch})
 
 
 def _without_mask(column: Any) -> npt.NDArray[Any]:

@@ -40,7 +40,9 @@ def run_query(
     """
     purpose, _, body = statement(name).partition("\nselect")
     sql = _filled("select" + body, models, model, components, path)
-    return QueryResult(sql, purpose_of(purpose), store.connection.execute(sql).df())
+    found = store.query(sql)
+    assert found is not None
+    return QueryResult(sql, purpose_of(purpose), found)
 
 
 _VALUE = re.compile(r"\$(models|model|components|path)\b")

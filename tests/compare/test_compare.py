@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import megasim
+from megasim.compare import pairs
 from megasim.compare import plan as pair_plan
 from megasim.store.matrices import load_layers
 from tests.models import nudged, random_model, write_model
@@ -204,11 +205,13 @@ def test_layer_matrices_hold_what_the_view_says(tmp_path: Path, store) -> None:
         assert {"block.0.weight", last} <= set(found.keys) and "odd" not in found.keys
 
 
+@pytest.mark.parametrize("saved_at_once", [200_000, 1])
 def test_a_pair_of_contents_met_under_several_keys_is_computed_once(
-    tmp_path: Path, store, monkeypatch
+    tmp_path: Path, store, monkeypatch, saved_at_once: int
 ) -> None:
-    """Tied weights, and renames in both directions, planned key by key."""
+    """Tied weights, and renames in both directions, planned key by key, and saved so, too."""
     monkeypatch.setattr(pair_plan, "_PLANNED_LAYERS", 1)
+    monkeypatch.setattr(pairs, "_SAVE_ROWS", saved_at_once)
     base = random_model(0, keys=6)
     base["z.tied"] = base["block.0.weight"]
     tuned = nudged(base, 1, *list(base)[1:6])

@@ -1,0 +1,170 @@
+"""Real processes that read while another one writes, and the other way round."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import megasim
+from megasim.errors import StoreLockedError
+from tests.models import nudged, random_model, write_model
+
+# A line for each piece of work; the next one begins when a line has come in.
+STEP_BY_STEP = """if True:
+    import sys
+    import megasim.cli as cli
+    import megasim.compare.pairs as pairs, megasim.compare.plan as plan, megasim.ingest as ingest
+    plan._PIECE_ELEMENTS = pairs._SAVE_ROWS = 1
+    def told(work):
+        def run(*given):
+            print('piece', flush=True)
+            sys.stdin.readline()
+            return work(*given)
+        return run
+    ingest.fingerprint_refs = told(ingest.fingerprint_refs)
+    pairs.run_pair_piece = told(pairs.run_pair_piece)
+    cli.main()
+"""
+
+
+class Stepped:
+    """A command in a process of its own that works piece by piece, when it is told to."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", STEP_BY_STEP, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for_piece(self) -> bool:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline() == "piece\n"
+
+    def step(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def finish(self) -> int:
+        out, _ = self.process.communicate("\n" * 10_000, timeout=120)
+        del out
+        return self.process.returncode
+
+
+def command(db: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    given = [sys.executable, "-m", "megasim.cli", "--db", str(db), *map(str, arguments)]
+    return subprocess.run(given, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for i in range(4):
+        tensors = nudged(random_model(0, 6), i, by=0.1)
+        write_model(tmp_path / "models" / f"m{i}.safetensors", tensors)
+    return tmp_path / "models"
+
+
+def test_an_ingest_can_be_watched(tmp_path: Path, models: Path) -> None:
+    db = tmp_path / "s.duckdb"
+    ingest = Stepped("--db", db, "ingest", models, "--workers", "1")
+    seen = []
+    for _ in range(4):
+        assert ingest.wait_for_piece()
+        with megasim.open_store(db, "read") as store:  # while the piece is under way
+            seen.append(len(store.models()))
+        assert ingest.process.poll() is None
+        ingest.step()
+    assert ingest.finish() == 0
+    with megasim.open_store(db, "read") as store:
+        seen.append(len(store.models()))
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0, 4)
+
+
+def test_a_comparison_can_be_watched(tmp_path: Path, models: Path) -> None:
+    db = tmp_path / "s.duckdb"
+    with megasim.open_store(db) as store:
+        store.ingest(models)
+    compare = Stepped("--db", db, "compare", "--workers", "1")
+    known = []
+    for _ in range(4):
+        assert compare.wait_for_piece()
+        with megasim.open_store(db, "read") as store:
+            known.append(store.sql("select count(*) as n from tensor_distance")["n"][0])
+        compare.step()
+    assert compare.wait_for_piece()
+    for given in (["models"], ["sql", "from models"], ["report", "-o", tmp_path / "report"]):
+        assert command(db, *given).returncode == 0, given
+    assert compare.finish() == 0
+    assert known == sorted(known)
+    assert known[0] < known[-1]
+    with megasim.open_store(db) as store, megasim.open_store(tmp_path / "t.duckdb") as other:
+        other.ingest(models)
+        other.compare()
+        order = "select * from layer_distances order by all"
+        assert store.sql(order).equals(other.sql(order))
+
+
+def test_an_open_store_that_nobody_asks_blocks_no_writer(tmp_path: Path, models: Path) -> None:
+    db = tmp_path / "s.duckdb"
+    with megasim.open_store(db) as writer:
+        writer.ingest(models / "m0.safetensors")
+        with megasim.open_store(db, "update") as reader:
+            assert len(reader.models()) == 1
+            assert command(db, "ingest", models).returncode == 0
+            assert len(reader.models()) == 4
+        assert len(writer.models()) == 4
+
+
+def test_a_reader_that_goes_on_does_not_stop_a_comparison(tmp_path: Path, models: Path) -> None:
+    db = tmp_path / "s.duckdb"
+    with megasim.open_store(db) as store:
+        store.ingest(models)
+    compare = Stepped("--db", db, "compare", "--workers", "1")
+    assert compare.wait_for_piece()
+    with megasim.open_store(db, "read") as reader:
+        reader.store.keep()
+        for _ in range(4):  # which cannot be saved now
+            compare.step()
+            assert compare.wait_for_piece()
+        ((count,),) = reader.store.connection.execute(
+            "from tensor_distance select count(*)"
+        ).fetchall()
+        assert count == 0
+    assert compare.finish() == 0
+    with megasim.open_store(db, "read") as store:
+        assert store.sql("select count(*) as n from tensor_distance")["n"][0] == 36
+
+
+def test_a_second_writer_waits_for_the_first(tmp_path: Path, models: Path) -> None:
+    db = tmp_path / "s.duckdb"
+    first = Stepped("--db", db, "ingest", models, "--workers", "1")
+    assert first.wait_for_piece()
+    refused = command(db, "--wait", "0", "ingest", models)
+    assert (refused.returncode, f"process {first.process.pid}" in refused.stderr) == (3, True)
+    with (
+        megasim.open_store(db, wait=2) as store,
+        pytest.raises(StoreLockedError, match=f"process {first.process.pid}"),
+    ):
+        store.ingest(models)
+    second = subprocess.Popen(
+        [sys.executable, "-m", "megasim.cli", "--db", str(db), "--wait", "ingest", str(models)]
+    )
+    time.sleep(0.5)
+    assert first.finish() == 0
+    assert second.wait(timeout=60) == 0
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_writer_that_was_killed_holds_nothing_up(tmp_path: Path, models: Path) -> None:
+    db = tmp_path / "s.duckdb"
+    first = Stepped("--db", db, "ingest", models, "--workers", "1")
+    assert first.wait_for_piece()
+    first.process.kill()
+    first.process.wait()
+    assert command(db, "--wait", "0", "ingest", models).returncode == 0
