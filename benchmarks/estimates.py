@@ -56,9 +56,10 @@ def _key(models: int, length: int) -> KeyContents:
         place=codes,
         name=np.zeros(models, dtype=np.int32),
         sketches=rng.standard_normal((models, length), dtype=np.float32),
-        whole=False,
+        relative_variance=np.full(models, 2.0 / length),
         codes=np.stack([np.zeros_like(codes), codes, codes, codes], axis=1),
         finite=np.ones(models, dtype=np.bool_),
+        measured=np.ones(models, dtype=np.bool_),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megasim.anatomy.classification import ModelAnatomy, Rules, canonical_shape, classify_keys
+from megasim.anatomy.natures import key_natures
 from megasim.checkpoint.opening import (
     Checkpoint,
     TensorRef,
@@ -74,6 +75,7 @@ class _Job:
 
     model: Model
     anatomy: ModelAnatomy
+    natures: Mapping[str, str]
     refs: list[TensorRef]
     futures: list[Future[list[Fingerprint]]]
     sizes: list[int]
@@ -284,6 +286,7 @@ class _Ingest:
                 model, family=anatomy.family, variant=anatomy.variant, layout=anatomy.layout
             ),
             anatomy=anatomy,
+            natures=key_natures({k: (r.shape, r.dtype) for k, r in checkpoint.tensors.items()}),
             refs=refs,
             futures=[
                 self.executor.submit(fingerprint_refs, piece, self.sketch_size) for piece in pieces
@@ -379,6 +382,7 @@ class _Ingest:
                 block=part.block,
                 role=part.role,
                 fingerprint=fingerprint,
+                nature=job.natures[part.sources[0]],
             )
             for part, ref, fingerprint in zip(job.anatomy.parts, job.refs, prints, strict=True)
         ]

@@ -23,6 +23,7 @@ select
     b.position,
     mt.model_id,
     mt.tensor_id,
+    is_measured(mt.nature) as is_measured,
     dense_rank() over (order by mt.canonical_shape) - 1 as shape,
     dense_rank() over (order by mt.key) - 1 as name
 from model_tensor mt
@@ -72,7 +73,8 @@ select
     b.renamed, b.missing_a, b.missing_b, b.shape_mismatch, b.non_finite,
     null, null, b.l2, null, null, b.l2_error,
     b.keys_compared / nullif(
-        b.keys_compared + b.missing_a + b.missing_b + b.shape_mismatch + b.non_finite, 0)
+        b.keys_compared + b.missing_a + b.missing_b + b.shape_mismatch + b.non_finite, 0),
+    b.keys_measured
 from batch b
 anti join component_distance c
     on c.model_a = b.model_a and c.model_b = b.model_b and c.component = b.component

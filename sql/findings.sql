@@ -160,6 +160,7 @@ join tensor tb on tb.id = b.tensor_id and tb.l2 is not null
 where len(a.shape) >= 2
     and ta.dtype like '%float%'
     and tb.dtype like '%float%'
+    and is_measured(a.nature)
     and a.canonical_key not like '%position_ids'
     and ta.value_hash <> tb.value_hash
     and ta.fp16_hash <> tb.fp16_hash

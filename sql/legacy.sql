@@ -45,7 +45,8 @@ where c.model_a = b.model_a
 -- Published layer distances of a pair.
 insert into imported_layer
 select
-    model_a, model_b, canonical_key, key_a, key_b, component, block, role, status, l2, origin
+    model_a, model_b, canonical_key, key_a, key_b, component, block, role, status, l2, origin,
+    nature
 from batch
 order by canonical_key, status;
 
@@ -72,11 +73,12 @@ select
     count(*) filter (i.status = 'non_finite'),
     null,
     null,
-    sqrt(sum(i.l2 * i.l2 order by i.canonical_key)),
+    sqrt(sum(i.l2 * i.l2 order by i.canonical_key) filter (is_measured(i.nature))),
     null,
     null,
-    case when sum(i.l2) is not null then 0 end,
-    keys_compared / count(*)
+    case when sum(i.l2) filter (is_measured(i.nature)) is not null then 0 end,
+    keys_compared / count(*),
+    count(*) filter (i.status in ('identical', 'changed') and is_measured(i.nature))
 from imported_layer i
 join batch b on b.model_a = i.model_a and b.model_b = i.model_b
 group by i.model_a, i.model_b, i.component

@@ -6,6 +6,7 @@
 with whole as (
     select model_id, component, bit_xor(hash(canonical_key, tensor_id)) as signature
     from model_tensor
+    where is_measured(nature)
     group by all
 ),
 shared as (
@@ -30,6 +31,7 @@ from model_tensor mt
 join model m on m.id = mt.model_id
 join tensor t on t.id = mt.tensor_id
 left join shared s on s.tensor_id = mt.tensor_id
+where is_measured(mt.nature)
 group by m.id, m.name, mt.component
 order by m.id, mt.component;
 

@@ -44,7 +44,8 @@ insert into view_text values ($1);
 select
     id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
     metadata::varchar as metadata, skipped::varchar as skipped, fingerprint_version,
-    sketch_size
+    sketch_size, coalesce(part, '') as part, coalesce(part_role, 'weights') as part_role,
+    file_model_id
 from model
 order by id;
 
@@ -62,9 +63,15 @@ select coalesce(max(id), 0) + 1 from tensor;
 
 -- name: add_model
 -- One model; its tensors follow in the same transaction.
-insert into model values (
-    $id, $name, $source, $path, $format, $bytes, $mtime_ns, $header_hash, $family, $variant,
-    $layout, $metadata, $skipped, $ingested_at, $fingerprint_version, $sketch_size
+insert into model (
+    id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
+    metadata, skipped, ingested_at, fingerprint_version, sketch_size, part, part_role,
+    file_model_id, tier
+)
+values (
+    $id, $name, $source, $path, $format, $bytes, $mtime_ns, $header_hash, $family, $variant, $layout,
+    $metadata, $skipped, $ingested_at, $fingerprint_version, $sketch_size, $part, $part_role,
+    $file_model_id, 'full'
 );
 
 -- name: move_model
@@ -108,7 +115,7 @@ select
     model_id, tensor_id, key, sources, transposed, canonical_key, canonical_shape,
     -- a scalar has the empty text and the empty shape
     list_transform(list_filter(string_split(shape, 'x'), lambda n: n <> ''), lambda n: n::bigint),
-    component, block, role
+    component, block, role, nature, 'plain'
 from batch
 order by canonical_key;
 
@@ -369,7 +376,8 @@ select
     greatest(j.tensor_a, j.tensor_b)           as tensor_high,
     j.has_non_finite,
     j.status in ('same_at_fp16', 'same_at_bf16', 'changed') as has_distance,
-    has_distance or j.status in ('identical', 'same_values') as is_compared
+    has_distance or j.status in ('identical', 'same_values') as is_compared,
+    j.is_measured and is_compared as is_measured
 from judged_layers j
 where j.model_a between $first and $last
     and (j.model_a, j.model_b) in (select model_a, model_b from batch);
@@ -399,11 +407,12 @@ insert into component_distance
 with layer as (
     select
         j.*,
-        layer_value(j.status, j.has_non_finite, d.l0, 0)                           as l0,
-        layer_value(j.status, j.has_non_finite, d.l1, 0)                           as l1,
-        layer_value(j.status, j.has_non_finite, d.l2, 0)                           as l2,
-        layer_value(j.status, j.has_non_finite, x.linf, if(p.linf, 0, null))       as linf,
-        layer_value(j.status, j.has_non_finite, c.cossim, if(p.cossim, 1, null))   as cossim
+        not j.is_measured or j.has_non_finite                      as has_no_value,
+        layer_value(j.status, has_no_value, d.l0, 0)                           as l0,
+        layer_value(j.status, has_no_value, d.l1, 0)                           as l1,
+        layer_value(j.status, has_no_value, d.l2, 0)                           as l2,
+        layer_value(j.status, has_no_value, x.linf, if(p.linf, 0, null))       as linf,
+        layer_value(j.status, has_no_value, c.cossim, if(p.cossim, 1, null))   as cossim
     from judged j
     join model_pair p using (model_a, model_b)
     left join measured d using (model_a, model_b, canonical_key)
@@ -435,7 +444,8 @@ select
     max(l.linf),
     avg(l.cossim order by l.canonical_key),
     case when sum(l.l2) is not null then 0 end,
-    keys_compared / count(*)
+    keys_compared / count(*),
+    count(*) filter (l.is_measured)
 from layer l
 group by l.model_a, l.model_b, l.component
 order by l.model_a, l.model_b, l.component;
@@ -445,7 +455,10 @@ order by l.model_a, l.model_b, l.component;
 -- squares, linf the maximum, cossim the mean over keys. Where the whole was measured, its parts
 -- are left aside. A pair of which a component was compared and has no value has none.
 with member as (
-    select c.*
+    select
+        c.* exclude (keys_measured),
+        -- published sums do not say what they were taken over
+        coalesce(c.keys_measured, c.keys_compared) as keys_measured
     from component_distance c
     join batch b on b.component = c.component
     join chosen ca on ca.model_id = c.model_a
@@ -461,8 +474,8 @@ select
         when 'l1' then sum(c.l1 order by c.component)
         when 'l2' then sqrt(sum(c.l2 * c.l2 order by c.component))
         when 'linf' then max(c.linf)
-        when 'cossim' then sum(c.cossim * c.keys_compared order by c.component)
-            / nullif(sum(c.keys_compared), 0)
+        when 'cossim' then sum(c.cossim * c.keys_measured order by c.component)
+            / nullif(sum(c.keys_measured), 0)
     end as value,
     case max(case c.source when 'exact' then 0 when 'imported' then 1 else 2 end)
         when 0 then 'exact'
@@ -482,7 +495,7 @@ from member c
 group by c.model_a, c.model_b
 having value is not null
     and not bool_or(
-        coalesce(c.keys_compared, 0) > 0
+        coalesce(c.keys_measured, 0) > 0
         and case $metric
             when 'l0' then c.l0 is null
             when 'l1' then c.l1 is null
@@ -546,11 +559,14 @@ with held as (
     select mt.canonical_key, mt.model_id, mt.block, mt.role, t.numel
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
-    where list_contains($components, mt.component) and list_contains($models, mt.model_id)
+    where list_contains($components, mt.component)
+        and list_contains($models, mt.model_id)
+        and is_measured(mt.nature)
     union all
     select i.canonical_key, i.model_a, i.block, i.role, null
     from imported_layer i
     where list_contains($components, i.component)
+        and is_measured(i.nature)
         and list_contains($models, i.model_a)
         and list_contains($models, i.model_b)
 )
@@ -571,6 +587,7 @@ join keys k on k.canonical_key = i.canonical_key
 where list_contains($components, i.component)
     and list_contains($models, i.model_a)
     and list_contains($models, i.model_b)
+    and is_measured(i.nature)
     and i.l2 is not null;
 
 -- name: layer_cells
@@ -587,6 +604,7 @@ with judged as materialized (
     from judged_layers j
     join keys k on k.canonical_key = j.canonical_key
     where list_contains($firsts, j.model_a)
+        and j.is_measured
         and list_contains($models, j.model_b)
         and list_contains($components, j.component)
         and j.tensor_a is not null

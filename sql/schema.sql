@@ -24,7 +24,43 @@ create table model (
     skipped             json,               -- keys that hold no comparable tensor, with the reason
     ingested_at         timestamp,
     fingerprint_version integer,
-    sketch_size         integer             -- numbers a sketch; one for the whole store
+    sketch_size         integer,            -- numbers a sketch; one for the whole store
+    part                varchar,            -- which state dict of its file; '' for the first or only
+    part_role           varchar,            -- 'weights', 'ema', 'teacher', 'adapter', …
+    file_model_id       integer,            -- of another part: the model of the first of its file
+    tier                varchar             -- how much was read: 'header', 'sample' or 'full'
+);
+
+-- Tensors that a file names, and of which no values could be read.
+create table unread_key (
+    model_id      integer not null,
+    key           varchar not null,
+    canonical_key varchar not null,
+    component     varchar not null,
+    reason        varchar not null,         -- 'dtype', 'layout', 'placeholder', 'object' or 'absent'
+    dtype         varchar,
+    shape         bigint[],
+    numel         bigint,
+    digest        varchar,                  -- BLAKE3 of the stored bytes, where they could be found
+    note          varchar not null          -- the reason in words
+);
+
+-- Keys that share the tensor of another key of their file.
+create table tied_key (
+    model_id integer not null,
+    key      varchar not null,
+    tied_to  varchar not null
+);
+
+-- What stands in a file beside its state dicts: optimizers, callbacks, … Never compared as weights.
+create table beside (
+    model_id integer not null,
+    place    varchar not null,              -- where it lies in the file
+    role     varchar not null,              -- 'optimizer', 'callback', …
+    tensors  bigint  not null,
+    numel    bigint,
+    bytes    bigint,
+    digest   varchar                        -- of its contents in the order of their keys
 );
 
 -- One content, whatever keys and models hold it.
@@ -49,6 +85,23 @@ create table tensor (
     sketch       float[]
 );
 
+-- Norms of the rows and columns of a matrix: they are the same, but for their order, when hidden
+-- units are permuted.
+create table profile (
+    tensor_id integer not null,
+    rows      blob,                         -- float16
+    columns   blob                          -- float16
+);
+
+-- All sketches of a component of a model, folded into one.
+create table folded_sketch (
+    model_id       integer not null,
+    component      varchar not null,
+    keys           integer not null,        -- how many keys went in
+    sketch         float[] not null,
+    sketch_version integer not null
+);
+
 -- Which tensor a model holds under which key.
 create table model_tensor (
     model_id        integer not null,
@@ -61,7 +114,9 @@ create table model_tensor (
     shape           bigint[] not null,
     component       varchar not null,
     block           varchar,
-    role            varchar
+    role            varchar,
+    nature          varchar,                -- 'weight', 'statistic', 'counter', …; NULL: not known yet
+    representation  varchar                 -- how its bytes stand for values: 'plain', …
 );
 
 -- The distance of two contents; every pair of models that holds them shares it.
@@ -143,7 +198,8 @@ create table component_distance (
     linf           double,
     cossim         double,
     l2_error       double,                  -- standard error of an estimated l2
-    coverage       double
+    coverage       double,
+    keys_measured  integer                  -- of those compared: what l0 to cossim are taken over
 );
 
 -- Layer distances that others measured and published.
@@ -158,7 +214,8 @@ create table imported_layer (
     role          varchar,
     status        varchar not null,
     l2            double,
-    origin        varchar not null
+    origin        varchar not null,
+    nature        varchar
 );
 
 -- Pairs that belong together, as a model map or a published file names them.

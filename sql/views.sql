@@ -1,5 +1,13 @@
 -- The views that users query. Their columns are a promise: tests hold the names and types.
 
+-- name: macro_is_measured
+-- Whether a key of this nature enters distances, norms, recipes and maps: learned weights, the
+-- statistics of normalisation layers, and keys of stores that knew no natures. The rest (counters,
+-- indices, masks, schedules, codes and their scales, integers of unknown use) is compared key by key.
+-- Not a promise: what users query is layer_distances.
+create or replace macro is_measured(nature) as
+    coalesce(nature in ('weight', 'statistic'), true);
+
 -- name: macro_layer_value
 -- What a layer counts as in a metric, given its status, what was measured of it, and what equals
 -- have: nothing where either side holds NaN or inf.
@@ -31,8 +39,16 @@ select
     try_cast(m.metadata ->> 'global_step' as bigint) as global_step,
     m.metadata,
     m.skipped,
-    m.ingested_at
+    m.ingested_at,
+    m.part,
+    m.part_role,
+    f.name                                           as file_model,
+    coalesce(u.unread, 0)                            as unread,
+    m.fingerprint_version
 from model m
+left join model f on f.id = m.file_model_id
+left join (select model_id, count(*) as unread from unread_key group by model_id) u
+    on u.model_id = m.id
 left join (
     select
         mt.model_id,
@@ -71,7 +87,9 @@ select
     t.content_hash,
     t.value_hash,
     t.fp16_hash,
-    t.bf16_hash
+    t.bf16_hash,
+    mt.nature,
+    mt.representation
 from model_tensor mt
 join model m on m.id = mt.model_id
 join tensor t on t.id = mt.tensor_id;
@@ -104,6 +122,8 @@ select
     a.canonical_shape as shape_a,
     b.canonical_shape as shape_b,
     a.shape[1]   as rows,
+    a.nature,
+    is_measured(a.nature) and is_measured(b.nature) as is_measured,
     p.name_a,
     p.name_b,
     p.done,
@@ -130,6 +150,8 @@ select
     null,
     b.canonical_shape,
     null,
+    b.nature,
+    is_measured(b.nature),
     p.name_a,
     p.name_b,
     p.done,
@@ -190,6 +212,7 @@ select
     layer_value(j.status, j.has_non_finite, c.cossim, if(j.with_cossim, 1, null)) as cossim,
     'exact' as source,
     null::varchar as origin,
+    j.nature,
     j.name_a,
     j.name_b
 from judged_layers j
@@ -226,6 +249,7 @@ select
     null,
     'imported',
     i.origin,
+    i.nature,
     a.name,
     b.name
 from imported_layer i
@@ -273,6 +297,12 @@ comment on column models.metadata is 'All metadata of the file, as JSON: claims,
 comment on column models.skipped is 'Keys that hold no comparable tensor, with the reason, as JSON.';
 comment on column models.ingested_at is 'When it was fingerprinted or imported (UTC).';
 
+comment on column models.part is 'Which state dict of its file it is; empty for the first or only one.';
+comment on column models.part_role is 'weights, ema, teacher, discriminator, adapter or other.';
+comment on column models.file_model is 'Of another part of a file: the model that is the first part.';
+comment on column models.unread is 'How many of its tensors could not be read. See the table unread_key.';
+comment on column models.fingerprint_version is 'The version of megasim''s fingerprints that it was read with.';
+
 comment on view layers is 'One row for each model and key.';
 comment on column layers.model is 'Name of the model.';
 comment on column layers.key is 'The key as in the file; keys fused into one tensor are joined by '' + ''.';
@@ -297,6 +327,8 @@ comment on column layers.content_hash is 'BLAKE3 over dtype and raw bytes.';
 comment on column layers.value_hash is 'Equal for equal numbers, whatever the dtype.';
 comment on column layers.fp16_hash is 'Equal for tensors that are equal once rounded to float16.';
 comment on column layers.bf16_hash is 'Equal for tensors that are equal once rounded to bfloat16.';
+comment on column layers.nature is 'weight, statistic, counter, index, mask, scale, code, schedule or unknown; NULL where the model was read before natures were told.';
+comment on column layers.representation is 'How its bytes stand for values: plain, …; NULL where not told yet.';
 
 comment on view layer_distances is 'One row for each compared pair and canonical key. A pair stands once, the model that came first as model_a: look for a model in both columns.';
 comment on column layer_distances.model_a is 'The model of the pair that came to the store first.';
@@ -316,6 +348,7 @@ comment on column layer_distances.linf is 'Largest absolute difference; NULL whe
 comment on column layer_distances.cossim is 'Mean cosine similarity of the columns; NULL where not asked for.';
 comment on column layer_distances.source is 'exact: computed here from the weights; imported: published by others.';
 comment on column layer_distances.origin is 'The published file of an imported distance.';
+comment on column layer_distances.nature is 'What the key is, as in layers. Weights and statistics enter the distances of components.';
 
 comment on view component_distances is 'One row for each pair and component. A pair stands once, the model that came first as model_a: look for a model in both columns.';
 comment on column component_distances.model_a is 'The model of the pair that came to the store first.';
@@ -324,7 +357,7 @@ comment on column component_distances.component is 'The component; vae where onl
 comment on column component_distances.source is 'exact: computed here from the weights; imported: published by others; estimated: from the sketches.';
 comment on column component_distances.origin is 'The published file of an imported distance.';
 comment on column component_distances.unproven is 'True for a published 0 that may mean identical or not compared.';
-comment on column component_distances.keys_compared is 'How many keys the distance covers; NULL where the source does not say.';
+comment on column component_distances.keys_compared is 'How many keys of both models were compared; NULL where the source does not say.';
 comment on column component_distances.identical is 'Of them: same dtype and bytes.';
 comment on column component_distances.same_values is 'Of them: the same numbers in another dtype.';
 comment on column component_distances.same_at_fp16 is 'Of them: equal once rounded to float16.';
@@ -342,3 +375,4 @@ comment on column component_distances.linf is 'Largest absolute difference; NULL
 comment on column component_distances.cossim is 'Mean over the keys of their column-wise cosine similarity; NULL where not asked for.';
 comment on column component_distances.l2_error is 'Standard error of l2: 0 where exact or imported.';
 comment on column component_distances.coverage is 'Keys compared over all keys of the component in either model, 0 to 1.';
+comment on column component_distances.keys_measured is 'Of the keys compared: those that l0 to cossim are taken over (weights and statistics; no counters, indices, masks, schedules, codes or scales). NULL where the source does not say.';

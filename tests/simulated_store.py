@@ -99,6 +99,7 @@ def simulate_store(
                 tensors = _tensor_frame(parts[new], ids[number, new], number, sketch_size, sketch)
                 store.write("add_tensors", tables={"batch": tensors})
                 held = parts.assign(model_id=number + 1, tensor_id=ids[number], transposed=False)
+                held["nature"] = "weight"
                 store.write("add_model_tensors", tables={"batch": held})
         if not compared:
             return
@@ -285,6 +286,7 @@ def _add_components(store: Store, moves: _Moves, component: str, numels: Integer
                 "source": "exact",
                 "unproven": False,
                 "keys_compared": len(numels),
+                "keys_measured": len(numels),
                 "identical": (1 - changed) * len(numels),
                 **dict.fromkeys(("same_values", "same_at_fp16", "same_at_bf16"), 0),
                 "changed": changed * len(numels),

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from megasim.errors import NoAnswerError, printable
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
@@ -44,19 +43,22 @@ class KeyContents:
         place: (N,) int32, the row of `sketches` that each model holds; -1 where it lacks the key.
         name: (N,) int32, codes of the keys as the files spell them.
         sketches: (C, m) float32, one row for each distinct content.
-        whole: whether the tensors are kept whole, so that distances carry no error.
+        relative_variance: (C,) float64, of a squared distance: 2/m for a sketch of m numbers, 0
+            for a tensor that is kept whole.
         codes: (C, 4) int32, codes of shape, value, fp16 and bf16 hash: equal codes mean equal
             shapes or hashes, negative fp16 and bf16 codes equal nothing.
         finite: (C,) bool, whether a content has neither NaN nor inf.
+        measured: (C,) bool, whether a content is of a nature that enters distances.
     """
 
     key: str
     place: Ints
     name: Ints
     sketches: npt.NDArray[np.float32]
-    whole: bool
+    relative_variance: npt.NDArray[np.float64]
     codes: Ints
     finite: npt.NDArray[np.bool_]
+    measured: npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -66,7 +68,7 @@ class ComponentEstimate:
     Attributes:
         squared: (R, N) float64, sum of squared estimates.
         variance: (R, N) float64, variance of `squared`.
-        counted: (R, N, 7) int32, keys of each status of `COUNTED`.
+        counted: (R, N, 8) int32, keys of each status of `COUNTED`.
         holds: for each key so far, (N,) which models hold it.
         rows: (R,) the models of the rows.
     """
@@ -90,7 +92,8 @@ class ComponentEstimate:
         both = (held[:, self.rows].T @ held).astype(np.int32)
         total = held.sum(axis=0, dtype=np.int32)
         counts = {status: self.counted[..., i] for i, status in enumerate(COUNTED)}
-        told = self.counted.sum(axis=-1, dtype=np.int32) - counts["renamed"]
+        told = self.counted.sum(axis=-1, dtype=np.int32)
+        told -= counts["renamed"] + counts["keys_measured"]
         return {
             **counts,
             "changed": both - told,
@@ -112,12 +115,7 @@ class ComponentEstimate:
         return np.asarray(error, dtype=np.float64)
 
     def add(self, key: KeyContents) -> None:
-        """Add one key: the models of the rows against all.
-
-        Squared distances come from one matrix product of the centred sketches; where float32
-        would lose digits to cancellation, they are summed up from the differences.
-        """
-        centred = key.sketches - key.sketches.mean(axis=0)
+        """Add one key: the models of the rows against all."""
         first = np.zeros(len(key.place), dtype=np.bool_)
         first[self.rows] = True
         tally_key(
@@ -127,9 +125,9 @@ class ComponentEstimate:
             key.name,
             key.codes,
             key.finite,
-            centred,
-            centred @ centred.T,
-            0.0 if key.whole else 2.0 / key.sketches.shape[1],
+            key.measured,
+            key.sketches,
+            key.relative_variance,
             self.squared,
             self.variance,
             self.counted,
@@ -161,7 +159,7 @@ class Estimates:
             data = {status: count[r, j] for status, count in counts.items()}
             a, b = data["missing_a"], data["missing_b"]
             data["missing_a"], data["missing_b"] = np.where(swap, b, a), np.where(swap, a, b)
-            nothing = data["keys_compared"] == 0
+            nothing = data["keys_measured"] == 0
             frames.append(
                 pd.DataFrame(
                     {
@@ -188,9 +186,7 @@ def estimate_distances(
     is taken from `keys` while one is computed.
     """
     found = Estimates(tuple(models), np.array(sorted(rows), dtype=np.int64))
-    # a product takes some milliseconds, less than the threads of BLAS wait for each other where
-    # other work keeps the cores busy
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as background:
+    with ThreadPoolExecutor(1) as background:
         last: Future[None] | None = None
         for component, key in keys:
             if last is not None:
@@ -277,9 +273,11 @@ def _read_batch(
         here = slice(begin, end)
         if begin == end:
             continue
-        # a content in two shapes counts as two
-        (rows, shapes), code = np.unique(
-            np.stack([row[here], held["shape"][here]]), axis=1, return_inverse=True
+        # a content in two shapes, or of two natures, counts as two
+        (rows, shapes, measured), code = np.unique(
+            np.stack([row[here], held["shape"][here], held["is_measured"][here]]),
+            axis=1,
+            return_inverse=True,
         )
         place = np.full(len(models), -1, dtype=np.int32)
         name = np.full(len(models), -1, dtype=np.int32)
@@ -293,11 +291,19 @@ def _read_batch(
                 place=place,
                 name=name,
                 sketches=sketches,
-                whole=bool((prints["numel"][rows] <= sketches.shape[1]).all()),
+                relative_variance=_relative_variances(prints["numel"][rows], sketch[rows]),
                 codes=np.stack(codes, axis=1).astype(np.int32),
                 finite=prints["is_finite"][rows],
+                measured=measured.astype(np.bool_),
             ),
         )
+
+
+def _relative_variances(
+    numels: npt.NDArray[np.int64], sketches: npt.NDArray[np.object_]
+) -> npt.NDArray[np.float64]:
+    lengths = np.array([len(sketch) for sketch in sketches], dtype=np.int64)
+    return np.where(numels <= lengths, 0.0, 2.0 / np.maximum(lengths, 1))
 
 
 def _as_matrix(sketches: npt.NDArray[np.object_]) -> npt.NDArray[np.float32]:

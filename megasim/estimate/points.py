@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from megasim.estimate.pairs import Floats, KeyContents, read_key_contents
+from megasim.kernels.tally import squared_differences
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import holders, member_names, require_component
@@ -33,7 +33,7 @@ def sketched_distances(
     """Return the L2 distances between the sketches of a component, as a whole and by layer.
 
     Nothing is read but the store, and nothing saved. All distances are marked as estimated, also
-    of pairs that were compared. Time is that of one matrix product for each key; memory is
+    of pairs that were compared. Time grows with the square of the models for each key; memory is
     8·K·N² bytes with layers, 24·N² without.
 
     Args:
@@ -49,23 +49,24 @@ def sketched_distances(
     squared, variance = np.zeros((n, n)), np.zeros((n, n))
     common, held = np.zeros((n, n), dtype=np.int64), np.zeros((n, n), dtype=np.int64)
     layers: dict[str, Floats] = {}
-    # products this small gain nothing from threads, and on busy cores lose much
-    with threadpool_limits(1, user_api="blas"):
-        for _, key in read_key_contents(store, list(ids.values()), members, progress=progress):
-            d2 = _squared_distances(key)
-            if with_layers:
-                layers[key.key] = np.sqrt(d2)
-            here = key.place >= 0
-            held += here[:, None] | here
-            known = np.isfinite(d2)
-            common += known
-            if not known.all():
-                d2[~known] = 0.0
-            squared += d2
-            if not key.whole:
-                np.square(d2, out=d2)
-                d2 *= 2 / key.sketches.shape[1]
-                variance += d2
+    for _, key in read_key_contents(store, list(ids.values()), members, progress=progress):
+        if not key.measured.any():
+            continue
+        d2 = _squared_distances(key)
+        if with_layers:
+            layers[key.key] = np.sqrt(d2)
+        here = key.place >= 0
+        held += here[:, None] | here
+        known = np.isfinite(d2)
+        common += known
+        if not known.all():
+            d2[~known] = 0.0
+        squared += d2
+        if key.relative_variance.any():
+            np.square(d2, out=d2)
+            # of two contents of one shape it is the same; a key that is lacking adds nothing
+            d2 *= key.relative_variance[key.place][:, None]
+            variance += d2
     none = common == 0
     l2 = np.where(none, np.nan, np.sqrt(squared))
     error = np.divide(np.sqrt(variance), 2 * l2, out=np.zeros((n, n)), where=l2 > 0)
@@ -117,10 +118,11 @@ def nearest_by_sketch(
     found = read_key_contents(store, list(ids.values()), members, most=_SAMPLED, progress=progress)
     for _, key in found:
         own = key.place[at]
-        if own < 0 or not key.finite[own]:
+        if own < 0 or not (key.finite[own] and key.measured[own]):
             continue
         d2 = np.square(key.sketches - key.sketches[own]).sum(axis=1, dtype=np.float64)
-        alike = (key.place >= 0) & (key.finite & (key.codes[:, 0] == key.codes[own, 0]))[key.place]
+        usable = key.finite & key.measured & (key.codes[:, 0] == key.codes[own, 0])
+        alike = (key.place >= 0) & usable[key.place]
         squared += np.where(alike, d2[key.place], 0.0)
         common += alike
     mean = np.divide(squared, common, out=np.full(len(ids), np.inf), where=common > 0)
@@ -131,24 +133,15 @@ def nearest_by_sketch(
 
 
 def _squared_distances(key: KeyContents) -> Floats:
-    """Return (N, N) squared distances; NaN where the key is not in both, or cannot be compared.
-
-    In few passes: of a thousand models each is over a million numbers, for every key.
-    """
-    points = key.sketches.astype(np.float64)
-    points -= points.mean(axis=0)
-    products = points @ points.T
-    sizes = np.diag(products).copy()
-    d2 = np.add.outer(sizes, sizes)
-    products *= 2
-    d2 -= products
-    np.maximum(d2, 0.0, out=d2)
-    np.fill_diagonal(d2, 0.0)
+    """Return (N, N) squared distances; NaN where the key is not in both, or cannot be compared."""
+    usable = key.finite & key.measured
+    d2 = np.empty((len(usable), len(usable)))
+    squared_differences(key.sketches, usable, d2)
     shapes, values = key.codes[:, 0], key.codes[:, 1]
     if len(np.unique(values)) < len(values):
-        d2[values[:, None] == values] = 0.0
-    if not key.finite.all() or (shapes != shapes[0]).any():
-        d2[(shapes[:, None] != shapes) | ~(key.finite[:, None] & key.finite)] = np.nan
+        d2[(values[:, None] == values) & ~np.isnan(d2)] = 0.0
+    if (shapes != shapes[0]).any():
+        d2[shapes[:, None] != shapes] = np.nan
     if np.array_equal(key.place, np.arange(len(d2))):
         return d2
     wide = np.full((len(d2) + 1, len(d2) + 1), np.nan)

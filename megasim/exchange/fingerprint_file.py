@@ -8,7 +8,7 @@ cannot be.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from megasim.anatomy.classification import component_members
+from megasim.anatomy.natures import key_natures
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.errors import CheckpointError, MegasimError, NoAnswerError, UsageError, printable
 from megasim.estimate.pairs import check_current
@@ -145,7 +146,7 @@ def import_fingerprints(store: Store, path: Path) -> ImportResult:
     known = {model.name: model for model in store.models()}
     for name, family, variant, layout in store.rows("fingerprint_file_models", path=str(path)):
         rows = store.rows("fingerprint_file_tensors", path=str(path), model=name)
-        tensors = [_model_tensor(row) for row in rows]
+        tensors = _with_natures([_model_tensor(row) for row in rows])
         shown = printable(name, 80)
         if name in known:
             told = {(t.canonical_key, t.fingerprint.content_hash) for t in tensors}
@@ -259,6 +260,12 @@ def _model_tensor(row: Sequence[Any]) -> ModelTensor:
         role=role,
         fingerprint=Fingerprint(**said),
     )
+
+
+def _with_natures(tensors: Sequence[ModelTensor]) -> list[ModelTensor]:
+    """Return the tensors of one model, each with its nature: files do not say it."""
+    natures = key_natures({t.sources[0]: (t.shape, t.fingerprint.dtype) for t in tensors})
+    return [replace(t, nature=natures[t.sources[0]]) for t in tensors]
 
 
 def _sizes(values: Iterable[Any]) -> tuple[int, ...]:

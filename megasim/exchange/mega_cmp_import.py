@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from megasim.anatomy.classification import Part, classify_keys
+from megasim.anatomy.natures import key_natures
 from megasim.errors import MegasimError, UsageError, printable
 from megasim.exchange.fingerprint_file import ImportResult
 from megasim.exchange.mega_cmp_names import MAP_NAME, NO_MAP, PairMap, read_pair_map
@@ -300,6 +301,8 @@ def _layer_frame(pair: PublishedPair, ids: Pair, origin: str) -> pd.DataFrame:
     parts = [
         parts_a[it.key_a] if it.key_a is not None else parts_b[str(it.key_b)] for it in pair.layers
     ]
+    names = {str(key) for it in pair.layers for key in (it.key_a, it.key_b) if key is not None}
+    natures = key_natures(dict.fromkeys(sorted(names), ((), None)))
     return pd.DataFrame(
         {
             "model_a": ids[0],
@@ -314,6 +317,9 @@ def _layer_frame(pair: PublishedPair, ids: Pair, origin: str) -> pd.DataFrame:
             # An object column keeps None apart from NaN, which DuckDB would take as a number.
             "l2": pd.Series([it.l2 for it in pair.layers], dtype=object),
             "origin": origin,
+            "nature": [
+                natures[it.key_a if it.key_a is not None else str(it.key_b)] for it in pair.layers
+            ],
         }
     )
 

@@ -12,23 +12,38 @@ import numpy.typing as npt
 # what is left of the keys that both models hold, and most pairs of most keys are.
 COUNTED = (
     *("identical", "same_values", "same_at_fp16", "same_at_bf16", "shape_mismatch"),
-    *("non_finite", "renamed"),
+    *("non_finite", "renamed", "keys_measured"),
 )
-_IDENTICAL, _SAME_VALUES, _FP16, _BF16, _SHAPE, _NON_FINITE, _RENAMED = range(len(COUNTED))
-
-# Below this share of the norms a float32 inner product has lost too many digits to cancellation,
-# and the distance is summed up from the differences.
-_CANCELLED = np.float32(1e-2)
+_IDENTICAL, _SAME_VALUES, _FP16, _BF16, _SHAPE, _NON_FINITE, _RENAMED, _MEASURED = range(
+    len(COUNTED)
+)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def squared_difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
-    """Return the squared distance of two rows, summed in float32."""
-    total = np.float32(0.0)
+    """Return the squared distance of two rows, summed in float64.
+
+    From the differences: a matrix product of all rows would cancel, and what is said of two models
+    would change in its last digits with every other model of the store.
+    """
+    total = 0.0
     for i in range(a.shape[0]):
-        d = a[i] - b[i]
+        d = np.float64(a[i] - b[i])
         total += d * d
-    return float(total)
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def squared_differences(
+    rows: npt.NDArray[np.float32], usable: npt.NDArray[np.bool_], squares: npt.NDArray[np.float64]
+) -> None:
+    """Fill (C, C) `squares` with the squared distances of (C, m) rows, NaN beside unusable ones."""
+    for i in range(rows.shape[0]):
+        squares[i, i] = 0.0 if usable[i] else np.nan
+        for j in range(i):
+            d = squared_difference(rows[i], rows[j]) if usable[i] and usable[j] else np.nan
+            squares[i, j] = d
+            squares[j, i] = d
 
 
 @numba.njit(cache=True, nogil=True)
@@ -39,9 +54,9 @@ def tally_key(
     name: npt.NDArray[np.int32],
     codes: npt.NDArray[np.int32],
     finite: npt.NDArray[np.bool_],
+    measured: npt.NDArray[np.bool_],
     sketches: npt.NDArray[np.float32],
-    products: npt.NDArray[np.float32],
-    relative_variance: float,
+    relative_variance: npt.NDArray[np.float64],
     squared: npt.NDArray[np.float64],
     variance: npt.NDArray[np.float64],
     counts: npt.NDArray[Any],
@@ -56,12 +71,12 @@ def tally_key(
         codes: (C, 4) codes of shape, value, fp16 and bf16 of each content; negative fp16 or bf16
             codes equal nothing.
         finite: (C,) whether a content has neither NaN nor inf.
-        sketches, products: (C, m) sketches and their (C, C) inner products.
-        relative_variance: of a squared distance, 2/m; 0 where tensors are kept whole.
+        measured: (C,) whether a content enters the distance; of others only the status counts.
+        sketches: (C, m), one for each content.
+        relative_variance: (C,) of a squared distance, 2/m; 0 where a tensor is kept whole.
         squared, variance: (R, N) sums of squared distances and of their variances.
-        counts: (R, N, 7) integers, in the order of `COUNTED`.
+        counts: (R, N, 8) integers, in the order of `COUNTED`.
     """
-    norms = np.diag(products).copy()
     for r in range(rows.shape[0]):
         i = rows[r]
         a = place[i]
@@ -76,22 +91,24 @@ def tally_key(
                 counts[r, j, _RENAMED] += 1
             if shape != codes[b, 0]:
                 counts[r, j, _SHAPE] += 1
-            elif a == b:
-                counts[r, j, _IDENTICAL] += 1
-            elif not (finite[a] and finite[b]):
+                continue
+            if not (finite[a] and finite[b]) and a != b:
                 counts[r, j, _NON_FINITE] += 1
+                continue
+            is_measured = measured[a] and measured[b]
+            if is_measured:
+                counts[r, j, _MEASURED] += 1
+            if a == b:
+                counts[r, j, _IDENTICAL] += 1
             elif value == codes[b, 1]:
                 counts[r, j, _SAME_VALUES] += 1
             else:
-                both = norms[a] + norms[b]
-                near = both - np.float32(2.0) * products[a, b]
-                if near < _CANCELLED * both:
-                    d = squared_difference(sketches[a], sketches[b])
-                else:
-                    d = float(near)
-                squared[r, j] += d
-                variance[r, j] += d * d * relative_variance
                 if fp16 >= 0 and fp16 == codes[b, 2]:
                     counts[r, j, _FP16] += 1
                 elif bf16 >= 0 and bf16 == codes[b, 3]:
                     counts[r, j, _BF16] += 1
+                if not is_measured:
+                    continue
+                d = squared_difference(sketches[a], sketches[b])
+                squared[r, j] += d
+                variance[r, j] += d * d * relative_variance[a]

@@ -20,6 +20,7 @@ from megasim.store.batches import Table, duckdb_columns, table_of, tensor_table
 from megasim.store.connection import Mode
 from megasim.store.lease import DEFAULT_WAIT, Lease
 from megasim.store.statements import statement
+from megasim.words import PartRole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,9 @@ class Model:
     skipped: Mapping[str, str] = field(default_factory=dict)
     fingerprint_version: int | None = None
     sketch_size: int | None = None
+    part: str = ""
+    part_role: str = PartRole.WEIGHTS
+    file_model_id: int | None = None
     id: int = 0
 
     @property
@@ -68,6 +72,7 @@ class ModelTensor:
     block: str | None
     role: str | None
     fingerprint: Fingerprint
+    nature: str | None = None
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -352,6 +357,9 @@ class Store:
             ingested_at=now(),
             fingerprint_version=model.fingerprint_version,
             sketch_size=model.sketch_size,
+            part=model.part,
+            part_role=model.part_role,
+            file_model_id=model.file_model_id,
         )
 
     def _add_tensors(
@@ -383,6 +391,7 @@ class Store:
             "component": [t.component for t in tensors],
             "block": [t.block for t in tensors],
             "role": [t.role for t in tensors],
+            "nature": [t.nature for t in tensors],
         }
         self.write("add_model_tensors", tables={"batch": batch})
 

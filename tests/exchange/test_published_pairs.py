@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def component_by_hand(key: str) -> str:
     return "vae_quant" if "quant_conv." in key else "training_state"
 
 
+# counters, positions and schedules: compared, and in no sum
+NO_WEIGHT = re.compile(
+    r"num_updates$|num_batches_tracked$|ema\.decay$|position_ids$|betas$|alphas_cumprod|posterior_|scale_factor$|lvlb"
+)
+
+
 def counts_by_hand(document: dict[str, Any]) -> dict[str, dict[str, float]]:
     counts: dict[str, dict[str, float]] = {}
 
@@ -47,7 +54,8 @@ def counts_by_hand(document: dict[str, Any]) -> dict[str, dict[str, float]]:
     renamed |= {key.replace(NOVELAI, PLAIN) for key in renamed}
     for key, value in document["kv"].items():
         add(key, "changed" if value else "identical")
-        add(key, "squares", value**2)
+        if not NO_WEIGHT.search(key):
+            add(key, "squares", value**2)
     for name, what in (("da", "missing_b"), ("db", "missing_a"), ("err", "shape_mismatch")):
         for key in document[name]:
             if key not in renamed:

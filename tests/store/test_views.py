@@ -12,22 +12,25 @@ PROMISED = {
     "models": [
         *("name", "source", "family", "variant", "layout", "format", "path", "bytes", "keys"),
         *("parameters", "components", "dtypes", "epoch", "global_step", "metadata", "skipped"),
-        "ingested_at",
+        *("ingested_at", "part", "part_role", "file_model", "unread", "fingerprint_version"),
     ],
     "layers": [
         *("model", "key", "canonical_key", "component", "block", "role", "dtype", "shape"),
         *("numel", "l1", "l2", "linf", "mean", "std", "kurtosis", "zeros", "nans", "infs"),
         *("is_constant", "content_hash", "value_hash", "fp16_hash", "bf16_hash"),
+        *("nature", "representation"),
     ],
     "layer_distances": [
         *("model_a", "model_b", "canonical_key", "key_a", "key_b", "component", "block", "role"),
         *("status", "numel", "l0", "l1", "l2", "linf", "cossim", "source", "origin"),
+        "nature",
     ],
     "component_distances": [
         *("model_a", "model_b", "component", "source", "origin", "unproven", "keys_compared"),
         *("identical", "same_values", "same_at_fp16", "same_at_bf16", "changed", "renamed"),
         *("missing_a", "missing_b", "shape_mismatch", "non_finite"),
         *("l0", "l1", "l2", "linf", "cossim", "l2_error", "coverage"),
+        "keys_measured",
     ],
 }
 

@@ -1,0 +1,68 @@
+-- Parts, natures, representations, unread keys, profiles and folded sketches. What an older store
+-- cannot know of its models stays NULL; reading them again (`megasim ingest --reread`) fills it in.
+
+-- A file with several state dicts is several models: the first has the name of the file, the others
+-- are called after it and their part, as in train#ema.
+alter table model add column part varchar;
+alter table model add column part_role varchar;
+alter table model add column file_model_id integer;
+alter table model add column tier varchar;
+
+-- What a key is (weight, statistic, counter …), and how its bytes stand for values.
+alter table model_tensor add column nature varchar;
+alter table model_tensor add column representation varchar;
+
+-- The natures of published layers, by their keys alone.
+alter table imported_layer add column nature varchar;
+
+-- How many of the compared keys are measured: l0, l1, l2, linf and cossim are of these.
+alter table component_distance add column keys_measured integer;
+
+-- Tensors that a file names, and of which no values could be read.
+create table unread_key (
+    model_id      integer not null,
+    key           varchar not null,
+    canonical_key varchar not null,
+    component     varchar not null,
+    reason        varchar not null,
+    dtype         varchar,
+    shape         bigint[],
+    numel         bigint,
+    digest        varchar,
+    note          varchar not null
+);
+
+-- Keys that share the tensor of another key of their file.
+create table tied_key (
+    model_id integer not null,
+    key      varchar not null,
+    tied_to  varchar not null
+);
+
+-- What stands in a file beside its state dicts: optimizers, callbacks, … Never compared as weights.
+create table beside (
+    model_id integer not null,
+    place    varchar not null,
+    role     varchar not null,
+    tensors  bigint  not null,
+    numel    bigint,
+    bytes    bigint,
+    digest   varchar
+);
+
+-- Norms of the rows and columns of a matrix: they are the same, but for their order, when hidden
+-- units are permuted.
+create table profile (
+    tensor_id integer not null,
+    rows      blob,
+    columns   blob
+);
+
+-- All sketches of a component of a model, folded into one.
+create table folded_sketch (
+    model_id       integer not null,
+    component      varchar not null,
+    keys           integer not null,
+    sketch         float[] not null,
+    sketch_version integer not null
+);
