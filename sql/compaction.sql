@@ -59,7 +59,17 @@ select 'component_distance', count(*), coalesce(max(rowid), -1) + 1 from old.com
 union all
 select 'imported_layer', count(*), coalesce(max(rowid), -1) + 1 from old.imported_layer
 union all
-select 'pair_group', count(*), coalesce(max(rowid), -1) + 1 from old.pair_group;
+select 'pair_group', count(*), coalesce(max(rowid), -1) + 1 from old.pair_group
+union all
+select 'unread_key', count(*), coalesce(max(rowid), -1) + 1 from old.unread_key
+union all
+select 'tied_key', count(*), coalesce(max(rowid), -1) + 1 from old.tied_key
+union all
+select 'beside', count(*), coalesce(max(rowid), -1) + 1 from old.beside
+union all
+select 'folded_sketch', count(*), coalesce(max(rowid), -1) + 1 from old.folded_sketch
+union all
+select 'profile', count(*), coalesce(max(rowid), -1) + 1 from old.profile;
 
 -- name: store_bytes
 -- The bytes of the store: in use, and free within the file.
@@ -177,9 +187,53 @@ where g.rowid between $first and $last
     and g.model_b in (select id from old.model)
 order by g.rowid;
 
+-- name: copy_unread_key
+-- Tensors of models of which no values could be read.
+insert into new.unread_key by name
+select x.*
+from old.unread_key x
+where x.rowid between $first and $last and x.model_id in (select id from old.model)
+order by x.rowid;
+
+-- name: copy_tied_key
+-- Keys of models that share a tensor.
+insert into new.tied_key by name
+select x.*
+from old.tied_key x
+where x.rowid between $first and $last and x.model_id in (select id from old.model)
+order by x.rowid;
+
+-- name: copy_beside
+-- What stands in the files of models beside their state dicts.
+insert into new.beside by name
+select x.*
+from old.beside x
+where x.rowid between $first and $last and x.model_id in (select id from old.model)
+order by x.rowid;
+
+-- name: copy_folded_sketch
+-- Folded sketches of models.
+insert into new.folded_sketch by name
+select x.*
+from old.folded_sketch x
+where x.rowid between $first and $last and x.model_id in (select id from old.model)
+order by x.rowid;
+
+-- name: copy_profile
+-- Profiles of contents that some model holds.
+insert into new.profile by name
+select x.*
+from old.profile x
+where x.rowid between $first and $last and x.tensor_id in (select tensor_id from old.model_tensor)
+order by x.rowid;
+
 -- name: drop_unheld_tensors
 -- Contents that no model holds any more.
 delete from tensor t where t.id not in (select tensor_id from model_tensor);
+
+-- name: drop_unheld_profiles
+-- Profiles of contents that are not in the store any more.
+delete from profile p where p.tensor_id not in (select id from tensor);
 
 -- name: drop_unheld_distances
 -- Distances of contents that are not in the store any more.

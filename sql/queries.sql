@@ -128,6 +128,37 @@ select $copy, * exclude (model_id) from model_tensor where model_id = $twin orde
 -- Forget what a model holds.
 delete from model_tensor where model_id = $id;
 
+-- name: remove_model_unread
+-- Forget which tensors of a model could not be read.
+delete from unread_key where model_id = $id;
+
+-- name: remove_model_tied
+-- Forget which keys of a model share a tensor.
+delete from tied_key where model_id = $id;
+
+-- name: remove_model_beside
+-- Forget what stands in the file of a model beside its state dicts.
+delete from beside where model_id = $id;
+
+-- name: remove_model_folded
+-- Forget the folded sketches of a model.
+delete from folded_sketch where model_id = $id;
+
+-- name: copy_model_unread
+-- A second copy of a known file lacks what the first lacks.
+insert into unread_key
+select $copy, * exclude (model_id) from unread_key where model_id = $twin order by key;
+
+-- name: copy_model_tied
+-- A second copy of a known file ties what the first ties.
+insert into tied_key
+select $copy, * exclude (model_id) from tied_key where model_id = $twin order by key;
+
+-- name: copy_model_beside
+-- A second copy of a known file has beside it what the first has.
+insert into beside
+select $copy, * exclude (model_id) from beside where model_id = $twin order by place;
+
 -- name: remove_model_pairs
 -- Forget the pairs of a model.
 delete from model_pair where $id in (model_a, model_b);

@@ -294,7 +294,8 @@ class Store:
         with self.transaction():
             model_id = int(self.rows("next_model_id")[0][0])
             self._add_model(model, model_id)
-            self.write("copy_model_tensors", copy=model_id, twin=twin.id)
+            for what in ("tensors", "unread", "tied", "beside"):
+                self.write(f"copy_model_{what}", copy=model_id, twin=twin.id)
         return model_id
 
     def move_model(self, model_id: int, path: str) -> None:
@@ -319,6 +320,7 @@ class Store:
                 self.remove_model(model_id)
                 self.write("remove_model_groups", id=model_id)
             self.write("drop_unheld_tensors")
+            self.write("drop_unheld_profiles")
             self.write("drop_unheld_distances")
 
     def bytes_held_alone(self, names: Iterable[str]) -> int:
@@ -334,7 +336,9 @@ class Store:
 
     def remove_model(self, model_id: int) -> None:
         """Forget a model and its pairs; contents and their distances stay."""
-        for what in ("tensors", "pairs", "renames", "renamed_keys", "components", "layers"):
+        of_model = ("tensors", "unread", "tied", "beside", "folded")
+        of_pairs = ("pairs", "renames", "renamed_keys", "components", "layers")
+        for what in (*of_model, *of_pairs):
             self.write(f"remove_model_{what}", id=model_id)
         self.write("remove_model", id=model_id)
 
