@@ -80,6 +80,7 @@ class StoreJobs:
             executor: runs the pieces of work instead of threads; it is not shut down.
         """
         from megasim.anatomy.classification import load_rules
+        from megasim.estimate.folded import save_folded_sketches
         from megasim.exchange.model_map import is_model_map, read_model_map
         from megasim.ingest import ingest_paths
 
@@ -101,6 +102,7 @@ class StoreJobs:
                 reread=reread,
                 progress=progress,
             )
+        save_folded_sketches(self.store, progress=progress)
         for model_map in maps:
             self._add_groups(model_map)
         return result

@@ -79,3 +79,63 @@ from batch b
 anti join component_distance c
     on c.model_a = b.model_a and c.model_b = b.model_b and c.component = b.component
 order by b.model_a, b.model_b, b.component;
+
+-- name: profiles_of_model
+-- The profile of each key of a model: that of its content, in the lengths that its shape gives.
+select mt.canonical_key, mt.shape, t.l2, p.rows, p.columns
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+left join profile p
+    on p.tensor_id = mt.tensor_id
+    and coalesce(octet_length(p.rows) = 2 * mt.shape[1], p.rows is null)
+    and coalesce(octet_length(p.columns) = 2 * mt.shape[2], p.columns is null)
+where mt.model_id = $id and len(mt.shape) >= 2
+order by mt.canonical_key;
+
+-- name: unfolded_components
+-- Components of models whose sketches are not folded yet, by this version of the fold.
+select distinct mt.model_id, mt.component
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where is_measured(mt.nature)
+    and len(t.sketch) > 0
+    and not exists (
+        from folded_sketch f
+        where f.model_id = mt.model_id
+            and f.component = mt.component
+            and f.sketch_version = $fold_version
+    )
+order by mt.model_id, mt.component;
+
+-- name: sketches_of_component
+-- The sketches of a component of a model that are folded together.
+select mt.canonical_key, mt.canonical_shape, t.sketch
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where mt.model_id = $id
+    and mt.component = $component
+    and is_measured(mt.nature)
+    and len(t.sketch) > 0
+order by mt.canonical_key;
+
+-- name: add_folded_sketches
+-- The folded sketches of components of models.
+insert into folded_sketch
+select model_id, component, keys, sketch, $fold_version from batch order by model_id, component;
+
+-- name: folded_sketches
+-- The folded sketches of a component, and a number for the keys and shapes that went into each.
+select m.name, f.sketch, h.key_set
+from folded_sketch f
+join model m on m.id = f.model_id
+join (
+    select
+        mt.model_id,
+        bit_xor(hash(mt.canonical_key, mt.canonical_shape)) as key_set
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where mt.component = $component and is_measured(mt.nature) and len(t.sketch) > 0
+    group by mt.model_id
+) h on h.model_id = f.model_id
+where f.component = $component and f.sketch_version = $fold_version
+order by m.id;

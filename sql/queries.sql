@@ -108,6 +108,16 @@ select
 from batch
 order by id;
 
+-- name: known_profiles
+-- Of which contents profiles are kept, and how many norms of rows and of columns.
+select p.tensor_id, octet_length(p.rows) // 2, octet_length(p.columns) // 2
+from profile p
+join batch b on b.tensor_id = p.tensor_id;
+
+-- name: add_profiles
+-- Profiles of contents.
+insert into profile select tensor_id, rows::blob, columns::blob from batch order by tensor_id;
+
 -- name: add_model_tensors
 -- What a model holds.
 insert into model_tensor

@@ -21,7 +21,8 @@ import pandas as pd
 
 from megasim.errors import NoAnswerError, printable
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
-from megasim.kernels.tally import COUNTED, tally_key
+from megasim.kernels import loops
+from megasim.kernels.state import COUNTED
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.batches import table_of
 from megasim.store.matrices import member_names
@@ -118,7 +119,7 @@ class ComponentEstimate:
         """Add one key: the models of the rows against all."""
         first = np.zeros(len(key.place), dtype=np.bool_)
         first[self.rows] = True
-        tally_key(
+        loops.tally_key(
             self.rows,
             first,
             key.place,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from megasim.estimate.pairs import Floats, KeyContents, read_key_contents
-from megasim.kernels.tally import squared_differences
+from megasim.kernels import loops
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import holders, member_names, require_component
@@ -136,7 +136,7 @@ def _squared_distances(key: KeyContents) -> Floats:
     """Return (N, N) squared distances; NaN where the key is not in both, or cannot be compared."""
     usable = key.finite & key.measured
     d2 = np.empty((len(usable), len(usable)))
-    squared_differences(key.sketches, usable, d2)
+    loops.squared_differences(key.sketches, usable, d2)
     shapes, values = key.codes[:, 0], key.codes[:, 1]
     if len(np.unique(values)) < len(values):
         d2[(values[:, None] == values) & ~np.isnan(d2)] = 0.0

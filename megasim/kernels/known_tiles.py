@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from megasim.kernels.state import (
     COUNT,
+    COUNTED,
     COUNTS,
     M2,
     PASSES,
@@ -177,3 +178,25 @@ def add_products_of_singles() -> tuple[Any, ...]:
 
 def add_products_of_doubles() -> tuple[Any, ...]:
     return _rows("f8"), _pairs(), np.ones((4, _WIDTH))
+
+
+def _sketches() -> npt.NDArray[np.float32]:
+    return np.stack([np.roll(_elements("f4")[:64], i) for i in range(4)])
+
+
+def squared_differences() -> tuple[Any, ...]:
+    return _sketches(), np.array([True, True, False, True]), np.zeros((4, 4))
+
+
+def tally_key() -> tuple[Any, ...]:
+    """Two models of the rows against six, whose pairs have every status but one."""
+    rows, first = np.array([0, 2]), np.array([True, False, True, False, False, False])
+    place = np.array([0, 1, 2, 3, -1, 0], np.int32)
+    name = np.array([0, 0, 1, 0, 0, 0], np.int32)
+    codes = np.array([[0, 0, 0, 0], [0, 1, 0, 1], [0, 2, 2, 1], [1, 3, 3, 3]], np.int32)
+    finite, measured = np.array([True, True, True, True]), np.array([True, True, True, False])
+    sums = np.zeros((2, 6)), np.zeros((2, 6))
+    return (
+        *(rows, first, place, name, codes, finite, measured),
+        *(_sketches(), np.full(4, 0.5), *sums, np.zeros((2, 6, len(COUNTED)), np.int32)),
+    )

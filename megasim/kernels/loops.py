@@ -41,3 +41,9 @@ add_products = Loop(
     KnownTile(known.add_products_of_singles, "d1e641b95664b345"),
     KnownTile(known.add_products_of_doubles, "7441d86110291775"),
 )
+
+# Of `tally_loops`: the sums of all pairs, out of sketches.
+tally_key = Loop("tally_loops", "tally_key", KnownTile(known.tally_key, "e3bb4204968a40c8"))
+squared_differences = Loop(
+    "tally_loops", "squared_differences", KnownTile(known.squared_differences, "00aa797c1945dd9d")
+)

@@ -29,6 +29,13 @@ LOST_HALF, LOST_BFLOAT16, LOST_SINGLE, LOST_DOUBLE, BEYOND_INT64 = range(3, 8)
 VARIES, ONE_VALUE, UNFIT_SKETCH = range(8, 11)
 COUNTS = 11
 
+# The order of the statuses in the last axis of the counts of `tally_key`. What is "changed" is not
+# counted: it is what is left of the keys that both models hold, and most pairs of most keys are.
+COUNTED = (
+    *("identical", "same_values", "same_at_fp16", "same_at_bf16", "shape_mismatch"),
+    *("non_finite", "renamed", "keys_measured"),
+)
+
 
 class JobFields(NamedTuple):
     """The fields of a job: what of a tensor to take, and where its results go."""

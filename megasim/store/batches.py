@@ -53,3 +53,28 @@ def tensor_table(prints: Sequence[Fingerprint], ids: Mapping[str, int]) -> Table
     data["id"] = [ids[p.content_hash] for p in prints]
     data["sketch"] = [np.asarray(p.sketch, dtype=np.float32) for p in prints]
     return data
+
+
+def profile_table(
+    prints: Iterable[Fingerprint],
+    ids: Mapping[str, int],
+    known: Iterable[tuple[int, int | None, int | None]],
+) -> Table:
+    """Return profiles as rows of the table `profile`, those not among the known ones.
+
+    A content that stands under several shapes has a profile for each pair of lengths.
+
+    Args:
+        known: content, rows and columns of profiles that the store has.
+    """
+    seen = set(known)
+    data: dict[str, list[Any]] = {"tensor_id": [], "rows": [], "columns": []}
+    for p in prints:
+        rows, columns = len(p.row_norms) or None, len(p.column_norms) or None
+        place = (ids[p.content_hash], rows, columns)
+        if (rows or columns) and place not in seen:
+            seen.add(place)
+            data["tensor_id"].append(place[0])
+            data["rows"].append(p.row_norms.tobytes() if rows else None)
+            data["columns"].append(p.column_norms.tobytes() if columns else None)
+    return data

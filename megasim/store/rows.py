@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from megasim.errors import UsageError, printable
 from megasim.matrix.model_names import full_name, no_such_model
-from megasim.store.batches import Table, duckdb_columns, table_of, tensor_table
+from megasim.store.batches import Table, duckdb_columns, profile_table, table_of, tensor_table
 from megasim.store.connection import Mode
 from megasim.store.lease import DEFAULT_WAIT, Lease
 from megasim.store.statements import statement
@@ -383,6 +383,11 @@ class Store:
             if which:
                 table = tensor_table([prints[h] for h in which], ids)
                 self.write(name, tables={"batch": table})
+        held = {"tensor_id": sorted(ids[h] for h in hashes if ids[h] < first)}
+        known_profiles = self.rows("known_profiles", tables={"batch": held}) if known else []
+        profiles = profile_table((t.fingerprint for t in tensors), ids, known_profiles)
+        if len(profiles["tensor_id"]):
+            self.write("add_profiles", tables={"batch": profiles})
         batch = {
             "model_id": [model_id] * len(tensors),
             "tensor_id": [ids[t.fingerprint.content_hash] for t in tensors],

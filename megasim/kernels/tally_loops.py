@@ -1,26 +1,22 @@
-"""The compiled loop that adds one key to the estimates of all pairs."""
+"""The compiled loops of estimates: a key → the sums of all pairs, out of its sketches."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-# The order of the statuses in the last axis of `counts`. What is "changed" is not counted: it is
-# what is left of the keys that both models hold, and most pairs of most keys are.
-COUNTED = (
-    *("identical", "same_values", "same_at_fp16", "same_at_bf16", "shape_mismatch"),
-    *("non_finite", "renamed", "keys_measured"),
-)
+from megasim.kernels.compiled import compiled
+from megasim.kernels.state import COUNTED
+
 _IDENTICAL, _SAME_VALUES, _FP16, _BF16, _SHAPE, _NON_FINITE, _RENAMED, _MEASURED = range(
     len(COUNTED)
 )
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def squared_difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+@compiled(frozenset({"reassoc", "contract"}))
+def _squared_difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     """Return the squared distance of two rows, summed in float64.
 
     From the differences: a matrix product of all rows would cancel, and what is said of two models
@@ -33,7 +29,7 @@ def squared_difference(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def squared_differences(
     rows: npt.NDArray[np.float32], usable: npt.NDArray[np.bool_], squares: npt.NDArray[np.float64]
 ) -> None:
@@ -41,12 +37,12 @@ def squared_differences(
     for i in range(rows.shape[0]):
         squares[i, i] = 0.0 if usable[i] else np.nan
         for j in range(i):
-            d = squared_difference(rows[i], rows[j]) if usable[i] and usable[j] else np.nan
+            d = _squared_difference(rows[i], rows[j]) if usable[i] and usable[j] else np.nan
             squares[i, j] = d
             squares[j, i] = d
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def tally_key(
     rows: npt.NDArray[np.int64],
     first: npt.NDArray[np.bool_],
@@ -109,6 +105,6 @@ def tally_key(
                     counts[r, j, _BF16] += 1
                 if not is_measured:
                     continue
-                d = squared_difference(sketches[a], sketches[b])
+                d = _squared_difference(sketches[a], sketches[b])
                 squared[r, j] += d
                 variance[r, j] += d * d * relative_variance[a]
