@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
 
-from megasim.commands.console import say, show_error
+from megasim.commands.console import say, set_quiet, show, show_error
 from megasim.errors import MegasimError, printable
 from megasim.interrupts import ENDING_SIGNALS, is_asked, stoppable
 from megasim.resources import __version__
@@ -68,6 +69,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked, too old or too new · "
     "4 some checkpoints unreadable, the rest saved · 130 interrupted, progress kept.",
@@ -76,7 +78,7 @@ class _Commands(click.Group):
 @click.option(
     "--db",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The store; MEGASIM_DB, or megasim.duckdb in this folder when not given.",
+    help="The store [default: MEGASIM_DB, or megasim.duckdb in this folder].",
 )
 @click.option(
     "--wait",
@@ -84,20 +86,40 @@ class _Commands(click.Group):
     default=10.0,
     show_default="10",
     metavar="[SECONDS]",
-    help="How long to wait for a store that another process writes to, or reads when this one is "
-    "to write: for ever when no number follows.",
+    help="How long to wait while another process uses the store; without a number, for ever.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
 @click.pass_context
-def megasim(ctx: click.Context, db: Path | None, wait: float) -> None:
+def megasim(ctx: click.Context, db: Path | None, wait: float, quiet: bool) -> None:
     """What changed between these checkpoints, and where did each come from?
 
     \b
     megasim ingest models/      fingerprint every checkpoint of a folder
-    megasim compare             compute the distances still missing
+    megasim compare             compute the distances that are still missing
     megasim findings            say what is unchanged, and what changed
-    megasim report -o report    all of it as one page
+    megasim report -o report    write everything as one page
     """
     ctx.obj = db
+    set_quiet(quiet)
+    if ctx.invoked_subcommand is None:
+        show(_first_steps(db) or ctx.get_help())
+
+
+def _first_steps(db: Path | None) -> str:
+    """Return the commands to begin with, where there is no store yet."""
+    from megasim.workspace import store_path
+
+    where = store_path(db)
+    if where.exists():
+        return ""
+    named = "" if db is None else f" --db {quote(printable(db, 4096))}"
+    return (
+        f"There is no store at {printable(where)} yet. Begin with:\n\n"
+        f"  megasim{named} ingest models/   fingerprint the checkpoints of a folder\n"
+        f"  megasim{named} compare          compute the distances of all pairs\n"
+        f"  megasim{named} findings         say what is unchanged, and what changed\n\n"
+        "`megasim --help` lists all commands; `megasim demo` runs them on small models of its own."
+    )
 
 
 def main() -> None:

@@ -316,9 +316,13 @@ def component_members(component: str) -> tuple[str, ...]:
 def component_title(component: str) -> str:
     """Return what people call a component; a name of a generic model stays, safe to print.
 
+    "all" is the whole model.
+
     >>> component_title("vae_decoder"), component_title("lm_head")
     ('VAE decoder', 'lm_head')
     """
+    if component == "all":
+        return "whole model"
     return next((c.title for c in load_components() if c.name == component), printable(component))
 
 

@@ -42,7 +42,7 @@ def _names(ctx: click.Context, statement: str) -> list[str]:
 
     given: Path | None = ctx.find_root().params.get("db")
     try:
-        with Store(store_path(given), "read") as store:
+        with Store(store_path(given), "read", wait=0) as store:
             return [str(row[0]) for row in store.rows(statement)]
     except (MegasimError, duckdb.Error, OSError):
         return []

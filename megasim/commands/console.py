@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,26 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _NOT_ASCII = re.compile(r"[^\n\t -~]")
+_LOG_SECONDS = 30.0  # between two lines of progress in a log
 _CELL = 60  # characters of one table cell
 _LAST_CELL = 160  # of a row's last one, which nothing stands behind
 
 
+class _Notes:
+    """Whether notes and progress are printed in this process; `--quiet` says no."""
+
+    quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Print no notes and no progress from now on, or print them again."""
+    _Notes.quiet = quiet
+
+
 def say(text: str) -> None:
     """Print a note for people, on stderr."""
-    click.echo(_safe(text), err=True)
+    if not _Notes.quiet:
+        click.echo(_safe(text), err=True)
 
 
 def show(text: str) -> None:
@@ -70,11 +84,28 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
+def csv_text(frame: pd.DataFrame) -> str:
+    r"""Return a frame as CSV, empty where missing; a list or a struct is one cell of JSON.
+
+    >>> import pandas as pd
+    >>> print(csv_text(pd.DataFrame({"model": ["a"], "parts": [["unet", "vae"]]})))
+    model,parts
+    a,"[""unet"", ""vae""]"
+    """
+    cells = frame.map(_csv_cell) if "object" in map(str, frame.dtypes) else frame
+    return cells.to_csv(index=False, lineterminator="\n").rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    plain = value.tolist() if type(value).__name__ == "ndarray" else value
+    return json.dumps(plain, default=str) if isinstance(plain, list | dict) else value
+
+
 def show_error(error: MegasimError) -> None:
     """Print an error and its remedy, on stderr."""
-    say(f"error: {error.message}")
+    click.echo(_safe(f"error: {error.message}"), err=True)
     if error.remedy:
-        say(f"  {error.remedy}")
+        click.echo(_safe(f"  {error.remedy}"), err=True)
 
 
 def show_failures(errors: Sequence[MegasimError]) -> int:
@@ -155,18 +186,26 @@ def _cell(value: Any, limit: int) -> str:
 
 
 class ConsoleProgress:
-    """Progress bars on stderr with rate and time left; a line each where it is no terminal."""
+    """Progress bars on stderr with rate and time left; lines where stderr is not a terminal.
+
+    A log gets a line at the start of each piece of work, and one every half minute.
+    """
 
     def __init__(self) -> None:
         self._bars: RichProgress | None = None
         self._task: TaskID | None = None
+        self._title, self._unit = "", ""
+        self._done = self._total = 0
+        self._told_at = 0.0
 
     def start(self, title: str, total: int, unit: str) -> None:
         """Show a bar for `total` units."""
         self.finish()
-        if not total:
+        if not total or _Notes.quiet:
             return
         if not sys.stderr.isatty():
+            self._title, self._unit, self._done, self._total = title, unit, 0, total
+            self._told_at = time.monotonic()
             say(f"{title}: {_amount(total, unit)}")
             return
         from rich.console import Console
@@ -208,12 +247,19 @@ class ConsoleProgress:
         """Move the bar on."""
         if self._bars is not None and self._task is not None:
             self._bars.advance(self._task, amount)
+        elif self._total:
+            self._done += amount
+            if time.monotonic() - self._told_at >= _LOG_SECONDS:
+                self._told_at = time.monotonic()
+                done, total = _amount(self._done, self._unit), _amount(self._total, self._unit)
+                say(f"{self._title}: {done} of {total}, {100 * self._done // self._total} %")
 
     def finish(self) -> None:
         """Take the bar away."""
         if self._bars is not None:
             self._bars.stop()
         self._bars = self._task = None
+        self._total = 0
 
 
 def _amount(total: int, unit: str) -> str:

@@ -19,10 +19,10 @@ from megasim.errors import printable
     default="demo",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder to work in; about 100 MB.",
+    help="Folder to work in; takes about 100 MB.",
 )
 def demo_command(output: Path) -> None:
-    """Go the whole way on a small family of models of known history.
+    """Run the whole workflow on a small family of models with a known history.
 
     Builds the models, ingests and compares them, and writes findings, a matrix, a heatmap and a
     report. A second run changes nothing.
@@ -34,9 +34,9 @@ def demo_command(output: Path) -> None:
     for sentence in result.sentences:
         show(sentence)
     say("")
-    say("Look at:")
+    say("See:")
     for path in result.files:
         say(f"  {printable(path)}")
     program = "megasim" if shutil.which("megasim") else sys.argv[0]
     db = printable(output / "demo.duckdb")
-    say(f"Ask it: {program} --db {db} sql --example closest_models")
+    say(f"Query it: {program} --db {db} sql --example closest_models")

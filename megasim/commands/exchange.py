@@ -19,8 +19,8 @@ from megasim.errors import UsageError, printable
 def import_command(ctx: click.Context, path: Path, as_json: bool) -> int:
     """Import published results: a mega_cmp JSON, a folder of them, or a fingerprint file.
 
-    A .parquet file made by `megasim export --fingerprints` names known components without their
-    weights.
+    A .parquet file written by `megasim export --fingerprints` lets megasim recognise components
+    without having their weights.
     """
     workspace = options.open_workspace(ctx, "write")
     result = workspace.import_path(path, progress=ConsoleProgress())
@@ -44,29 +44,34 @@ def import_command(ctx: click.Context, path: Path, as_json: bool) -> int:
     "--format",
     "form",
     type=click.Choice(["mega-cmp"]),
-    help="Write each pair as mega_cmp did: JSON and a histogram PNG, into DIR.",
+    help="Write each pair to DIR as mega_cmp did: JSON and a histogram PNG.",
 )
 @click.option(
     "--fingerprints",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write hashes, norms and sketches of models to this .parquet file; no weights.",
+    help="Write hashes, norms and sketches, but no weights, to this .parquet file.",
 )
 @click.option(
     "-c",
     "--component",
     default="all",
     shell_complete=complete_components,
-    help="Fingerprints of this component alone, e.g. vae.",
+    help="Only fingerprints of this component, e.g. vae.",
 )
 @click.option(
     "--as",
     "renamed",
     multiple=True,
     metavar="MODEL=NAME",
-    help="Give a model this name in the file of fingerprints.",
+    help="Name of a model in the fingerprint file.",
 )
 @options.models
-@click.option("--group", "groups", multiple=True, help="Only the pairs of this group.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    help="Only the pairs of this group; may be given several times.",
+)
 @click.pass_context
 def export_command(
     ctx: click.Context,
@@ -78,10 +83,10 @@ def export_command(
     models: list[str] | None,
     groups: tuple[str, ...],
 ) -> None:
-    """Write results for others: mega_cmp's form, or a file of fingerprints."""
+    """Write results for other tools: in the format of mega_cmp, or as a fingerprint file."""
     if (form is None) == (fingerprints is None):
         raise UsageError(
-            "nothing says what to export" if form is None else "two exports at a time",
+            "no export format given" if form is None else "two export formats given",
             "write `megasim export --format mega-cmp DIR` or `--fingerprints F.parquet`",
         )
     workspace = options.open_workspace(ctx)
@@ -91,7 +96,9 @@ def export_command(
         for text in renamed:
             model, sign, name = text.partition("=")
             if not (model and sign and name):
-                raise UsageError(f"no name in {printable(text)!r}", "write `--as MODEL=NAME`")
+                raise UsageError(
+                    f"{printable(text)!r} is not a model and a name", "write `--as MODEL=NAME`"
+                )
             names[model] = name
         count = workspace.export_fingerprints(
             fingerprints, models=models, component=component, names=names
@@ -99,7 +106,7 @@ def export_command(
         say(f"wrote {count:,} fingerprints to {printable(fingerprints)}")
         return
     if folder is None:
-        raise UsageError("no folder to write to", "write `megasim export --format mega-cmp DIR`")
+        raise UsageError("no folder given", "write `megasim export --format mega-cmp DIR`")
     result = workspace.export_mega_cmp(
         folder, models=models, groups=groups or None, progress=ConsoleProgress()
     )

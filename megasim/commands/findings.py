@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,13 +13,16 @@ from megasim.commands.console import ConsoleProgress, byte_text, say, show, show
 from megasim.errors import UsageError, printable
 from megasim.output_files import write_file
 
+if TYPE_CHECKING:
+    from megasim.workspace import Workspace
+
 _ENDINGS = (".md", ".html", ".txt", ".json")
 
 
 @click.command("findings")
 @click.argument("models", nargs=-1, metavar="[A B]", shell_complete=complete_models)
-@click.option("--group", help="The pairs of this group.")
-@click.option("--groups", "shared", is_flag=True, help="Which models share which component.")
+@click.option("--group", help="Only the pairs of this group.")
+@click.option("--groups", "shared", is_flag=True, help="List which models share which component.")
 @options.output(False, "Write to a .md, .html, .txt or .json file.")
 @options.as_json
 @click.pass_context
@@ -32,24 +36,21 @@ def findings_command(
 ) -> None:
     """Say which components are unchanged, what changed, and what is odd.
 
-    Of two models A and B, of the pairs of a group, or of all. With --json a list, one item for
-    each pair and component.
+    For two models A and B, the pairs of a group, or all pairs. With --json, a list with one item
+    per pair and component.
     """
-    from megasim.findings.component_groups import group_sentences
-
     if len(models) not in (0, 2):
-        raise UsageError("findings are of two models, or of all", "write `megasim findings A B`")
+        raise UsageError(
+            "findings need two models, or none for all pairs", "write `megasim findings A B`"
+        )
     if output is not None:
-        options.check_ending(output, _ENDINGS)
+        options.check_ending(output, (".txt", ".json") if shared else _ENDINGS)
     workspace = options.open_workspace(ctx)
     a, b = models or (None, None)
     if shared:
-        found = workspace.shared_components()
-        if as_json:
-            show_json([g.to_json() for g in found])
-        else:
-            for sentence in group_sentences(found):
-                show(sentence)
+        if models or group is not None:
+            raise UsageError("--groups is about all models", "leave the models and --group out")
+        _groups(workspace, output, as_json)
         return
     if as_json or (output is not None and output.suffix.lower() == ".json"):
         rows = [f.to_json() for f in workspace.pair_findings(a, b, group=group)]
@@ -67,13 +68,32 @@ def findings_command(
     say(f"wrote {printable(output)}")
 
 
+def _groups(workspace: Workspace, output: Path | None, as_json: bool) -> None:
+    """Show or write which models share which component; a file names all of them."""
+    from megasim.findings.component_groups import group_sentences
+
+    found = workspace.shared_components()
+    rows = [group.to_json() for group in found]
+    if output is not None and output.suffix == ".json":
+        options.write_json(rows, output)
+    elif output is not None:
+        longest = max((len(group.models) for group in found), default=0)
+        write_file(output, "\n".join([*group_sentences(found, longest), ""]))
+        say(f"wrote {printable(output)}")
+    elif as_json:
+        show_json(rows)
+    else:
+        for sentence in group_sentences(found):
+            show(sentence)
+
+
 @click.command("report")
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder to write index.html and its data into.",
+    help="Folder for index.html and its data.",
 )
 @options.models
 @click.option(
@@ -82,7 +102,7 @@ def findings_command(
     "components",
     multiple=True,
     shell_complete=complete_components,
-    help="Figures of this component.",
+    help="Draw figures of this component; may be given several times.",
 )
 @options.path
 @click.pass_context
@@ -93,7 +113,7 @@ def report_command(
     components: tuple[str, ...],
     path: list[str] | None,
 ) -> None:
-    """Write all of it as one page that opens from disk, with a CSV for each figure."""
+    """Write everything as one page that opens from disk, with a CSV behind each figure."""
     workspace = options.open_workspace(ctx)
     result = workspace.report(
         output,

@@ -19,8 +19,8 @@ _MOST_STEPS = 40  # of a map, printed
 @options.metric
 @options.path
 @options.models
-@click.option("--complete", is_flag=True, help="Fill the gaps of the matrix, and say so.")
-@options.output(False, "The figure: .png, .svg or .pdf; or the places and steps: .csv.")
+@click.option("--complete", is_flag=True, help="Fill gaps in the matrix, and say so.")
+@options.output(False, "Figure: .png, .svg or .pdf; or coordinates and steps: .csv.")
 @options.as_json
 @click.pass_context
 def map_command(
@@ -35,7 +35,7 @@ def map_command(
 ) -> None:
     """Draw the models as points, and test whether the plane they lie in means anything.
 
-    The steps between models go along --path, or along the minimum spanning tree.
+    Steps between models follow --path, or else the minimum spanning tree.
     """
     if output is not None:
         options.check_ending(output, (*options.FIGURE_ENDINGS, ".csv"))
@@ -69,7 +69,8 @@ def map_command(
     "components",
     multiple=True,
     shell_complete=complete_components,
-    help="unet, text_encoder, vae, …; may be given several times. When not given: unet, or all.",
+    help="unet, text_encoder, vae, …; may be given several times. Default: unet, or all if no "
+    "model has one.",
 )
 @options.metric
 @click.option(
@@ -77,10 +78,10 @@ def map_command(
     default="role",
     show_default=True,
     type=click.Choice(["role", "block", "attention"]),
-    help="How layers are grouped; attention is attn1, attn2 and the others.",
+    help="How to group layers; attention means attn1, attn2 and others.",
 )
 @click.option("--only", type=options.Names(), help="Only these groups, e.g. attn1,ff or IN01,M00.")
-@options.output(False, "The figure: .png, .svg or .pdf; or a table of the steps: .csv.")
+@options.output(False, "Figure: .png, .svg or .pdf; or a table of the steps: .csv.")
 @options.as_json
 @click.pass_context
 def trajectory_command(
@@ -95,7 +96,7 @@ def trajectory_command(
 ) -> None:
     """Follow a chain of epochs or versions: steps, distance from the start, turns.
 
-    Each component as a whole comes first, then its layers, taken together by role or block.
+    Each component as a whole comes first, then its layers, grouped by role or block.
     """
     from megasim.geometry.trajectory import to_json
 
@@ -123,13 +124,13 @@ def trajectory_command(
     "-c",
     "--component",
     shell_complete=complete_components,
-    help="Its roles; all components beside each other if not given.",
+    help="A panel per role of this component. Default: a panel per component.",
 )
-@options.output(True, "The figure: .png, .svg or .pdf.")
+@options.output(True, "Figure: .png, .svg or .pdf.")
 @click.pass_context
 def histogram_command(
     ctx: click.Context, a: str, b: str, component: str | None, output: Path
 ) -> None:
-    """Draw how the layer distances of a pair are distributed: attn1, attn2 and the others."""
+    """Draw the distribution of the layer distances of a pair: attn1, attn2 and others."""
     options.check_ending(output, options.FIGURE_ENDINGS)
     options.write_figure(options.open_workspace(ctx).histogram(a, b, component), output)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "parents",
     type=options.Names(),
     shell_complete=complete_several_models,
-    help="Its parents, when they are known.",
+    help="Its parents, if they are known.",
 )
 @options.component
 @options.from_sketches
@@ -41,7 +41,7 @@ def recipe_command(
     estimate: bool,
     as_json: bool,
 ) -> None:
-    """Write MODEL as a weighted sum of other models, block by block, or say that it is none."""
+    """Write MODEL as a weighted sum of other models, block by block, or say that it is not one."""
     from megasim.lineage.recipe_result import percent, weighted_sum
 
     recipe = options.open_workspace(ctx).recipe(
@@ -102,9 +102,9 @@ def direction_command(
     estimate: bool,
     as_json: bool,
 ) -> None:
-    """Say how far the change from A to B is the change from C to D.
+    """Measure how similar the change A→B is to the change C→D.
 
-    Is a fine-tune the same change applied to another base? Is a LoRA baked in?
+    Is a fine-tune the same change applied to another base? Is a LoRA merged in?
     """
     found = options.open_workspace(ctx).direction(
         *models, component=component, estimate=estimate, progress=ConsoleProgress()
@@ -125,11 +125,11 @@ def direction_command(
     "--claims",
     "claims_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Claimed recipes to check, as JSON or CSV: model, parents, weights.",
+    help="Claimed recipes to check, as JSON or CSV with model, parents, weights.",
 )
-@click.option("--weights-only", is_flag=True, help="Take no evidence from metadata.")
+@click.option("--weights-only", is_flag=True, help="Use no evidence from metadata.")
 @options.from_sketches
-@options.output(False, "The tree: .html, .png, .svg, .pdf, .dot, .graphml or .json.")
+@options.output(False, "Tree: .html, .png, .svg, .pdf, .dot, .graphml or .json.")
 @options.as_json
 @click.pass_context
 def lineage_command(
@@ -142,7 +142,7 @@ def lineage_command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Draw the family tree of the models, and check what is claimed against the weights."""
+    """Draw the family tree of the models, and check claims against the weights."""
     from megasim.plots.lineage import LINEAGE_ENDINGS, save_lineage
 
     if output is not None:

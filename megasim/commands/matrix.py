@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @options.metric
 @options.models
 @click.option("--estimate", is_flag=True, help="Estimate the pairs that were not compared.")
-@click.option("--long", is_flag=True, help="One row a pair, with what each value covers.")
-@options.output(False, "A .csv, .parquet, .json or .npz file; a table on stdout when not given.")
+@click.option("--long", is_flag=True, help="One row per pair, with what each value covers.")
+@options.output(False, "File: .csv, .parquet, .json or .npz. Default: a table on stdout.")
 @options.as_json
 @click.pass_context
 def matrix_command(
@@ -39,9 +39,9 @@ def matrix_command(
 ) -> None:
     """Write the distance matrix of a component.
 
-    A pair that was not compared is empty, never 0. Values that are not exact are written one
-    row a pair, with their source and standard error; in a table ~ marks an estimate, and ? a
-    published 0 that may mean "not compared".
+    A pair that was not compared is empty, never 0. If any value is not exact, .csv and .parquet
+    have one row per pair, with its source and standard error. In a table, ~ marks an estimate and
+    ? a published 0 that may mean "not compared".
     """
     from megasim.matrix.distance_matrix import coverage_note
     from megasim.matrix.files import (
@@ -63,7 +63,7 @@ def matrix_command(
     say(f"{name}, {metric}: {len(matrix.models)} models, {coverage_note(matrix)}")
     if output is not None:
         in_long_form = write_matrix(matrix, output, long=long)
-        form = ", one row a pair" if in_long_form and not long else ""
+        form = ", one row per pair" if in_long_form and not long else ""
         say(f"wrote {printable(output)}{form}")
     elif as_json:
         show_json(matrix_to_json(matrix))
@@ -86,23 +86,29 @@ def _marked(square: pd.DataFrame, sources: npt.NDArray[np.str_]) -> pd.DataFrame
 
 @click.command("nearest")
 @click.argument("model", metavar="MODEL|PATH", shell_complete=complete_models)
-@click.option("-k", default=5, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option(
+    "-k",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of models per component.",
+)
 @click.option(
     "-c",
     "--component",
     "components",
     multiple=True,
     shell_complete=complete_components,
-    help="Only this component.",
+    help="Only this component; may be given several times.",
 )
 @options.as_json
 @click.pass_context
 def nearest_command(
     ctx: click.Context, model: str, k: int, components: tuple[str, ...], as_json: bool
 ) -> None:
-    """Name the models nearest to MODEL, component by component, with no file read.
+    """List the models nearest to MODEL for each component, from the store alone.
 
-    A file that is not in the store may be named too: it is looked at, and not kept.
+    MODEL can also be a file that is not in the store: it is read, but not saved.
     """
     workspace = options.open_workspace(ctx, "update")
     frame = workspace.nearest(model, components or None, k=k, progress=ConsoleProgress())
@@ -116,15 +122,17 @@ def nearest_command(
 @options.component
 @options.metric
 @options.models
-@click.option("--layers", is_flag=True, help="Layers × pairs: where one model differs from others.")
-@click.option("--tiers", is_flag=True, help="Components × pairs: what is unchanged, and how.")
+@click.option(
+    "--layers", is_flag=True, help="Draw layers × pairs: where one model differs from the others."
+)
+@click.option("--tiers", is_flag=True, help="Draw components × pairs: what is unchanged, and how.")
 @click.option(
     "--against",
     metavar="MODEL",
     shell_complete=complete_models,
-    help="The one model of --layers or --tiers.",
+    help="The model that --layers or --tiers compares with the others.",
 )
-@options.output(True, "The figure: .png, .svg or .pdf.")
+@options.output(True, "Figure: .png, .svg or .pdf.")
 @click.pass_context
 def heatmap_command(
     ctx: click.Context,
@@ -138,7 +146,8 @@ def heatmap_command(
 ) -> None:
     """Draw the distance matrix of a component, similar models side by side.
 
-    Or where in the network a model differs from the others, or which components are unchanged.
+    With --layers: where in the network a model differs from the others. With --tiers: which
+    components are unchanged.
     """
     options.check_ending(output, options.FIGURE_ENDINGS)
     figure = options.open_workspace(ctx).heatmap(

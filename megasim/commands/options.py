@@ -31,8 +31,8 @@ component = click.option(
     "-c",
     "--component",
     shell_complete=complete_components,
-    help="unet, text_encoder, vae, vae_encoder, vae_decoder, ema, …; te and te0, te1 are short; or "
-    "all. When not given: unet, or all where no model has one.",
+    help="unet, text_encoder, vae, vae_encoder, vae_decoder, ema, …, or all; te, te0, te1 for "
+    "short. Default: unet, or all if no model has one.",
 )
 metric = click.option(
     "-m",
@@ -40,15 +40,15 @@ metric = click.option(
     default="l2",
     show_default=True,
     type=click.Choice(["l0", "l1", "l2", "linf", "cossim"]),
-    help="linf and cossim need `megasim compare --metric …` first.",
+    help="linf and cossim must be computed first: `megasim compare --metric …`.",
 )
 from_sketches = click.option(
     "--estimate",
     is_flag=True,
-    help="Take all distances from the sketches: nothing need have been compared.",
+    help="Take all distances from the sketches; nothing needs to be compared first.",
 )
 workers = click.option(
-    "--workers", type=click.IntRange(1), help="Threads; as many as there are cores by default."
+    "--workers", type=click.IntRange(1), help="Number of threads [default: cores]."
 )
 
 
@@ -99,13 +99,13 @@ path = click.option(
     "--path",
     type=Names(),
     shell_complete=complete_several_models,
-    help="Models in the order they came: A,B,C.",
+    help="Models in the order they were made: A,B,C.",
 )
 models = click.option(
     "--models",
     type=Names(),
     shell_complete=complete_several_models,
-    help="Only these models, in this order.",
+    help="Only these models, in this order: A,B,C.",
 )
 memory = click.option(
     "--memory", type=Size(), default="1G", show_default=True, help="Memory for buffers, e.g. 512M."
@@ -157,6 +157,6 @@ def check_ending(path: Path, endings: tuple[str, ...]) -> None:
     """Refuse an output that no writer is there for, before any work is done."""
     if path.suffix.lower() not in endings:
         raise UsageError(
-            f"{printable(path.name)} has an ending that is not known here",
-            f"end the name in one of {', '.join(endings)}",
+            f"{printable(path.name)}: unknown file ending",
+            f"use one of {', '.join(endings)}",
         )

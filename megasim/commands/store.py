@@ -11,6 +11,7 @@ from megasim.commands.completion import complete_components
 from megasim.commands.console import (
     ConsoleProgress,
     byte_text,
+    csv_text,
     records,
     say,
     show,
@@ -25,23 +26,27 @@ _ROWS = 200  # rows of a table that a terminal is shown
 
 
 @click.command("ingest")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="PATH…")
 @click.option(
-    "--name", "names", multiple=True, metavar="NAME=PATH", help="Call the model at PATH by NAME."
+    "--name",
+    "names",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Ingest PATH and give its model this name.",
 )
 @click.option(
     "--anatomy",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rules of your own for keys, as CSV; see docs/anatomy.md.",
+    help="Your own rules for key names, as CSV; see docs/anatomy.md.",
 )
 @click.option(
     "--sketch",
     default=256,
     show_default=True,
     type=click.IntRange(16, 65536),
-    help="Numbers a sketch; more make estimates better and the store larger.",
+    help="Numbers per sketch; more give better estimates and a larger store.",
 )
-@click.option("--reread", is_flag=True, help="Read known files again.")
+@click.option("--reread", is_flag=True, help="Read files again even if they are known.")
 @options.workers
 @options.memory
 @options.as_json
@@ -57,15 +62,17 @@ def ingest_command(
     memory: int,
     as_json: bool,
 ) -> int:
-    """Fingerprint checkpoints: files, folders, diffusers folders, a model_map.json.
+    """Fingerprint checkpoints: files, folders, diffusers folders, or a model_map.json.
 
     Reads .safetensors, .ckpt, .pt, .pth, .bin, TorchScript, sharded and diffusers folders.
-    Nothing in a file is ever executed. Known files are skipped; so is what is no
-    checkpoint by its first bytes, where a folder holds it.
+    Nothing in a file is ever executed. Known files are skipped; in folders, files that are
+    clearly not checkpoints are skipped too.
     """
     from megasim.ingest import require_some
 
     named = dict(_named_path(text) for text in names)
+    if not (paths or named):
+        raise UsageError("no path given", "write `megasim ingest PATH…`")
     require_some([*paths, *named.values()])  # before a store is made for it
     workspace = options.open_workspace(ctx, "write", memory=memory)
     _tell_of_compiling("walk_halves")
@@ -90,8 +97,8 @@ def ingest_command(
             for name in found:
                 show(f"{verb} {printable(name)}")
         for error in result.passed_over:
-            say(f"passed over {error.message}")
-        note = f"; {len(result.known)} known already" if result.known else ""
+            say(f"skipped {error.message}")
+        note = f"; {len(result.known)} already known" if result.known else ""
         say(f"read {byte_text(result.bytes_read)} of {_count(result, 'added', 'replaced')}{note}")
     return show_failures(result.failed)
 
@@ -114,7 +121,7 @@ def _count(result: object, *kinds: str) -> str:
 def _named_path(text: str) -> tuple[str, Path]:
     name, sign, path = text.partition("=")
     if not (name and sign and path):
-        raise UsageError(f"{printable(text)!r} is no name", "write --name NAME=PATH")
+        raise UsageError(f"{printable(text)!r} is not a name and a path", "write --name NAME=PATH")
     return name, Path(path)
 
 
@@ -127,12 +134,20 @@ def _named_path(text: str) -> tuple[str, Path]:
     "metrics",
     multiple=True,
     type=click.Choice(["linf", "cossim"]),
-    help="Compute this too, beside l0, l1 and l2. May be given twice.",
+    help="Also compute this, besides l0, l1 and l2; may be given twice.",
 )
 @options.models
-@click.option("--group", "groups", multiple=True, help="Only the pairs of this group.")
 @click.option(
-    "--nearest", type=click.IntRange(1), metavar="K", help="Only each model with its K nearest."
+    "--group",
+    "groups",
+    multiple=True,
+    help="Only the pairs of this group; may be given several times.",
+)
+@click.option(
+    "--nearest",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Only pairs of each model with its K nearest.",
 )
 @click.option(
     "-c",
@@ -140,9 +155,9 @@ def _named_path(text: str) -> tuple[str, Path]:
     default="all",
     show_default=True,
     shell_complete=complete_components,
-    help="What --nearest goes by.",
+    help="The component that --nearest uses.",
 )
-@click.option("--device", help="A torch device for the arithmetic, e.g. cuda; needs torch.")
+@click.option("--device", help="Torch device for the arithmetic, e.g. cuda; needs torch.")
 @options.workers
 @options.memory
 @options.as_json
@@ -160,13 +175,13 @@ def compare_command(
     memory: int,
     as_json: bool,
 ) -> int:
-    """Compute the exact distances still missing, of all pairs or of those of MODEL_MAP.
+    """Compute the exact distances that are still missing, of all pairs or those of MODEL_MAP.
 
-    Each content is read once. Stop it when you like: what is done is kept.
+    Each content is read once. You can stop it at any time: finished work is kept.
     """
     workspace = options.open_workspace(ctx, "update", memory=memory)
     if not workspace.store.models():
-        raise NoAnswerError("the store holds no model yet", "begin with `megasim ingest PATH…`")
+        raise NoAnswerError("the store is empty", "start with `megasim ingest PATH…`")
     _tell_of_compiling("add_halves")
     result = workspace.compare(
         models=models,
@@ -184,8 +199,8 @@ def compare_command(
     else:
         show(
             f"{result.pairs_done} of {result.pairs_asked} pairs compared, "
-            f"{result.pairs_known} known already; {result.tensor_pairs_computed:,} distances, "
-            f"{byte_text(result.bytes_read)} read of {result.files_read} models"
+            f"{result.pairs_known} already known; {result.tensor_pairs_computed:,} distances, "
+            f"{byte_text(result.bytes_read)} read from {result.files_read} models"
         )
     return show_failures(result.failed)
 
@@ -194,7 +209,7 @@ def compare_command(
 @options.as_json
 @click.pass_context
 def models_command(ctx: click.Context, as_json: bool) -> None:
-    """List the models of the store."""
+    """List the models in the store."""
     workspace = options.open_workspace(ctx)
     frame = workspace.models()
     workspace.store.release()  # who reads what is printed may take his time
@@ -226,7 +241,7 @@ def sql_command(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Ask the views models, layers, layer_distances and component_distances in SQL.
+    """Query the views models, layers, layer_distances and component_distances with SQL.
 
     \b
     megasim sql "describe layer_distances"
@@ -244,7 +259,7 @@ def sql_command(
         return
     if (query is None) == (example is None):
         raise UsageError(
-            "there is no query" if query is None else "there are two queries",
+            "no query given" if query is None else "two queries given",
             'write megasim sql "select …", or --example NAME',
         )
     workspace = options.open_workspace(ctx)
@@ -253,6 +268,6 @@ def sql_command(
     if as_json:
         show_json(records(frame))
     elif as_csv:
-        show_csv(frame.to_csv(index=False).rstrip("\n"))
+        show_csv(csv_text(frame))
     else:
         show(table_text(frame, _ROWS))

@@ -12,12 +12,14 @@ from megasim.errors import printable
 
 @click.command("forget")
 @click.argument("names", nargs=-1, required=True, metavar="MODEL…", shell_complete=complete_models)
-@click.option("--dry-run", is_flag=True, help="Only say how much of the store it would free.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say how much space in the store this would free."
+)
 @click.pass_context
 def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> None:
-    """Take models out of the store; their files stay as they are.
+    """Remove models from the store; their files are not touched.
 
-    All of them, or none where it is stopped. What other models hold too stays.
+    All are removed, or none if it is interrupted. Contents that other models also hold stay.
     """
     workspace = options.open_workspace(ctx, "read" if dry_run else "update")
     forgotten = list(dict.fromkeys(workspace.store.model_names(names)))
@@ -37,10 +39,10 @@ def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) ->
 @options.as_json
 @click.pass_context
 def compact_command(ctx: click.Context, memory: int, as_json: bool) -> None:
-    """Write the store anew at its true size, without what no model holds any more.
+    """Rewrite the store at its true size, without what no model holds any more.
 
-    The new file takes the place of the old one at once, when it is whole; stopped before, the
-    old one stays. Meanwhile the disk needs room for both.
+    The new file replaces the old one when it is complete; if interrupted, the old one stays.
+    The disk needs room for both.
     """
     from megasim.workspace import compact_store
 
@@ -58,10 +60,10 @@ def compact_command(ctx: click.Context, memory: int, as_json: bool) -> None:
 @click.command("migrate")
 @click.pass_context
 def migrate_command(ctx: click.Context) -> None:
-    """Bring a store that an older megasim wrote up to the schema of this one.
+    """Update a store that an older megasim wrote to the schema of this one.
 
-    All that is in it stays. Commands that write to the store do this by themselves; those that
-    only read it never change it.
+    Nothing in it is lost. Commands that write to the store do this themselves; commands that
+    only read never change it.
     """
     from megasim.workspace import migrate_store
 

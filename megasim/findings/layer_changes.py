@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from megasim.anatomy.classification import component_members
 from megasim.errors import UsageError, printable
 from megasim.findings.reference_model import reference_model
 from megasim.matrix.distance_matrix import DistanceMatrix
+from megasim.store.matrices import member_names
 from megasim.store.rows import Store
 from megasim.store.runnable_queries import run_query
 
@@ -55,7 +55,7 @@ def layer_changes(
             f"{printable(model)!r} has no component {printable(matrix.component)}",
             "see `megasim models`",
         )
-    members = component_members(matrix.component)
+    members = member_names(store, matrix.component)
     found = run_query(store, "report_layers", models=models, model=model, components=members)
     return LayerChanges(model, matrix.component, layer_rows(found.frame, model, matrix))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from megasim.anatomy.classification import component_members, component_title
+from megasim.anatomy.classification import component_title
 from megasim.errors import NoAnswerError, printable
 from megasim.findings.layer_changes import layer_rows
 from megasim.findings.reference_model import known_by_layer, reference_model
@@ -91,7 +91,7 @@ def _heatmap(source: Source, component: str) -> list[Block]:
     if len(known) == n * (n - 1) // 2 and not known.any():
         who = "both" if n == 2 else f"all {n}"
         return [say(f"{title}: {who} models are at distance 0 from each other.")]
-    answer = source.ask("report_distances", components=component_members(component))
+    answer = source.ask("report_distances", components=source.members(component))
     name = file_name("distances", component)
     caption = (
         f"{title}, L2 distance of {counted(n, 'model')}; {coverage_note(matrix)}. "
@@ -129,7 +129,7 @@ def _where(source: Source, component: str) -> list[Block]:
     model = source.center
     if model not in matrix.models or not known_by_layer(matrix)[matrix.models.index(model)].any():
         model = reference_model(matrix)
-    members = component_members(component)
+    members = source.members(component)
     others = int(known_by_layer(matrix)[matrix.models.index(model)].sum())
     keys = int(matrix.keys_compared.max(initial=0))
     summed = keys * others > _MOST_KEYS

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from megasim.anatomy.classification import component_members, component_title
+from megasim.anatomy.classification import component_title
 from megasim.errors import NoAnswerError, printable
 from megasim.geometry.chains import Chain, find_chains
 from megasim.geometry.map import MapResult, map_models
@@ -112,7 +112,7 @@ def _same_keys(matrix: DistanceMatrix) -> DistanceMatrix:
 
 
 def _map_blocks(source: Source, component: str, found: MapResult) -> list[Block]:
-    answer = source.ask("report_distances", components=component_members(component))
+    answer = source.ask("report_distances", components=source.members(component))
     name = file_name("map", component)
     title = printable(component_title(component))
     n, whole = len(found.models), len(source.matrix(component).models)
@@ -184,7 +184,7 @@ def _chain_blocks(source: Source, component: str, chain: Chain) -> list[Block]:
         return []
     found = _trajectories(matrix, chain, source.layers(component, chain.models))
     name = file_name("steps", component, chain.label)
-    members = component_members(component)
+    members = source.members(component)
     files = [frame_file(name, step_table(found), "steps, sums and turns")]
     roles = source.ask("report_chain_roles", components=members, path=chain.models)
     if len(roles.frame):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from megasim.anatomy.classification import component_members, component_title
+from megasim.anatomy.classification import component_title
 from megasim.errors import printable
 from megasim.findings.reference_model import known_by_layer
 from megasim.lineage.claims import CheckedClaim
@@ -66,7 +66,7 @@ def _lineage(
         names = counted(len(found.families), "model")
         return [note(f"None of {names} is related to another.")], ()
     name = file_name("lineage", component)
-    distances = source.ask("report_distances", components=component_members(component))
+    distances = source.ask("report_distances", components=source.members(component))
     files = [
         frame_file(name, _edge_frame(found), "the edges with their evidence"),
         answer_file(file_name("distances", component), distances),

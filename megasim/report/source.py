@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from megasim.anatomy.classification import component_members
 from megasim.errors import UsageError, printable
 from megasim.findings.component_groups import Equalities, main_components
 from megasim.findings.reference_model import central_model
 from megasim.findings.tier_overview import known_pairs
 from megasim.findings.verdicts import FindingsReader
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
-from megasim.store.matrices import load_layers, load_matrix
+from megasim.store.matrices import load_layers, load_matrix, member_names
 from megasim.store.rows import Pair, Store
 from megasim.store.runnable_queries import QueryResult, run_query
 
@@ -73,7 +72,7 @@ class Source:
         else:
             shown = tuple(components)
             for name in shown:
-                if not set(component_members(name)) & set(held):
+                if not set(member_names(store, name)) & set(held):
                     raise UsageError(
                         f"no model in the store has a component {printable(name)!r}",
                         "there are: " + (", ".join(map(printable, held)) or "none"),
@@ -93,6 +92,10 @@ class Source:
         return run_query(
             self.store, name, models=models, model=model, components=components, path=path
         )
+
+    def members(self, component: str) -> list[str]:
+        """Return the stored components that a name stands for."""
+        return member_names(self.store, component)
 
     def matrix(self, component: str) -> DistanceMatrix:
         """Return the L2 distances of a component among the models that hold it.

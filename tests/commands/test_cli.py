@@ -232,7 +232,7 @@ def test_estimates_are_marked(folder: Path, capsys: pytest.CaptureFixture[str]) 
     megasim(capsys, "ingest", "models")
     code, _, err = megasim(capsys, "matrix", "-c", "block", "--estimate", "-o", "m.csv")
     assert code == 0
-    assert "one row a pair" in err
+    assert "one row per pair" in err
     lines = Path("m.csv").read_text().splitlines()
     assert lines[0].startswith("model_a,model_b,component,l2,source,error")
     assert all(",estimated," in line for line in lines[1:])
@@ -246,7 +246,10 @@ def test_nearest_to_a_file_that_is_not_kept(
     code, out, _ = megasim(capsys, "nearest", "new.safetensors", "-k", "1", "--json")
     (row,) = json.loads(out)
     assert (code, row["model"], row["source"]) == (0, "m1", "estimated")
-    assert "new" not in megasim(capsys, "models")[1]
+    models = megasim(capsys, "models")[1]
+    assert "new" not in models
+    assert {"size", "ingested"} <= set(models.split())
+    assert re.search(r"\d kB +20\d\d-\d\d-\d\d ", models)
 
 
 def test_every_example_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
