@@ -206,7 +206,14 @@ group by model_id;
 -- name: model_keys
 -- What a model holds, as renames are sought in it.
 select
-    mt.canonical_key, mt.canonical_shape, t.value_hash, t.is_constant or t.numel < 64 as trivial
+    mt.canonical_key,
+    mt.canonical_shape,
+    t.value_hash,
+    -- beyond 65504 float16 is infinite, and infinities are no evidence
+    case when t.linf <= 65504 then t.fp16_hash end as fp16_hash,
+    case when t.linf is not null then t.bf16_hash end as bf16_hash,
+    t.is_constant or t.numel < 64 as trivial,
+    t.l2
 from model_tensor mt
 join tensor t on t.id = mt.tensor_id
 where mt.model_id = $id

@@ -162,7 +162,7 @@ create table rename (
     prefix_b varchar not null,
     keys     integer not null,              -- keys it brings together
     support  integer not null,              -- of them, how many by equal content
-    basis    varchar not null               -- 'content' or 'structure'
+    basis    varchar not null               -- 'content', 'rounded content', 'structure' or 'shapes'
 );
 
 -- The keys of a pair that a rename brings together.

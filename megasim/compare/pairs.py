@@ -261,7 +261,10 @@ def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
     @cache
     def side(model_id: int) -> dict[str, NamedTensor]:
         rows = store.rows("model_keys", id=model_id)
-        return {key: NamedTensor(shape, value, trivial) for key, shape, value, trivial in rows}
+        return {
+            key: NamedTensor(shape, tuple(hashes), trivial, norm)
+            for key, shape, *hashes, trivial, norm in rows
+        }
 
     renames: list[tuple[Any, ...]] = []
     keys: list[tuple[Any, ...]] = []

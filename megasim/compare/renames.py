@@ -2,31 +2,52 @@
 
 A tensor that stands in both models under different keys is evidence for a substitution of
 prefixes. The substitution that explains the most keys, and contradicts nothing, is applied to
-every key it fits, also to those whose content changed. Constant and small tensors are no
-evidence, and neither is a content that stands more than once in a model (tied or repeated
-weights).
+every key it fits, also to those whose content changed. Content is equal as it is, or once both
+are rounded to float16 or to bfloat16: a model may be renamed and cast at once. Constant and small
+tensors are no evidence, and neither is a content that stands more than once in a model (tied or
+repeated weights).
+
+Where no content is equal, names and shapes are tried: first a branch of one model that lies whole
+in the other under another prefix; then, if every key has its counterpart, shapes in their order,
+which the norms must not contradict. Each rename says on what it rests.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-# Without a single equal content, only a substitution that fits this many keys is believed.
+# Without a single equal content, a substitution that leaves some keys of both models without a
+# counterpart is believed only if it fits this many.
 LEAST_KEYS_BY_STRUCTURE = 8
+# Without equal content, fewer matrices than this are not told apart from chance.
+LEAST_MATRICES = 2
+# Tensors at the same place of two models trained from the same start, or by the same recipe, have
+# norms within this factor of each other.
+MOST_NORM_RATIO = 4.0
 # How many leading names a prefix found by structure may have.
 DEEPEST_PREFIX = 4
 
 
 @dataclass(frozen=True, slots=True)
 class NamedTensor:
-    """What a rename is decided from: the shape and content under a canonical key."""
+    """What a rename is decided from: what stands under a canonical key.
+
+    Attributes:
+        shape: its canonical shape.
+        contents: what it is equal by, from the strongest: the hash of its values, and of its values
+            rounded to float16 and bfloat16. None equals nothing.
+        trivial: whether it is too small, or too plain, to be evidence.
+        norm: its l2; None where it has none.
+    """
 
     shape: str
-    content: Hashable
+    contents: tuple[Hashable, ...]
     trivial: bool
+    norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +57,8 @@ class Rename:
     Attributes:
         keys: (key in a, key in b) that it brings together, one to one, sorted.
         support: how many of them hold equal, non-trivial content.
-        basis: "content", or "structure" when only names and shapes speak for it.
+        basis: "content"; "rounded content" where no content is equal but once rounded; "structure"
+            when only names and shapes speak for it; "shapes" when only shapes and norms do.
     """
 
     prefix_a: str
@@ -55,8 +77,8 @@ def find_renames(a: Side, b: Side) -> list[Rename]:
     Keys of the same name are taken as the same and are never renamed. Each key takes part in
     one rename at most.
 
-    >>> t = NamedTensor("8x8", "content 1", trivial=False)
-    >>> u, v = (NamedTensor("8x8", c, trivial=False) for c in ("content 2", "content 3"))
+    >>> t = NamedTensor("8x8", ("content 1",), trivial=False)
+    >>> u, v = (NamedTensor("8x8", (c,), trivial=False) for c in ("content 2", "content 3"))
     >>> (r,) = find_renames({"x.w": t, "x.v": u}, {"y.z.w": t, "y.z.v": v})
     >>> r.prefix_a, r.prefix_b, r.support, len(r.keys)
     ('x.', 'y.z.', 1, 2)
@@ -92,7 +114,7 @@ def find_renames(a: Side, b: Side) -> list[Rename]:
             if any(k.startswith(a) for k in taken_a) or any(k.startswith(b) for k in taken_b)
         }
     if left and right and not found:
-        found += _by_structure(left, right, told)
+        found += _by_structure(left, right, told) or _by_shapes(left, right)
     return found
 
 
@@ -101,10 +123,12 @@ class _Told:
 
     Attributes:
         evidence: key in a → key in b of equal content that stands once in each model.
+        exact: the keys in a whose content is equal unrounded.
     """
 
-    def __init__(self, evidence: dict[str, str], keys_a: Sequence[str]) -> None:
-        self.evidence = evidence
+    def __init__(self, found: tuple[dict[str, str], set[str]], keys_a: Sequence[str]) -> None:
+        self.evidence, self.exact = found
+        evidence = self.evidence
         self.other_side = frozenset(evidence.values())
         self._keys_a = keys_a
 
@@ -116,20 +140,34 @@ class _Told:
             yield self._keys_a[place]
 
 
-def _evidence(a: Side, b: Side, left: Side, right: Side) -> dict[str, str]:
-    """Return key in a → key in b of equal content that stands once in each model."""
-    once_a = _keys_of_single_contents(a)
-    once_b = _keys_of_single_contents(b)
-    return {
-        ka: once_b[content]
-        for content, ka in once_a.items()
-        if content in once_b and ka in left and once_b[content] in right
+def _evidence(a: Side, b: Side, left: Side, right: Side) -> tuple[dict[str, str], set[str]]:
+    """Return key in a → key in b of equal content that stands once in each model, and which of
+    them are equal unrounded. What is equal by a stronger hash is not asked of a weaker one."""
+    found: dict[str, str] = {}
+    exact: set[str] = set()
+    taken: set[str] = set()
+    for level in range(max(len(t.contents) for t in a.values())):
+        once_a = _keys_of_single_contents(a, level)
+        once_b = _keys_of_single_contents(b, level)
+        for content, ka in once_a.items():
+            kb = once_b.get(content)
+            if kb is None or ka in found or kb in taken or ka not in left or kb not in right:
+                continue
+            found[ka] = kb
+            taken.add(kb)
+            if level == 0:
+                exact.add(ka)
+    return found, exact
+
+
+def _keys_of_single_contents(side: Side, level: int) -> dict[Hashable, str]:
+    contents = {
+        k: t.contents[level]
+        for k, t in side.items()
+        if not t.trivial and level < len(t.contents) and t.contents[level] is not None
     }
-
-
-def _keys_of_single_contents(side: Side) -> dict[Hashable, str]:
-    counts = Counter(t.content for t in side.values() if not t.trivial)
-    return {t.content: k for k, t in side.items() if not t.trivial and counts[t.content] == 1}
+    counts = Counter(contents.values())
+    return {content: k for k, content in contents.items() if counts[content] == 1}
 
 
 def substitution(key_a: str, key_b: str) -> tuple[str, str]:
@@ -160,6 +198,7 @@ def _apply(
     prefix_a, prefix_b = replaced
     keys = []
     support = 0
+    exact = False
     for ka in told.keys_under(prefix_a):
         kb = prefix_b + ka[len(prefix_a) :]
         if ka not in left or kb not in right:
@@ -169,9 +208,12 @@ def _apply(
         if contradicted or left[ka].shape != right[kb].shape:
             return None
         support += equal
+        exact |= equal and ka in told.exact
         keys.append((ka, kb))
     if not keys or (basis == "content" and not support):
         return None
+    if basis == "content" and not exact:
+        basis = "rounded content"
     return Rename(prefix_a, prefix_b, tuple(sorted(keys)), support, basis)
 
 
@@ -189,7 +231,8 @@ def _take(rename: Rename, left: dict[str, NamedTensor], right: dict[str, NamedTe
 def _by_structure(left: Side, right: Side, told: _Told) -> list[Rename]:
     """Return the one substitution that places a whole branch of one side in the other.
 
-    No key under one of its two prefixes is left behind, and it covers most of the smaller side.
+    No key under one of its two prefixes is left behind, and it covers most of the smaller side; or,
+    of few keys, all of both sides.
     """
     renames = []
     for prefix_a in _prefixes(left):
@@ -197,12 +240,68 @@ def _by_structure(left: Side, right: Side, told: _Told) -> list[Rename]:
             if prefix_a == prefix_b:
                 continue
             rename = _apply((prefix_a, prefix_b), left, right, told, "structure")
-            if rename is None or len(rename.keys) < LEAST_KEYS_BY_STRUCTURE:
+            if rename is None:
+                continue
+            fits_all = len(rename.keys) == len(left) == len(right)
+            fits_all = fits_all and _matrices(left) >= LEAST_MATRICES
+            if len(rename.keys) < LEAST_KEYS_BY_STRUCTURE and not fits_all:
                 continue
             branches = (_count(left, prefix_a), _count(right, prefix_b))
             if len(rename.keys) in branches and 2 * len(rename.keys) > min(len(left), len(right)):
                 renames.append(rename)
     return [max(renames, key=_rank)] if renames else []
+
+
+def _by_shapes(left: Side, right: Side) -> list[Rename]:
+    """Return the renames that bring all keys of both sides together, by shape and order.
+
+    The order is that among the keys of one shape and last name. None where a shape or a norm
+    disagrees.
+    """
+    groups_a, groups_b = _by_shape(left), _by_shape(right)
+    if _matrices(left) < LEAST_MATRICES or {k: len(v) for k, v in groups_a.items()} != {
+        k: len(v) for k, v in groups_b.items()
+    }:
+        return []
+    pairs = [
+        pair for group in groups_a for pair in zip(groups_a[group], groups_b[group], strict=True)
+    ]
+    if not all(_norms_agree(left[ka], right[kb]) for ka, kb in pairs):
+        return []
+    by_prefixes: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for ka, kb in pairs:
+        by_prefixes.setdefault(substitution(ka, kb), []).append((ka, kb))
+    return [
+        Rename(prefix_a, prefix_b, tuple(sorted(keys)), 0, "shapes")
+        for (prefix_a, prefix_b), keys in sorted(by_prefixes.items())
+    ]
+
+
+def _by_shape(side: Side) -> dict[tuple[str, str], list[str]]:
+    """Return the keys of each shape and last name, in the order that people number them."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for key in sorted(side, key=_numbered):
+        groups.setdefault((side[key].shape, key.rsplit(".", 1)[-1]), []).append(key)
+    return dict(sorted(groups.items()))
+
+
+def _numbered(key: str) -> list[tuple[bool, int, str]]:
+    """
+    >>> sorted(["l.10.w", "l.9.w"], key=_numbered)
+    ['l.9.w', 'l.10.w']
+    """
+    pieces = re.split(r"([0-9]{1,9})", key)
+    return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in pieces]
+
+
+def _norms_agree(a: NamedTensor, b: NamedTensor) -> bool:
+    if a.trivial or b.trivial or not a.norm or not b.norm:
+        return True
+    return max(a.norm, b.norm) <= MOST_NORM_RATIO * min(a.norm, b.norm)
+
+
+def _matrices(side: Side) -> int:
+    return sum(not t.trivial and "x" in t.shape for t in side.values())
 
 
 def _count(side: Side, prefix: str) -> int:

@@ -11,7 +11,7 @@ from megasim.compare.renames import NamedTensor, find_renames
 
 
 def tensor(content: str, shape: str = "64x64", trivial: bool = False) -> NamedTensor:
-    return NamedTensor(shape, content, trivial)
+    return NamedTensor(shape, (content,), trivial)
 
 
 def model(prefix: str, keys: int, changed: frozenset[int] = frozenset(), seed: str = "") -> dict:
@@ -55,7 +55,50 @@ def test_structure_needs_every_key_and_every_shape() -> None:
     other = model("bert.", 20, seed="q")
     other["bert.layers.3.weight"] = tensor("q3", "64x32")
     assert find_renames(model("", 20, seed="p"), other) == []
-    assert find_renames(model("", 4, seed="p"), model("bert.", 4, seed="q")) == []
+    more = model("bert.", 4, seed="q") | {"bert.pooler.weight": tensor("p", "64x32")}
+    assert find_renames(model("", 4, seed="p"), more) == []
+
+
+def test_few_keys_are_enough_where_none_is_left_over() -> None:
+    (rename,) = find_renames(model("", 4, seed="p"), model("bert.", 4, seed="q"))
+    assert (rename.prefix_b, len(rename.keys), rename.basis) == ("bert.", 4, "structure")
+
+
+def mlp(names: list[str], seed: str, norms: tuple[float, float, float] = (1, 2, 3)) -> dict:
+    shapes = ("32x16", "32x32", "10x32")
+    return {
+        f"{name}.weight": NamedTensor(shape, (seed + shape,), False, norm)
+        for name, shape, norm in zip(names, shapes, norms, strict=True)
+    }
+
+
+def test_shapes_in_their_order_find_what_was_named_anew() -> None:
+    a, b = mlp(["fc1", "fc2", "head"], "p"), mlp(["net.0", "net.2", "net.4"], "q")
+    renames = find_renames(a, b)
+    assert sorted(key for r in renames for key in r.keys) == [
+        ("fc1.weight", "net.0.weight"),
+        ("fc2.weight", "net.2.weight"),
+        ("head.weight", "net.4.weight"),
+    ]
+    assert {r.basis for r in renames} == {"shapes"}
+
+
+def test_a_shape_or_a_norm_that_disagrees_ends_it() -> None:
+    a = mlp(["fc1", "fc2", "head"], "p")
+    assert find_renames(a, mlp(["net.0", "net.2", "net.4"], "q", (1, 2, 300))) == []
+    b = mlp(["net.0", "net.2", "net.4"], "q")
+    b["net.4.weight"] = NamedTensor("11x32", ("other",), False, 3)
+    assert find_renames(a, b) == []
+
+
+def test_what_was_renamed_and_cast_at_once_is_found_once_rounded() -> None:
+    def cast(key: str, seed: int) -> NamedTensor:
+        return NamedTensor("64x64", (f"{key}{seed}", f"half {key}", f"bf {key}"), False)
+
+    a = {f"layers.{i}.w": cast(str(i), 0) for i in range(3)}
+    b = {f"enc.{i}.w": cast(str(i), 1) for i in range(3)} | {"other.w": tensor("o", "1x1")}
+    (rename,) = find_renames(a, b)
+    assert (len(rename.keys), rename.support, rename.basis) == (3, 3, "rounded content")
 
 
 def test_trivial_tensors_are_no_evidence() -> None:
