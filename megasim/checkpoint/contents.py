@@ -7,7 +7,7 @@ from typing import Final
 
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import TensorRef
-from megasim.words import Unread
+from megasim.words import PartRole, Unread
 
 METADATA_LIMIT: Final = 1 << 20  # characters of one text; merge recipes stay well below
 EMPTY: Final = "an empty tensor: a placeholder, its values are elsewhere"
@@ -35,24 +35,59 @@ class UnreadTensor:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """The tensors of a file and what else it says.
+class StateDictContents:
+    """One state dict of a file: its tensors and what else is known of it.
 
     Attributes:
-        format: "safetensors", "torch-zip", "torch-legacy" or "torchscript".
         tensors: key to place, in the order of the file.
-        metadata: what is known besides: scalars, or the `__metadata__` of safetensors.
-        skipped: key to the reason why what stands there is no tensor of the model.
         unread: key to what is known of a tensor whose values could not be read.
+        tied: key to the key of the same state dict whose tensor it shares.
+        name: where it lies in the file: "" for the whole or the first of several.
+        role: what it is.
+    """
+
+    tensors: dict[str, TensorRef]
+    unread: dict[str, UnreadTensor] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+    role: PartRole = PartRole.WEIGHTS
+
+
+@dataclass(frozen=True)
+class BesideTensors:
+    """Tensors that belong to no state dict, such as those of an optimizer.
+
+    Attributes:
+        place: where they lie in the file.
+        tensors: key to place, or to what is known of one that is not decoded.
+    """
+
+    place: str
+    role: PartRole
+    tensors: dict[str, TensorRef | UnreadTensor]
+
+
+@dataclass(frozen=True)
+class FileContents:
+    """What a file holds.
+
+    Attributes:
+        format: "safetensors", "torch-zip", "torch-legacy", "torchscript", "npz" or "npy".
+        main: the model itself.
+        others: further state dicts: an EMA, a teacher, a discriminator ….
+        beside: tensors that belong to no state dict.
+        metadata: what is known besides: scalars, or the `__metadata__` of safetensors.
+        skipped: name to the reason why what stands there is no tensor of the model.
         header: the bytes that describe the tensors; they go into the file's identity.
     """
 
     format: str
-    tensors: dict[str, TensorRef]
+    main: StateDictContents
     metadata: dict[str, JSON]
-    skipped: dict[str, str]
     header: bytes
-    unread: dict[str, UnreadTensor] = field(default_factory=dict)
+    others: tuple[StateDictContents, ...] = ()
+    beside: tuple[BesideTensors, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def is_placeholder(dtype: str, shape: tuple[int, ...]) -> bool:

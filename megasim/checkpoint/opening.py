@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from megasim.checkpoint.contents import Contents, UnreadTensor, storable
+from megasim.checkpoint.contents import (
+    BesideTensors,
+    FileContents,
+    StateDictContents,
+    UnreadTensor,
+    storable,
+)
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.checkpoint.file_identity import FileIdentity, combine, identify
 from megasim.checkpoint.folders import (
@@ -34,7 +40,7 @@ from megasim.checkpoint.tensors import (
 )
 from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
 from megasim.errors import CheckpointError, ForeignFileError, UsageError, printable
-from megasim.words import Unread
+from megasim.words import PartRole, Unread
 
 __all__ = [
     "JSON",
@@ -87,6 +93,11 @@ class Checkpoint:
         skipped: key to the reason why what stands there is no tensor of the model.
         unread: key to what is known of a tensor whose values could not be read: of an unknown
             dtype or layout, an empty placeholder, or named by an index and not there.
+        tied: key to the key whose tensor it shares; both are in `tensors`.
+        place: where this state dict lies in the file: "" for the first or only one.
+        role: what it is.
+        others: further state dicts of the file, see `parts`.
+        beside: tensors that belong to no state dict, such as those of an optimizer.
         identity: tells whether the file is known.
         size: bytes of all its files.
     """
@@ -99,6 +110,29 @@ class Checkpoint:
     identity: FileIdentity
     size: int
     unread: dict[str, UnreadTensor] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    place: str = ""
+    role: PartRole = PartRole.WEIGHTS
+    others: tuple[StateDictContents, ...] = ()
+    beside: tuple[BesideTensors, ...] = ()
+
+    @property
+    def parts(self) -> Iterator[Checkpoint]:
+        """The state dicts of the file, each as a checkpoint of its own; this one first."""
+        yield self
+        for part in self.others:
+            yield replace(
+                self,
+                tensors=part.tensors,
+                unread=part.unread,
+                tied=part.tied,
+                place=part.name,
+                role=part.role,
+                metadata={},
+                skipped={},
+                others=(),
+                beside=(),
+            )
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -187,19 +221,25 @@ def _open_file(path: Path) -> Checkpoint:
     with ByteSource(path) as source:
         contents = _format_reader(source)(source)
         identity = identify(source, contents.header)
+    main = contents.main
     return Checkpoint(
         path,
         contents.format,
-        contents.tensors,
+        main.tensors,
         contents.metadata,
         contents.skipped,
         identity,
         identity.size,
-        contents.unread,
+        main.unread,
+        main.tied,
+        "",
+        main.role,
+        contents.others,
+        contents.beside,
     )
 
 
-def _format_reader(source: ByteSource) -> Callable[[ByteSource], Contents]:
+def _format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
     start = source.read(0, min(source.size, 512))
     if not start:
         raise CheckpointError(source.path, "an empty file", CUT_SHORT)
@@ -278,6 +318,7 @@ def _open_shards(path: Path, index: Path) -> Checkpoint:
     metadata = dict(weights.metadata)
     skipped: dict[str, str] = {}
     unread: dict[str, UnreadTensor] = {}
+    tied: dict[str, str] = {}
     for name, shard in shards.items():
         here = {k: ref for k, ref in shard.tensors.items() if weights.shard_of.get(k, name) == name}
         twice = tensors.keys() & here.keys()
@@ -291,6 +332,7 @@ def _open_shards(path: Path, index: Path) -> Checkpoint:
         tensors.update(here)
         skipped.update(shard.skipped)
         unread.update(shard.unread)
+        tied.update({k: kept for k, kept in shard.tied.items() if k in here})
         metadata = {**shard.metadata, **metadata}
     for key in sorted(weights.shard_of.keys() - tensors.keys() - unread.keys()):
         note = f"the index places it in {printable(weights.shard_of[key])}, where it is not"
@@ -303,6 +345,7 @@ def _open_pipeline(folder: Path) -> Checkpoint:
     weights, skipped = pipeline_parts(folder)
     tensors: dict[str, TensorRef] = {}
     unread: dict[str, UnreadTensor] = {}
+    tied: dict[str, str] = {}
     identities: dict[str, FileIdentity] = {}
     metadata: dict[str, JSON] = {}
     if model_index := read_config(folder / "model_index.json"):
@@ -312,13 +355,14 @@ def _open_pipeline(folder: Path) -> Checkpoint:
         name = storable(name)
         tensors.update({f"{name}/{key}": ref for key, ref in part.tensors.items()})
         skipped.update({f"{name}/{key}": reason for key, reason in part.skipped.items()})
+        tied.update({f"{name}/{key}": f"{name}/{kept}" for key, kept in part.tied.items()})
         unread.update({f"{name}/{key}": tensor for key, tensor in part.unread.items()})
         identities[f"{name}/{file.name}"] = part.identity
         if config := read_config(file.parent / "config.json"):
             metadata[f"{name}/config"] = config
     identity = combine(identities)
     return Checkpoint(
-        folder, "diffusers", tensors, metadata, skipped, identity, identity.size, unread
+        folder, "diffusers", tensors, metadata, skipped, identity, identity.size, unread, tied
     )
 
 

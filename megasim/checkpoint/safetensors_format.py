@@ -8,12 +8,14 @@ file without an overlap or a hole.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from megasim.checkpoint.contents import (
     EMPTY,
     METADATA_LIMIT,
-    Contents,
+    FileContents,
+    StateDictContents,
     UnreadTensor,
     is_placeholder,
     shorten,
@@ -45,7 +47,7 @@ def is_safetensors(start: bytes) -> bool:
     return int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES and start[8:9] == b"{"
 
 
-def read_safetensors(source: ByteSource) -> Contents:
+def read_safetensors(source: ByteSource) -> FileContents:
     """Return where the tensors of a .safetensors file lie; only its header is read.
 
     Raises CheckpointError if the header breaks a rule of the format, or the file is cut short.
@@ -81,8 +83,23 @@ def read_safetensors(source: ByteSource) -> Contents:
                 note = f"an unknown dtype {printable(dtype, 40)}"
             unread[key] = UnreadTensor(Unread.DTYPE, note, dtype, shape, (stored,))
     _check_cover(source, spans, 8 + size)
+    tied = _alias(tensors, metadata)
     head = size.to_bytes(8, "little") + raw
-    return Contents("safetensors", tensors, metadata, {}, head, unread)
+    return FileContents("safetensors", StateDictContents(tensors, unread, tied), metadata, head)
+
+
+def _alias(tensors: dict[str, TensorRef], metadata: dict[str, JSON]) -> dict[str, str]:
+    """Add the keys that `save_model` left out since another holds their tensor; return them.
+
+    It keeps them in the metadata, each with the key that was kept: `load_model` ties them again.
+    """
+    tied = {
+        key: kept
+        for key, kept in metadata.items()
+        if isinstance(kept, str) and kept in tensors and key not in tensors
+    }
+    tensors.update({key: replace(tensors[kept], key=key) for key, kept in tied.items()})
+    return tied
 
 
 def _metadata(source: ByteSource, given: JSON) -> dict[str, JSON]:

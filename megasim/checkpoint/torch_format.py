@@ -9,13 +9,18 @@ import re
 from functools import cache
 from typing import Final
 
-from megasim.checkpoint.contents import Contents, UnreadTensor
+from megasim.checkpoint.contents import (
+    BesideTensors,
+    FileContents,
+    StateDictContents,
+    UnreadTensor,
+)
 from megasim.checkpoint.dtypes import element_bits
+from megasim.checkpoint.parts import Part, Parts, find_parts, script_parts
 from megasim.checkpoint.pickle_reader import read_pickle
 from megasim.checkpoint.pickle_values import Pickle, PickleCutShort, PickleError
-from megasim.checkpoint.pickled_storages import BadTensor, parse_storage
+from megasim.checkpoint.pickled_storages import BadTensor, PickledTensor, parse_storage
 from megasim.checkpoint.placed_tensors import MAX_UNFOLDED_BYTES, Span, SpanOf, place
-from megasim.checkpoint.state_dict import StateDict, find_script_parameters, find_state_dict
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
 from megasim.checkpoint.zip_directory import ZipDirectory, read_zip_directory
 from megasim.errors import CheckpointError
@@ -26,13 +31,14 @@ _MAX_PICKLE_BYTES = 256 << 20
 _MAX_CODE_BYTES = 64 << 20
 _FIRST_PIECE = 1 << 20
 _MAX_REPEATS = 64  # times the file size that all tensors together may show
+_CONSTANTS = "constants/"
 _RESAVE = "load it in torch and save it again, as .safetensors if you can"
 _SCRIPT_CLASS = re.compile(
     r"^class (\w+)\(Module\):\n +__parameters__ = \[(.*)\]\n +__buffers__ = \[(.*)\]$", re.M
 )
 
 
-def read_torch_zip(source: ByteSource) -> Contents:
+def read_torch_zip(source: ByteSource) -> FileContents:
     """Return where the tensors of a zip archive of torch.save or torch.jit.save lie.
 
     Raises CheckpointError if it is another kind of zip, damaged, compressed, or big-endian.
@@ -49,17 +55,19 @@ def read_torch_zip(source: ByteSource) -> Contents:
         raise CheckpointError(source.path, "saved on a big-endian machine", _RESAVE)
     raw = directory.read(source, f"{base}data.pkl", _MAX_PICKLE_BYTES)
     pickled = _pickle(source, raw, 0)
-    if f"{base}constants.pkl" in directory.entries:
+    held = f"{base}constants.pkl"
+    if held in directory.entries:
         kind = "torchscript"
         classes = _script_classes(source, directory, base)
-        found = find_script_parameters(source.path, pickled.value, classes)
+        constants = _constants(source, directory.read(source, held, _MAX_PICKLE_BYTES))
+        found = script_parts(source.path, pickled.value, classes, constants)
     else:
         kind = "torch-zip"
-        found = find_state_dict(source.path, pickled.value)
+        found = find_parts(source.path, pickled.value)
 
     @cache
     def span(key: str) -> Span | None:
-        name = f"{base}data/{key}"
+        name = f"{base}{key}" if key.startswith(_CONSTANTS) else f"{base}data/{key}"
         if name not in directory.entries:
             return None
         return Span(directory.data_offset(source, name), directory.entries[name].size)
@@ -67,7 +75,7 @@ def read_torch_zip(source: ByteSource) -> Contents:
     return _contents(source, kind, found, span, raw + directory.raw)
 
 
-def read_torch_legacy(source: ByteSource) -> Contents:
+def read_torch_legacy(source: ByteSource) -> FileContents:
     """Return where the tensors of a file of torch.save before 1.6 lie.
 
     The file is five pickles (magic number, version, machine, object, keys of the storages in
@@ -94,7 +102,7 @@ def read_torch_legacy(source: ByteSource) -> Contents:
     if isinstance(heads, dict) and heads.get("little_endian") is False:
         raise CheckpointError(source.path, "saved on a big-endian machine", _RESAVE)
     spans = _legacy_spans(source, pickled, keys)
-    found = find_state_dict(source.path, pickled.value)
+    found = find_parts(source.path, pickled.value)
     return _contents(source, "torch-legacy", found, spans.get, raw[: keys.end])
 
 
@@ -103,6 +111,16 @@ def _pickle(source: ByteSource, raw: bytes, start: int) -> Pickle:
         return read_pickle(raw, start)
     except PickleError as e:
         raise CheckpointError(source.path, str(e), CUT_SHORT) from None
+
+
+def _constants(source: ByteSource, raw: bytes) -> object:
+    """The constants of TorchScript code; the keys of their storages begin with their folder."""
+    pickled = _pickle(source, raw, 0)
+    for reference in pickled.persistent_ids:
+        value = reference.value
+        if isinstance(value, tuple) and len(value) > 2 and isinstance(value[2], str):
+            reference.value = (*value[:2], f"{_CONSTANTS}{value[2]}", *value[3:])
+    return pickled.value
 
 
 def _legacy_pickles(source: ByteSource, raw: bytes) -> tuple[object, Pickle, Pickle]:
@@ -144,23 +162,42 @@ def _legacy_spans(source: ByteSource, pickled: Pickle, keys: Pickle) -> dict[str
 
 
 def _contents(
-    source: ByteSource, kind: str, found: StateDict, span: SpanOf, header: bytes
-) -> Contents:
+    source: ByteSource, kind: str, found: Parts, span: SpanOf, header: bytes
+) -> FileContents:
     """Put it all together, unless the tensors show the same bytes again and again without end."""
-    tensors: dict[str, TensorRef] = {}
-    unread: dict[str, UnreadTensor] = {}
-    for key, pickled in found.tensors.items():
-        ref = place(source.path, key, pickled, span)
-        if isinstance(ref, TensorRef):
-            tensors[key] = ref
-        else:
-            unread[key] = ref
-    total = sum(ref.nbytes for ref in tensors.values())
+    parts = [_state_dict(source, part, span) for part in (found.main, *found.others)]
+    beside = tuple(
+        BesideTensors(
+            held.place,
+            held.role,
+            {key: place(source.path, key, t, span) for key, t in held.tensors.items()},
+        )
+        for held in found.beside
+    )
+    total = sum(ref.nbytes for part in parts for ref in part.tensors.values())
     if total > _MAX_REPEATS * source.size + MAX_UNFOLDED_BYTES:
         raise CheckpointError(
             source.path, f"{source.size} bytes are shown as {total}", "get the file from elsewhere"
         )
-    return Contents(kind, tensors, found.metadata, found.skipped, header, unread)
+    return FileContents(kind, parts[0], found.metadata, header, tuple(parts[1:]), beside)
+
+
+def _state_dict(source: ByteSource, part: Part, span: SpanOf) -> StateDictContents:
+    tensors: dict[str, TensorRef] = {}
+    unread: dict[str, UnreadTensor] = {}
+    tied: dict[str, str] = {}
+    first: dict[PickledTensor, str] = {}
+    for key, pickled in part.tensors.items():
+        found = place(source.path, key, pickled, span)
+        if isinstance(found, TensorRef):
+            tensors[key] = found
+        else:
+            unread[key] = found
+        if isinstance(pickled, PickledTensor) and 0 not in pickled.shape:
+            holder = first.setdefault(pickled, key)
+            if holder != key:
+                tied[key] = holder
+    return StateDictContents(tensors, unread, tied, part.place, part.role)
 
 
 def _script_classes(
