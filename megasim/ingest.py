@@ -5,36 +5,26 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from megasim.anatomy.classification import ModelAnatomy, Rules, canonical_shape, classify_keys
-from megasim.anatomy.natures import key_natures
+from megasim.anatomy.classification import Rules
 from megasim.checkpoint.opening import (
     Checkpoint,
-    TensorRef,
+    StateDictContents,
     default_name,
     find_checkpoints,
-    fuse_refs,
     open_checkpoint,
-    transpose_ref,
 )
 from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError, printable
-from megasim.fingerprint.tensor import (
-    FINGERPRINT_VERSION,
-    Fingerprint,
-    fingerprint_refs,
-)
+from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.rows import Model, ModelTensor, Store
-
-# Large enough that a piece is worth its overhead, small enough that two cores end together.
-PIECE_BYTES = 64 << 20
-# Pieces in other processes, which a signal may not have reached, are waited for so long.
-_END_SECONDS = 1.0
+from megasim.reading import Reading, begin_reading
+from megasim.store.rows import HeldModel, Model, ModelTensor, Store
+from megasim.words import PartRole
 
 
 @dataclass
@@ -71,32 +61,21 @@ class IngestResult:
 
 @dataclass
 class _Job:
-    """A checkpoint on its way to the store: its pieces are being fingerprinted."""
+    """A checkpoint on its way to the store: its state dicts, the main one first."""
 
-    model: Model
-    anatomy: ModelAnatomy
-    natures: Mapping[str, str]
-    refs: list[TensorRef]
-    futures: list[Future[list[Fingerprint]]]
-    sizes: list[int]
+    readings: list[Reading]
+
+    @property
+    def model(self) -> Model:
+        return self.readings[0].model
+
+    @property
+    def nbytes(self) -> int:
+        return sum(size for reading in self.readings for size in reading.sizes)
 
     def cancel(self) -> None:
-        """Begin no more pieces, and wait for those that a signal ends, or that are short."""
-        for future in self.futures:
-            future.cancel()
-        wait(self.futures, timeout=_END_SECONDS)
-
-
-def assemble_ref(
-    tensors: Mapping[str, TensorRef], sources: Sequence[str], transposed: bool
-) -> TensorRef:
-    """Return the tensor that some keys of a file make up: one, or several one after another."""
-    ref = (
-        tensors[sources[0]]
-        if len(sources) == 1
-        else fuse_refs(" + ".join(sources), [tensors[key] for key in sources])
-    )
-    return transpose_ref(ref) if transposed else ref
+        for reading in self.readings:
+            reading.cancel()
 
 
 def ingest_paths(
@@ -193,7 +172,7 @@ def fingerprint_checkpoint(
     rules: Rules | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> tuple[Model, list[ModelTensor]]:
-    """Return a checkpoint and its fingerprints as the store would hold them, and save nothing.
+    """Return the main part of a checkpoint and its fingerprints, and save nothing.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -202,11 +181,13 @@ def fingerprint_checkpoint(
     size = max(sizes, default=256)
     run = _Ingest(store, executor, {}, rules, size, False, progress, IngestResult())
     checkpoint = open_checkpoint(path.resolve())
-    job = run.submit(run.describe(checkpoint), checkpoint)
-    progress.start("Fingerprinting", sum(job.sizes), "bytes")
+    alone = replace(checkpoint, others=(), beside=())
+    job = run.submit(run.describe(checkpoint), alone)
+    progress.start("Fingerprinting", job.nbytes, "bytes")
     try:
         with stoppable():
-            return job.model, run.gather(job)
+            (held,) = run.gather(job)
+            return held.model, list(held.tensors)
     finally:
         progress.finish()
 
@@ -268,39 +249,32 @@ class _Ingest:
             mtime_ns=identity.mtime_ns,
             header_hash=identity.header_hash,
             metadata=checkpoint.metadata,
-            skipped={
-                **checkpoint.skipped,
-                **{key: tensor.note for key, tensor in checkpoint.unread.items()},
-            },
+            skipped=checkpoint.skipped,
             fingerprint_version=FINGERPRINT_VERSION,
             sketch_size=self.sketch_size,
         )
 
     def submit(self, model: Model, checkpoint: Checkpoint) -> _Job:
         """Hand the tensors of a checkpoint to the executor, piece by piece."""
-        anatomy = classify_keys({k: r.shape for k, r in checkpoint.tensors.items()}, self.rules)
-        refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in anatomy.parts]
-        pieces = _pieces(refs)
-        return _Job(
-            model=replace(
-                model, family=anatomy.family, variant=anatomy.variant, layout=anatomy.layout
-            ),
-            anatomy=anatomy,
-            natures=key_natures({k: (r.shape, r.dtype) for k, r in checkpoint.tensors.items()}),
-            refs=refs,
-            futures=[
-                self.executor.submit(fingerprint_refs, piece, self.sketch_size) for piece in pieces
-            ],
-            sizes=[sum(ref.nbytes for ref in piece) for piece in pieces],
-        )
+        names = part_names(model.name, checkpoint.others)
+        readings = []
+        for part, name in zip(checkpoint.parts, (model.name, *names), strict=True):
+            described = replace(model, name=name, part=part.place, part_role=part.role)
+            if part is not checkpoint:
+                described = replace(described, id=0, metadata={}, skipped={})
+            readings.append(
+                begin_reading(described, part, self.executor, self.sketch_size, self.rules)
+            )
+        return _Job(readings)
 
     def start(self, path: Path) -> _Job | None:
         """Begin to fingerprint a checkpoint; None where it is settled without reading."""
         checkpoint = open_checkpoint(path)
         model = self.describe(checkpoint)
         known = self.store.models()
-        here = next((m for m in known if m.path == model.path), None)
-        twins = [m for m in known if m.identity == model.identity and _is_current(m)]
+        files = [m for m in known if m.file_model_id is None]
+        here = next((m for m in files if m.path == model.path), None)
+        twins = [m for m in files if m.identity == model.identity and _is_current(m)]
         if not self.reread and twins and (here is None or here in twins):
             self.settle(model, here or twins[0], known)
             return None
@@ -330,8 +304,9 @@ class _Ingest:
     def alias(self, name: str, path: Path) -> None:
         """Save the model at a path under another name, too."""
         known = self.store.models()
-        twin = next((m for m in known if m.path == str(path) and m.name != name), None)
-        here = next((m for m in known if m.name == name and m.path == str(path)), None)
+        files = [m for m in known if m.file_model_id is None]
+        twin = next((m for m in files if m.path == str(path) and m.name != name), None)
+        here = next((m for m in files if m.name == name and m.path == str(path)), None)
         if twin is None or (here is not None and here.identity == twin.identity):
             return
         model = replace(twin, name=name, id=0)
@@ -349,43 +324,55 @@ class _Ingest:
     def finish(self, job: _Job) -> None:
         """Gather the fingerprints of a checkpoint and save it."""
         try:
-            tensors = self.gather(job)
+            held = self.gather(job)
             # the model read just before this one may have taken its name
-            _check_name(job.model, self.store.models())
+            known = self.store.models()
+            for part in held:
+                _check_name(part.model, known, file_id=job.model.id)
         except CheckpointError as error:
             self.result.failed.append(error)
             return
         with held_interrupts():
-            self.store.save_model(job.model, tensors)
+            self.store.save_file(held)
             self.store.release()
-        (self.result.replaced if job.model.id else self.result.added).append(job.model.name)
+        names = self.result.replaced if job.model.id else self.result.added
+        names += [part.model.name for part in held]
 
-    def gather(self, job: _Job) -> list[ModelTensor]:
+    def gather(self, job: _Job) -> list[HeldModel]:
         """Wait for the fingerprints of a checkpoint; the rest is cancelled where one fails."""
-        prints: list[Fingerprint] = []
         try:
-            for future, size in zip(job.futures, job.sizes, strict=True):
-                prints += future.result()
-                self.progress.advance(size)
-                self.result.bytes_read += size
+            return [reading.gather(self.advance) for reading in job.readings]
         except BaseException:
             job.cancel()
             raise
-        return [
-            ModelTensor(
-                sources=part.sources,
-                transposed=part.transposed,
-                canonical_key=part.canonical_key,
-                canonical_shape=canonical_shape(ref.shape),
-                shape=ref.shape,
-                component=part.component,
-                block=part.block,
-                role=part.role,
-                fingerprint=fingerprint,
-                nature=job.natures[part.sources[0]],
-            )
-            for part, ref, fingerprint in zip(job.anatomy.parts, job.refs, prints, strict=True)
-        ]
+
+    def advance(self, size: int) -> None:
+        self.progress.advance(size)
+        self.result.bytes_read += size
+
+
+def part_names(name: str, parts: Sequence[StateDictContents]) -> list[str]:
+    """Return names for the further parts of a file, called after it and what they are.
+
+    Where what it is does not tell a part, its name in the file does; and a number, where that is
+    taken as well.
+
+    >>> part_names("train", [StateDictContents({}, name="model_ema", role=PartRole.EMA)])
+    ['train#ema']
+    """
+    telling = (PartRole.EMA, PartRole.TEACHER, PartRole.DISCRIMINATOR, PartRole.ADAPTER)
+    found: list[str] = []
+    for part in parts:
+        last = part.name.rpartition(".")[2]
+        choices = [part.role.value] if part.role in telling else []
+        choices += [last, part.name]
+        free = next((c for c in choices if f"{name}#{c}" not in found), None)
+        number = 2
+        while free is None or f"{name}#{free}" in found:
+            free = f"{choices[0]}#{number}"
+            number += 1
+        found.append(f"{name}#{free}")
+    return found
 
 
 def _size(path: Path) -> int:
@@ -420,9 +407,17 @@ def _check_sketch_size(store: Store, sketch_size: int) -> None:
         )
 
 
-def _check_name(model: Model, known: Sequence[Model]) -> None:
-    """Refuse a name that another model has."""
-    holder = next((m for m in known if m.name == model.name and m.id != model.id), None)
+def _check_name(model: Model, known: Sequence[Model], file_id: int = 0) -> None:
+    """Refuse a name that a model of another file has; `file_id` is its own file's, 0 if new."""
+    own = {model.id, file_id} - {0}
+    holder = next(
+        (
+            m
+            for m in known
+            if m.name == model.name and m.id not in own and m.file_model_id not in own
+        ),
+        None,
+    )
     if holder is not None:
         where = f"the model of {printable(holder.path)}" if holder.path else "an imported model"
         path = Path(model.path or "")
@@ -435,16 +430,3 @@ def _check_name(model: Model, known: Sequence[Model]) -> None:
             f"the name {printable(model.name)!r} belongs to {where}",
             f"give this one a name of its own, as with --name {named}",
         )
-
-
-def _pieces(refs: Sequence[TensorRef]) -> list[list[TensorRef]]:
-    """Cut a file into pieces of about `PIECE_BYTES`; a larger tensor is a piece of its own."""
-    pieces: list[list[TensorRef]] = []
-    room = 0
-    for ref in refs:
-        if not pieces or room < ref.nbytes:
-            pieces.append([])
-            room = PIECE_BYTES
-        pieces[-1].append(ref)
-        room -= ref.nbytes
-    return pieces

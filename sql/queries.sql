@@ -76,7 +76,14 @@ values (
 
 -- name: move_model
 -- The file of a model lies elsewhere now.
-update model set path = $path where id = $id;
+update model set path = $path where $id in (id, file_model_id);
+
+-- name: rename_parts
+-- The further parts of a file are called after its model, which gets another name.
+update model p
+set name = $name || substr(p.name, length(m.name) + 1)
+from model m
+where m.id = $id and p.file_model_id = m.id and starts_with(p.name, m.name);
 
 -- name: rename_model
 -- A model gets another name.
@@ -133,6 +140,26 @@ order by canonical_key;
 -- A second copy of a known file holds what the first holds.
 insert into model_tensor
 select $copy, * exclude (model_id) from model_tensor where model_id = $twin order by canonical_key;
+
+-- name: add_model_unread
+-- The keys of a model whose tensors could not be read.
+insert into unread_key
+select
+    $model, key, canonical_key, component, reason, dtype,
+    -- a scalar has the empty text and the empty shape
+    list_transform(list_filter(string_split(shape, 'x'), lambda n: n <> ''), lambda n: n::bigint),
+    numel, digest, note
+from batch
+order by key;
+
+-- name: add_model_tied
+-- Keys of a model that share the tensor of another key.
+insert into tied_key select $model, key, tied_to from batch order by key;
+
+-- name: add_model_beside
+-- What stands in a file beside its state dicts.
+insert into beside
+select $model, place, role, tensors, numel, bytes, digest from batch order by place;
 
 -- name: remove_model_tensors
 -- Forget what a model holds.

@@ -45,10 +45,13 @@ from megasim.words import PartRole, Unread
 __all__ = [
     "JSON",
     "STORAGE_DTYPES",
+    "BesideTensors",
     "Checkpoint",
     "FileIdentity",
+    "StateDictContents",
     "TensorReader",
     "TensorRef",
+    "UnreadTensor",
     "default_name",
     "find_checkpoints",
     "fuse_refs",

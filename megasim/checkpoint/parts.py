@@ -160,7 +160,7 @@ class _Split:
             plain = {k: v for k, v in nets.items() if _role(k) is None}
             if wrapper is not None:
                 plain = {wrapper: nets[wrapper]}
-            found = self.network(place, plain, role, level) if plain else []
+            found = self.network(place, plain, role, max(level, 1)) if plain else []
             for key, held in nets.items():
                 if key not in plain:
                     other = _role(key) or (role if role is not PartRole.WEIGHTS else PartRole.OTHER)
@@ -176,7 +176,8 @@ class _Split:
         """Return one network out of state dicts that lie side by side, and those like another."""
         if len(nets) == 1:
             ((key, held),) = nets.items()
-            if key in _WRAPPERS or level:
+            inner = self.entries(held) or {}
+            if key in _WRAPPERS or level or any(k in _WRAPPERS or _role(k) for k in inner):
                 return self.take(_join(place, key), held, role, level + 1)
         joined: dict[str, Pickled] = {}
         first: list[dict[str, Pickled]] = []

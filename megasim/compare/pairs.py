@@ -242,13 +242,14 @@ def _reopen(model: Model) -> Checkpoint:
         )
     checkpoint = open_checkpoint(Path(model.path))
     identity = checkpoint.identity
-    if (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:
+    part = next((p for p in checkpoint.parts if p.place == model.part), None)
+    if part is None or (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:
         raise CheckpointError(
             model.path,
             f"the file of model {printable(model.name)!r} changed since it was fingerprinted",
             "ingest it again",
         )
-    return checkpoint
+    return part
 
 
 def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:

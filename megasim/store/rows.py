@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,61 +19,19 @@ from megasim.errors import UsageError, printable
 from megasim.matrix.model_names import full_name, no_such_model
 from megasim.store.batches import Table, duckdb_columns, profile_table, table_of, tensor_table
 from megasim.store.connection import Mode
+from megasim.store.held import BesideRow, HeldModel, Model, ModelTensor, UnreadKey
 from megasim.store.lease import DEFAULT_WAIT, Lease
 from megasim.store.statements import statement
-from megasim.words import PartRole
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from megasim.fingerprint.tensor import Fingerprint
+
+__all__ = ["BesideRow", "HeldModel", "Model", "ModelTensor", "Store", "UnreadKey"]
 
 Pair = tuple[int, int]  # ids of two models, the smaller first
-
-
-@dataclass(frozen=True)
-class Model:
-    """One row of the table `model`; `id` is 0 until it is saved."""
-
-    name: str
-    source: str = "checkpoint"
-    path: str | None = None
-    format: str | None = None
-    bytes: int | None = None
-    mtime_ns: int | None = None
-    header_hash: str | None = None
-    family: str | None = None
-    variant: str | None = None
-    layout: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    fingerprint_version: int | None = None
-    sketch_size: int | None = None
-    part: str = ""
-    part_role: str = PartRole.WEIGHTS
-    file_model_id: int | None = None
-    id: int = 0
-
-    @property
-    def identity(self) -> tuple[int | None, int | None, str | None]:
-        """Size, modification time and header hash: what tells a known file without reading it."""
-        return self.bytes, self.mtime_ns, self.header_hash
-
-
-@dataclass(frozen=True)
-class ModelTensor:
-    """One key of a model and the fingerprint of what it holds."""
-
-    sources: tuple[str, ...]
-    transposed: bool
-    canonical_key: str
-    canonical_shape: tuple[int, ...]
-    shape: tuple[int, ...]
-    component: str
-    block: str | None
-    role: str | None
-    fingerprint: Fingerprint
-    nature: str | None = None
+# What is noted of a model beside its tensors: each a table of its own.
+_NOTES = ("unread", "tied", "beside")
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -270,14 +229,34 @@ class Store:
         A model with an id of its own replaces the one with that id; its pairs are forgotten,
         the distances of the contents stay.
         """
+        return self.save_file([HeldModel(model, tensors)])[0]
+
+    def save_file(self, parts: Sequence[HeldModel]) -> list[int]:
+        """Save the state dicts of a file in one transaction, the main one first; return their ids.
+
+        Where the main one has an id of its own, the file replaces that model and its parts; a part
+        of the same place keeps its id.
+        """
+        main_id = parts[0].model.id
         with self.transaction():
-            if model.id:
-                self.remove_model(model.id)
-            model_id = model.id or int(self.rows("next_model_id")[0][0])
-            self._add_model(model, model_id)
-            if tensors:
-                self._add_tensors(model_id, tensors, model.fingerprint_version)
-        return model_id
+            known = {model.part: model.id for model in self.parts_of(main_id)} if main_id else {}
+            if main_id:
+                self.remove_model(main_id)
+            ids: list[int] = []
+            for held in parts:
+                model_id = held.model.id or known.get(held.model.part, 0)
+                model_id = model_id or int(self.rows("next_model_id")[0][0])
+                file_model_id = ids[0] if ids else None
+                self._add_model(replace(held.model, file_model_id=file_model_id), model_id)
+                if held.tensors:
+                    self._add_tensors(model_id, held.tensors, held.model.fingerprint_version)
+                self._add_notes(model_id, held)
+                ids.append(model_id)
+        return ids
+
+    def parts_of(self, model_id: int) -> list[Model]:
+        """Return the further parts of the file whose main part is a model."""
+        return [model for model in self.models() if model.file_model_id == model_id]
 
     @contextmanager
     def looking_at(self, model: Model, tensors: Sequence[ModelTensor]) -> Iterator[int]:
@@ -289,23 +268,38 @@ class Store:
             yield model_id
 
     def copy_model(self, model: Model, twin: Model) -> int:
-        """Save a model whose file is that of `twin` over again, and return its id."""
-        model = replace(model, family=twin.family, variant=twin.variant, layout=twin.layout)
+        """Save a model whose file is that of `twin` over again, and return its id.
+
+        The further parts of the file are copied, too, and called after it.
+        """
+        copied: list[int] = []
         with self.transaction():
-            model_id = int(self.rows("next_model_id")[0][0])
-            self._add_model(model, model_id)
-            for what in ("tensors", "unread", "tied", "beside"):
-                self.write(f"copy_model_{what}", copy=model_id, twin=twin.id)
-        return model_id
+            for of in (twin, *self.parts_of(twin.id)):
+                copy = replace(
+                    of,
+                    name=model.name + of.name.removeprefix(twin.name),
+                    path=model.path,
+                    bytes=model.bytes,
+                    mtime_ns=model.mtime_ns,
+                    header_hash=model.header_hash,
+                    file_model_id=copied[0] if copied else None,
+                )
+                model_id = int(self.rows("next_model_id")[0][0])
+                self._add_model(copy, model_id)
+                for what in ("tensors", *_NOTES):
+                    self.write(f"copy_model_{what}", copy=model_id, twin=of.id)
+                copied.append(model_id)
+        return copied[0]
 
     def move_model(self, model_id: int, path: str) -> None:
-        """Note where the file of a model lies now."""
+        """Note where the file of a model, and of its further parts, lies now."""
         with self.transaction():
             self.write("move_model", id=model_id, path=path)
 
     def rename_model(self, model_id: int, name: str) -> None:
-        """Give a model another name; everything known of it stays."""
+        """Give a model another name, and its parts after it; everything known of it stays."""
         with self.transaction():
+            self.write("rename_parts", id=model_id, name=name)
             self.write("rename_model", id=model_id, name=name)
 
     def forget_models(self, names: Iterable[str]) -> None:
@@ -314,7 +308,7 @@ class Store:
         Raises:
             UsageError: a name the store does not know.
         """
-        ids = list(self.model_ids(names).values())
+        ids = self._with_parts(names)
         with self.transaction():
             for model_id in ids:
                 self.remove_model(model_id)
@@ -329,18 +323,52 @@ class Store:
         Raises:
             UsageError: a name the store does not know.
         """
-        ids = list(self.model_ids(names).values())
+        ids = self._with_parts(names)
         ((share,),) = self.rows("share_held_alone", tables={"batch": {"model_id": ids}})
         ((used, free),) = self.rows("store_bytes")
         return int(share * used) + int(free)
 
+    def _with_parts(self, names: Iterable[str]) -> list[int]:
+        ids = list(self.model_ids(names).values())
+        held = [[model_id, *(part.id for part in self.parts_of(model_id))] for model_id in ids]
+        return list(dict.fromkeys(itertools.chain.from_iterable(held)))
+
     def remove_model(self, model_id: int) -> None:
-        """Forget a model and its pairs; contents and their distances stay."""
-        of_model = ("tensors", "unread", "tied", "beside", "folded")
+        """Forget a model, the further parts of its file, and its pairs.
+
+        Contents and their distances stay.
+        """
+        for part in self.parts_of(model_id):
+            self.remove_model(part.id)
+        of_model = ("tensors", *_NOTES, "folded")
         of_pairs = ("pairs", "renames", "renamed_keys", "components", "layers")
         for what in (*of_model, *of_pairs):
             self.write(f"remove_model_{what}", id=model_id)
         self.write("remove_model", id=model_id)
+
+    def _add_notes(self, model_id: int, held: HeldModel) -> None:
+        """Save what was not read, which keys are tied, and what stands beside the weights."""
+        columns = ["key", "canonical_key", "component", "reason", "dtype", "shape", "numel"]
+        columns += ["digest", "note"]
+        unread = [
+            (
+                *(k.key, k.canonical_key, k.component, str(k.reason), k.dtype),
+                *(None if k.shape is None else shape_text(k.shape), k.numel, k.digest, k.note),
+            )
+            for k in held.unread
+        ]
+        tied = list(held.tied.items())
+        places = ["place", "role", "tensors", "numel", "bytes", "digest"]
+        beside = [
+            (b.place, str(b.role), b.tensors, b.numel, b.bytes, b.digest) for b in held.beside
+        ]
+        for name, names, rows in (
+            ("add_model_unread", columns, unread),
+            ("add_model_tied", ["key", "tied_to"], tied),
+            ("add_model_beside", places, beside),
+        ):
+            if rows:
+                self.write(name, tables={"batch": table_of(names, rows)}, model=model_id)
 
     def _add_model(self, model: Model, model_id: int) -> None:
         self.write(

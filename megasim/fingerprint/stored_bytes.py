@@ -1,0 +1,64 @@
+"""Digests of tensors whose values are not decoded, and of what stands beside the weights.
+
+Two of equal digests are equal without being decoded; of two that differ nothing more is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from blake3 import blake3
+
+from megasim.checkpoint.contents import UnreadTensor
+from megasim.checkpoint.tensors import TensorReader, TensorRef
+
+_PIECE = 1 << 22  # elements read at a time
+
+
+def digest_unread(tensors: Sequence[UnreadTensor]) -> list[str | None]:
+    """Return 64 hex digits for each tensor, None where its bytes are not known.
+
+    BLAKE3 over dtype, shape, what the file says of it, and the bytes that hold it, each plain
+    tensor of them row-major with its dtype and shape.
+
+    Raises CheckpointError when they cannot be read.
+    """
+    with TensorReader() as reader:
+        return [_digest(reader, tensor) for tensor in tensors]
+
+
+def digest_together(tensors: Mapping[str, TensorRef | UnreadTensor]) -> str | None:
+    """Return one digest of many tensors in the order of their keys; None where one has none.
+
+    Raises CheckpointError when they cannot be read.
+    """
+    whole = blake3()
+    with TensorReader() as reader:
+        for _, tensor in sorted(tensors.items()):
+            found = _digest(reader, tensor)
+            if found is None:
+                return None
+            whole.update(found.encode())
+    return whole.hexdigest()
+
+
+def _digest(reader: TensorReader, tensor: TensorRef | UnreadTensor) -> str | None:
+    if isinstance(tensor, TensorRef):
+        tensor_hash = blake3(f"{tensor.dtype} {tensor.shape}:".encode())
+        _update(tensor_hash, reader, tensor)
+        return tensor_hash.hexdigest()
+    if not tensor.stored:
+        return None
+    said = f"{tensor.dtype} {tensor.shape} {tensor.said}:"
+    tensor_hash = blake3(said.encode("utf-8", "surrogatepass"))
+    for ref in tensor.stored:
+        tensor_hash.update(f"{ref.dtype} {ref.shape}:".encode())
+        _update(tensor_hash, reader, ref)
+    return tensor_hash.hexdigest()
+
+
+def _update(tensor_hash: blake3, reader: TensorReader, ref: TensorRef) -> None:
+    for start in range(0, ref.numel, _PIECE):
+        raw = reader.read(ref, start, min(start + _PIECE, ref.numel))
+        tensor_hash.update(raw.view(np.uint8).data)

@@ -1,0 +1,198 @@
+"""One state dict on its way to the store: its tensors are being fingerprinted, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+from megasim.anatomy.classification import Part, Rules, canonical_shape, classify_keys
+from megasim.anatomy.natures import key_natures
+from megasim.checkpoint.opening import (
+    BesideTensors,
+    Checkpoint,
+    TensorRef,
+    UnreadTensor,
+    fuse_refs,
+    transpose_ref,
+)
+from megasim.fingerprint.stored_bytes import digest_together, digest_unread
+from megasim.fingerprint.tensor import Fingerprint, fingerprint_refs
+from megasim.store.rows import BesideRow, HeldModel, Model, ModelTensor, UnreadKey
+
+# Large enough that a piece is worth its overhead, small enough that two cores end together.
+PIECE_BYTES = 64 << 20
+# Pieces in other processes, which a signal may not have reached, are waited for so long.
+_END_SECONDS = 1.0
+
+
+@dataclass
+class Reading:
+    """What the executor is at work on for one state dict.
+
+    `sizes` are the bytes of each piece, in the order of `futures`; `digests` are those of
+    `unread`, and `beside` has one digest each.
+    """
+
+    model: Model
+    parts: list[Part]
+    natures: Mapping[str, str]
+    refs: list[TensorRef]
+    futures: list[Future[list[Fingerprint]]]
+    sizes: list[int]
+    unread: list[UnreadKey]
+    digests: Future[list[str | None]] | None
+    tied: Mapping[str, str]
+    beside: list[tuple[BesideRow, Future[str | None]]]
+
+    def cancel(self) -> None:
+        """Begin no more pieces, and wait for those that a signal ends, or that are short."""
+        waiting: list[Future[Any]] = [*self.futures, *(future for _, future in self.beside)]
+        waiting += [self.digests] if self.digests is not None else []
+        for future in waiting:
+            future.cancel()
+        wait(waiting, timeout=_END_SECONDS)
+
+    def gather(self, advance: Callable[[int], object]) -> HeldModel:
+        """Wait for all that is being read; the rest is cancelled where a piece fails.
+
+        Args:
+            advance: is called with the bytes of each piece that is done.
+        """
+        prints: list[Fingerprint] = []
+        try:
+            for future, size in zip(self.futures, self.sizes, strict=True):
+                prints += future.result()
+                advance(size)
+            digests = self.digests.result() if self.digests is not None else []
+            beside = [replace(row, digest=future.result()) for row, future in self.beside]
+        except BaseException:
+            self.cancel()
+            raise
+        tensors = [
+            ModelTensor(
+                sources=part.sources,
+                transposed=part.transposed,
+                canonical_key=part.canonical_key,
+                canonical_shape=canonical_shape(ref.shape),
+                shape=ref.shape,
+                component=part.component,
+                block=part.block,
+                role=part.role,
+                fingerprint=fingerprint,
+                nature=self.natures[part.sources[0]],
+            )
+            for part, ref, fingerprint in zip(self.parts, self.refs, prints, strict=True)
+        ]
+        unread = [replace(k, digest=d) for k, d in zip(self.unread, digests, strict=True)]
+        return HeldModel(self.model, tensors, unread, self.tied, beside)
+
+
+def begin_reading(
+    model: Model, checkpoint: Checkpoint, executor: Executor, sketch_size: int, rules: Rules | None
+) -> Reading:
+    """Hand the tensors of a state dict to the executor, and return what it is at work on.
+
+    Args:
+        model: what the header says; family, variant and layout are filled in here.
+        executor: runs `fingerprint_refs`, `digest_unread` and `digest_together`.
+        sketch_size: numbers a sketch.
+        rules: anatomy rules; the built-in ones when None.
+    """
+    shapes = {key: ref.shape for key, ref in checkpoint.tensors.items()}
+    shapes |= {key: tensor.shape or () for key, tensor in checkpoint.unread.items()}
+    anatomy = classify_keys(shapes, rules)
+    parts, unread_parts = _split(anatomy.parts, checkpoint.unread)
+    refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in parts]
+    pieces = _pieces(refs)
+    unread = [(part.sources[0], part) for part in unread_parts]
+    tensors = [checkpoint.unread[key] for key, _ in unread]
+    return Reading(
+        model=replace(model, family=anatomy.family, variant=anatomy.variant, layout=anatomy.layout),
+        parts=parts,
+        natures=key_natures({k: (r.shape, r.dtype) for k, r in checkpoint.tensors.items()}),
+        refs=refs,
+        futures=[executor.submit(fingerprint_refs, piece, sketch_size) for piece in pieces],
+        sizes=[sum(ref.nbytes for ref in piece) for piece in pieces],
+        unread=[_unread_key(key, part, checkpoint.unread[key]) for key, part in unread],
+        digests=executor.submit(digest_unread, tensors) if tensors else None,
+        tied=checkpoint.tied,
+        beside=[
+            (_beside_row(held), executor.submit(digest_together, held.tensors))
+            for held in checkpoint.beside
+        ],
+    )
+
+
+def assemble_ref(
+    tensors: Mapping[str, TensorRef], sources: Sequence[str], transposed: bool
+) -> TensorRef:
+    """Return the tensor that some keys of a file make up: one, or several one after another."""
+    ref = (
+        tensors[sources[0]]
+        if len(sources) == 1
+        else fuse_refs(" + ".join(sources), [tensors[key] for key in sources])
+    )
+    return transpose_ref(ref) if transposed else ref
+
+
+def _split(
+    parts: Sequence[Part], unread: Mapping[str, UnreadTensor]
+) -> tuple[list[Part], list[Part]]:
+    """Return the parts that can be read, and one for each key that cannot.
+
+    Where a tensor is made up of several keys, and one of them cannot be read, the others stand
+    for themselves.
+    """
+    readable: list[Part] = []
+    others: list[Part] = []
+    for part in parts:
+        if not any(key in unread for key in part.sources):
+            readable.append(part)
+            continue
+        for key in part.sources:
+            name = part.canonical_key if len(part.sources) == 1 else key
+            alone = replace(part, canonical_key=name, sources=(key,), transposed=False)
+            (others if key in unread else readable).append(alone)
+    return readable, others
+
+
+def _unread_key(key: str, part: Part, tensor: UnreadTensor) -> UnreadKey:
+    return UnreadKey(
+        key=key,
+        canonical_key=part.canonical_key,
+        component=part.component,
+        reason=tensor.reason,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        numel=None if tensor.shape is None else prod(tensor.shape),
+        note=tensor.note,
+    )
+
+
+def _beside_row(held: BesideTensors) -> BesideRow:
+    """What is known of tensors beside the weights, but for their digest."""
+    refs = [t for t in held.tensors.values() if isinstance(t, TensorRef)]
+    whole = len(refs) == len(held.tensors)
+    return BesideRow(
+        place=held.place,
+        role=held.role,
+        tensors=len(held.tensors),
+        numel=sum(ref.numel for ref in refs) if whole else None,
+        bytes=sum(ref.nbytes for ref in refs) if whole else None,
+    )
+
+
+def _pieces(refs: Sequence[TensorRef]) -> list[list[TensorRef]]:
+    """Cut a file into pieces of about `PIECE_BYTES`; a larger tensor is a piece of its own."""
+    pieces: list[list[TensorRef]] = []
+    room = 0
+    for ref in refs:
+        if not pieces or room < ref.nbytes:
+            pieces.append([])
+            room = PIECE_BYTES
+        pieces[-1].append(ref)
+        room -= ref.nbytes
+    return pieces

@@ -1,0 +1,98 @@
+"""What the store holds of one model, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from megasim.words import PartRole
+
+if TYPE_CHECKING:
+    from megasim.fingerprint.tensor import Fingerprint
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the table `model`; `id` is 0 until it is saved."""
+
+    name: str
+    source: str = "checkpoint"
+    path: str | None = None
+    format: str | None = None
+    bytes: int | None = None
+    mtime_ns: int | None = None
+    header_hash: str | None = None
+    family: str | None = None
+    variant: str | None = None
+    layout: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    fingerprint_version: int | None = None
+    sketch_size: int | None = None
+    part: str = ""
+    part_role: str = PartRole.WEIGHTS
+    file_model_id: int | None = None
+    id: int = 0
+
+    @property
+    def identity(self) -> tuple[int | None, int | None, str | None]:
+        """Size, modification time and header hash: what tells a known file without reading it."""
+        return self.bytes, self.mtime_ns, self.header_hash
+
+
+@dataclass(frozen=True)
+class ModelTensor:
+    """One key of a model and the fingerprint of what it holds."""
+
+    sources: tuple[str, ...]
+    transposed: bool
+    canonical_key: str
+    canonical_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    component: str
+    block: str | None
+    role: str | None
+    fingerprint: Fingerprint
+    nature: str | None = None
+
+
+@dataclass(frozen=True)
+class UnreadKey:
+    """A key whose tensor could not be read; `digest` is of its stored bytes where they are known.
+
+    See `megasim.words.Unread` for the reasons.
+    """
+
+    key: str
+    canonical_key: str
+    component: str
+    reason: str
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    numel: int | None
+    note: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class BesideRow:
+    """What stands in a file beside its state dicts, such as an optimizer; None: not known."""
+
+    place: str
+    role: str
+    tensors: int
+    numel: int | None
+    bytes: int | None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class HeldModel:
+    """A model and all that its state dict holds; `tied`: keys that share another key's tensor."""
+
+    model: Model
+    tensors: Sequence[ModelTensor]
+    unread: Sequence[UnreadKey] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+    beside: Sequence[BesideRow] = ()
