@@ -55,6 +55,15 @@ class SparseElements:
                 positions = positions[first]
         self._positions, self._values = positions, flat
 
+    def transposed(self, rows: int, columns: int) -> SparseElements:
+        """Return the transpose of a matrix of so many rows and columns."""
+        row, column = np.divmod(self._positions, columns)
+        positions = column * rows + row
+        order = np.argsort(positions)
+        turned = object.__new__(SparseElements)
+        turned._positions, turned._values = positions[order], self._values[order]
+        return turned
+
     def read(self, start: int, stop: int, out: AnyArray) -> AnyArray:
         """Fill `out` with the dense elements `start` to `stop`, and return it."""
         low, high = np.searchsorted(self._positions, (start, stop))

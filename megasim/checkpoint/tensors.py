@@ -36,11 +36,13 @@ class SparseParts:
         layout: "coo", "csr", "csc", "bsr" or "bsc", as torch names them.
         indices: coo: one of (dimensions, stored), else the compressed and the plain indices.
         values: what is stored, blocks and dense dimensions behind the first one.
+        transposed: whether the matrix meant is the transpose of the one stored.
     """
 
     layout: str
     indices: tuple[TensorRef, ...]
     values: TensorRef
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,11 @@ class TensorRef:
         return math.prod(self.shape)
 
     @property
+    def lies_whole(self) -> bool:
+        """Whether its elements lie one after another, row-major, in one place of a file."""
+        return self.strides is None and not self.parts and self.data is None and not self.sparse
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the elements when laid out one after another."""
         return self.numel * STORAGE_DTYPES[self.dtype].itemsize
@@ -108,18 +115,30 @@ def fuse_refs(key: str, refs: Sequence[TensorRef]) -> TensorRef:
 def transpose_ref(ref: TensorRef, key: str | None = None) -> TensorRef:
     """Return the transpose of a tensor of two dimensions; nothing is read.
 
-    Raises ValueError for other numbers of dimensions, and for a tensor that is fused, sparse, or
-    held in memory.
+    Raises ValueError for other numbers of dimensions, and for a fused tensor.
 
     >>> transpose_ref(TensorRef("w", "float32", (2, 3), "m", 0)).strides
     (1, 3)
     """
-    if len(ref.shape) != 2 or ref.parts or ref.sparse or ref.data is not None:
+    if len(ref.shape) != 2 or ref.parts:
         raise ValueError(f"{ref.key} cannot be transposed")
+    if ref.sparse is not None or ref.data is not None:
+        return _transpose_held(ref, ref.key if key is None else key)
     rows, columns = ref.strides or (ref.shape[1], 1)
     shape = (ref.shape[1], ref.shape[0])
     strides = None if is_contiguous(shape, (columns, rows)) else (columns, rows)
     return replace(ref, key=ref.key if key is None else key, shape=shape, strides=strides)
+
+
+def _transpose_held(ref: TensorRef, key: str) -> TensorRef:
+    """Transpose an array that is held in memory, or what a sparse tensor stores."""
+    rows, columns = ref.shape
+    if ref.data is not None:
+        array = np.frombuffer(ref.data, STORAGE_DTYPES[ref.dtype]).reshape(rows, columns)
+        return replace(ref, key=key, shape=(columns, rows), data=array.T.tobytes())
+    assert ref.sparse is not None
+    turned = replace(ref.sparse, transposed=not ref.sparse.transposed)
+    return replace(ref, key=key, shape=(columns, rows), sparse=turned)
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -314,7 +333,9 @@ class TensorReader:
             indices = [self.read(index).reshape(index.shape) for index in parts.indices]
             values = self.read(parts.values).reshape(parts.values.shape)
             try:
-                found = SparseElements(parts.layout, ref.shape, indices, values)
+                shape = ref.shape[::-1] if parts.transposed else ref.shape
+                found = SparseElements(parts.layout, shape, indices, values)
+                found = found.transposed(*shape) if parts.transposed else found
             except ValueError as e:
                 raise CheckpointError(
                     ref.path, str(e), "the file is damaged: get it again", ref.key

@@ -147,7 +147,7 @@ class Batch:
     def _gap_before(self, ref: TensorRef) -> int:
         """Return the bytes between the last tensor and one more; -1 where it lies elsewhere."""
         last = self.refs[-1] if self.refs else None
-        if last is None or not (_lies_whole(last) and _lies_whole(ref) and last.path == ref.path):
+        if last is None or not (last.lies_whole and ref.lies_whole and last.path == ref.path):
             return -1
         return ref.offset - last.offset - self.extents[-1].nbytes
 
@@ -185,7 +185,3 @@ def batches(
             batch.add(i, ref, extent, capacity)
     if batch.refs:
         yield batch
-
-
-def _lies_whole(ref: TensorRef) -> bool:
-    return ref.strides is None and not ref.parts

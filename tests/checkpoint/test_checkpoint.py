@@ -431,7 +431,9 @@ class DictConfig:
     checkpoint = open_checkpoint(path)
     assert_same(checkpoint, STATE)
     assert checkpoint.metadata == {"epoch": 3}
-    assert checkpoint.skipped == {"callbacks": "1 tensors beside the state dict"}
+    assert [(b.place, len(b.tensors)) for b in checkpoint.beside] == [
+        ("callbacks.ModelCheckpoint.best_score", 1)
+    ]
     assert vanishing_module.__name__ not in sys.modules
 
 
@@ -470,7 +472,9 @@ def test_torchscript_keys_are_those_of_its_state_dict(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     assert checkpoint.format == "torchscript"
     assert_same(checkpoint, torch.jit.load(str(path)).state_dict())
-    assert checkpoint.skipped == {"plain": "an attribute, neither parameter nor buffer"}
+    assert [(b.place, b.role, len(b.tensors)) for b in checkpoint.beside] == [
+        ("plain", PartRole.OTHER, 1)  # an attribute, neither parameter nor buffer
+    ]
 
 
 # Identity

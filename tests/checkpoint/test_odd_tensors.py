@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from megasim.checkpoint.contents import UnreadTensor
-from megasim.checkpoint.opening import Checkpoint, TensorReader, open_checkpoint
+from megasim.checkpoint.opening import Checkpoint, TensorReader, open_checkpoint, transpose_ref
 from megasim.errors import CheckpointError
+from megasim.fingerprint.tensor import fingerprint_refs
 from megasim.words import Unread
 
 W = torch.arange(6.0).reshape(2, 3)
@@ -87,6 +88,21 @@ def test_sparse_tensors_are_read_as_their_dense_values(
     with TensorReader() as reader:
         assert reader.read(ref).tobytes() == expected
         assert reader.read(ref, start, stop).tobytes() == expected[size * start : size * stop]
+
+
+def test_what_is_held_apart_is_transposed_and_fingerprinted_as_what_is_not(
+    save: Callable[..., Path],
+) -> None:
+    dense = torch.tensor([[0.0, 2.0, 0.0], [1.5, 0.0, -3.0]])
+    content = {"coo": dense.to_sparse(), "csr": dense.to_sparse_csr(), "array": dense.numpy()}
+    refs = open_checkpoint(save({"dense": dense, **content})).tensors
+    whole = fingerprint_refs(list(refs.values()))
+    assert len({found.content_hash for found in whole[1:]}) == 1
+    with TensorReader() as reader:
+        for key in ("dense", *content):
+            turned = transpose_ref(refs[key])
+            assert reader.read(turned).tolist() == dense.T.flatten().tolist()
+            assert reader.read(transpose_ref(turned)).tolist() == dense.flatten().tolist()
 
 
 def test_elements_stored_twice_are_added(save: Callable[..., Path]) -> None:
