@@ -90,13 +90,21 @@ class FileContents:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def is_placeholder(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor stands for one whose values are elsewhere, as DeepSpeed's ZeRO-3 leaves it.
+def set_placeholders_apart(tensors: dict[str, TensorRef]) -> dict[str, UnreadTensor]:
+    """Take tensors out that stand for ones whose values are elsewhere, and return them.
 
-    >>> is_placeholder("float16", (0,)), is_placeholder("float16", (0, 4))
-    (True, False)
+    DeepSpeed's ZeRO-3 leaves every large parameter as an empty tensor of shape (0,). Other
+    libraries have empty tensors that are whole (a layer of e3nn without a bias), so they are taken
+    for placeholders only where they are most keys, or no matrix is left.
     """
-    return shape == (0,) and dtype.startswith(("float", "bfloat"))
+    empty = [k for k, ref in tensors.items() if ref.shape == (0,) and "float" in ref.dtype]
+    matrices = [r for r in tensors.values() if len(r.shape) > 1 and r.numel and "float" in r.dtype]
+    if 2 * len(empty) <= len(tensors) and matrices:
+        return {}
+    return {
+        key: UnreadTensor(Unread.PLACEHOLDER, EMPTY, ref.dtype, ref.shape)
+        for key, ref in ((key, tensors.pop(key)) for key in empty)
+    }
 
 
 def storable(text: str) -> str:

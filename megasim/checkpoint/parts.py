@@ -179,6 +179,9 @@ class _Split:
             inner = self.entries(held) or {}
             if key in _WRAPPERS or level or any(k in _WRAPPERS or _role(k) for k in inner):
                 return self.take(_join(place, key), held, role, level + 1)
+        if role is PartRole.OTHER and not any(map(self.is_state_dict, nets.values())):
+            self.set_apart(place, nets)
+            return []
         joined: dict[str, Pickled] = {}
         first: list[dict[str, Pickled]] = []
         twins: dict[object, object] = {}
@@ -204,6 +207,9 @@ class _Split:
 
     def whole(self, place: str, value: object, role: PartRole) -> list[Part]:
         """Return a value as one state dict, or nothing where it holds no tensor with a key."""
+        if role is PartRole.OTHER and not self.is_state_dict(value):
+            self.set_apart("", {place: value})  # a table of the configuration, say
+            return []
         found = self.walk.state_dict(value)
         self.set_apart(place, found.apart)
         return [Part(place, role, found.tensors)] if found.tensors else []

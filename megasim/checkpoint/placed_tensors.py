@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from megasim.checkpoint.contents import EMPTY, UnreadTensor, is_placeholder
+from megasim.checkpoint.contents import UnreadTensor
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, element_bits
 from megasim.checkpoint.pickled_arrays import PickledArray
 from megasim.checkpoint.pickled_storages import OddTensor, PickledTensor, Plain
@@ -46,8 +46,6 @@ def place(path: Path, key: str, pickled: Pickled, span: SpanOf) -> TensorRef | U
         )
     if isinstance(pickled, PickledSparse):
         return _place_sparse(path, key, pickled, span)
-    if is_placeholder(pickled.dtype, pickled.shape):
-        return UnreadTensor(Unread.PLACEHOLDER, EMPTY, pickled.dtype, pickled.shape)
     return _place_plain(path, key, pickled, span)
 
 

@@ -12,12 +12,11 @@ from dataclasses import replace
 from typing import Final
 
 from megasim.checkpoint.contents import (
-    EMPTY,
     METADATA_LIMIT,
     FileContents,
     StateDictContents,
     UnreadTensor,
-    is_placeholder,
+    set_placeholders_apart,
     shorten,
 )
 from megasim.checkpoint.dtypes import (
@@ -72,8 +71,6 @@ def read_safetensors(source: ByteSource) -> FileContents:
         place = str(source.path), 8 + size + begin
         if dtype in COMPLEX_PARTS:
             tensors[key] = TensorRef(key, COMPLEX_PARTS[dtype], (*shape, 2), *place)
-        elif is_placeholder(dtype, shape):
-            unread[key] = UnreadTensor(Unread.PLACEHOLDER, EMPTY, dtype, shape)
         elif dtype in STORAGE_DTYPES:
             tensors[key] = TensorRef(key, dtype, shape, *place)
         else:
@@ -83,6 +80,7 @@ def read_safetensors(source: ByteSource) -> FileContents:
                 note = f"an unknown dtype {printable(dtype, 40)}"
             unread[key] = UnreadTensor(Unread.DTYPE, note, dtype, shape, (stored,))
     _check_cover(source, spans, 8 + size)
+    unread |= set_placeholders_apart(tensors)
     tied = _alias(tensors, metadata)
     head = size.to_bytes(8, "little") + raw
     return FileContents("safetensors", StateDictContents(tensors, unread, tied), metadata, head)

@@ -14,6 +14,7 @@ from megasim.checkpoint.contents import (
     FileContents,
     StateDictContents,
     UnreadTensor,
+    set_placeholders_apart,
 )
 from megasim.checkpoint.dtypes import element_bits
 from megasim.checkpoint.parts import Part, Parts, find_parts, script_parts
@@ -197,6 +198,7 @@ def _state_dict(source: ByteSource, part: Part, span: SpanOf) -> StateDictConten
             holder = first.setdefault(pickled, key)
             if holder != key:
                 tied[key] = holder
+    unread |= set_placeholders_apart(tensors)
     return StateDictContents(tensors, unread, tied, part.place, part.role)
 
 

@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.torch import save_file
 
 from megasim.checkpoint.contents import UnreadTensor
 from megasim.checkpoint.opening import Checkpoint, TensorReader, open_checkpoint, transpose_ref
@@ -160,9 +161,6 @@ def test_arrays_are_read_bit_for_bit(protocol: int, data: st.DataObject, tmp_pat
         array = np.asfortranarray(array)
     torch.save({"a": array, "plain": W}, tmp_path / "m.pt", pickle_protocol=protocol)
     checkpoint = open_checkpoint(tmp_path / "m.pt")
-    if array.shape == (0,) and array.dtype.kind == "f":
-        assert checkpoint.unread["a"].reason is Unread.PLACEHOLDER
-        return
     expected = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     pair = (2,) if array.dtype.kind == "c" else ()
     assert checkpoint.tensors["a"].shape == (*array.shape, *pair)
@@ -239,6 +237,25 @@ def test_what_differs_only_in_its_scale_differs(save: Callable[..., Path]) -> No
 def test_meta_tensors_are_placeholders(save: Callable[..., Path]) -> None:
     found = open_checkpoint(save({"m": torch.empty(3, 4, device="meta")})).unread["m"]
     assert (found.reason, found.shape, found.dtype) == (Unread.PLACEHOLDER, (3, 4), "float32")
+
+
+def test_empty_tensors_are_placeholders_where_they_are_most_or_no_matrix_is_left(
+    save: Callable[..., Path], tmp_path: Path
+) -> None:
+    empty = torch.zeros(0)
+    norms = {f"norm.{i}": torch.ones(3) for i in range(4)}
+    shard = {"a": empty, "b": empty, **norms}  # as ZeRO-3 leaves it
+    for path in (tmp_path / "m.pt", tmp_path / "m.safetensors"):
+        save_file(shard, path) if path.suffix == ".safetensors" else torch.save(shard, path)
+        found = open_checkpoint(path)
+        assert {k: t.reason for k, t in found.unread.items()} == {
+            "a": Unread.PLACEHOLDER,
+            "b": Unread.PLACEHOLDER,
+        }
+        assert set(found.tensors) == set(norms)
+    whole = open_checkpoint(save({"bias": empty, **norms}))  # as a layer of e3nn without a bias
+    assert whole.tensors["bias"].shape == (0,)
+    assert not whole.unread
 
 
 def rewritten(path: Path, old: bytes, new: bytes) -> None:

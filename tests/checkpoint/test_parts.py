@@ -136,6 +136,12 @@ def test_what_an_optimizer_holds_is_beside(tmp_path: Path) -> None:
     }
 
 
+def test_arrays_of_a_configuration_are_beside(tmp_path: Path) -> None:
+    checkpoint = opened({"model": A, "config": {"shift": np.ones(3), "cutoff": 5.0}}, tmp_path)
+    assert roles(checkpoint) == {"": "weights"}
+    assert [(b.place, b.role) for b in checkpoint.beside] == [("config", PartRole.OTHER)]
+
+
 def test_a_list_of_averages_gets_the_keys_of_the_parameters(tmp_path: Path) -> None:
     """As torch_ema keeps them: without the buffers, in the order of the model."""
     shadow = [parameter.detach() for parameter in network(1).parameters()]
