@@ -33,6 +33,12 @@ def test_each_question_is_answered_by_files_that_are_there(question: str, answer
             assert re.search(rf"^\s*(def {name}\(|class {name}\b|{name}\b.*=)", text, re.MULTILINE)
 
 
+def test_every_path_that_is_named_is_there() -> None:
+    named = set(re.findall(r"`((?:megasim|tests|sql|data|docs|benchmarks)/[\w/.-]*)`", TEXT))
+    assert len(named) > 15
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_the_statement_that_saves_a_distance_is_there() -> None:
     statements = (ROOT / "sql" / "queries.sql").read_text(encoding="utf-8")
     assert "-- name: add_distances\n" in statements
