@@ -34,6 +34,7 @@ class Status(StrEnum):
         return swapped.get(self, self)
 
 
+MISSING = (Status.MISSING_A, Status.MISSING_B)
 TIERS = (Status.IDENTICAL, Status.SAME_VALUES, Status.SAME_AT_FP16, Status.SAME_AT_BF16)
 
 
@@ -44,10 +45,14 @@ class Verdict(StrEnum):
     SAME_VALUES = "same_values"
     SAME_AT_FP16 = "same_at_fp16"
     SAME_AT_BF16 = "same_at_bf16"
-    SAME_WHERE_USED = "same_where_used"  # they differ only in keys that the family never uses
+    SAME_WHERE_USED = "same_where_used"  # they differ only in keys that are never used
+    SAME_AS_READ = "same_as_read"  # what was read is equal, and not all was read
+    CONTAINED = "contained"  # equal wherever both have keys; one or each has others beside
     PARTLY_CHANGED = "partly_changed"
     CHANGED = "changed"
-    OTHER_ARCHITECTURE = "other_architecture"
+    DISJOINT = "disjoint"  # of the same shapes, as far as both go, without a key in common
+    OTHER_ARCHITECTURE = "other_architecture"  # the shapes disagree
+    NOT_READ = "not_read"  # both hold it, and of one or both nothing could be read
     ABSENT_A = "absent_a"  # only the second model has it
     ABSENT_B = "absent_b"  # only the first model has it
     ABSENT = "absent"  # neither has it
@@ -118,9 +123,14 @@ class RelationKind(StrEnum):
     SAME_WEIGHTS = "same_weights"  # the same numbers under two names
     CAST = "cast"  # the same numbers once rounded to half precision
     SAME_WHERE_USED = "same_where_used"  # they differ only in keys that are never used
+    SAME_AS_READ = "same_as_read"  # what was read is equal, and not all was read
     PRUNED = "pruned"  # without the EMA copy or the training state
     DAMAGED = "damaged"  # equal but for NaN or inf
-    PART_OF = "part_of"  # some components of the other, and nothing else
+    PART_OF = "part_of"  # some keys of the other, and nothing else
+    OVERLAP = "overlap"  # equal where both have keys, and each has others beside
+    RESCALED = "rescaled"  # the same adapter with another alpha
+    WIDENED = "widened"  # some tensors have more elements, and the new ones are zero
+    ALL_BUT_FEW = "all_but_few"  # equal but for a few keys
     VAE_REPLACED = "vae_replaced"
     TEXT_ENCODER_REPLACED = "text_encoder_replaced"
     UNET_FINE_TUNED = "unet_fine_tuned"  # on an unchanged text encoder

@@ -21,7 +21,8 @@ order by c.model_a, c.model_b, c.component;
 select
     l.component, l.canonical_key, l.key_a, l.key_b, l.block, l.role, l.status, l.l2,
     case when l.status = 'shape_mismatch' then a.canonical_shape end as shape_a,
-    case when l.status = 'shape_mismatch' then b.canonical_shape end as shape_b
+    case when l.status = 'shape_mismatch' then b.canonical_shape end as shape_b,
+    l.nature
 from layer_rows l
 left join model_tensor a on a.model_id = $model_a and a.key = l.key_a
 left join model_tensor b on b.model_id = $model_b and b.key = l.key_b
@@ -42,11 +43,19 @@ from model_tensor t
 join model m on m.id = t.model_id
 order by all;
 
+-- name: component_shapes
+-- How many tensors of one component of one model have each shape.
+select canonical_shape, count(*)
+from model_tensor
+where model_id = $model_id and component = $component
+group by canonical_shape
+order by canonical_shape;
+
 -- name: component_facts
 -- What each model has of each component, and signatures: equal for components that are equal in
 -- the same dtype, by value, or once rounded; `used` ones without the keys that a family never
 -- uses. Positions that are whole, 0, 1, 2 …, are made anew where they are missing, so they do not
--- count either. Infinities are no evidence of equal values: float16 ends at 65504.
+-- count either, and counters of training steps enter no computation. Infinities are no evidence of equal values: float16 ends at 65504.
 with held as (
     select
         mt.model_id,
@@ -54,7 +63,7 @@ with held as (
         mt.canonical_key || ' ' || mt.canonical_shape || ' ' as place,
         t.dtype,
         t.numel,
-        not t.is_constant and t.numel >= 64 as is_telling,
+        not t.is_constant and t.numel >= 64 and is_measured(mt.nature) as is_telling,
         t.nans + t.infs > 0 as is_non_finite,
         md5_number(place || t.content_hash) as bytes_at,
         md5_number(place || t.value_hash)   as values_at,
@@ -62,7 +71,7 @@ with held as (
             as fp16_at,
         md5_number(place || t.bf16_hash)    as bf16_at,
         case
-            when u.canonical_key is not null then false
+            when u.canonical_key is not null or mt.nature = 'counter' then false
             when mt.canonical_key not like '%position_ids' then true
             else coalesce(t.sketch <> list_transform(range(t.numel), lambda x: x::float), true)
         end as used
@@ -99,7 +108,7 @@ order by model_id, component;
 select
     l.model_a, l.model_b, l.component, l.canonical_key, l.key_a, l.key_b, l.block, l.role,
     l.status, l.l2,
-    null as shape_a, null as shape_b
+    null as shape_a, null as shape_b, l.nature
 from imported_layer l
 join batch b on b.model_a = l.model_a and b.model_b = l.model_b
 order by l.model_a, l.model_b, l.component, l.canonical_key;
@@ -387,3 +396,98 @@ from model_tensor mt
 join tensor t on t.id = mt.tensor_id
 where mt.model_id = $id
 order by mt.canonical_key;
+
+-- name: unread_keys
+-- The keys of all models that name tensors of which no values could be read.
+select
+    model_id, canonical_key, component, reason, dtype,
+    array_to_string(shape, 'x') as shape, digest
+from unread_key
+order by model_id, canonical_key;
+
+-- name: unread_elsewhere
+-- Which models hold, with its values, a key that is unread in another.
+select distinct mt.model_id, mt.canonical_key
+from model_tensor mt
+semi join unread_key u on u.canonical_key = mt.canonical_key
+order by all;
+
+-- name: equal_keys
+-- How many keys of each component some pairs hold with equal values, at least once rounded; trivial
+-- tensors, constant or of fewer than 64 elements, and what is no weight, are no evidence.
+select p.model_a, p.model_b, a.component, count(*) as keys
+from batch p
+join model_tensor a on a.model_id = p.model_a
+left join renamed_key r
+    on r.model_a = p.model_a and r.model_b = p.model_b and r.key_a = a.canonical_key
+join model_tensor b
+    on b.model_id = p.model_b
+    and b.canonical_key = coalesce(r.key_b, a.canonical_key)
+    and b.canonical_shape = a.canonical_shape
+join tensor ta on ta.id = a.tensor_id
+join tensor tb on tb.id = b.tensor_id
+where not ta.is_constant
+    and not tb.is_constant
+    and ta.numel >= 64
+    and is_measured(a.nature)
+    and a.canonical_key not like '%position_ids'
+    and (
+        ta.value_hash = tb.value_hash
+        or ta.fp16_hash = tb.fp16_hash and greatest(ta.linf, tb.linf) <= 65504
+        or ta.bf16_hash = tb.bf16_hash
+    )
+group by p.model_a, p.model_b, a.component
+order by p.model_a, p.model_b, a.component;
+
+-- name: differing_keys
+-- The keys of one pair that are not equal in any tier, or that one model lacks, with the numbers
+-- of both tensors; and under which key the model that lacks one holds the same tensor.
+select
+    j.component, j.canonical_key, j.block, j.status, j.nature,
+    case
+        when j.tensor_a is null then (
+            select min(x.canonical_key)
+            from model_tensor x
+            where x.model_id = j.model_a and x.tensor_id = j.tensor_b
+        )
+        when j.tensor_b is null then (
+            select min(x.canonical_key)
+            from model_tensor x
+            where x.model_id = j.model_b and x.tensor_id = j.tensor_a
+        )
+    end as repeats,
+    j.shape_a, ta.numel, ta.zeros, ta.l1, ta.l2, ta.linf, ta.mean,
+    j.shape_b, tb.numel, tb.zeros, tb.l1, tb.l2, tb.linf, tb.mean
+from judged_layers j
+left join tensor ta on ta.id = j.tensor_a
+left join tensor tb on tb.id = j.tensor_b
+where j.model_a = $model_a
+    and j.model_b = $model_b
+    and j.status not in ('identical', 'same_values', 'same_at_fp16', 'same_at_bf16')
+order by j.component, j.canonical_key;
+
+-- name: contents_in_common
+-- How many telling tensors both models of some pairs hold, under any key, and the first such key of
+-- either.
+select
+    p.model_a, p.model_b, count(distinct a.tensor_id) as tensors,
+    min(a.canonical_key) as key_a, min(b.canonical_key) as key_b
+from batch p
+join model_tensor a on a.model_id = p.model_a
+join tensor t on t.id = a.tensor_id
+join model_tensor b on b.model_id = p.model_b and b.tensor_id = a.tensor_id
+where not t.is_constant and t.numel >= 64 and is_measured(a.nature)
+group by p.model_a, p.model_b
+order by p.model_a, p.model_b;
+
+-- name: telling_contents
+-- How many telling tensors each model holds, under whatever keys, and how many tensors in all.
+select
+    mt.model_id,
+    count(distinct t.id) filter (
+        not t.is_constant and t.numel >= 64 and is_measured(mt.nature)
+    ) as telling
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+group by mt.model_id
+order by mt.model_id;

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from megasim.anatomy.classification import unused_reason
+from megasim.findings.details import LayerRow
 from megasim.store.rows import Store
+from megasim.words import MISSING, Nature
 
 POSITIONS_REASON = "whole position_ids are the numbers 0, 1, 2 …, made anew where they are missing"
+COUNTER_REASON = "counters of training steps enter no computation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +71,11 @@ def load_component_facts(store: Store) -> dict[tuple[int, str], ComponentFacts]:
     return found
 
 
-def why_unused(families: tuple[str, ...], component: str, key: str, status: str) -> str | None:
-    """Return why the families of two models never use a key that differs; None when they do.
-
-    Args:
-        families: of the one or two models.
-        status: as in `layer_distances`.
-    """
-    if key.endswith("position_ids") and status in ("missing_a", "missing_b"):
+def why_unused(families: tuple[str, ...], layer: LayerRow) -> str | None:
+    """Return why the families of two models never use a key that differs; None when they do."""
+    if layer.nature == Nature.COUNTER:
+        return COUNTER_REASON
+    if layer.key.endswith("position_ids") and layer.status in MISSING:
         return POSITIONS_REASON
-    reasons = [unused_reason(family, component, key) for family in families]
+    reasons = [unused_reason(family, layer.component, layer.key) for family in families]
     return reasons[0] if reasons and None not in reasons else None

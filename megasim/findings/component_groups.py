@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,16 +169,21 @@ class Equalities:
             self._add_finding(finding, ids[finding.model_a], ids[finding.model_b])
 
     def _add_signatures(self) -> None:
-        first: dict[tuple[str, str, str], ModelComponent] = {}
+        for model_id in self.reader.models:
+            unread_keys = self.reader.unread.of(model_id).values()
+            self.components_of[model_id].update(key.component for key in unread_keys)
+        first: dict[Hashable, ModelComponent] = {}
         for (model_id, component), fact in self.reader.facts.items():
             self.components_of[model_id].add(component)
-            if component in NEVER_USED or not fact.telling:
+            unread = self.reader.unread.signature(model_id, component)
+            if component in NEVER_USED or not fact.telling or unread is None:
                 continue
             for tier, name in _SIGNATURES:
                 signature = getattr(fact, name)
                 if signature is not None:
                     part = (model_id, component)
-                    self._join(tier, part, first.setdefault((component, name, signature), part))
+                    place = (component, name, signature, unread)
+                    self._join(tier, part, first.setdefault(place, part))
 
     def _add_finding(self, finding: Finding, a: int, b: int) -> None:
         if finding.verdict == Verdict.ABSENT or finding.component in NEVER_USED:
@@ -264,7 +269,7 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
             wholes[tuple(equal.class_of(*part) for part in vae)].append(vae)
     groups = [_group(equal, "vae", vaes) for vaes in wholes.values() if len(vaes) > 1]
     whole_vaes = {group.models for group in groups}
-    for parts in members.values():
+    for parts in map(_one_of_each_model, members.values()):
         if len(parts) > 1:
             group = _group(equal, parts[0][1], [[part] for part in parts])
             if group.component not in _VAE_PARTS or group.models not in whole_vaes:
@@ -274,6 +279,18 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
         groups,
         key=lambda g: (-len(g.models), order.get(g.component, -1), g.component, g.models),
     )
+
+
+def _one_of_each_model(parts: Sequence[ModelComponent]) -> list[ModelComponent]:
+    """Return the first component of each model: one that holds the same twice is one model.
+
+    >>> _one_of_each_model([(1, "dec"), (1, "ema"), (2, "dec")])
+    [(1, 'dec'), (2, 'dec')]
+    """
+    first: dict[int, ModelComponent] = {}
+    for part in parts:
+        first.setdefault(part[0], part)
+    return list(first.values())
 
 
 def _group(

@@ -10,8 +10,9 @@ from megasim.compare.renames import substitution
 from megasim.errors import printable
 from megasim.findings.identity import FP16_RELATIVE_ERROR, MOSTLY, Counts
 from megasim.findings.key_lists import brief_items
-from megasim.wording import counted
-from megasim.words import TIERS, Status, Verdict
+from megasim.findings.unread_keys import NOTHING_UNREAD, UnreadPair, unread_kinds, unread_text
+from megasim.wording import counted, listed
+from megasim.words import MISSING, TIERS, Nature, Status, Verdict
 
 # More substitutions than this are another way of naming, not a rename.
 _MOST_RENAMES = 2
@@ -38,6 +39,7 @@ class LayerRow:
         status: as in `layer_distances`.
         l2: None where there is no distance.
         shape_a, shape_b: only where they differ, e.g. "320x4x3x3".
+        nature: None where it is not known.
     """
 
     component: str
@@ -50,6 +52,7 @@ class LayerRow:
     l2: float | None
     shape_a: str | None
     shape_b: str | None
+    nature: Nature | None = None
 
     def swapped(self) -> LayerRow:
         """The same key, the models named the other way round."""
@@ -64,6 +67,7 @@ class LayerRow:
             l2=self.l2,
             shape_a=self.shape_b,
             shape_b=self.shape_a,
+            nature=self.nature,
         )
 
 
@@ -101,6 +105,7 @@ class ComponentEvidence:
         unused: key → why the family never uses it, of the keys that differ.
         dtypes_a, dtypes_b: the float dtypes of the component in either model; empty if not known.
         layout_a, layout_b: how either file names its keys.
+        unread: its keys whose values could not be read.
     """
 
     model_a: str
@@ -113,6 +118,7 @@ class ComponentEvidence:
     layout_a: str | None = None
     layout_b: str | None = None
     rounding: bool = False
+    unread: UnreadPair = NOTHING_UNREAD
 
     def name_roles(self, *statuses: Status) -> str:
         """Count the keys of some statuses by role, e.g. "59 of 218 norm, 2 of 132 conv"."""
@@ -142,12 +148,20 @@ def component_detail(verdict: Verdict, evidence: ComponentEvidence) -> Detail:
     if verdict == Verdict.ABSENT:
         return Detail(rest="neither model has it")
     if verdict.is_absent:
-        return Detail(counts.missing_a + counts.missing_b)
-    if verdict == Verdict.OTHER_ARCHITECTURE:
+        names = [row.key for row in evidence.layers if row.status in MISSING]
+        unread = (*evidence.unread.only_a, *evidence.unread.only_b)
+        rest = f": {listed(names, _MOST_ITEMS)}" if names else ""
+        rest += f", not read: {unread_kinds(unread)}" if unread else ""
+        return Detail(counts.missing_a + counts.missing_b, rest)
+    if verdict in (Verdict.OTHER_ARCHITECTURE, Verdict.DISJOINT):
         return Detail(rest=_architecture(evidence))
-    keys = counts.compared if verdict.is_tier else None
-    pieces = [_tiers(verdict, evidence) if verdict.is_tier else _changed(evidence)]
+    if verdict == Verdict.NOT_READ:
+        return Detail(rest="; ".join(unread_text(evidence.unread, counts.common)))
+    one_for_all = verdict.is_tier or verdict in (Verdict.SAME_AS_READ, Verdict.CONTAINED)
+    keys = counts.compared if one_for_all else None
+    pieces = [_tiers(evidence) if one_for_all else _changed(evidence)]
     if not verdict.is_tier:
+        pieces += unread_text(evidence.unread, counts.common)
         pieces += [_non_finite(evidence), _shapes(evidence)]
         pieces += [_missing(verdict, evidence, s) for s in (Status.MISSING_B, Status.MISSING_A)]
     if verdict == Verdict.SAME_WHERE_USED and evidence.unused:
@@ -155,7 +169,11 @@ def component_detail(verdict: Verdict, evidence: ComponentEvidence) -> Detail:
         pieces.append("never used: " + " · ".join(reason for reason, _ in reasons))
     if evidence.rounding:
         pieces.append(_rounding(evidence))
-    return Detail(keys, "; ".join(piece for piece in pieces if piece), _renames(evidence))
+    # what follows the count begins with its own comma; the rest is set off from it
+    rest = "; ".join(piece for piece in pieces if piece)
+    if one_for_all and not pieces[0] and rest:
+        rest = f"; {rest}"
+    return Detail(keys, rest, _renames(evidence))
 
 
 def _named(text: str, keys: str) -> str:
@@ -179,8 +197,9 @@ def _architecture(evidence: ComponentEvidence) -> str:
     return "; ".join(pieces)
 
 
-def _tiers(verdict: Verdict, evidence: ComponentEvidence) -> str:
+def _tiers(evidence: ComponentEvidence) -> str:
     counts, before, after = evidence.counts, evidence.dtypes_a, evidence.dtypes_b
+    verdict = counts.weakest_tier
     if verdict == Verdict.IDENTICAL:
         return ""
     text = ""

@@ -28,7 +28,13 @@ LARGEST_LAYER_NORM = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many keys of a component of a pair have each status."""
+    """How many keys of a component of a pair have each status.
+
+    Attributes:
+        unread: keys that both models hold and that cannot be compared, since the values of one or
+            both could not be read.
+        other_bytes: keys that both hold in a form that is not decoded, with other bytes.
+    """
 
     identical: int = 0
     same_values: int = 0
@@ -39,6 +45,8 @@ class Counts:
     missing_b: int = 0
     shape_mismatch: int = 0
     non_finite: int = 0
+    unread: int = 0
+    other_bytes: int = 0
 
     @classmethod
     def of(cls, statuses: Iterable[str]) -> Counts:
@@ -62,14 +70,26 @@ class Counts:
     @property
     def common(self) -> int:
         """Keys that both models hold."""
-        return self.compared + self.shape_mismatch + self.non_finite
+        return self.read + self.unread
+
+    @property
+    def read(self) -> int:
+        """Of them, those of which it is known whether they are equal."""
+        return self.compared + self.shape_mismatch + self.non_finite + self.other_bytes
 
     @property
     def differing(self) -> int:
         """Keys that are not equal in any tier, or that one model lacks."""
-        return (
-            self.changed + self.missing_a + self.missing_b + self.shape_mismatch + self.non_finite
-        )
+        return self.read - self.unchanged + self.missing_a + self.missing_b
+
+    @property
+    def weakest_tier(self) -> Verdict:
+        """What holds of all the keys that are equal in one of the tiers.
+
+        Raises:
+            ValueError: none is.
+        """
+        return weakest(Verdict(tier) for tier in TIERS if getattr(self, tier))
 
     def swapped(self) -> Counts:
         """The same pair, its models named the other way round."""
@@ -77,7 +97,9 @@ class Counts:
         return Counts(**values | {"missing_a": self.missing_b, "missing_b": self.missing_a})
 
 
-def component_verdict(counts: Counts, same_where_used: bool = False) -> Verdict:
+def component_verdict(
+    counts: Counts, same_where_used: bool = False, *, same_shapes: bool = False
+) -> Verdict:
     """Return what became of a component.
 
     A mix of tiers is the weakest of them.
@@ -85,6 +107,7 @@ def component_verdict(counts: Counts, same_where_used: bool = False) -> Verdict:
     Args:
         counts: of all keys of the component in either model.
         same_where_used: whether the keys that the family uses are equal, and there are some.
+        same_shapes: whether the tensors of the two have the same shapes, as far as both go.
 
     >>> str(component_verdict(Counts(identical=280, changed=14), same_where_used=True))
     'same_where_used'
@@ -95,7 +118,7 @@ def component_verdict(counts: Counts, same_where_used: bool = False) -> Verdict:
     """
     if not counts.common:
         if counts.missing_a and counts.missing_b:
-            return Verdict.OTHER_ARCHITECTURE
+            return Verdict.DISJOINT if same_shapes else Verdict.OTHER_ARCHITECTURE
         return (
             Verdict.ABSENT_A
             if counts.missing_a
@@ -103,14 +126,26 @@ def component_verdict(counts: Counts, same_where_used: bool = False) -> Verdict:
             if counts.missing_b
             else Verdict.ABSENT
         )
+    if not counts.read:
+        return Verdict.NOT_READ
+    if counts.unchanged == counts.read and counts.unread:
+        return Verdict.SAME_AS_READ
     if not counts.differing:
-        return weakest(Verdict(tier) for tier in TIERS if getattr(counts, tier))
-    if same_where_used:
+        return counts.weakest_tier
+    if same_where_used and not counts.unread:
         return Verdict.SAME_WHERE_USED
-    if _is_other_architecture(counts):
+    if counts.unchanged == counts.read and _is_mostly_common(counts):
+        return Verdict.CONTAINED
+    if _is_other_architecture(counts) and not same_shapes:
         return Verdict.OTHER_ARCHITECTURE
-    changed = counts.common - counts.unchanged
+    changed = counts.read - counts.unchanged
     return Verdict.CHANGED if changed >= MOSTLY * counts.common else Verdict.PARTLY_CHANGED
+
+
+def _is_mostly_common(counts: Counts) -> bool:
+    """Whether at least half of the keys of the smaller component are in both."""
+    fewer = counts.common + min(counts.missing_a, counts.missing_b)
+    return counts.common >= COUNTERPARTS * fewer
 
 
 def _is_other_architecture(counts: Counts) -> bool:

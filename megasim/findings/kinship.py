@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from megasim.findings.component_groups import Equalities, ModelComponent
 from megasim.store.batches import pair_table
@@ -15,6 +16,23 @@ ComponentSet = frozenset[ModelComponent]
 def ordered(a: int, b: int) -> Pair:
     """Return a pair as the store holds it, the smaller id first."""
     return (min(a, b), max(a, b))
+
+
+@dataclass(frozen=True, slots=True)
+class SharedContents:
+    """Tensors that two models hold, under whatever keys, the smaller id first.
+
+    Attributes:
+        tensors: how many contents they share, trivial ones left out.
+        of_first, of_second: how many such contents either holds.
+        key_in_first, key_in_second: the first key under which one of the shared stands.
+    """
+
+    tensors: int
+    of_first: int
+    of_second: int
+    key_in_first: str
+    key_in_second: str
 
 
 class Kinship:
@@ -33,6 +51,7 @@ class Kinship:
         self.distances: dict[Pair, float] = {
             (a, b): l2 for a, b, l2 in store.rows("core_distances") if not math.isnan(l2)
         }
+        self._telling: dict[int, int] = dict(store.rows("telling_contents"))
         self.ema_as_unet: dict[Pair, bool] = {
             (ema, unet): same_values == keys
             for ema, unet, keys, same_values, _ in store.rows("ema_matches")
@@ -52,6 +71,25 @@ class Kinship:
         """Return how many components only one of two models holds."""
         a, b = pair
         return len(self.equal.components_of[a] ^ self.equal.components_of[b])
+
+    def equal_keys(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, int]]:
+        """Return how many keys of each component are equal and no trivial tensors, by pair."""
+        stored = {ordered(*pair) for pair in pairs}
+        found: dict[Pair, dict[str, int]] = {pair: {} for pair in stored}
+        table = pair_table(stored)
+        for a, b, component, keys in self.reader.store.rows("equal_keys", tables={"batch": table}):
+            found[a, b][component] = keys
+        return found
+
+    def contents(self, pairs: Sequence[Pair]) -> dict[Pair, SharedContents]:
+        """Return which telling tensors pairs share under whatever keys, where they share any."""
+        stored = {ordered(*pair) for pair in pairs}
+        table = pair_table(stored)
+        rows = self.reader.store.rows("contents_in_common", tables={"batch": table})
+        return {
+            (a, b): SharedContents(count, self._telling.get(a, 0), self._telling.get(b, 0), *keys)
+            for a, b, count, *keys in rows
+        }
 
     def norms(self, pairs: Sequence[Pair]) -> dict[tuple[int, int, str], tuple[float, float]]:
         """Return the squared norms of what pairs have in common and differ in, by component.

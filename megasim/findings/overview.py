@@ -21,9 +21,9 @@ from megasim.findings.pair_sentences import (
     VERDICT_WORDS,
     model_verdict,
     pair_sentences,
-    rename_sentence,
+    rename_sentences,
 )
-from megasim.findings.relations import Relation, model_relations
+from megasim.findings.relations import Relation, model_relations, relation_sentences
 from megasim.findings.rendering import (
     CountTable,
     FindingsPage,
@@ -41,7 +41,7 @@ from megasim.findings.verdicts import (
 )
 from megasim.store.rows import Pair, Store
 from megasim.wording import counted, listed
-from megasim.words import Source, Verdict
+from megasim.words import RelationKind, Source, Verdict
 
 _SHOWN_MODELS = 8
 _SHOWN_CLAIMS = 10
@@ -137,7 +137,7 @@ class FindingsReport:
             FindingsSection(title, _most(groups, _MOST_GROUPS, "groups")),
             FindingsSection("What is odd", tuple(self.health_lines())),
         ]
-        lines = [relation.text for relation in self.relations]
+        lines = [text for _, text in relation_sentences(self.relations)]
         if not self.pairs:
             lines = _condensed(self.relations)
         related = FindingsSection("How they are related", tuple(lines))
@@ -240,7 +240,7 @@ def _pair_reports(reader: FindingsReader, pairs: Sequence[Pair]) -> list[PairRep
                 source=of_pair[0].source,
                 sentences=(
                     *pair_sentences(of_pair),
-                    *(rename_sentence(*found) for found in reader.rows.renames(a, b)),
+                    *rename_sentences(reader.rows.renames(a, b)),
                 ),
                 findings=tuple(of_pair),
             )
@@ -286,15 +286,20 @@ def _pair_section(pair: PairReport) -> FindingsSection:
 
 def _condensed(relations: Sequence[Relation]) -> list[str]:
     """Return relations of many models: what changed between several pairs is said once."""
-    texts_of: dict[str, list[str]] = defaultdict(list)
+    texts_of: dict[RelationKind, list[str]] = defaultdict(list)
     pairs: dict[str, list[str]] = defaultdict(list)
     tuned = {frozenset((r.model, r.other)) for r in relations if r.what}
     for relation in relations:
         if relation.what:
             pairs[relation.what].append(f"{relation.other} – {relation.model}")
-        elif relation.directed or frozenset((relation.model, relation.other)) not in tuned:
-            # Which of two known parts a changed model holds is said among the shared ones.
-            texts_of[relation.kind].append(relation.text)
+    # Which of two known parts a changed model holds is said among the shared ones.
+    rest = [
+        r
+        for r in relations
+        if not r.what and (r.directed or frozenset((r.model, r.other)) not in tuned)
+    ]
+    for kind, text in relation_sentences(rest):
+        texts_of[kind].append(text)
     lines = [line for texts in texts_of.values() for line in _most(texts, _MOST_OF_A_KIND, "pairs")]
     for what, between in pairs.items():
         lines.append(f"{what}, between nearest models: {listed(between, _MOST_PAIRS, 200)}")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from megasim.anatomy.classification import classify_keys
 from megasim.findings.details import LayerRow
 from megasim.findings.identity import Counts
 from megasim.store.batches import pair_table
 from megasim.store.rows import Pair, Store
-from megasim.words import Source, Status
+from megasim.words import Nature, Source, Status
 
 # Positions, logit scale, projection: no more is left unused where a rename brought keys together.
 MOST_UNUSED = 4
+# So many keys under a name that says nothing are named one by one.
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,10 @@ class ComponentRow:
     def asks_for_layers(self) -> bool:
         """Whether single keys have something to add to the counts."""
         counts = self.counts
-        if self.source != Source.EXACT or counts is None or not counts.common:
+        if self.source != Source.EXACT or counts is None:
             return False
+        if not counts.common:  # under a name that says nothing the keys do
+            return self.component == "other" and counts.differing <= MOST_NAMED
         mixed = bool(counts.differing) and counts.changed < counts.differing + counts.unchanged
         return mixed or self.renamed > 0
 
@@ -60,6 +63,7 @@ class PairRows:
         self.models = {model.id: model for model in store.models()}
         self._store = store
         self._families: dict[int, str] = {}
+        self._shapes: dict[tuple[int, str], Counter[str]] = {}
         self._counterparts = {
             (a, b, component): other for a, b, component, other in store.rows("renamed_components")
         }
@@ -136,6 +140,14 @@ class PairRows:
         found = self._store.rows("finding_layers", model_a=a, model_b=b, components=list(of))
         return _by_component(_layer(of[component], *row) for component, *row in found)
 
+    def shapes(self, model_id: int, component: str) -> Counter[str]:
+        """Return how many tensors of a component have each shape, e.g. "320x4x3x3"."""
+        found = self._shapes.get((model_id, component))
+        if found is None:
+            rows = self._store.rows("component_shapes", model_id=model_id, component=component)
+            found = self._shapes[model_id, component] = Counter(dict(rows))
+        return found
+
     def imported_layers(self, pairs: Sequence[Pair]) -> dict[Pair, dict[str, list[LayerRow]]]:
         """Return the published layers of pairs by component, where there are any."""
         rows: dict[Pair, list[LayerRow]] = defaultdict(list)
@@ -162,9 +174,15 @@ def _layer(
     block: str | None,
     role: str | None,
     status: str,
-    *rest: Any,
+    l2: float | None,
+    shape_a: str | None,
+    shape_b: str | None,
+    nature: str | None,
 ) -> LayerRow:
-    return LayerRow(component, key, key_a, key_b, block, role, Status(status), *rest)
+    return LayerRow(
+        *(component, key, key_a, key_b, block, role, Status(status), l2, shape_a, shape_b),
+        None if nature is None else Nature(nature),
+    )
 
 
 def _by_component(layers: Iterable[LayerRow]) -> dict[str, list[LayerRow]]:

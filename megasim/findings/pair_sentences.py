@@ -17,7 +17,11 @@ VERDICT_WORDS = {
     Verdict.SAME_WHERE_USED: "same where used",
     Verdict.PARTLY_CHANGED: "partly changed",
     Verdict.CHANGED: "changed",
+    Verdict.SAME_AS_READ: "the same as far as it was read",
+    Verdict.CONTAINED: "equal where both have keys",
+    Verdict.DISJOINT: "no key in common",
     Verdict.OTHER_ARCHITECTURE: "another architecture",
+    Verdict.NOT_READ: "not read",
     Verdict.ABSENT: "in neither model",
 }
 _VAE_PARTS = {
@@ -26,6 +30,7 @@ _VAE_PARTS = {
     "vae_quant": "quant convolutions",
 }
 _MOST_NAMED = 12
+_MOST_RENAMES = 3
 
 
 def pair_sentences(findings: Sequence[Finding]) -> list[str]:
@@ -93,6 +98,11 @@ def verdict_words(finding: Finding) -> str:
     if finding.verdict == Verdict.ABSENT_B:
         dropped = finding.component in NEVER_USED
         return "dropped" if dropped else f"only in {printable(finding.model_a, 80)}"
+    counts = finding.counts
+    if counts is not None and finding.verdict == Verdict.SAME_AS_READ:
+        return f"what was read is {TIER_WORDS[counts.weakest_tier]}"
+    if counts is not None and finding.verdict == Verdict.CONTAINED:
+        return f"{TIER_WORDS[counts.weakest_tier]} where both have keys"
     return VERDICT_WORDS[finding.verdict]
 
 
@@ -108,6 +118,27 @@ def rename_sentence(before: str, after: str, keys: int, support: int) -> str:
     why = shown if support else "names and shapes alone suggest"
     count = counted(keys, "key")
     return f"renamed: {shown_prefix(before)} → {shown_prefix(after)} in {count}, as {why}"
+
+
+def rename_sentences(renames: Sequence[tuple[str, str, int, int]]) -> list[str]:
+    """Say what was renamed: a few substitutions one by one, many of them in one sentence.
+
+    Args:
+        renames: (prefix before, prefix after, keys, of them with equal content) of each.
+
+    >>> rename_sentences([(f"a_{i}.", f"a.{i}.", 2, 1) for i in range(8)])
+    ['renamed: 16 keys in 8 ways, as 8 equal tensors show: a_0. → a.0., a_1. → a.1. and 6 more']
+    """
+    if len(renames) <= _MOST_RENAMES:
+        return [rename_sentence(*rename) for rename in renames]
+    keys, support = (sum(counts) for counts in list(zip(*renames, strict=True))[2:])
+    show = "equal tensor shows" if support == 1 else "equal tensors show"
+    why = f"{support:,} {show}" if support else "names and shapes alone suggest"
+    shown = ", ".join(f"{shown_prefix(a)} → {shown_prefix(b)}" for a, b, *_ in renames[:2])
+    return [
+        f"renamed: {counted(keys, 'key')} in {len(renames):,} ways, as {why}: {shown} "
+        f"and {len(renames) - 2:,} more"
+    ]
 
 
 def _state(finding: Finding, described: Detail | None = None) -> str:
@@ -173,16 +204,24 @@ def model_verdict(findings: Sequence[Finding]) -> Verdict:
     """Return the verdict of two whole models, from the components that are used.
 
     Components that only training needs do not count. Models that share components and hold
-    others alone are partly changed; models without a component in common are other networks.
+    others alone are equal where both have keys, or partly changed; models without a component in
+    common are other networks.
 
     Args:
         findings: of one pair.
     """
     used = [f for f in findings if f.component not in NEVER_USED and f.verdict != Verdict.ABSENT]
-    common = [f for f in used if f.verdict not in (Verdict.ABSENT_A, Verdict.ABSENT_B)]
+    common = [f for f in used if not f.verdict.is_absent]
     verdicts = {finding.verdict for finding in common}
     if not common or verdicts == {Verdict.OTHER_ARCHITECTURE}:
         return Verdict.OTHER_ARCHITECTURE
-    if len(common) == len(used) and (all(f.equal for f in common) or len(verdicts) == 1):
-        return weakest(verdicts)
-    return Verdict.PARTLY_CHANGED
+    if len(verdicts) == 1 and len(common) == len(used):
+        return verdicts.pop()
+    partial = {Verdict.SAME_AS_READ, Verdict.CONTAINED, Verdict.NOT_READ}
+    if not all(verdict.is_equal or verdict in partial for verdict in verdicts):
+        return Verdict.PARTLY_CHANGED
+    if verdicts & {Verdict.SAME_AS_READ, Verdict.NOT_READ}:
+        return Verdict.SAME_AS_READ
+    if Verdict.CONTAINED in verdicts or len(common) < len(used):
+        return Verdict.CONTAINED
+    return weakest(verdicts)

@@ -6,13 +6,22 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 
+import networkx as nx
+
 from megasim.findings.component_groups import Equalities
 from megasim.findings.kinship import ComponentSet, Kinship, ordered
-from megasim.findings.pair_relations import PairRelations, Relation
+from megasim.findings.pair_comparison import PairComparison, Relation
+from megasim.findings.pair_relations import pair_relations
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, FindingsReader, chosen_pairs
 from megasim.store.rows import Pair, Store
+from megasim.wording import listed
+from megasim.words import RelationKind
 
-__all__ = ["Relation", "model_relations"]
+# Of up to so many models of equal components every pair is described.
+_MOST_IN_ALL_PAIRS = 12
+_SHOWN_SAME = 12
+
+__all__ = ["Relation", "model_relations", "relation_sentences"]
 
 
 def model_relations(
@@ -41,17 +50,35 @@ def model_relations(
     return _relations(kinship, chosen)
 
 
+def relation_sentences(relations: Sequence[Relation]) -> list[tuple[RelationKind, str]]:
+    """Return kind and text of relations; models that are all the same are named together."""
+    same: nx.Graph[str] = nx.Graph()
+    same.add_edges_from((r.other, r.model) for r in relations if r.same_bytes)
+    together = [sorted(names) for names in nx.connected_components(same) if len(names) > 2]
+    merged = {name for names in together for name in names}
+    sentences = [
+        (RelationKind.SAME_WEIGHTS, f"{listed(names, _SHOWN_SAME)} hold the same weights")
+        for names in together
+    ]
+    sentences += [(r.kind, r.text) for r in relations if not r.same_bytes or r.model not in merged]
+    return sorted(sentences, key=lambda sentence: sentence[0].rank)
+
+
 def _relations(kinship: Kinship, pairs: Sequence[Pair]) -> list[Relation]:
     """Return all relations of pairs of ids, each in the direction given."""
     reader = kinship.reader
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in reader.findings(pairs, details=len(pairs) <= MOST_DETAILED_PAIRS):
         found[finding.model_a, finding.model_b].append(finding)
-    norms = kinship.norms(pairs)
+    norms, equal_keys = kinship.norms(pairs), kinship.equal_keys(pairs)
+    contents = kinship.contents(pairs)
     relations: list[Relation] = []
     for a, b in pairs:
         findings = found[reader.models[a].name, reader.models[b].name]
-        relations += PairRelations(kinship, a, b, findings, norms).relations()
+        evidence = equal_keys[ordered(a, b)]
+        shared = contents.get(ordered(a, b))
+        pair = PairComparison(kinship, a, b, findings, norms, evidence, shared)
+        relations += pair_relations(pair)
     return sorted(relations, key=lambda relation: relation.kind.rank)
 
 
@@ -84,12 +111,19 @@ def _ties(kinship: Kinship, known: set[Pair]) -> list[Pair]:
     for model_id in sorted(kinship.equal.components_of):
         if components := kinship.component_set(model_id):
             sets[components].append(model_id)
-    ties = [pair for ids in sets.values() for pair in _spanning_tree(kinship, ids, known)]
+    ties = [pair for ids in sets.values() for pair in _tied(kinship, ids, known)]
     for components, ids in sets.items():
         wholes = [others[0] for other, others in sets.items() if components < other]
         ties += [ordered(ids[0], whole) for whole in wholes[:1]]
     ties += [ordered(*pair) for pair in kinship.ema_as_unet]
     return [pair for pair in dict.fromkeys(ties) if pair in known]
+
+
+def _tied(kinship: Kinship, ids: Sequence[int], known: set[Pair]) -> list[Pair]:
+    """Return all pairs of a few models of equal components; of many, a spanning tree."""
+    if len(ids) <= _MOST_IN_ALL_PAIRS:
+        return sorted(known & set(combinations(ids, 2)))
+    return _spanning_tree(kinship, ids, known)
 
 
 def _spanning_tree(kinship: Kinship, ids: Sequence[int], known: set[Pair]) -> list[Pair]:

@@ -13,8 +13,9 @@ from megasim.anatomy.rules import load_components
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.findings.component_facts import ComponentFacts, load_component_facts, why_unused
 from megasim.findings.details import ComponentEvidence, Detail, LayerRow, component_detail
-from megasim.findings.identity import component_verdict, is_rounding_level
+from megasim.findings.identity import MOSTLY, Counts, component_verdict, is_rounding_level
 from megasim.findings.pair_rows import ComponentRow, PairRows
+from megasim.findings.unread_keys import NOTHING_UNREAD, UnreadKeys, UnreadPair
 from megasim.store.rows import Pair, Store
 from megasim.words import TIERS, ModelSource, Source, Verdict
 
@@ -26,6 +27,7 @@ NEVER_USED = ("ema", "training_state")
 _PROMISED = (
     *("model_a", "model_b", "component", "verdict", "keys_compared", "keys_changed"),
     *("missing_a", "missing_b", "shape_mismatch", "l2", "l2_error", "detail", "source"),
+    "keys_unread",
 )
 
 
@@ -34,35 +36,64 @@ class Finding:
     """What became of one component between two models; a is the one that was named first.
 
     Attributes:
-        keys_compared: keys with a distance; None where a published result does not say.
-        keys_changed: of them, those not equal in any tier.
-        missing_a, missing_b: keys that a, or b, lacks.
-        shape_mismatch, non_finite: keys of both without a distance.
+        counts: how many of its keys have each status; None where a published result does not say.
         l2: L2 distance over the compared keys; None where there is none.
-        l2_error: its standard error; 0 where it is exact or published, None without an L2.
         described: the rest; `detail` is its text.
+        l2_error: its standard error; 0 where it is exact or published, None without an L2.
         rounding: whether published distances are of the size of a half-precision rounding.
+        unread: its keys whose values could not be read.
     """
 
     model_a: str
     model_b: str
     component: str
     verdict: Verdict
-    keys_compared: int | None
-    keys_changed: int | None
-    missing_a: int | None
-    missing_b: int | None
-    shape_mismatch: int | None
-    non_finite: int | None
+    counts: Counts | None
     l2: float | None
     described: Detail
     source: Source
     l2_error: float | None = None
     rounding: bool = False
+    unread: UnreadPair = NOTHING_UNREAD
 
     def to_json(self) -> dict[str, Any]:
         """Return what `megasim findings --json` promises."""
         return {name: getattr(self, name) for name in _PROMISED}
+
+    @property
+    def keys_compared(self) -> int | None:
+        """Keys with a distance; None where a published result does not say."""
+        return None if self.counts is None else self.counts.compared
+
+    @property
+    def keys_changed(self) -> int | None:
+        """Of them, those not equal in any tier."""
+        return None if self.counts is None else self.counts.changed
+
+    @property
+    def keys_unread(self) -> int | None:
+        """Keys of both whose values could not be read, so that nothing is known of them."""
+        return None if self.counts is None else self.counts.unread
+
+    @property
+    def missing_a(self) -> int | None:
+        """Keys that a lacks."""
+        return None if self.counts is None else self.counts.missing_a
+
+    @property
+    def missing_b(self) -> int | None:
+        """Keys that b lacks."""
+        return None if self.counts is None else self.counts.missing_b
+
+    @property
+    def shape_mismatch(self) -> int | None:
+        """Keys of both with another shape, and without a distance."""
+        return None if self.counts is None else self.counts.shape_mismatch
+
+    @property
+    def non_finite(self) -> int | None:
+        """Keys of both with NaN or inf, and without a distance."""
+        return None if self.counts is None else self.counts.non_finite
 
     @property
     def detail(self) -> str:
@@ -150,6 +181,7 @@ class FindingsReader:
         self.facts = load_component_facts(store)
         self.rows = PairRows(store)
         self.models = self.rows.models
+        self.unread = UnreadKeys(store)
 
     def findings(self, pairs: Sequence[Pair], *, details: bool) -> list[Finding]:
         """Return the findings of pairs of ids, each in the direction given."""
@@ -163,8 +195,13 @@ class FindingsReader:
             layers = imported.get(pair)
             if layers is None:
                 layers = self.rows.exact_layers(pair, rows[pair], details)
+            unread = self.unread.between(a, b)
             of_pair = [
-                self._finding(a, b, row, layers.get(row.component, [])) for row in rows[pair]
+                self._finding(
+                    *(a, b, row, layers.get(row.component, [])),
+                    unread.get(row.component, NOTHING_UNREAD),
+                )
+                for row in _with_unread(rows[pair], unread)
             ]
             of_pair += self._absent_in_both(a, b, of_pair)
             found += sorted(
@@ -180,18 +217,24 @@ class FindingsReader:
             if any(row.is_imported or row.needs_layers() for row in rows):
                 by_key.append(pair)
                 continue
-            for row in rows:
+            unread = self.unread.between(*pair)
+            for row in _with_unread(rows, unread):
+                if row.counts is not None and row.component in unread:
+                    row = replace(row, counts=unread[row.component].added_to(row.counts))
                 counts[row.component, self._verdict(*pair, row, [], {})] += 1
         counts.update((f.component, f.verdict) for f in self.findings(by_key, details=False))
         return counts
 
-    def _finding(self, a: int, b: int, row: ComponentRow, layers: list[LayerRow]) -> Finding:
+    def _finding(
+        self, a: int, b: int, row: ComponentRow, layers: list[LayerRow], unread: UnreadPair
+    ) -> Finding:
         names = (self.models[a].name, self.models[b].name)
         if row.counts is None:
             return _published_value(*names, row)
         counts = row.counts
         if a > b:
             counts, layers = counts.swapped(), [layer.swapped() for layer in layers]
+        counts = unread.added_to(counts)
         unused = {} if row.component in NEVER_USED else self._unused(a, b, layers)
         verdict = self._verdict(a, b, replace(row, counts=counts), layers, unused)
         distances = {layer.key: layer.l2 for layer in layers if layer.l2 is not None}
@@ -207,22 +250,19 @@ class FindingsReader:
             layout_a=self.models[a].layout,
             layout_b=self.models[b].layout,
             rounding=rounding,
+            unread=unread,
         )
         return Finding(
             *names,
             component=row.component,
             verdict=verdict,
-            keys_compared=counts.compared,
-            keys_changed=counts.changed,
-            missing_a=counts.missing_a,
-            missing_b=counts.missing_b,
-            shape_mismatch=counts.shape_mismatch,
-            non_finite=counts.non_finite,
+            counts=counts,
             l2=row.l2,
             described=component_detail(verdict, evidence),
             source=row.source,
             l2_error=row.l2_error,
             rounding=rounding,
+            unread=unread,
         )
 
     def _verdict(
@@ -237,18 +277,29 @@ class FindingsReader:
             return Verdict.IDENTICAL if row.l2 == 0 else Verdict.CHANGED
         if row.component not in NEVER_USED:
             same = self._same_where_used(a, b, row, layers, unused)
-            return component_verdict(row.counts, same)
-        verdict = component_verdict(row.counts)
+            return component_verdict(row.counts, same, same_shapes=self._same_shapes(a, b, row))
+        verdict = component_verdict(row.counts, same_shapes=True)
         # Other leftovers of training are no other architecture.
-        return Verdict.CHANGED if verdict == Verdict.OTHER_ARCHITECTURE else verdict
+        return Verdict.CHANGED if verdict == Verdict.DISJOINT else verdict
+
+    def _same_shapes(self, a: int, b: int, row: ComponentRow) -> bool:
+        """Whether the tensors of two components have the same shapes, as far as both go.
+
+        It is asked only of components that lack many keys of each other; published ones have none.
+        """
+        counts = row.counts
+        if counts is None or not (counts.missing_a and counts.missing_b) or counts.unchanged:
+            return False
+        of_a, of_b = (
+            self.rows.shapes(model_id, name)
+            for model_id, name in zip((a, b), self.rows.names_of(a, b, row.component), strict=True)
+        )
+        return (of_a & of_b).total() >= max(1, MOSTLY * min(of_a.total(), of_b.total()))
 
     def _unused(self, a: int, b: int, layers: Iterable[LayerRow]) -> dict[str, str]:
         families = (self.rows.family(a), self.rows.family(b))
         differing = (layer for layer in layers if layer.status not in TIERS)
-        reasons = (
-            (layer.key, why_unused(families, layer.component, layer.key, layer.status))
-            for layer in differing
-        )
+        reasons = ((layer.key, why_unused(families, layer)) for layer in differing)
         return {key: reason for key, reason in reasons if reason is not None}
 
     def _same_where_used(
@@ -260,6 +311,12 @@ class FindingsReader:
         unused: Mapping[str, str],
     ) -> bool:
         if row.counts is None or not row.counts.unchanged:
+            return False
+        of_a, of_b = (
+            self.unread.signature(model_id, name)
+            for model_id, name in zip((a, b), self.rows.names_of(a, b, row.component), strict=True)
+        )
+        if of_a is None or of_a != of_b:
             return False
         first, second = self._facts_of(a, b, row.component)
         if first is not None and second is not None and not row.renamed:
@@ -284,12 +341,7 @@ class FindingsReader:
                 self.models[b].name,
                 component=part,
                 verdict=Verdict.ABSENT,
-                keys_compared=0,
-                keys_changed=0,
-                missing_a=0,
-                missing_b=0,
-                shape_mismatch=0,
-                non_finite=0,
+                counts=Counts(),
                 l2=None,
                 described=Detail(rest="neither has it"),
                 source=findings[0].source,
@@ -297,6 +349,21 @@ class FindingsReader:
             for part in ("text_encoder", "vae")
             if present.isdisjoint(component_members(part))
         ]
+
+
+def _with_unread(
+    rows: Sequence[ComponentRow], unread: Mapping[str, UnreadPair]
+) -> list[ComponentRow]:
+    """Return the rows of a pair, and one for each component of which no key of both was read."""
+    known = {row.component for row in rows}
+    return [
+        *rows,
+        *(
+            ComponentRow(component, Source.EXACT, False, Counts(), None, None, 0)
+            for component in unread
+            if component not in known
+        ),
+    ]
 
 
 def _published_value(model_a: str, model_b: str, row: ComponentRow) -> Finding:
@@ -311,12 +378,7 @@ def _published_value(model_a: str, model_b: str, row: ComponentRow) -> Finding:
         model_b,
         component=row.component,
         verdict=Verdict.IDENTICAL if zero else Verdict.CHANGED,
-        keys_compared=None,
-        keys_changed=None,
-        missing_a=None,
-        missing_b=None,
-        shape_mismatch=None,
-        non_finite=None,
+        counts=None,
         l2=row.l2,
         described=Detail(rest=detail),
         source=row.source,

@@ -33,9 +33,13 @@ _TIERS: dict[str, tuple[str, str]] = {
     Verdict.SAME_AT_FP16: ("#7aa6d8", "same at fp16"),
     Verdict.SAME_AT_BF16: ("#a3c4e8", "same at bf16"),
     Verdict.SAME_WHERE_USED: ("#cfe0f2", "same where used"),
+    Verdict.SAME_AS_READ: ("#dfe6ee", "same as far as read"),
+    Verdict.CONTAINED: ("#d9ecd9", "equal where both have keys"),
     Verdict.PARTLY_CHANGED: ("#fbd9a5", "partly changed"),
     Verdict.CHANGED: ("#e69138", "changed"),
+    Verdict.DISJOINT: ("#b5651d", "no key in common"),
     Verdict.OTHER_ARCHITECTURE: ("#8c3a0f", "another architecture"),
+    Verdict.NOT_READ: ("#b8b8b8", "not read"),
 }
 _ONE_SIDED = {Verdict.ABSENT_A, Verdict.ABSENT_B}
 # Okabe and Ito's colours, the strongest first; further groups have a letter alone.

@@ -17,7 +17,7 @@ from megasim.findings.component_groups import (
 )
 from megasim.findings.health import BROKEN_POSITIONS, NON_FINITE, HealthNote, model_health
 from megasim.findings.pair_sentences import VERDICT_WORDS, pair_sentences
-from megasim.findings.relations import Relation, model_relations
+from megasim.findings.relations import Relation, model_relations, relation_sentences
 from megasim.findings.tier_overview import tier_overview
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, component_order
 from megasim.plots.overview import (
@@ -54,7 +54,10 @@ _KIND_WORDS = {
     RelationKind.SAME_WEIGHTS: "hold the same weights as another",
     RelationKind.CAST: "are another cast to half precision",
     RelationKind.SAME_WHERE_USED: "differ from another only in keys that are never used",
+    RelationKind.SAME_AS_READ: "are the same as another as far as they were read",
     RelationKind.PRUNED: "are pruned copies of another",
+    RelationKind.PART_OF: "are part of another",
+    RelationKind.ALL_BUT_FEW: "differ from another in a few keys",
     RelationKind.VAE_REPLACED: "have another VAE put in",
     RelationKind.TEXT_ENCODER_REPLACED: "have another text encoder put in",
     RelationKind.UNET_FINE_TUNED: "were fine-tuned on an unchanged text encoder",
@@ -79,8 +82,8 @@ def findings_section(source: Source) -> Section:
         blocks.append(
             note("No two of these models are kin: their weights do not resemble each other.")
         )
-    if len(relations) > len(shown):
-        blocks.append(say(f"{len(relations) - len(shown)} more are in relations.csv."))
+    if len(relation_sentences(relations)) > len(shown):
+        blocks.append(say("All of them, pair by pair, are in relations.csv."))
     if len(pairs) <= MOST_DETAILED_PAIRS:
         entries = _entries(source.equalities.reader.findings(pairs, details=True))
         blocks.append(Details(f"{counted(len(pairs), 'pair')}, component by component", entries))
@@ -100,14 +103,15 @@ def _relations(source: Source, pairs: Sequence[Pair]) -> list[Relation]:
 
 def _shown_relations(relations: Sequence[Relation]) -> list[str]:
     """Return the sentences for the page; of many, some of each kind."""
-    if len(relations) <= _MOST_RELATIONS:
-        return [relation.text for relation in relations]
+    sentences = relation_sentences(relations)
+    if len(sentences) <= _MOST_RELATIONS:
+        return [text for _, text in sentences]
     seen: Counter[str] = Counter()
     shown = []
-    for relation in relations:
-        seen[relation.kind] += 1
-        if seen[relation.kind] <= _MOST_OF_A_KIND:
-            shown.append(relation.text)
+    for kind, text in sentences:
+        seen[kind] += 1
+        if seen[kind] <= _MOST_OF_A_KIND:
+            shown.append(text)
     return shown
 
 

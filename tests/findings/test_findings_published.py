@@ -175,7 +175,7 @@ def test_either_direction_can_be_asked_for(published: Store, told) -> None:
 
 def test_the_dropped_ema_copy(told, related) -> None:
     sentences = pair_sentences(list(told["nai7g", "nai4g"].values()))
-    assert "EMA copy of the UNet: dropped (686 keys)" in sentences
+    assert "EMA copy: dropped (686 keys)" in sentences
     assert "VAE: identical (248 keys)" in sentences
     (relation,) = related["nai7g", "nai4g"]
     assert "distances cannot tell" in relation.text  # whether the kept UNet is the EMA copy

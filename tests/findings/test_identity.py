@@ -17,7 +17,8 @@ COUNTS = st.builds(Counts, **{name: st.integers(0, 40) for name in Counts.__data
 @given(COUNTS)
 def test_equal_means_that_every_key_is_in_a_tier(counts: Counts) -> None:
     verdict = component_verdict(counts)
-    assert verdict.is_tier == (counts.unchanged > 0 and not counts.differing)
+    whole = not counts.differing and not counts.unread
+    assert verdict.is_tier == (counts.unchanged > 0 and whole)
     if verdict.is_tier:
         present = [tier for tier in TIERS if getattr(counts, tier)]
         assert verdict == present[-1]
@@ -52,7 +53,15 @@ def test_one_equal_key_is_enough_not_to_be_another_architecture(counts: Counts) 
         (Counts(changed=100, missing_a=900), "changed"),  # the one is a part of the other
         (Counts(identical=1, changed=280), "changed"),  # all but position_ids
         (Counts(identical=130, changed=64), "partly_changed"),
-        (Counts(identical=196, missing_b=1), "partly_changed"),
+        (Counts(identical=196, missing_b=1), "contained"),
+        (Counts(identical=196, missing_a=1, missing_b=1), "contained"),
+        (Counts(identical=1, missing_a=50, missing_b=50), "partly_changed"),
+        (Counts(identical=9, unread=1), "same_as_read"),
+        (Counts(identical=9, unread=1, missing_a=3), "same_as_read"),
+        (Counts(unread=3), "not_read"),
+        (Counts(identical=9, unread=1, changed=1), "partly_changed"),
+        (Counts(identical=9, other_bytes=1), "partly_changed"),
+        (Counts(other_bytes=1), "changed"),
         (Counts(identical=685, non_finite=1), "partly_changed"),
         (Counts(non_finite=3), "changed"),
         (Counts(identical=1, same_at_fp16=196), "same_at_fp16"),

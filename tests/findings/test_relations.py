@@ -104,15 +104,14 @@ def test_each_kind(related, pair: tuple[str, str]) -> None:
     assert relation.evidence
 
 
-def test_every_kind_is_tried_here() -> None:
-    assert {kind for kind, *_ in PAIRS.values()} == set(RelationKind)
+def test_every_kind_is_tried_here_or_among_the_small_differences() -> None:
+    small = {"same_as_read", "overlap", "rescaled", "widened", "all_but_few"}
+    assert {kind for kind, *_ in PAIRS.values()} | small == set(RelationKind)
 
 
 def test_no_more_is_said_than_holds(related) -> None:
     (ema,) = related["base", "other-ema"]
-    assert ema.text == (
-        "base and other-ema differ only in the EMA copy of the UNet, which is never used"
-    )
+    assert ema.text == ("base and other-ema differ only in the EMA copy, which is never used")
     assert related["pruned", "no-text"][0].text == "no-text is pruned without its text encoder"
     assert related["vae", "with-vae"][0].text == "vae is the VAE of with-vae"
 
@@ -144,7 +143,7 @@ def test_strangers_of_the_same_shapes_are_not_related(store: Store) -> None:
 
 def test_of_many_pairs_the_fewest_are_told_that_tie_all_together(store: Store) -> None:
     relations = model_relations(store)
-    assert len(relations) < len(store.model_ids()) + 3
+    assert len(relations) < 2 * len(store.model_ids())
     told = {relation.model for relation in relations} | {r.other for r in relations}
     assert told == set(store.model_ids()) - {"stranger"}
     direct = [(r.model, r.other) for r in relations if r.kind in ("same_weights", "cast")]

@@ -1,0 +1,335 @@
+"""The smallest true relation is said of two models, and no headline contradicts its lines."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from megasim.findings.component_groups import group_sentences, shared_components
+from megasim.findings.overview import findings_report
+from megasim.findings.relations import model_relations
+from megasim.findings.verdicts import pair_findings
+from megasim.store.rows import Store
+from megasim.words import RelationKind
+from tests.models import random_model
+from tests.small_sd import UNET, cast, compared_store, small_sd, with_ema
+
+StateDict = dict[str, torch.Tensor]
+
+
+def relation_texts(store: Store) -> list[str]:
+    return [relation.text for relation in model_relations(store)]
+
+
+def related(folder: Path, **models: StateDict) -> list[str]:
+    """Return what is said of some models: in text, and as it is in JSON."""
+    with Store(compared_store(folder, models)) as store:
+        report = findings_report(store)
+        told = [
+            relation["text"] for relation in json.loads(json.dumps(report.to_json()))["relations"]
+        ]
+        assert told == relation_texts(store)
+        assert all(sentence in report.to_text() for sentence in told)
+        assert all(escape(sentence) in report.to_html() for sentence in told)
+        return told
+
+
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+
+
+def language_model(seed: int, head: bool = True) -> StateDict:
+    names = [f"self_attn.{k}_proj" for k in "qkvo"] + ["mlp.up_proj", "mlp.down_proj"]
+    state = {"model.embed_tokens.weight": noise(seed, 32, 8)}
+    for layer in range(2):
+        for at, name in enumerate(names):
+            state[f"model.layers.{layer}.{name}.weight"] = noise(100 * seed + 10 * layer + at, 8, 8)
+        state[f"model.layers.{layer}.input_layernorm.weight"] = torch.ones(8)
+    return state | ({"lm_head.weight": noise(seed + 7, 32, 8)} if head else {})
+
+
+def convolutional(seed: int, batches: int) -> StateDict:
+    state: StateDict = {}
+    for layer in range(3):
+        at = f"features.{layer}."
+        state[at + "conv.weight"] = noise(10 * seed + layer, 8, 4, 3, 3)
+        state[at + "bn.weight"] = torch.ones(8)
+        state[at + "bn.running_mean"] = noise(10 * seed + layer + 5, 8)
+        state[at + "bn.running_var"] = noise(10 * seed + layer + 6, 8).abs()
+        state[at + "bn.num_batches_tracked"] = torch.tensor(batches)
+    return state
+
+
+def lora(seed: int, alpha: float) -> StateDict:
+    state: StateDict = {}
+    for at, name in enumerate(("down_blocks_0_to_q", "mid_block_to_k", "up_blocks_1_to_v")):
+        state[f"lora_unet_{name}.lora_down.weight"] = noise(10 * seed + at, 4, 32)
+        state[f"lora_unet_{name}.lora_up.weight"] = noise(10 * seed + at + 5, 32, 4)
+        state[f"lora_unet_{name}.alpha"] = torch.tensor(alpha)
+    return state
+
+
+WHOLE = random_model(1)
+HALF = cast(WHOLE, torch.float16)
+
+
+def test_two_keys_of_four_bit_for_bit_are_a_part(tmp_path: Path) -> None:
+    part = {key: WHOLE[key] for key in list(WHOLE)[:1]}
+    with Store(compared_store(tmp_path, {"part": part, "whole": WHOLE})) as store:
+        (finding,) = pair_findings(store)
+        assert finding.verdict == "contained"
+        (relation,) = model_relations(store)
+    assert relation.text == "part is a part of whole: 1 of its 4 keys"
+    assert relation.kind == RelationKind.PART_OF
+
+
+def test_a_cast_with_one_key_more_one_less_or_one_moved(tmp_path: Path) -> None:
+    moved = {k: v.clone() for k, v in HALF.items()}
+    moved["block.2.weight"].view(torch.int16)[0, 0] += 1  # one unit in the last place
+    (one,) = related(tmp_path / "moved", full=WHOLE, half=moved)
+    assert one == "half is full cast to float16, but for 1 of 4 keys: block.2.weight"
+    (more,) = related(
+        tmp_path / "more", full=WHOLE, half=HALF | {"extra.weight": noise(9, 9, 9).half()}
+    )
+    assert more == "half is full cast to float16, plus its extra"
+    less = {key: HALF[key] for key in list(HALF)[1:]}
+    (fewer,) = related(tmp_path / "less", full=WHOLE, half=less)
+    assert fewer == "half is full cast to float16, without block.0.weight"
+
+
+def test_the_unet_of_a_cast_that_lost_keys_was_not_fine_tuned(tmp_path: Path) -> None:
+    base = small_sd(1)
+    time = UNET + "time_embed.0.weight"
+    (text,) = related(
+        tmp_path,
+        base=base | {time: noise(3, 8, 8)},
+        half=cast(base, torch.float16),
+    )
+    assert text == f"half is base cast to float16, without {time}"
+
+
+def test_a_convolution_widened_with_zeros(tmp_path: Path) -> None:
+    base = random_model(3) | {"conv.weight": noise(4, 8, 4, 3, 3)}
+    zeros = torch.zeros(8, 5, 3, 3)
+    wide = base | {"conv.weight": torch.cat([base["conv.weight"], zeros], 1)}
+    filled = base | {"conv.weight": torch.cat([base["conv.weight"], zeros + 0.1], 1)}
+    texts = related(tmp_path, base=base, wide=wide, filled=filled)
+    assert texts[0] == (
+        "wide is base with conv.weight widened from 8x4x3x3 to 8x9x3x3; "
+        "the new elements are zero, the norms are the same"
+    )
+    assert "base and filled hold the same weights, but for 1 of 5 keys: conv.weight" in texts
+
+
+def test_a_lora_of_which_only_alpha_differs(tmp_path: Path) -> None:
+    (text,) = related(tmp_path, a=lora(1, 8), b=lora(1, 4))
+    assert text == "a and b are the same adapter with another alpha: 8 → 4 in 3 keys"
+
+
+def test_two_loras_with_one_alpha_are_no_kin(tmp_path: Path) -> None:
+    assert related(tmp_path, a=lora(1, 8), b=lora(2, 8)) == []
+
+
+def test_shards_without_an_index(tmp_path: Path) -> None:
+    whole = language_model(3)
+    keys = list(whole)
+    first = {key: whole[key] for key in keys[:8]}
+    second = {key: whole[key] for key in keys[8:]}
+    names = {"m-00001-of-00002": first, "m-00002-of-00002": second, "whole": whole}
+    texts = related(tmp_path, **names)
+    assert "m-00001-of-00002 is shard 1 of 2 of whole" in texts
+    assert "m-00002-of-00002 is shard 2 of 2 of whole" in texts
+    assert not any("changed" in text for text in texts)
+
+
+def test_tied_weights_and_a_trained_head(tmp_path: Path) -> None:
+    tied = language_model(3, head=False)
+    embedding = tied["model.embed_tokens.weight"]
+    texts = related(
+        tmp_path,
+        tied=tied,
+        untied=tied | {"lm_head.weight": embedding.clone()},
+        trained=tied | {"lm_head.weight": embedding + noise(8, 32, 8)},
+    )
+    assert texts[0] == (
+        "tied and untied hold the same weights; untied holds its lm_head beside, "
+        "which repeats model.embed_tokens.weight"
+    )
+    assert "tied is trained without its lm_head" in texts
+    assert "untied and trained hold the same weights, but for 1 of 16 keys: lm_head.weight" in texts
+
+
+def test_a_head_of_several_keys_that_was_replaced(tmp_path: Path) -> None:
+    base = convolutional(1, 5)
+    files = {
+        name: base | {"fc.weight": noise(seed, 10, 8), "fc.bias": noise(seed + 1, 10)}
+        for name, seed in (("a", 30), ("b", 40))
+    }
+    (text,) = related(tmp_path, **files)
+    assert text == "a and b: fc unlike, features unchanged"
+
+
+def test_counters_of_batches_are_no_weights(tmp_path: Path) -> None:
+    one = convolutional(1, 10)
+    later = convolutional(1, 5010)
+    trained = {
+        k: v if v.dtype == torch.int64 else v + 0.001 * noise(3, *v.shape) for k, v in later.items()
+    }
+    with Store(compared_store(tmp_path, {"one": one, "later": later, "trained": trained})) as store:
+        findings = {(f.model_a, f.model_b): f for f in pair_findings(store)}
+        texts = relation_texts(store)
+    assert findings["one", "later"].verdict == "same_where_used"
+    assert findings["one", "later"].l2 == 0
+    assert (findings["one", "trained"].l2 or 99) < 1
+    assert texts[0] == "one and later hold the same weights; counters of training steps differ"
+    assert not any("everything" in text for text in texts)
+
+
+def test_another_noise_schedule_is_used_where_it_is_there(tmp_path: Path) -> None:
+    base = small_sd(1) | {"alphas_cumprod": torch.linspace(1, 0, 1000)}
+    other = base | {"alphas_cumprod": torch.linspace(1, 0, 1000) ** 2}
+    plain = small_sd(1)
+    texts = related(tmp_path, base=base, other=other, plain=plain)
+    assert (
+        "base and other hold the same weights, but another noise schedule (alphas_cumprod), "
+        "which samplers use where it is there"
+    ) in texts
+    assert "plain is base without its noise schedule" in texts
+
+
+def test_keys_that_decide_how_a_model_is_run_are_named(tmp_path: Path) -> None:
+    base = small_sd(1)
+    marked = base | {"v_pred": torch.ones(1), "ztsnr": torch.ones(1)}
+    with Store(compared_store(tmp_path, {"base": base, "marked": marked})) as store:
+        findings = {f.component: f for f in pair_findings(store)}
+        (text,) = relation_texts(store)
+    assert findings["other"].detail == "2 keys: v_pred, ztsnr"
+    assert text == "base is marked without 2 keys (v_pred, ztsnr)"
+
+
+def test_no_unet_is_spoken_of_where_there_is_none(tmp_path: Path) -> None:
+    state = random_model(1)
+    (text,) = related(tmp_path, full=with_ema(state, 2) | state, small=state)
+    assert "UNet" not in text
+
+
+def test_weights_that_stand_twice_under_other_keys(tmp_path: Path) -> None:
+    base = random_model(1)
+    average = {
+        **{"module.a." + key: value for key, value in base.items()},
+        **{"module.b." + key: value for key, value in base.items()},
+        "n_averaged": torch.tensor(5),
+    }
+    with Store(compared_store(tmp_path, {"base": base, "average": average})) as store:
+        assert not any(
+            "average, average" in text for text in group_sentences(shared_components(store))
+        )
+        (text,) = relation_texts(store)
+    assert text.startswith("all 4 tensors of base that can tell models apart stand in average")
+
+
+def test_a_model_that_holds_a_component_twice_counts_once(tmp_path: Path) -> None:
+    decoder = random_model(1)
+    train = {
+        **{"enc." + key: value for key, value in random_model(2).items()},
+        **{"dec." + key: value for key, value in decoder.items()},
+        **{"dec2." + key: value for key, value in decoder.items()},
+    }
+    voice = {"dec." + key: value for key, value in decoder.items()}
+    with Store(compared_store(tmp_path, {"train": train, "voice": voice})) as store:
+        groups = shared_components(store)
+    assert all(len(set(group.models)) == len(group.models) for group in groups)
+    assert ("train", "voice") in {group.models for group in groups}
+
+
+def test_what_holds_for_a_clique_is_said_for_all_its_pairs(tmp_path: Path) -> None:
+    models = {f"copy{i}": dict(WHOLE) for i in range(4)}
+    others = {f"other{i}": random_model(50 + i) for i in range(7)}
+    with Store(compared_store(tmp_path, models | others)) as store:
+        assert len(store.model_ids()) * (len(store.model_ids()) - 1) // 2 > 40
+        same = {frozenset((r.model, r.other)) for r in model_relations(store)}
+        assert len(same) == 6
+        text = findings_report(store).to_text()
+    assert "copy0, copy1, copy2, copy3 hold the same weights" in text
+
+
+def test_many_renamed_tensors_are_one_line(tmp_path: Path) -> None:
+    state = lora(1, 8)
+    renamed = {
+        k.replace("lora_unet_", "lora.unet.").replace(".lora_down", ".down"): v
+        for k, v in state.items()
+    }
+    with Store(compared_store(tmp_path, {"a": state, "b": renamed})) as store:
+        (pair,) = findings_report(store).pairs
+    assert len([sentence for sentence in pair.sentences if sentence.startswith("renamed")]) <= 3
+
+
+def test_an_adapter_lacks_no_text_encoder(tmp_path: Path) -> None:
+    with Store(compared_store(tmp_path, {"a": lora(1, 8), "b": lora(2, 8)})) as store:
+        assert "no text encoder" not in findings_report(store).to_text()
+
+
+KEYS = [f"layers.{i}.{name}.weight" for i in range(4) for name in ("q", "k", "v")]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    kept=st.sets(st.sampled_from(KEYS), min_size=1),
+    dtype=st.sampled_from([torch.float32, torch.float16]),
+)
+def test_any_subset_of_keys_is_a_part(
+    tmp_path_factory: pytest.TempPathFactory, kept: set[str], dtype: torch.dtype
+) -> None:
+    whole = {key: noise(at, 8, 16) for at, key in enumerate(KEYS)}
+    part = {key: whole[key].to(dtype) for key in sorted(kept)}
+    folder = tmp_path_factory.mktemp("subset")
+    with Store(compared_store(folder, {"part": part, "whole": whole})) as store:
+        (finding,) = pair_findings(store)
+        (relation,) = model_relations(store)
+    if len(kept) == len(KEYS):
+        assert relation.kind == ("same_weights" if dtype == torch.float32 else "cast")
+        return
+    assert finding.verdict == "contained"
+    assert finding.keys_changed == 0
+    assert (relation.kind, relation.model, relation.other) == ("part_of", "part", "whole")
+    assert ("float16" in relation.text) == (dtype == torch.float16)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    moved=st.sets(st.sampled_from(KEYS)),
+    lost=st.sets(st.sampled_from(KEYS), max_size=4),
+    added=st.integers(0, 3),
+)
+def test_a_headline_never_contradicts_its_lines(
+    tmp_path_factory: pytest.TempPathFactory, moved: set[str], lost: set[str], added: int
+) -> None:
+    one = {key: noise(at, 8, 16) for at, key in enumerate(KEYS)}
+    two = {
+        key: value + 0.1 * noise(99, 8, 16) if key in moved else value
+        for key, value in one.items()
+        if key not in lost
+    } | {f"new.{i}.weight": noise(200 + i, 8, 16) for i in range(added)}
+    folder = tmp_path_factory.mktemp("pair")
+    with Store(compared_store(folder, {"one": one, "two": two})) as store:
+        findings = pair_findings(store)
+        relations = model_relations(store)
+    changed = sum(f.keys_changed or 0 for f in findings)
+    assert changed == len(moved - lost)
+    for relation in relations:
+        if relation.kind in ("same_weights", "cast", "same_where_used"):
+            assert not changed and not lost and not added
+        if relation.kind in ("part_of", "overlap"):
+            assert not changed and (lost or added)
+        if "everything" in relation.text:
+            assert changed == len(KEYS) - len(lost)
+        if "changed" in relation.text or "but for" in relation.text:
+            assert changed
+    assert relations or changed
