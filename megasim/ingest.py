@@ -123,6 +123,7 @@ def _ingest_paths(
     progress: Progress,
 ) -> IngestResult:
     _check_sketch_size(store, sketch_size)
+    names = {name: _one_in(path) for name, path in names.items()}
     paths = list(dict.fromkeys([*paths, *names.values()]))
     require_some(paths)
     aliases = {name: path.resolve() for name, path in names.items()}
@@ -155,6 +156,15 @@ def _ingest_paths(
     finally:
         progress.finish()
     return run.result
+
+
+def _one_in(path: Path) -> Path:
+    """Return the one checkpoint that a folder holds; the path itself for all else."""
+    try:
+        found = find_checkpoints(path)
+    except MegasimError:  # reading it will say why
+        return path
+    return found[0] if len(found) == 1 else path
 
 
 def require_some(paths: Sequence[Path]) -> None:
@@ -204,10 +214,14 @@ class _Ingest:
     reread: bool
     progress: Progress
     result: IngestResult
+    defaults: dict[Path, str] = field(default_factory=dict)
 
     def find(self, path: Path) -> list[Path]:
         try:
-            return [p.resolve() for p in find_checkpoints(path, self.result.passed_over.append)]
+            found = find_checkpoints(path, self.result.passed_over.append)
+            # by the name it is reached under: in the cache of the hub a file is a link to a hash
+            self.defaults.update({p.resolve(): default_name(p) for p in reversed(found)})
+            return [p.resolve() for p in found]
         except CheckpointError as error:
             self.result.failed.append(error)
         except UsageError:
@@ -242,7 +256,7 @@ class _Ingest:
         _check_path(checkpoint.path)
         identity = checkpoint.identity
         return Model(
-            name=self.names.get(checkpoint.path) or default_name(checkpoint.path),
+            name=self.names.get(checkpoint.path) or self.default(checkpoint.path),
             path=str(checkpoint.path),
             format=checkpoint.format,
             bytes=identity.size,
@@ -280,25 +294,40 @@ class _Ingest:
             return None
         if here is not None:
             model = replace(model, id=here.id, name=self.names.get(path, here.name))
+        return self.submit(self.named(model, known), checkpoint)
+
+    def named(self, model: Model, known: Sequence[Model]) -> Model:
+        """Return a model under its name; under another where that is taken, and was not asked for.
+
+        Raises CheckpointError where the name was asked for, or no other is free.
+        """
+        path = Path(model.path or "")
+        if path not in self.names and not model.id:
+            model = replace(model, name=_free_name(self.default(path), path, known))
         _check_name(model, known)
-        return self.submit(model, checkpoint)
+        return model
+
+    def default(self, path: Path) -> str:
+        """Return what a checkpoint is called where no name is given, by where it was found."""
+        return self.defaults.get(path) or default_name(path)
 
     def settle(self, model: Model, twin: Model, known: Sequence[Model]) -> None:
         """A file known by its identity: at the same place, moved, or a second copy."""
-        assert model.path is not None
-        if twin.path != model.path and twin.path is not None and Path(twin.path).exists():
-            _check_name(model, known)
+        path = model.path
+        assert path is not None
+        if twin.path != path and twin.path is not None and Path(twin.path).exists():
+            model = self.named(model, known)
             self.store.copy_model(model, twin)
             self.result.copied.append(model.name)
             return
-        wanted = self.names.get(Path(model.path), twin.name)
+        wanted = self.names.get(Path(path), twin.name)
         if wanted != twin.name:
             _check_name(replace(model, id=twin.id, name=wanted), known)
             self.store.rename_model(twin.id, wanted)
-        if twin.path == model.path:
+        if twin.path == path:
             self.result.known.append(wanted)
         else:
-            self.store.move_model(twin.id, model.path)
+            self.store.move_model(twin.id, path)
             self.result.moved.append(wanted)
 
     def alias(self, name: str, path: Path) -> None:
@@ -327,6 +356,8 @@ class _Ingest:
             held = self.gather(job)
             # the model read just before this one may have taken its name
             known = self.store.models()
+            name = self.named(job.model, known).name
+            held = [_renamed(part, job.model.name, name) for part in held]
             for part in held:
                 _check_name(part.model, known, file_id=job.model.id)
         except CheckpointError as error:
@@ -407,6 +438,34 @@ def _check_sketch_size(store: Store, sketch_size: int) -> None:
         )
 
 
+def _renamed(held: HeldModel, old: str, new: str) -> HeldModel:
+    """Return a part of a file under the new name of its file."""
+    return replace(held, model=replace(held.model, name=new + held.model.name.removeprefix(old)))
+
+
+def _free_name(name: str, path: Path, known: Sequence[Model]) -> str:
+    """Return the name of a new model, or where that is taken, one with a piece of its path.
+
+    The piece is the first in which its path differs from that of the model that has the name; then
+    all of them; then with the ending of the file.
+    """
+    taken = {other.name: other for other in known}
+    holder = taken.get(name)
+    if holder is None:
+        return name
+    pieces = _pieces_apart(path, holder)
+    choices = ["-".join(pieces)]
+    if len(pieces) > 1:
+        choices = [f"{pieces[0]}-{name}", "-".join([*pieces[:-1], name]), *choices]
+    return next((choice for choice in choices if choice not in taken), name)
+
+
+def _pieces_apart(path: Path, holder: Model) -> tuple[str, ...]:
+    """The pieces of a path from where it parts from another model's on, with its ending."""
+    other = Path(holder.path).parent if holder.path else path.parent.parent
+    return path.relative_to(os.path.commonpath([path.parent, other])).parts
+
+
 def _check_name(model: Model, known: Sequence[Model], file_id: int = 0) -> None:
     """Refuse a name that a model of another file has; `file_id` is its own file's, 0 if new."""
     own = {model.id, file_id} - {0}
@@ -421,10 +480,9 @@ def _check_name(model: Model, known: Sequence[Model], file_id: int = 0) -> None:
     if holder is not None:
         where = f"the model of {printable(holder.path)}" if holder.path else "an imported model"
         path = Path(model.path or "")
-        # from where it parts from the holder on, with its ending: no two such files get one name
-        other = Path(holder.path).parent if holder.path else path.parent.parent
-        apart = path.relative_to(os.path.commonpath([path.parent, other]))
-        named = shlex.quote(printable(f"{'-'.join(apart.parts)}={path}", 4096))
+        # no two files get one such name
+        free = "-".join(_pieces_apart(path, holder))
+        named = shlex.quote(printable(f"{free}={path}", 4096))
         raise CheckpointError(
             path,
             f"the name {printable(model.name)!r} belongs to {where}",

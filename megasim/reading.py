@@ -16,6 +16,7 @@ from megasim.checkpoint.opening import (
     TensorRef,
     UnreadTensor,
     fuse_refs,
+    is_low_rank_factor,
     transpose_ref,
 )
 from megasim.fingerprint.stored_bytes import digest_together, digest_unread
@@ -104,7 +105,8 @@ def begin_reading(
     shapes = {key: ref.shape for key, ref in checkpoint.tensors.items()}
     shapes |= {key: tensor.shape or () for key, tensor in checkpoint.unread.items()}
     anatomy = classify_keys(shapes, rules)
-    parts, unread_parts = _split(anatomy.parts, checkpoint.unread)
+    known = [_as_adapter(part) for part in anatomy.parts]
+    parts, unread_parts = _split(known, checkpoint.unread)
     refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in parts]
     pieces = _pieces(refs)
     unread = [(part.sources[0], part) for part in unread_parts]
@@ -136,6 +138,15 @@ def assemble_ref(
         else fuse_refs(" + ".join(sources), [tensors[key] for key in sources])
     )
     return transpose_ref(ref) if transposed else ref
+
+
+def _as_adapter(part: Part) -> Part:
+    """Return a part, of the component "adapter" where its key is a factor of a low-rank change.
+
+    PEFT and kohya call such keys after the layer that they change, which they are not.
+    """
+    factors = any(is_low_rank_factor(key) for key in part.sources)
+    return replace(part, component="adapter", block=None, role=None) if factors else part
 
 
 def _split(

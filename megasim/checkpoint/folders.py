@@ -32,6 +32,24 @@ SKIPPED_FILES: Final = {
     "openvino_model.bin": "weights of OpenVINO, not of torch",
 }
 
+DISTRIBUTED: Final = (
+    "a shard of torch.distributed.checkpoint, which holds pieces of tensors",
+    "join its folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER x.pt",
+)
+# Other files that hold weights, by their ending: what they are, and how to get to the weights.
+_FOREIGN: Final = {
+    ".distcp": DISTRIBUTED,
+    ".nemo": ("a tar file, as NeMo packs its models", "unpack it with `tar -xf`"),
+    ".gguf": ("a GGUF file, whose quantised tensors are not compared", ""),
+    ".onnx": ("an ONNX file", ""),
+    ".h5": ("an HDF5 file", ""),
+    ".keras": ("a Keras file", ""),
+    ".tflite": ("a TensorFlow Lite file", ""),
+    ".msgpack": ("weights of Flax", ""),
+    ".pkl": ("a pickle", "load it and save its tensors with torch.save or safetensors"),
+    ".npz": ("arrays of numpy", "save them with safetensors.numpy.save_file"),
+}
+
 # The names Hugging Face gives to the weights of a folder, to their index, and to their shards.
 _WEIGHTS = re.compile(
     r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
@@ -39,7 +57,7 @@ _WEIGHTS = re.compile(
 )
 _INDEX = re.compile(r".+\.(?P<suffix>safetensors|bin)\.index(?:\.(?P<variant>[\w-]+))?\.json")
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}(\.[\w-]+)?\.(safetensors|bin)")
-_GENERIC_STEM = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(?=$|\.)")
+_GENERIC_STEM = re.compile(r"(diffusion_pytorch_model|pytorch_model|adapter_model|model)(?=$|\.)")
 
 # Most faithful first: the plain weights before their casts, before those without EMA.
 _VARIANT_ORDER = {"": 0, "fp32": 1, "bf16": 3, "fp16": 4, "non_ema": 9}
@@ -166,6 +184,18 @@ def walk_checkpoints(folder: Path) -> Iterator[Path]:
     yield from _walk(folder, set())
 
 
+def walk_foreign(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield the files in a folder, and in those inside, whose ending says weights not read here.
+
+    Each with what it is, and what to do, "" where nothing is known. Hidden names are passed over.
+    """
+    for path in sorted(folder.rglob("*")):
+        told = _FOREIGN.get(path.suffix)
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if told is not None and not hidden and path.is_file():
+            yield path, *told
+
+
 def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
     status = folder.stat()
     if (status.st_dev, status.st_ino) in visited:
@@ -225,20 +255,35 @@ def _is_candidate(name: str, beside: list[str]) -> bool:
 def default_name(path: Path) -> str:
     """Return a model's name from its path: the name of a folder, or of a file without its ending.
 
-    A name that every such folder holds, `pytorch_model.bin` say, gives that of the folder.
+    A name that every such folder holds, `pytorch_model.bin` say, gives that of the folder; a
+    snapshot in the cache of the hub is called after its repository.
 
     >>> default_name(Path("models/sd-v1.5.ckpt")), default_name(Path("bert/pytorch_model.bin"))
     ('sd-v1.5', 'bert')
     >>> default_name(Path("unet/diffusion_pytorch_model.fp16.safetensors"))
     'unet.fp16'
+    >>> default_name(Path("models--openai--gpt2/snapshots/607a30d/model.safetensors"))
+    'gpt2'
     """
     path = path.absolute()
+    if (cached := _cached_repository(path)) is not None:
+        return cached
     if path.is_dir():
         return path.name
     name = path.name.partition(".index.")[0] if is_index(path) else path.name
     stem = Path(name.removesuffix(".tar")).stem
     generic = _GENERIC_STEM.match(stem) if name.endswith((".safetensors", ".bin")) else None
-    return path.parent.name + stem[generic.end() :] if generic and path.parent.name else stem
+    if generic and path.parent.name:
+        return (_cached_repository(path.parent) or path.parent.name) + stem[generic.end() :]
+    return stem
+
+
+def _cached_repository(path: Path) -> str | None:
+    """The name of the repository whose snapshot a folder is in the cache of the hub, else None."""
+    if path.parent.name != "snapshots":
+        return None
+    name = path.parent.parent.name
+    return name.rpartition("--")[2] or None if name.startswith("models--") else None
 
 
 def _file_names(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from megasim.checkpoint.contents import (
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.checkpoint.file_identity import FileIdentity, combine, identify
 from megasim.checkpoint.folders import (
+    DISTRIBUTED,
     SUFFIXES,
     choose_weights,
     default_name,
@@ -27,7 +28,9 @@ from megasim.checkpoint.folders import (
     read_config,
     read_index,
     walk_checkpoints,
+    walk_foreign,
 )
+from megasim.checkpoint.parts import is_low_rank_factor
 from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import (
@@ -55,6 +58,7 @@ __all__ = [
     "default_name",
     "find_checkpoints",
     "fuse_refs",
+    "is_low_rank_factor",
     "open_checkpoint",
     "transpose_ref",
 ]
@@ -166,8 +170,9 @@ def find_checkpoints(
     each and stand for their files; see `walk_checkpoints` for what is not looked at.
 
     Args:
-        passed_over: is called with each file in a folder that ends like a checkpoint and is none
-            by its first bytes, as the weights of CoreML in a .bin. A broken one is in the result.
+        passed_over: is called with each file in a folder that holds weights in a form that is not
+            read, as ONNX, or ends like a checkpoint and is none by its first bytes, as the
+            weights of CoreML in a .bin. A broken one is in the result.
 
     Raises:
         UsageError: there is nothing at `path`.
@@ -176,6 +181,7 @@ def find_checkpoints(
     path = _existing(path)
     if not path.is_dir():
         return [path]
+    others: list[ForeignFileError] = []
     with _readable(path):
         found = []
         for candidate in walk_checkpoints(path):
@@ -183,9 +189,17 @@ def find_checkpoints(
             if foreign is None:
                 found.append(candidate)
             else:
-                passed_over(foreign)
+                others.append(foreign)
+        others += [
+            ForeignFileError(file, problem, remedy or _NOT_WEIGHTS)
+            for file, problem, remedy in walk_foreign(path)
+        ]
+    for error in others:
+        passed_over(error)
     if not found:
-        raise CheckpointError(path, "no checkpoint in this folder", _NOT_WEIGHTS)
+        named = f", but {len(others)} that are not read: {others[0].message}" if others else ""
+        remedy = others[0].remedy if others else _NOT_WEIGHTS
+        raise CheckpointError(path, f"no checkpoint in this folder{named}", remedy)
     return found
 
 
@@ -254,13 +268,23 @@ def _format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
     for magic, problem in _FOREIGN.items():
         if start.startswith(magic):
             raise ForeignFileError(source.path, problem, _NOT_WEIGHTS)
+    if source.path.suffix == ".distcp":
+        raise CheckpointError(source.path, *DISTRIBUTED)
     if start.startswith(b"PK\x03\x04"):
         return read_torch_zip
     if start[257:262] == b"ustar":
+        if start.startswith(b"sys_info\0"):
+            raise CheckpointError(
+                source.path,
+                "a tar file, as torch wrote before version 0.2",
+                "load it in an old torch and save it again",
+            )
         raise CheckpointError(
             source.path,
-            "a tar file, as torch wrote before version 0.2",
-            "load it in an old torch and save it again",
+            "a tar file, as NeMo packs its models"
+            if source.path.suffix == ".nemo"
+            else "a tar file",
+            "unpack it with `tar -xf`, and name the weights in it, as model_weights.ckpt",
         )
     # a pickle, and the version of its protocol
     if start[0] == 0x80 and b"\2" <= start[1:2] <= b"\5":

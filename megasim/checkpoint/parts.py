@@ -42,6 +42,11 @@ _TEACHER: Final = re.compile(r"teacher|(^|[_.\-])(target|momentum)([_.\-]|$)|^ta
 _DISCRIMINATOR: Final = re.compile(
     r"disc(riminator)?s?([_.\-\d]|$)|^(net_?)?D([_.\-\d]|$)|^net_?d$"
 )
+# PEFT; then kohya's lora and LyCORIS.
+_FACTOR: Final = re.compile(
+    r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b|\.lora_(up|down|mid)\."
+    r"|^lora_\w+\.(alpha|dora_scale)$|\.(hada_w[12]|lokr_w[12])"
+)
 _ADAPTER: Final = re.compile(r"(^|[_.\-])(lora|adapters?)([_.\-]|$)", re.I)
 # Of a normalisation: they are no parameters, and lists of parameters leave them out.
 _BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked")
@@ -179,7 +184,8 @@ class _Split:
             inner = self.entries(held) or {}
             if key in _WRAPPERS or level or any(k in _WRAPPERS or _role(k) for k in inner):
                 return self.take(_join(place, key), held, role, level + 1)
-        if role is PartRole.OTHER and not any(map(self.is_state_dict, nets.values())):
+        inside = (item for held in nets.values() for item in self.walk.reach(held))
+        if role is PartRole.OTHER and not any(map(self.is_state_dict, inside)):
             self.set_apart(place, nets)
             return []
         joined: dict[str, Pickled] = {}
@@ -316,9 +322,22 @@ def _are_alike(a: Mapping[str, Pickled], b: Mapping[str, Pickled]) -> bool:
     return bool(smaller) and 5 * same >= 4 * len(smaller)
 
 
+def is_low_rank_factor(key: str) -> bool:
+    """Whether a key is that of a factor of a low-rank change, or of its scale.
+
+    >>> is_low_rank_factor("base_model.model.h.0.attn.c_attn.lora_A.weight")
+    True
+    >>> is_low_rank_factor("lora_unet_mid_block_attentions_0_proj_in.alpha")
+    True
+    >>> is_low_rank_factor("net.blocks.0.alpha"), is_low_rank_factor("explora_head.weight")
+    (False, False)
+    """
+    return _FACTOR.search(key) is not None
+
+
 def _is_adapter(tensors: Mapping[str, Pickled]) -> bool:
     """Whether most keys are factors of low rank, as PEFT and kohya name them."""
-    factors = sum(1 for key in tensors if re.search(r"lora_|\.alpha$|hada_|lokr_", key))
+    factors = sum(1 for key in tensors if is_low_rank_factor(key))
     return 5 * factors >= 4 * len(tensors) > 0
 
 

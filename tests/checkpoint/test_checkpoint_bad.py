@@ -79,10 +79,10 @@ def safetensors(header: object, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def tar() -> bytes:
+def tar(first: str = "sys_info") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(tarfile.TarInfo("sys_info"))
+        archive.addfile(tarfile.TarInfo(first))
     return buffer.getvalue()
 
 
@@ -110,7 +110,8 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
     "web page in UTF-8": ("  <html>\n<p>é</p></html>".encode(), "web page"),
     "gzip": (gzip.compress(FILES["zip"]), "a gzip file"),
     "gguf": (b"GGUF\x03\0\0\0", "GGUF"),
-    "tar": (tar(), "tar file"),
+    "tar": (tar(), "as torch wrote before"),
+    "a tar of anything": (tar("model_config.yaml"), "unpack it"),
     "another zip": (zipped({"word/document.xml": b"<x/>"}), "not one of torch.save"),
     "empty zip": (zipped({}), "empty zip"),
     "a pickle with a brace": (b"\x80\x02X\x02\0\0\0a{.", "not one of torch.save"),

@@ -186,6 +186,7 @@ def test_no_tensor_of_any_nesting_is_lost(data: st.DataObject, tmp_path: Path) -
         return collections.OrderedDict((k, v.clone()) for k, v in pool[node].items())
 
     checkpoint = opened(filled(drawn), tmp_path)
+    assert not checkpoint.beside
     parts = list(checkpoint.parts)
     assert sum(len(part.tensors) for part in parts) == sum(len(pool[i]) for i in used)
     assert len({part.place for part in parts}) == len(parts)

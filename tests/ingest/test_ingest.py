@@ -72,24 +72,69 @@ def test_a_changed_file_replaces_the_model(tmp_path: Path, store) -> None:
 @pytest.mark.parametrize(
     "places",
     [
-        {"x/a.pt": "", "y/a.pt": "y-a.pt", "z/a.pt": "z-a.pt"},
-        {"x/a.pt": "", "x/a.pth": "a.pth", "x/a.safetensors": "a.safetensors"},
-        {"x/unet/a.pt": "", "y/unet/a.pt": "y-unet-a.pt", "z/unet/a.pt": "z-unet-a.pt"},
+        {"x/a.pt": "a", "y/a.pt": "y-a", "z/a.pt": "z-a"},
+        {"x/a.pt": "a", "x/a.pth": "a.pth", "x/a.safetensors": "a.safetensors"},
+        {"x/unet/a.pt": "a", "y/unet/a.pt": "y-a", "y/vae/a.pt": "y-vae-a"},
     ],
 )
-def test_models_of_one_name_are_offered_another_each(
+def test_models_of_one_name_get_a_piece_of_their_path(
     tmp_path: Path, store, places: dict[str, str]
 ) -> None:
     for i, place in enumerate(places):
         write_model(tmp_path / place, random_model(i))
     result = store.ingest(tmp_path)
-    assert result.added == ["a"]
-    offered = {name: tmp_path / place for place, name in places.items() if name}
-    assert all("belongs to the model of" in error.message for error in result.failed)
-    assert {error.remedy.partition("--name ")[2] for error in result.failed} == {
-        f"{name}={path}" for name, path in offered.items()
-    }
-    assert store.ingest(*offered.values(), names=offered).added == list(offered)
+    assert (result.added, result.failed) == (list(places.values()), [])
+    assert store.ingest(tmp_path).known == list(places.values())
+    # a second copy of a known file, too
+    write_model(tmp_path / "copy" / "a.pt", random_model(0))
+    assert store.ingest(tmp_path / "copy").added == ["copy-a"]
+
+
+def test_a_name_that_was_asked_for_is_never_replaced(tmp_path: Path, store) -> None:
+    first = write_model(tmp_path / "x" / "a.pt", random_model(0))
+    other = write_model(tmp_path / "y" / "b.pt", random_model(1))
+    store.ingest(first)
+    (error,) = store.ingest(names={"a": other}).failed
+    assert "belongs to the model of" in error.message
+    named = error.remedy.partition("--name ")[2]
+    assert named == f"y-b.pt={other}"
+    assert store.ingest(names={"y-b.pt": other}).added == ["y-b.pt"]
+
+
+def test_a_folder_of_one_checkpoint_can_be_named(tmp_path: Path, store) -> None:
+    """As most repositories of the hub are: weights, a config, and what only trains."""
+    folder = tmp_path / "bert"
+    write_model(folder / "model.safetensors", random_model(0))
+    write_model(folder / "optimizer.pt", random_model(1))
+    (folder / "config.json").write_text("{}")
+    assert store.ingest(folder, names={"mine": folder}).added == ["mine"]
+    write_model(folder / "more" / "other.pt", random_model(2))
+    with pytest.raises(UsageError, match="not one model"):
+        store.ingest(names={"two": folder})
+
+
+def test_a_snapshot_of_the_hub_has_the_name_of_its_repository(tmp_path: Path, store) -> None:
+    cache = tmp_path / "models--someone--tiny-bert"
+    blob = write_model(cache / "blobs" / "file.pt", random_model(0)).rename(
+        cache / "blobs" / "e5f0"
+    )
+    snapshot = cache / "snapshots" / "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+    snapshot.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin").symlink_to(blob)
+    assert store.ingest(tmp_path).added == ["tiny-bert"]
+
+
+def test_weights_of_other_kinds_are_passed_over_with_a_word(tmp_path: Path, store) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name in ("a.onnx", "b.nemo", "__0_0.distcp", "c.gguf", "notes.txt"):
+        (folder / name).write_bytes(b"\0" * 600)
+    (error,) = store.ingest(folder).failed
+    assert "no checkpoint in this folder, but 4 that are not read" in error.message
+    write_model(folder / "a.pt", random_model(0))
+    result = store.ingest(folder)
+    assert (result.added, result.failed) == (["a"], [])
+    assert len(result.passed_over) == 4
 
 
 # As CoreML writes it: how many blobs, version 2, and zeros up to 64 bytes.

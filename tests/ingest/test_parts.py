@@ -114,3 +114,19 @@ def test_parts_of_equal_roles_get_names_of_their_own(workspace: Workspace, tmp_p
     workspace.ingest(tmp_path)
     assert len(rows(workspace, "select name from models")) == 4
     assert {name for (name,) in rows(workspace, "select name from models")} >= {"m", "m#ema"}
+
+
+def test_factors_of_low_rank_are_a_component_of_their_own(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    plain = {"model.embed_tokens.weight": torch.randn(8, 4), "model.norm.weight": torch.ones(4)}
+    factors = {f"model.embed_tokens.lora_embedding_{x}": torch.randn(4, 2) for x in "AB"}
+    torch.save({**plain, **factors}, tmp_path / "tuned.pt")
+    peft = {f"base_model.model.model.layers.{i}.q.lora_A.weight": torch.randn(2, 4) for i in (0, 1)}
+    torch.save(peft, tmp_path / "adapter.pt")
+    workspace.ingest(tmp_path)
+    assert set(rows(workspace, "select key from layers where component = 'adapter'")) == {
+        (key,) for key in [*factors, *peft]
+    }
+    roles = dict(rows(workspace, "select name, part_role from models"))
+    assert roles == {"adapter": "adapter", "tuned": "weights"}
