@@ -152,6 +152,7 @@ class Workspace(StoreJobs):
         *,
         models: Sequence[str] | None = None,
         estimate: bool = False,
+        weights_only: bool = False,
         progress: Progress = NO_PROGRESS,
     ) -> MatrixView:
         """Return the distance matrix of a component. See `matrix_view`."""
@@ -163,6 +164,7 @@ class Workspace(StoreJobs):
             metric,
             models=self._names(models),
             estimate=estimate,
+            weights_only=weights_only,
             progress=progress,
         )
 
@@ -175,6 +177,7 @@ class Workspace(StoreJobs):
         layers: bool = False,
         tiers: bool = False,
         against: str | None = None,
+        weights_only: bool = False,
     ) -> Figure:
         """Return the distance matrix of a component as a clustered heatmap.
 
@@ -183,6 +186,7 @@ class Workspace(StoreJobs):
             tiers: draw components × pairs instead, coloured by what is unchanged, and how.
             against: the one model of `layers` or `tiers`; the one nearest to all others when
                 None, or all pairs where `tiers` shows few.
+            weights_only: leave out the running statistics of normalisation layers.
 
         Raises:
             UsageError: options that do not go together, or an unknown model.
@@ -192,7 +196,8 @@ class Workspace(StoreJobs):
         if layers and metric != "l2":
             raise UsageError("layers are drawn in l2", "leave --metric out")
         if not (layers or tiers):
-            return self.matrix(component, metric, models=models).heatmap()
+            matrix = self.matrix(component, metric, models=models, weights_only=weights_only)
+            return matrix.heatmap()
         chosen = self._names(models)
         one = None if against is None else self._name(against)
         if tiers:
@@ -276,6 +281,7 @@ class Workspace(StoreJobs):
         path: Sequence[str] = (),
         models: Sequence[str] | None = None,
         complete: bool = False,
+        weights_only: bool = False,
     ) -> MapView:
         """Return the map of the models with the flat-plane test. See `load_map`."""
         from megasim.answers.maps import load_map
@@ -287,6 +293,7 @@ class Workspace(StoreJobs):
             path=self.store.model_names(path),
             models=self._names(models),
             complete=complete,
+            weights_only=weights_only,
         )
 
     def trajectory(

@@ -562,7 +562,7 @@ select
             / nullif(sqrt(sum(c.l2 * c.l2 order by c.component)), 0),
         0)
     else 0 end as error,
-    coalesce(sum(c.keys_compared), 0)::bigint as keys_compared,
+    coalesce(sum(c.keys_measured), 0)::bigint as keys_compared,
     sum(c.keys_compared) / nullif(sum(
         c.keys_compared + c.missing_a + c.missing_b + c.shape_mismatch + c.non_finite
     ), 0) as coverage
@@ -580,6 +580,32 @@ having value is not null
         end
     )
 order by c.model_a, c.model_b;
+
+-- name: weight_values
+-- One value for each compared pair out of the learned weights of some components alone: no
+-- statistics of normalisation layers. Keys whose nature is not known yet count as weights.
+select
+    l.model_a,
+    l.model_b,
+    case $metric
+        when 'l0' then sum(l.l0)::double
+        when 'l1' then sum(l.l1 order by l.canonical_key)
+        when 'l2' then sqrt(sum(l.l2 * l.l2 order by l.canonical_key))
+        when 'linf' then max(l.linf)
+        when 'cossim' then avg(l.cossim order by l.canonical_key)
+    end as value,
+    max(l.source) as source,
+    0.0 as error,
+    count(l.l2) as keys_compared,
+    count(l.l2) / count(*) as coverage
+from layer_rows l
+join batch b on b.component = l.component
+where l.model_a in (select model_id from chosen)
+    and l.model_b in (select model_id from chosen)
+    and coalesce(l.nature, 'weight') = 'weight'
+group by l.model_a, l.model_b
+having value is not null
+order by l.model_a, l.model_b;
 
 -- name: components
 -- Which components the store knows, with how many models hold each.
@@ -637,11 +663,13 @@ with held as (
     where list_contains($components, mt.component)
         and list_contains($models, mt.model_id)
         and is_measured(mt.nature)
+        and not ($weights_only and coalesce(mt.nature, 'weight') <> 'weight')
     union all
     select i.canonical_key, i.model_a, i.block, i.role, null
     from imported_layer i
     where list_contains($components, i.component)
         and is_measured(i.nature)
+        and not ($weights_only and coalesce(i.nature, 'weight') <> 'weight')
         and list_contains($models, i.model_a)
         and list_contains($models, i.model_b)
 )

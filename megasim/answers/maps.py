@@ -31,15 +31,16 @@ def load_map(
     path: Sequence[str] = (),
     models: Sequence[str] | None = None,
     complete: bool = False,
+    weights_only: bool = False,
 ) -> MapView:
     """Return the map of the models that hold a component. See `map_models` and `load_matrix`."""
-    matrix = load_matrix(store, component, metric, models=models)
+    matrix = load_matrix(store, component, metric, models=models, weights_only=weights_only)
     why = "No layer has known distances, so nothing is said of single layers."
     if len(matrix.models) > MOST_LAYERED_MODELS:
         why = (
             f"The layers of more than {MOST_LAYERED_MODELS} models are not looked into; name "
             "fewer with --models."
         )
-    layers = layers_beneath(store, matrix)
+    layers = layers_beneath(store, matrix, weights_only=weights_only)
     result = map_models(matrix, path=path, layers=layers, without_layers=why, complete=complete)
     return MapView(**vars(result))

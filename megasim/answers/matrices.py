@@ -52,6 +52,7 @@ def matrix_view(
     *,
     models: Sequence[str] | None = None,
     estimate: bool = False,
+    weights_only: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> MatrixView:
     """Return the distance matrix of a component. See `load_matrix`.
@@ -59,18 +60,24 @@ def matrix_view(
     Args:
         estimate: whether pairs that were not compared are estimated from the sketches; these
             estimates are saved, and marked.
+        weights_only: leave out the running statistics of normalisation layers.
 
     Raises:
         UsageError: an unknown component, metric or model, or an estimate of another metric than
             l2.
     """
+    if estimate and weights_only:
+        raise UsageError(
+            "estimates are of weights and statistics together", "leave one of them out"
+        )
     if estimate:
         from megasim.estimate.pairs import save_estimates
 
         if metric != "l2":
             raise UsageError("only l2 can be estimated", "leave --estimate out, or ask for l2")
         save_estimates(store, [component], progress=progress)
-    return MatrixView(**vars(load_matrix(store, component, metric, models=models)))
+    found = load_matrix(store, component, metric, models=models, weights_only=weights_only)
+    return MatrixView(**vars(found))
 
 
 def nearest_to_file(

@@ -19,6 +19,7 @@ _MOST_STEPS = 40  # of a map, printed
 @options.metric
 @options.path
 @options.models
+@options.weights_only
 @click.option("--complete", is_flag=True, help="Fill gaps in the matrix, and say so.")
 @options.output(False, "Figure: .png, .svg or .pdf; or coordinates and steps: .csv.")
 @options.as_json
@@ -29,6 +30,7 @@ def map_command(
     metric: str,
     path: list[str] | None,
     models: list[str] | None,
+    weights_only: bool,
     complete: bool,
     output: Path | None,
     as_json: bool,
@@ -40,7 +42,12 @@ def map_command(
     if output is not None:
         options.check_ending(output, (*options.FIGURE_ENDINGS, ".csv"))
     result = options.open_workspace(ctx).map(
-        component, metric, path=path or (), models=models, complete=complete
+        component,
+        metric,
+        path=path or (),
+        models=models,
+        complete=complete,
+        weights_only=weights_only,
     )
     # the file before the words: a pager that ends early does not cost it
     if output is not None and output.suffix.lower() == ".csv":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @options.metric
 @options.models
 @click.option("--estimate", is_flag=True, help="Estimate the pairs that were not compared.")
+@options.weights_only
 @click.option("--long", is_flag=True, help="One row per pair, with what each value covers.")
 @options.output(False, "File: .csv, .parquet, .json or .npz. Default: a table on stdout.")
 @options.as_json
@@ -33,6 +34,7 @@ def matrix_command(
     metric: str,
     models: list[str] | None,
     estimate: bool,
+    weights_only: bool,
     long: bool,
     output: Path | None,
     as_json: bool,
@@ -56,11 +58,17 @@ def matrix_command(
         options.check_ending(output, MATRIX_ENDINGS)
     workspace = options.open_workspace(ctx, "update" if estimate else "read")
     matrix = workspace.matrix(
-        component, metric, models=models, estimate=estimate, progress=ConsoleProgress()
+        component,
+        metric,
+        models=models,
+        estimate=estimate,
+        weights_only=weights_only,
+        progress=ConsoleProgress(),
     )
     matrix.require(min(2, len(matrix.models)))
     name = printable(matrix.component)
-    say(f"{name}, {metric}: {len(matrix.models)} models, {coverage_note(matrix)}")
+    of = " of weights" if weights_only else ""
+    say(f"{name}, {metric}{of}: {len(matrix.models)} models, {coverage_note(matrix)}")
     if output is not None:
         in_long_form = write_matrix(matrix, output, long=long)
         form = ", one row per pair" if in_long_form and not long else ""
@@ -122,6 +130,7 @@ def nearest_command(
 @options.component
 @options.metric
 @options.models
+@options.weights_only
 @click.option(
     "--layers", is_flag=True, help="Draw layers × pairs: where one model differs from the others."
 )
@@ -139,6 +148,7 @@ def heatmap_command(
     component: str | None,
     metric: str,
     models: list[str] | None,
+    weights_only: bool,
     layers: bool,
     tiers: bool,
     against: str | None,
@@ -151,6 +161,12 @@ def heatmap_command(
     """
     options.check_ending(output, options.FIGURE_ENDINGS)
     figure = options.open_workspace(ctx).heatmap(
-        component, metric, models=models, layers=layers, tiers=tiers, against=against
+        component,
+        metric,
+        models=models,
+        layers=layers,
+        tiers=tiers,
+        against=against,
+        weights_only=weights_only,
     )
     options.write_figure(figure, output)

@@ -42,6 +42,11 @@ metric = click.option(
     type=click.Choice(["l0", "l1", "l2", "linf", "cossim"]),
     help="linf and cossim must be computed first: `megasim compare --metric …`.",
 )
+weights_only = click.option(
+    "--weights-only",
+    is_flag=True,
+    help="Leave out running means and variances: what training moved by its steps.",
+)
 from_sketches = click.option(
     "--estimate",
     is_flag=True,

@@ -26,11 +26,16 @@ def load_matrix(
     metric: str = "l2",
     *,
     models: Sequence[str] | None = None,
+    weights_only: bool = False,
 ) -> DistanceMatrix:
     """Return the distances of all models that hold `component`, or of `models` in their order.
 
     `component` may name a group, e.g. "vae" for its three parts: l0 and l1 add, l2 is the root
-    of the sum of squares. Pairs that were not compared are NaN.
+    of the sum of squares. Pairs that were not compared are NaN. `keys_compared` counts the keys
+    that the distance is taken over.
+
+    Args:
+        weights_only: leave out the running statistics of normalisation layers, and estimates.
 
     Raises:
         UsageError: an unknown component, metric or model.
@@ -41,12 +46,15 @@ def load_matrix(
     ids = holders(store, component, members, models)
     place = {model_id: i for i, model_id in enumerate(ids.values())}
     n = len(ids)
-    found = store.arrays(
-        "matrix_values",
-        tables={"batch": {"component": members}, "chosen": {"model_id": list(place)}},
-        metric=metric,
-        whole=members[0] if component != "all" else "",
-    )
+    tables: dict[str, Any] = {
+        "batch": {"component": members},
+        "chosen": {"model_id": list(place)},
+    }
+    if weights_only:
+        found = store.arrays("weight_values", tables=tables, metric=metric)
+    else:
+        whole = members[0] if component != "all" else ""
+        found = store.arrays("matrix_values", tables=tables, metric=metric, whole=whole)
     i = np.array([place[x] for x in found["model_a"].tolist()], dtype=np.intp)
     j = np.array([place[x] for x in found["model_b"].tolist()], dtype=np.intp)
 
@@ -76,6 +84,7 @@ def load_layers(
     metric: str = "l2",
     *,
     models: Sequence[str] | None = None,
+    weights_only: bool = False,
 ) -> LayerMatrices:
     """Return one matrix for each canonical key of `component`, from exact and imported distances.
 
@@ -89,7 +98,7 @@ def load_layers(
     members = member_names(store, component)
     ids = holders(store, component, members, models)
     which: dict[str, Any] = {"components": members, "models": list(ids.values())}
-    found = store.arrays("layer_keys", **which)
+    found = store.arrays("layer_keys", **which, weights_only=weights_only)
     keys = found["canonical_key"]
     tables = {"keys": {"canonical_key": keys, "place": np.arange(len(keys))}}
     n = len(ids)
@@ -122,11 +131,15 @@ def load_layers(
     )
 
 
-def layers_beneath(store: Store, matrix: DistanceMatrix) -> LayerMatrices | None:
+def layers_beneath(
+    store: Store, matrix: DistanceMatrix, *, weights_only: bool = False
+) -> LayerMatrices | None:
     """Return the layers beneath a matrix, where any are known and `MOST_LAYERED_MODELS` allows."""
     if len(matrix.models) > MOST_LAYERED_MODELS:
         return None
-    layers = load_layers(store, matrix.component, matrix.metric, models=matrix.models)
+    layers = load_layers(
+        store, matrix.component, matrix.metric, models=matrix.models, weights_only=weights_only
+    )
     return layers if layers.keys else None
 
 

@@ -123,6 +123,14 @@ def test_counters_enter_no_distance_recipe_or_estimate(tmp_path: Path) -> None:
             "from component_distances where model_a = 'epoch0' and model_b = 'epoch4'"
         )
         assert rows.values.tolist() == [[6, 4]]
+        # and the statistics can be left out, too
+        bare = store.matrix("all", weights_only=True)
+        moved = [k for k in weights if k != "bn.running_mean"]
+        apart = [(made["epoch0"][k].double() - made["epoch4"][k].double()).norm() for k in moved]
+        assert bare.values[first, last] == pytest.approx(math.hypot(*map(float, apart)), rel=1e-6)
+        assert bare.keys_compared[first, last] == 3
+        assert matrix.keys_compared[first, last] == 4
+        assert len(store.map("all", weights_only=True).matrix.models) == 6
         # of the counter itself it is still said how far it is apart
         counted = store.sql(
             "select nature, l2 from layer_distances where canonical_key = 'bn.num_batches_tracked' "
