@@ -121,7 +121,7 @@ order by mt.canonical_key;
 -- name: add_folded_sketches
 -- The folded sketches of components of models.
 insert into folded_sketch
-select model_id, component, keys, sketch, $fold_version from batch order by model_id, component;
+select model_id, component, keys, sketch, sketch_version from batch order by model_id, component;
 
 -- name: folded_sketches
 -- The folded sketches of a component, and a number for the keys and shapes that went into each.

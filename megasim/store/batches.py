@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from megasim.fingerprint.folded import FOLD_VERSION, fold_sketches
+from megasim.words import Nature
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from megasim.fingerprint.tensor import Fingerprint
+    from megasim.store.held import ModelTensor
+
+# What the macro is_measured says.
+_MEASURED = (None, Nature.WEIGHT, Nature.STATISTIC)
 
 # Column → its values, or a frame. Pandas is imported only by who asks for a frame.
 Table: TypeAlias = "Mapping[str, Any] | pd.DataFrame"
@@ -77,4 +84,26 @@ def profile_table(
             data["tensor_id"].append(place[0])
             data["rows"].append(p.row_norms.tobytes() if rows else None)
             data["columns"].append(p.column_norms.tobytes() if columns else None)
+    return data
+
+
+def fold_table(model_id: int, tensors: Iterable[ModelTensor]) -> Table:
+    """Return the folded sketches of the components of a model, as rows of their table."""
+    data: dict[str, list[Any]] = {"model_id": [], "component": [], "keys": [], "sketch": []}
+    data["sketch_version"] = []
+    folded: dict[str, list[ModelTensor]] = {}
+    for tensor in sorted(tensors, key=lambda t: t.canonical_key):
+        if tensor.nature in _MEASURED and len(tensor.fingerprint.sketch):
+            folded.setdefault(tensor.component, []).append(tensor)
+    for component, held in folded.items():
+        fold = fold_sketches(
+            [t.canonical_key for t in held],
+            ["x".join(map(str, t.canonical_shape)) for t in held],
+            [t.fingerprint.sketch for t in held],
+        )
+        data["model_id"].append(model_id)
+        data["component"].append(component)
+        data["keys"].append(len(held))
+        data["sketch"].append(fold.astype(np.float32))
+        data["sketch_version"].append(FOLD_VERSION)
     return data

@@ -17,7 +17,14 @@ import numpy.typing as npt
 
 from megasim.errors import UsageError, printable
 from megasim.matrix.model_names import full_name, no_such_model
-from megasim.store.batches import Table, duckdb_columns, profile_table, table_of, tensor_table
+from megasim.store.batches import (
+    Table,
+    duckdb_columns,
+    fold_table,
+    profile_table,
+    table_of,
+    tensor_table,
+)
 from megasim.store.connection import Mode
 from megasim.store.held import BesideRow, HeldModel, Model, ModelTensor, UnreadKey
 from megasim.store.lease import DEFAULT_WAIT, Lease
@@ -431,6 +438,9 @@ class Store:
             "nature": [t.nature for t in tensors],
         }
         self.write("add_model_tensors", tables={"batch": batch})
+        folds = fold_table(model_id, tensors)
+        if len(folds["model_id"]):
+            self.write("add_folded_sketches", tables={"batch": folds})
 
     # Pairs
 

@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megasim import open_store
-from megasim.estimate.folded import (
-    LENGTH,
-    RELATIVE_ERROR,
-    fold_sketches,
-    folded_distances,
-    save_folded_sketches,
-)
+from megasim.estimate.folded import folded_distances, save_folded_sketches
+from megasim.fingerprint.folded import LENGTH, RELATIVE_ERROR, fold_sketches
 from tests.models import random_model, write_model
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
