@@ -21,7 +21,8 @@ _PAGES = {
     "SECURITY.md": "security.md",
 }
 # The order in which a reader needs them; pages that are not named here follow.
-_ORDER = ("index", "concepts", "commands", "sql", "api", "anatomy", "geometry", "lineage")
+_ORDER = ("index", "concepts", "commands", "sql", "api")
+_ORDER += ("formats", "anatomy", "geometry", "lineage")
 _LAST = ("performance", "performance-notebook", "security", "contributing", "changelog", "adr")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)")
 
