@@ -143,8 +143,8 @@ def _ingest_paths(
     for name, path in aliases.items():
         if path.is_dir() and path not in found:
             raise UsageError(
-                f"{printable(path, 400)} is not one model to call {printable(name)!r}",
-                "name the file or folder of one of them",
+                f"{printable(path, 400)} holds several models, not one called {printable(name)!r}",
+                "give the file or folder of one of them",
             )
     progress.start("Ingesting", sum(_size(path) for path in found), "bytes")
     try:
@@ -171,7 +171,7 @@ def require_some(paths: Sequence[Path]) -> None:
     """Raise UsageError where nothing is at any of some paths."""
     if not any(path.exists() for path in paths):
         where = ", ".join(printable(path, 400) for path in paths) or "no path"
-        raise UsageError(f"nothing at {where}", "name files or folders that hold checkpoints")
+        raise UsageError(f"nothing found at {where}", "give files or folders that hold checkpoints")
 
 
 def fingerprint_checkpoint(
@@ -225,7 +225,9 @@ class _Ingest:
         except CheckpointError as error:
             self.result.failed.append(error)
         except UsageError:
-            self.result.failed.append(CheckpointError(path, "nothing is there", "check the path"))
+            self.result.failed.append(
+                CheckpointError(path, "nothing found there", "check the path")
+            )
         return []
 
     def jobs(self, paths: Sequence[Path]) -> Iterator[_Job]:
@@ -433,7 +435,7 @@ def _check_sketch_size(store: Store, sketch_size: int) -> None:
     sizes = {model.sketch_size for model in store.models() if model.sketch_size is not None}
     if sizes and sizes != {sketch_size}:
         raise UsageError(
-            f"the sketches of this store hold {min(sizes)} numbers, not {sketch_size}",
+            f"the sketches in this store have {min(sizes)} numbers, not {sketch_size}",
             f"use --sketch {min(sizes)}, or another store: two sizes cannot be compared",
         )
 
@@ -486,5 +488,5 @@ def _check_name(model: Model, known: Sequence[Model], file_id: int = 0) -> None:
         raise CheckpointError(
             path,
             f"the name {printable(model.name)!r} belongs to {where}",
-            f"give this one a name of its own, as with --name {named}",
+            f"give this one another name, e.g. --name {named}",
         )

@@ -69,7 +69,7 @@ _NOT_WEIGHTS = "name a file of weights: " + " ".join(SUFFIXES)
 _PACKED = {
     b"version https://git-lfs.github.com": (
         "a git-lfs pointer: the weights themselves were not downloaded",
-        "run `git lfs pull` where the file comes from",
+        "run `git lfs pull` in its repository",
     ),
     b"\x1f\x8b": ("a gzip file", "unpack it first"),
     b"7z\xbc\xaf": ("a 7z file", "unpack it first"),
@@ -352,7 +352,7 @@ def _open_shards(path: Path, index: Path) -> Checkpoint:
         if twice:
             raise CheckpointError(
                 index,
-                f"in two shards, {printable(name)} is one",
+                f"in two shards, one of them {printable(name)}",
                 "get the folder again",
                 min(twice),
             )
@@ -400,7 +400,7 @@ def _check_not_empty(checkpoint: Checkpoint) -> None:
     if unread and all(tensor.reason is Unread.PLACEHOLDER for tensor in unread.values()):
         raise CheckpointError(
             checkpoint.path,
-            f"no values in it: all of its {len(unread)} tensors are placeholders",
+            f"it holds no values: all of its {len(unread)} tensors are placeholders",
             "DeepSpeed's ZeRO-3 leaves them so: join its shards with zero_to_fp32.py",
         )
     reasons = [f"key {printable(key, 80)}: {tensor.note}" for key, tensor in unread.items()]

@@ -237,7 +237,7 @@ class _Machine:
 
     def long(self, size: int) -> None:
         if size > _MAX_INTEGER_BYTES:
-            raise PickleError("the pickle holds an integer of absurd size")
+            raise PickleError("the pickle holds an implausibly large integer")
         self.push(int.from_bytes(self.take(size), "little", signed=True))
 
     def decimal(self) -> None:
@@ -266,13 +266,13 @@ class _Machine:
 
 def _as_tuple(value: object) -> tuple[object, ...]:
     if not isinstance(value, tuple):
-        raise PickleError("the pickle is malformed: arguments that are no tuple")
+        raise PickleError("the pickle is malformed: arguments that are not a tuple")
     return value
 
 
 def _integer(text: str) -> int:
     if len(text) > _MAX_INTEGER_BYTES:
-        raise PickleError("the pickle holds an integer of absurd size")
+        raise PickleError("the pickle holds an implausibly large integer")
     return int(text.removesuffix("L"))
 
 
@@ -280,7 +280,7 @@ def _place(text: str) -> int:
     """A place in the memo, small enough to be its own hash."""
     number = _integer(text)
     if not 0 <= number < _MAX_PLAIN_INT:
-        raise PickleError("the pickle is malformed: a memo of absurd size")
+        raise PickleError("the pickle is malformed: an implausibly large memo")
     return number
 
 

@@ -89,8 +89,8 @@ def _place_plain(path: Path, key: str, tensor: Plain, span_of: SpanOf) -> Tensor
     if numel * itemsize > max(MAX_UNFOLDED_BYTES, span.nbytes):
         raise CheckpointError(
             path,
-            f"{span.nbytes} bytes are shown as {numel * itemsize}, as if to fill the memory",
-            "if it is meant, save the tensor as it was before expand()",
+            f"{span.nbytes} bytes stand for {numel * itemsize}, as if to fill the memory",
+            "if this is intended, save the tensor as it was before expand()",
             key,
         )
     strides = None if is_contiguous(tensor.shape, tensor.strides) else tensor.strides

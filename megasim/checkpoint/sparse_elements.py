@@ -75,7 +75,7 @@ class SparseElements:
 def _coordinate(shape: Sequence[int], index: AnyArray, values: AnyArray) -> Positions:
     dense = tuple(shape[len(index) :])
     if index.ndim != 2 or values.shape != (index.shape[1], *dense):
-        raise ValueError("a sparse tensor whose indices and values do not fit")
+        raise ValueError("a sparse tensor whose indices and values do not match")
     position = np.zeros(index.shape[1], dtype=np.int64)
     for numbers, size in zip(index, shape, strict=False):
         position = position * size + _within(numbers, size)
@@ -96,7 +96,7 @@ def _compressed(
         or any(size % block for size, block in zip(shape, blocks, strict=False))
         or values.shape != (len(plain), *(blocks if in_blocks else ()), *dense)
     ):
-        raise ValueError("a sparse tensor whose indices and values do not fit")
+        raise ValueError("a sparse tensor whose indices and values do not match")
     rows, columns = shape[0] // blocks[0], shape[1] // blocks[1]
     lines, across = (rows, columns) if by_rows else (columns, rows)
     ends = compressed.astype(np.int64, copy=False)

@@ -96,7 +96,7 @@ class Walk:
         """Take steps from the budget."""
         self.steps += steps
         if self.steps > _MAX_STEPS:
-            raise CheckpointError(self.path, "its parts hold each other without end", DAMAGED)
+            raise CheckpointError(self.path, "its parts contain each other in a loop", DAMAGED)
 
     def key(self, name: str) -> str:
         """Return a key as it can be stored, and take it from the budget of entries."""
@@ -104,7 +104,7 @@ class Walk:
         if self.entries > _MAX_ENTRIES:
             raise CheckpointError(self.path, "more than a million entries", DAMAGED)
         if len(name) > _MAX_KEY:
-            raise CheckpointError(self.path, "a key of absurd length", DAMAGED, name[:80])
+            raise CheckpointError(self.path, "an implausibly long key", DAMAGED, name[:80])
         return storable(name)
 
     def reach(self, value: object) -> Iterator[object]:
@@ -166,7 +166,7 @@ class Walk:
         """Add one entry of a state dict, whatever it is."""
         name = self.key(name)
         if depth > _MAX_DEPTH:
-            raise CheckpointError(self.path, "nested too deep", DAMAGED, name)
+            raise CheckpointError(self.path, "nested too deeply", DAMAGED, name)
         if is_tensor(value):
             self._add_tensor(found, name, value)
         elif isinstance(value, PersistentId):
@@ -219,7 +219,7 @@ class Walk:
         if not isinstance(value, Made) or not isinstance(value.state, dict):
             return
         if depth > _MAX_DEPTH:
-            raise CheckpointError(self.path, "nested too deep", DAMAGED, prefix)
+            raise CheckpointError(self.path, "nested too deeply", DAMAGED, prefix)
         own = classes.get(value.function_path)
         if classes and own is None:
             return  # an object that is no module: its tensors are in no state dict

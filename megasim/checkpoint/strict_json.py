@@ -36,7 +36,7 @@ def parse_json(text: bytes) -> JSON:
         if b"\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
-        raise ValueError("the JSON is nested too deep") from None
+        raise ValueError("the JSON is nested too deeply") from None
     except UnicodeError:
         raise ValueError("the JSON is not UTF-8 text") from None
     except json.JSONDecodeError as e:

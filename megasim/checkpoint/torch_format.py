@@ -178,7 +178,7 @@ def _contents(
     total = sum(ref.nbytes for part in parts for ref in part.tensors.values())
     if total > _MAX_REPEATS * source.size + MAX_UNFOLDED_BYTES:
         raise CheckpointError(
-            source.path, f"{source.size} bytes are shown as {total}", "get the file from elsewhere"
+            source.path, f"{source.size} bytes stand for {total}", "get the file from elsewhere"
         )
     return FileContents(kind, parts[0], found.metadata, header, tuple(parts[1:]), beside)
 

@@ -135,8 +135,8 @@ def compare_models(
     for metric in metrics:
         if metric not in ON_REQUEST:
             raise UsageError(
-                f"{printable(metric)!r} is not computed on request",
-                f"choose of {', '.join(ON_REQUEST)}; l0, l1 and l2 are always computed",
+                f"{printable(metric)!r} is not a metric on request",
+                f"choose from {', '.join(ON_REQUEST)}; l0, l1 and l2 are always computed",
             )
     result = CompareResult(pairs_asked=len(pairs))
     with store.job(), stoppable():
@@ -231,14 +231,14 @@ def _open_checkpoints(
 def _reopen(model: Model) -> Checkpoint:
     if model.path is None:
         raise UsageError(
-            f"{printable(model.name)} has no weights here: it is known from published results",
-            "ingest its file to compare it",
+            f"{printable(model.name)} has no weights here: only published results of it are known",
+            "run `megasim ingest` on its file to compare it",
         )
     if not Path(model.path).exists():
         raise CheckpointError(
             model.path,
             f"the file of model {printable(model.name)!r} is gone",
-            "put it back, or ingest it again from where it lies now",
+            "put it back, or run `megasim ingest` on its new path",
         )
     checkpoint = open_checkpoint(Path(model.path))
     identity = checkpoint.identity
@@ -247,7 +247,7 @@ def _reopen(model: Model) -> Checkpoint:
         raise CheckpointError(
             model.path,
             f"the file of model {printable(model.name)!r} changed since it was fingerprinted",
-            "ingest it again",
+            "run `megasim ingest` on it again",
         )
     return part
 

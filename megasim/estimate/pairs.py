@@ -219,7 +219,7 @@ def check_current(store: Store, models: Iterable[int]) -> None:
         raise NoAnswerError(
             f"{len(old)} {'models were' if len(old) > 1 else 'model was'} fingerprinted by another "
             f"version, whose sketches cannot be compared: {some}{', …' if len(old) > 3 else ''}",
-            "`megasim ingest` their files again, which reads them anew, or `megasim forget` them",
+            "run `megasim ingest` on their files again, or `megasim forget` on them",
         )
 
 

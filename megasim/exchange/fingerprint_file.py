@@ -229,7 +229,7 @@ def _check_versions(store: Store, path: Path, versions: Mapping[str, str]) -> in
         raise CheckpointError(
             path,
             f"its fingerprints are of version {printable(version, 20)}, not {FINGERPRINT_VERSION}",
-            "have it exported again by a megasim of this version",
+            "export it again with this version of megasim",
         )
     text = versions.get("sketch_size", "")
     if not text.isdecimal() or len(text) > 6 or not 0 < int(text) <= _LARGEST_SKETCH:
@@ -238,8 +238,8 @@ def _check_versions(store: Store, path: Path, versions: Mapping[str, str]) -> in
     if sizes and sizes != {int(text)}:
         raise CheckpointError(
             path,
-            f"its sketches hold {int(text)} numbers; those of this store hold {min(sizes)}",
-            "have it exported from a store of the same sketch size",
+            f"its sketches have {int(text)} numbers; those of this store have {min(sizes)}",
+            "export it from a store with the same sketch size",
         )
     return int(text)
 

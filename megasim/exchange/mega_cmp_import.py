@@ -188,8 +188,8 @@ class _Import:
         doubled = int(layers["canonical_key"].duplicated().sum())
         if doubled:
             self.result.notes.append(
-                f"{origin}: {_counted(doubled, 'tensor')} of {names} bear other names in one than "
-                "in the other and were not compared; they count as missing in both."
+                f"{origin}: {_counted(doubled, 'tensor')} of {names} have other names in one model "
+                "than in the other and were not compared; they count as missing in both."
             )
 
     def add_matrices(self, published: PublishedMatrices, origin: str) -> None:

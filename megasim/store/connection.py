@@ -68,8 +68,8 @@ def connect(
     if exists and mode != "read" and not os.access(path.parent, os.W_OK):
         raise MegasimError(
             f"the folder of the store {printable(path)} cannot be written to",
-            "a change needs a .wal file beside the store: check the folder's permissions, or copy "
-            "the store elsewhere and name it with --db",
+            "writing needs a .wal file beside the store: check the permissions of the folder, or "
+            "copy the store elsewhere and name it with --db",
         )
     fresh = not exists
     con = _open(path, read_only=mode == "read", memory=memory, threads=threads)
@@ -79,7 +79,7 @@ def connect(
         if version > newest:
             raise StoreTooNewError(
                 f"{printable(path)} has schema {version}; this megasim knows {newest}",
-                "use the newer megasim that wrote it",
+                "use the version of megasim that wrote it, or a newer one",
             )
         if mode != "read":
             _migrate(con, version)
@@ -118,7 +118,7 @@ def _require_store(path: Path) -> None:
     if not path.exists():
         raise NoAnswerError(
             f"there is no store at {printable(path)}",
-            "make one with `megasim ingest PATH…`, or name it with --db",
+            "create one with `megasim ingest PATH…`, or name one with --db",
         )
 
 
@@ -133,12 +133,12 @@ def explained(error: duckdb.Error) -> MegasimError:
         remedy = "give it more with --memory; what was saved before is kept"
     elif file:
         remedy = (
-            "the store's folder takes a .wal file beside the store: check who owns both, and "
-            "their permissions; what was saved before is kept"
+            "writing needs a .wal file beside the store: check the owner and permissions of both; "
+            "what was saved before is kept"
         )
     else:
         remedy = (
-            "what was saved before is kept; a store that is damaged can be made anew: checkpoints "
+            "what was saved before is kept; a damaged store can be rebuilt, because checkpoints "
             "are never changed"
         )
     return MegasimError(f"the database failed: {what}", remedy)
@@ -163,8 +163,8 @@ def _open(
         if "replaying WAL" in text:
             raise MegasimError(
                 f"the store {printable(path)} cannot be opened: {printable(text, 600)}",
-                "move the .wal file beside it away to go on with what was saved before the last "
-                "changes; checkpoints can always be read again",
+                "move the .wal file beside it away to continue without the last changes; "
+                "checkpoints can always be read again",
             ) from None
         if "different configuration" in text:
             raise StoreLockedError(
@@ -201,7 +201,7 @@ def _schema_version(con: duckdb.DuckDBPyConnection, path: Path, fresh: bool) -> 
         if con.execute(statement("table_count")).fetchall() == [(0,)]:
             return 0
         raise NotAStoreError(
-            f"{printable(path)} is a DuckDB file, but not a megasim store",
+            f"{printable(path)} is a DuckDB file but not a megasim store",
             "name another file with --db",
         ) from None
     return int(version or 0)

@@ -201,6 +201,6 @@ def holders(
     if without:
         raise NoAnswerError(
             f"{', '.join(map(printable, without))} has no {component}",
-            "leave it out, or ask for another component with -c",
+            "leave it out, or choose another component with -c",
         )
     return asked

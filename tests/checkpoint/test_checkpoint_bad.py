@@ -144,7 +144,7 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
     "header of 0x80 and much": (b"\x80" * 8 + b"{}", "larger than 100 MB"),
     "header of 100 MB": ((100_000_000).to_bytes(8, "little") + b"{}", "cut short"),
     "a list for a header": (safetensors(b"{}"), "no tensor in it"),
-    "a deep header": (safetensors(b'{"a":' + b"[" * 100_000), "nested too deep"),
+    "a deep header": (safetensors(b'{"a":' + b"[" * 100_000), "nested too deeply"),
     "NaN": (safetensors(b'{"a":NaN}'), "NaN"),
     "twice": (safetensors(b'{"a":1,"a":2}'), "twice"),
     "a number beyond floats": (safetensors(b'{"a":1e999}'), "too large"),
@@ -389,13 +389,13 @@ def test_shared_lists_end(write: Callable[[bytes], Path], monkeypatch: pytest.Mo
     numbers = b"](" + b"K\x01" * 1000 + b"ep0\n0"
     many = b"".join(b"X\x04\x00\x00\x00%04dg0\ns" % i for i in range(1000))
     pickle = b"\x80\x02" + numbers + b"}" + many + tensor_pickle()[3:]
-    assert "without end" in problem(write(archive(pickle)))
+    assert "in a loop" in problem(write(archive(pickle)))
 
 
 def test_places_in_the_memo_cannot_be_made_to_collide(write: Callable[[bytes], Path]) -> None:
     for number in (b"%d" % ((1 << 61) - 1), b"-1"):  # their hash would be that of 0, and of -2
         pickle = b"\x80\x02Np" + number + b"\n0" + tensor_pickle()[2:]
-        assert "absurd size" in problem(write(archive(pickle)))
+        assert "implausibly large memo" in problem(write(archive(pickle)))
 
 
 def test_an_entry_that_is_packed_into_more_than_its_limit_is_not_read(
@@ -413,14 +413,14 @@ def test_an_entry_that_is_packed_into_more_than_its_limit_is_not_read(
 def test_long_keys_are_refused(write: Callable[[bytes], Path]) -> None:
     key = b"X" + struct.pack("<I", 5000) + b"k" * 5000
     pickle = tensor_pickle().replace(b"X\x01\x00\x00\x00w", key)
-    assert "absurd length" in problem(write(archive(pickle)))
+    assert "implausibly long key" in problem(write(archive(pickle)))
 
 
 def test_many_views_of_one_storage_are_refused(write: Callable[[bytes], Path]) -> None:
     one = tensor_pickle(shape=(1 << 28, 4), strides=(0, 1))[3:-1]
     keys = (one.replace(b"X\x01\x00\x00\x00w", b"X\x02\x00\x00\x00%02d" % i) for i in range(50))
     pickle = b"\x80\x02}" + b"".join(keys) + b"."
-    assert "are shown as" in problem(write(archive(pickle)))
+    assert "bytes stand for" in problem(write(archive(pickle)))
 
 
 def test_a_code_bomb_in_a_script_is_not_unpacked(tmp_path: Path) -> None:

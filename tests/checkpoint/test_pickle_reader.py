@@ -191,7 +191,7 @@ def test_deep_nesting_is_no_recursion() -> None:
         b"L" + b"9" * 5000 + b"L\n.",
         b"\x80\x09.",  # protocol 9
         b"K\x01K\x02\x93.",  # a global named by numbers
-        b"K\x01K\x02R.",  # arguments that are no tuple
+        b"K\x01K\x02R.",  # arguments that are not a tuple
         b"K\x01N}b.",
         b"h\x07.",
         b"K\x01e.",

@@ -223,7 +223,7 @@ def test_a_file_that_says_what_cannot_be_is_refused(
         ),
         (
             "megasim_fingerprints: '1', fingerprint_version: '3', sketch_size: '64'",
-            "hold 64 numbers",
+            "have 64 numbers",
         ),
     ],
 )

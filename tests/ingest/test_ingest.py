@@ -223,7 +223,7 @@ def test_a_named_path_is_read(tmp_path: Path, store) -> None:
     path = write_model(tmp_path / "a.safetensors", random_model(0))
     assert store.ingest(names={"one": path}).added == ["one"]
     write_model(tmp_path / "b.safetensors", random_model(1))
-    with pytest.raises(UsageError, match="not one model to call 'all'"):
+    with pytest.raises(UsageError, match="several models, not one called 'all'"):
         store.ingest(names={"all": tmp_path})
 
 
