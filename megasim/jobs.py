@@ -74,6 +74,8 @@ class StoreJobs:
     ) -> IngestResult:
         """Fingerprint checkpoints: files, folders, or a mega_cmp model map. See `ingest_paths`.
 
+        With `reread` and no path, the files of all models that an older version read.
+
         Args:
             anatomy: a CSV of rules for keys, instead of the built-in ones. See `load_rules`.
             workers: threads; as many as there are cores when None.
@@ -82,9 +84,13 @@ class StoreJobs:
         from megasim.anatomy.classification import load_rules
         from megasim.estimate.folded import save_folded_sketches
         from megasim.exchange.model_map import is_model_map, read_model_map
-        from megasim.ingest import ingest_paths
+        from megasim.ingest import IngestResult, ingest_paths
 
         given = [Path(path) for path in paths]
+        if reread and not (given or names):
+            given = [Path(path) for path in self.store.outdated_paths()]
+            if not given:
+                return IngestResult()
         maps = [read_model_map(path) for path in given if is_model_map(path)]
         places = [path for path in given if not is_model_map(path)]
         all_names = dict(names or {})

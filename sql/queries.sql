@@ -53,6 +53,13 @@ order by id;
 -- The names of all models and their ids, in the order they came.
 select name, id from model order by id;
 
+-- name: outdated_paths
+-- The files of checkpoints that were read with fingerprints of another version.
+select distinct path
+from model
+where source = 'checkpoint' and path is not null and fingerprint_version is distinct from $version
+order by path;
+
 -- name: next_model_id
 -- A free id for a model.
 select coalesce(max(id), 0) + 1 from model;

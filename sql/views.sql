@@ -44,11 +44,15 @@ select
     m.part_role,
     f.name                                           as file_model,
     coalesce(u.unread, 0)                            as unread,
-    m.fingerprint_version
+    m.fingerprint_version,
+    coalesce(e.beside, [])                           as beside
 from model m
 left join model f on f.id = m.file_model_id
 left join (select model_id, count(*) as unread from unread_key group by model_id) u
     on u.model_id = m.id
+left join (
+    select model_id, list(distinct role order by role) as beside from beside group by model_id
+) e on e.model_id = m.id
 left join (
     select
         mt.model_id,
@@ -302,6 +306,7 @@ comment on column models.part_role is 'weights, ema, teacher, discriminator, ada
 comment on column models.file_model is 'Of another part of a file: the model that is the first part.';
 comment on column models.unread is 'How many of its tensors could not be read. See the table unread_key.';
 comment on column models.fingerprint_version is 'The version of megasim''s fingerprints that it was read with.';
+comment on column models.beside is 'What stands in its file beside the weights, and is not compared: optimizer, callback, ….';
 
 comment on view layers is 'One row for each model and key.';
 comment on column layers.model is 'Name of the model.';

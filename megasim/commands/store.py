@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,11 @@ from megasim.commands.console import (
     table_text,
 )
 from megasim.errors import NoAnswerError, UsageError, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from megasim.store.connection import Mode
 
 _ROWS = 200  # rows of a table that a terminal is shown
 
@@ -46,7 +52,12 @@ _ROWS = 200  # rows of a table that a terminal is shown
     type=click.IntRange(16, 65536),
     help="Numbers per sketch; more give better estimates and a larger store.",
 )
-@click.option("--reread", is_flag=True, help="Read files again even if they are known.")
+@click.option(
+    "--reread",
+    is_flag=True,
+    help="Read files again even if they are known. Without PATH: those of all models that an older "
+    "version of megasim read.",
+)
 @options.workers
 @options.memory
 @options.as_json
@@ -71,10 +82,12 @@ def ingest_command(
     from megasim.ingest import require_some
 
     named = dict(_named_path(text) for text in names)
-    if not (paths or named):
+    if not (paths or named or reread):
         raise UsageError("no path given", "write `megasim ingest PATH…`")
-    require_some([*paths, *named.values()])  # before a store is made for it
-    workspace = options.open_workspace(ctx, "write", memory=memory)
+    if paths or named:
+        require_some([*paths, *named.values()])  # before a store is made for it
+    mode: Mode = "write" if paths or named else "update"
+    workspace = options.open_workspace(ctx, mode, memory=memory)
     _tell_of_compiling("walk_halves")
     result = workspace.ingest(
         *paths,
@@ -223,7 +236,38 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
     frame["size"] = sizes
     frame["ingested"] = frame["ingested_at"].dt.strftime("%Y-%m-%d")
     columns = ["name", "family", "variant", "format", "keys", "parameters", "dtypes"]
+    frame["part"] = frame["part_role"]
+    if (frame["part"].fillna("weights") != "weights").any():
+        columns.insert(1, "part")
+    if frame["unread"].any():
+        columns.insert(columns.index("keys") + 1, "unread")
     show(table_text(frame[[*columns, "size", "ingested", "path"]]))
+    for line in _left_out(frame):
+        show(line)
+
+
+def _left_out(frame: pd.DataFrame) -> list[str]:
+    """Return what a table of models does not show: what was not read, and what stands beside."""
+    from megasim.fingerprint.tensor import FINGERPRINT_VERSION
+
+    lines = []
+    for row in records(frame[["name", "keys", "unread", "beside"]]):
+        name = printable(row["name"], 80)
+        if row["unread"]:
+            of = row["unread"] + (row["keys"] or 0)
+            lines.append(f"{name}: {row['unread']} of {of} tensors could not be read")
+        if row["beside"]:
+            lines.append(f"{name}: not compared: {printable(', '.join(row['beside']), 200)}")
+    old = frame["fingerprint_version"].notna() & (
+        frame["fingerprint_version"] != FINGERPRINT_VERSION
+    )
+    if old.any():
+        count = int(old.sum())
+        lines.append(
+            f"{count} {'model was' if count == 1 else 'models were'} read by an older version, "
+            "which knew no parts and natures: run `megasim ingest --reread`"
+        )
+    return [("\n" if i == 0 else "") + line for i, line in enumerate(lines)]
 
 
 @click.command("sql")

@@ -206,6 +206,12 @@ class Store:
         known = self.model_ids()
         return [full_name(name, known) for name in typed]
 
+    def outdated_paths(self) -> list[str]:
+        """Return the paths of checkpoints that were read with fingerprints of an older version."""
+        from megasim.fingerprint.tensor import FINGERPRINT_VERSION
+
+        return [path for (path,) in self.rows("outdated_paths", version=FINGERPRINT_VERSION)]
+
     def model_ids(self, names: Iterable[str] | None = None) -> dict[str, int]:
         """Return name → id, of all models or of `names` in their order.
 

@@ -13,6 +13,7 @@ PROMISED = {
         *("name", "source", "family", "variant", "layout", "format", "path", "bytes", "keys"),
         *("parameters", "components", "dtypes", "epoch", "global_step", "metadata", "skipped"),
         *("ingested_at", "part", "part_role", "file_model", "unread", "fingerprint_version"),
+        "beside",
     ],
     "layers": [
         *("model", "key", "canonical_key", "component", "block", "role", "dtype", "shape"),
