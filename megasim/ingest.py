@@ -13,6 +13,7 @@ from pathlib import Path
 from megasim.anatomy.classification import Rules
 from megasim.checkpoint.opening import (
     Checkpoint,
+    FileIdentity,
     StateDictContents,
     default_name,
     find_checkpoints,
@@ -63,6 +64,7 @@ class IngestResult:
 class _Job:
     """A checkpoint on its way to the store: its state dicts, the main one first."""
 
+    identity: FileIdentity
     readings: list[Reading]
 
     @property
@@ -281,7 +283,7 @@ class _Ingest:
             readings.append(
                 begin_reading(described, part, self.executor, self.sketch_size, self.rules)
             )
-        return _Job(readings)
+        return _Job(checkpoint.identity, readings)
 
     def start(self, path: Path) -> _Job | None:
         """Begin to fingerprint a checkpoint; None where it is settled without reading."""
@@ -372,9 +374,15 @@ class _Ingest:
         names += [part.model.name for part in held]
 
     def gather(self, job: _Job) -> list[HeldModel]:
-        """Wait for the fingerprints of a checkpoint; the rest is cancelled where one fails."""
+        """Wait for the fingerprints of a checkpoint; the rest is cancelled where one fails.
+
+        Raises:
+            CheckpointError: it cannot be read, or changed meanwhile.
+        """
         try:
-            return [reading.gather(self.advance) for reading in job.readings]
+            held = [reading.gather(self.advance) for reading in job.readings]
+            job.identity.check_unchanged()
+            return held
         except BaseException:
             job.cancel()
             raise

@@ -108,7 +108,7 @@ def begin_reading(
     known = [_as_adapter(part) for part in anatomy.parts]
     parts, unread_parts = _split(known, checkpoint.unread)
     refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in parts]
-    pieces = _pieces(refs)
+    pieces = pieces_of(refs)
     unread = [(part.sources[0], part) for part in unread_parts]
     tensors = [checkpoint.unread[key] for key, _ in unread]
     return Reading(
@@ -196,7 +196,7 @@ def _beside_row(held: BesideTensors) -> BesideRow:
     )
 
 
-def _pieces(refs: Sequence[TensorRef]) -> list[list[TensorRef]]:
+def pieces_of(refs: Sequence[TensorRef]) -> list[list[TensorRef]]:
     """Cut a file into pieces of about `PIECE_BYTES`; a larger tensor is a piece of its own."""
     pieces: list[list[TensorRef]] = []
     room = 0

@@ -60,6 +60,18 @@ from model
 where source = 'checkpoint' and path is not null and fingerprint_version is distinct from $version
 order by path;
 
+-- name: ingest_times
+-- When each model was ingested, in seconds since 1970.
+select id, epoch(ingested_at) from model where ingested_at is not null;
+
+-- name: contents_of_keys
+-- The contents that a model holds, and the keys of its file that each is under.
+select mt.sources, mt.transposed, t.content_hash
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where mt.model_id = $id
+order by mt.canonical_key;
+
 -- name: next_model_id
 -- A free id for a model.
 select coalesce(max(id), 0) + 1 from model;

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
 
+from megasim.checkpoint.file_stamp import FileStamp, check_unchanged
 from megasim.checkpoint.tensors import ByteSource
 
 _SAMPLES: Final = 16
@@ -25,6 +27,7 @@ class FileIdentity:
         header_hash: 64 hex digits; BLAKE3 of the bytes that describe its tensors and of 16
             pieces of 64 KiB spread evenly over the file, so that two trainings of one
             architecture differ though their headers, sizes and times may not.
+        stamps: what the system said of each file before the first byte of it was read.
 
     Not guaranteed: that a file changed by hand between the pieces, its time set back, differs.
     """
@@ -32,6 +35,11 @@ class FileIdentity:
     size: int
     mtime_ns: int
     header_hash: str
+    stamps: Mapping[Path, FileStamp] = field(default_factory=dict, compare=False, repr=False)
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file is not what it was before it was opened."""
+        check_unchanged(self.stamps)
 
 
 def identify(source: ByteSource, header: bytes) -> FileIdentity:
@@ -41,7 +49,8 @@ def identify(source: ByteSource, header: bytes) -> FileIdentity:
     span = min(_SAMPLE_BYTES, source.size)
     for i in range(_SAMPLES):
         digest.update(source.read((source.size - span) * i // (_SAMPLES - 1), span))
-    return FileIdentity(source.size, source.path.stat().st_mtime_ns, digest.hexdigest())
+    stamp = source.stamp
+    return FileIdentity(stamp.size, stamp.mtime_ns, digest.hexdigest(), {source.path: stamp})
 
 
 def combine(parts: Mapping[str, FileIdentity]) -> FileIdentity:
@@ -54,4 +63,5 @@ def combine(parts: Mapping[str, FileIdentity]) -> FileIdentity:
         size=sum(part.size for part in parts.values()),
         mtime_ns=max((part.mtime_ns for part in parts.values()), default=0),
         header_hash=digest.hexdigest(),
+        stamps={path: stamp for part in parts.values() for path, stamp in part.stamps.items()},
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
+from megasim.checkpoint.file_stamp import stamp_of
 from megasim.checkpoint.sparse_elements import SparseElements
 from megasim.errors import CheckpointError
 from megasim.interrupts import stop_if_asked
@@ -141,6 +141,17 @@ def _transpose_held(ref: TensorRef, key: str) -> TensorRef:
     return replace(ref, key=key, shape=(columns, rows), sparse=turned)
 
 
+def file_paths(ref: TensorRef) -> set[str]:
+    """Return the files that the elements of a tensor lie in.
+
+    >>> file_paths(TensorRef("w", "float32", (2, 3), "m", 0))
+    {'m'}
+    """
+    if ref.sparse is not None:
+        return set().union(*map(file_paths, (*ref.sparse.indices, ref.sparse.values)))
+    return set().union(*map(file_paths, ref.parts)) if ref.parts else {ref.path}
+
+
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Whether the elements lie one after another in row-major order.
 
@@ -168,7 +179,8 @@ class ByteSource:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             raise CheckpointError(path, "not a regular file", "name a checkpoint file or a folder")
         self._file = path.open("rb", buffering=0)
-        self.size = os.fstat(self._file.fileno()).st_size
+        self.stamp = stamp_of(self._file.fileno())
+        self.size = self.stamp.size
 
     def __enter__(self) -> ByteSource:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from megasim.checkpoint.opening import Checkpoint, open_checkpoint
-from megasim.compare.piece import PairDistances, PairPiece, run_pair_piece
+from megasim.checkpoint.opening import Checkpoint
+from megasim.checkpoint.tensors import file_paths
+from megasim.compare.piece import PairDistances, PairPiece, Position, run_pair_piece
 from megasim.compare.plan import Ids, PairPlan, PlannedPiece
 from megasim.compare.renames import NamedTensor, find_renames
+from megasim.compare.weight_files import models_at, open_weights
 from megasim.errors import (
     CheckpointError,
     MegasimError,
@@ -142,19 +144,26 @@ def compare_models(
     with store.job(), stoppable():
         missing = missing_pairs(store, pairs, metrics)
         result.pairs_known = len(pairs) - len(missing)
-        checkpoints = _open_checkpoints(store, missing, result)
-        todo = [pair for pair in missing if pair[0] in checkpoints and pair[1] in checkpoints]
+        checkpoints = open_weights(store, missing, executor, result.failed)
+        todo = _readable(missing, checkpoints)
         if not todo:
             return result
         _add_pairs(store, todo)
         store.release()
         flags = {metric: metric in metrics for metric in ON_REQUEST}
-        plan = PairPlan(store, todo, checkpoints, **flags)
-        run = _Comparison(store, executor, plan, memory // workers, device, result)
-        run.compute(2 * workers, progress)
+        lost = True
+        while todo and lost:  # what was to be read of a file that is lost, another model may hold
+            plan = PairPlan(store, todo, checkpoints, **flags)
+            run = _Comparison(store, executor, plan, checkpoints, memory // workers, device, result)
+            lost = run.compute(2 * workers, progress)
+            todo = _readable(todo, checkpoints)
         sum_up_pairs(store, todo, **flags, progress=progress)
     result.pairs_done = len(todo)
     return result
+
+
+def _readable(pairs: Sequence[Pair], checkpoints: Mapping[int, Checkpoint]) -> list[Pair]:
+    return [pair for pair in pairs if pair[0] in checkpoints and pair[1] in checkpoints]
 
 
 def sum_up_pairs(
@@ -212,46 +221,6 @@ def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _open_checkpoints(
-    store: Store, pairs: Sequence[Pair], result: CompareResult
-) -> dict[int, Checkpoint]:
-    """Return the checkpoints of the pairs that are still what was fingerprinted."""
-    wanted = {model_id for pair in pairs for model_id in pair}
-    found = {}
-    for model in store.models():
-        if model.id not in wanted:
-            continue
-        try:
-            found[model.id] = _reopen(model)
-        except MegasimError as error:
-            result.failed.append(error)
-    return found
-
-
-def _reopen(model: Model) -> Checkpoint:
-    if model.path is None:
-        raise UsageError(
-            f"{printable(model.name)} has no weights here: only published results of it are known",
-            "run `megasim ingest` on its file to compare it",
-        )
-    if not Path(model.path).exists():
-        raise CheckpointError(
-            model.path,
-            f"the file of model {printable(model.name)!r} is gone",
-            "put it back, or run `megasim ingest` on its new path",
-        )
-    checkpoint = open_checkpoint(Path(model.path))
-    identity = checkpoint.identity
-    part = next((p for p in checkpoint.parts if p.place == model.part), None)
-    if part is None or (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:
-        raise CheckpointError(
-            model.path,
-            f"the file of model {printable(model.name)!r} changed since it was fingerprinted",
-            "run `megasim ingest` on it again",
-        )
-    return part
-
-
 def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
     """Save new pairs with the renames between their keys."""
     known = store.pairs()
@@ -285,6 +254,25 @@ def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
             store.write("add_renamed_keys", tables={"batch": batch})
 
 
+def _check_against_hashes(position: Position, found: PairDistances) -> None:
+    """Raise CheckpointError for contents whose hashes differ and whose elements do not.
+
+    But for 64-bit integers, which may differ beyond what float64 holds.
+    """
+    if found.l0 is None:
+        return
+    for pair in position.pairs[found.l0 == 0]:
+        refs = [position.refs[i] for i in pair]
+        if not any(ref.dtype in ("int64", "uint64") for ref in refs):
+            path = Path(next(iter(sorted(file_paths(refs[0])))))
+            raise CheckpointError(
+                path,
+                "reads like another tensor, of which its fingerprint says that it is not",
+                "run `megasim ingest --reread` on both",
+                refs[0].key,
+            )
+
+
 @dataclass
 class _Comparison:
     """The planned work, piece by piece, through the executor and into the store."""
@@ -292,6 +280,7 @@ class _Comparison:
     store: Store
     executor: Executor
     plan: PairPlan
+    checkpoints: dict[int, Checkpoint]
     memory: int
     device: str | None
     result: CompareResult
@@ -299,8 +288,13 @@ class _Comparison:
     saved_at: float = field(default_factory=time.monotonic)
     files: set[int] = field(default_factory=set)
 
-    def compute(self, ahead: int, progress: Progress) -> None:
-        """Run the plan with `ahead` pieces under way at a time; save when interrupted, too."""
+    def compute(self, ahead: int, progress: Progress) -> bool:
+        """Run the plan with `ahead` pieces under way at a time; save when interrupted, too.
+
+        Returns:
+            Whether a model was lost on the way: its file is gone, or changed.
+        """
+        models = len(self.checkpoints)
         progress.start("Comparing", self.plan.elements, "elements")
         running: dict[Future[list[PairDistances]], PlannedPiece] = {}
         planned = self.plan.pieces(progress)
@@ -311,7 +305,10 @@ class _Comparison:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     piece = running.pop(future)
-                    self._take(piece, future.result())
+                    try:
+                        self._take(piece, future.result())
+                    except CheckpointError as error:
+                        self._lose(piece, error)
                     progress.advance(piece.elements)
                     for following in itertools.islice(planned, 1):
                         running[self._submit(following)] = following
@@ -323,12 +320,35 @@ class _Comparison:
                 self._save()
             wait(running, timeout=_END_SECONDS)
             progress.finish()
+        return len(self.checkpoints) < models
 
     def _submit(self, planned: PlannedPiece) -> Future[list[PairDistances]]:
         piece = PairPiece(tuple(planned.positions), self.memory, self.device)
         return self.executor.submit(run_pair_piece, piece)
 
+    def _lose(self, piece: PlannedPiece, error: CheckpointError) -> None:
+        """Leave the model of an error aside from now on, and nothing in the store of a piece."""
+        lost = models_at(self.checkpoints, piece.models, error.path)
+        if not lost and not piece.models <= self.checkpoints.keys():
+            return  # of a model that was lost before
+        if not lost:
+            raise error
+        self.result.failed.append(error)
+        for model in lost:
+            del self.checkpoints[model]
+
     def _take(self, piece: PlannedPiece, distances: Sequence[PairDistances]) -> None:
+        """Note the distances of a piece, once it is sure what they are of.
+
+        Raises:
+            CheckpointError: a file changed while it was read, or is not what it was said to be.
+        """
+        for model in sorted(piece.models & self.checkpoints.keys()):
+            self.checkpoints[model].identity.check_unchanged()
+        if not piece.models <= self.checkpoints.keys():
+            return
+        for position, found in zip(piece.positions, distances, strict=True):
+            _check_against_hashes(position, found)
         result = self.result
         self.unsaved += zip(piece.tensor_pairs, distances, strict=True)
         result.tensor_pairs_computed += sum(map(len, piece.tensor_pairs))

@@ -62,7 +62,10 @@ class PairPlan:
         linf: bool,
         cossim: bool,
     ) -> None:
-        """Plan for pairs that were added to the store, and whose models are all open."""
+        """Plan for pairs that were added to the store, and whose models are all open.
+
+        Contents of a model that is taken out of `checkpoints` later are no longer planned.
+        """
         self._store = store
         self._pairs = pair_table(pairs)
         self._checkpoints = checkpoints
@@ -96,6 +99,9 @@ class PairPlan:
         work = self._work(tables)
         pairs: Ids = np.stack([work["tensor_a"], work["tensor_b"]], axis=1)
         places = self._places(np.unique(pairs))
+        # without those of which no file is left
+        there = np.isin(pairs, np.fromiter(places, dtype=np.int32)).all(axis=1)
+        work, pairs = {name: column[there] for name, column in work.items()}, pairs[there]
         (starts,) = np.nonzero(np.diff(work["position"], prepend=-1))
         piece = PlannedPiece()
         for start, stop in itertools.pairwise([*starts.tolist(), len(pairs)]):

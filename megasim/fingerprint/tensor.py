@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from blake3 import blake3
 
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.fingerprint.profile import NO_NORMS, Norms
@@ -28,6 +29,7 @@ FINGERPRINT_VERSION = 4
 # Versions whose hashes, norms and sketches are those of this one; version 3 had no profiles.
 COMPARABLE_VERSIONS = frozenset({3, FINGERPRINT_VERSION})
 
+_HASHED_ELEMENTS = 1 << 20  # at a time, where nothing but the hash is taken
 _NO_SKETCH: Singles = np.empty(0, dtype=np.float32)
 
 
@@ -106,6 +108,22 @@ def fingerprint_refs(
     with TensorReader() as reader:
         found = dict(Walker(sketch_size).walk(reader, refs))
     return [_fingerprint_of(ref, found[i]) for i, ref in enumerate(refs)]
+
+
+def content_hashes(refs: Sequence[TensorRef]) -> list[str]:
+    """Return the content hash alone of some tensors, in order: a third of the work.
+
+    Raises CheckpointError when a tensor cannot be read.
+    """
+    found = []
+    with TensorReader() as reader:
+        for ref in refs:
+            digest = blake3(f"{ref.dtype}:".encode())
+            for start in range(0, ref.numel, _HASHED_ELEMENTS):
+                stop = min(start + _HASHED_ELEMENTS, ref.numel)
+                digest.update(reader.read(ref, start, stop).view(np.uint8).data)
+            found.append(digest.hexdigest())
+    return found
 
 
 def _fingerprint_of(ref: TensorRef, walked: Walked) -> Fingerprint:

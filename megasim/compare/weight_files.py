@@ -1,0 +1,100 @@
+"""The files that a comparison reads, and the proof that they are still what was fingerprinted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, wait
+from pathlib import Path
+
+from megasim.checkpoint.opening import Checkpoint, open_checkpoint
+from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.fingerprint.tensor import content_hashes
+from megasim.reading import assemble_ref, pieces_of
+from megasim.store.rows import Model, Pair, Store
+
+_ENDED = 1.0  # seconds to wait for work that a signal ends
+
+
+def open_weights(
+    store: Store, pairs: Sequence[Pair], executor: Executor, failed: list[MegasimError]
+) -> dict[int, Checkpoint]:
+    """Return the checkpoints of some pairs that are still what was fingerprinted.
+
+    Size, time and header of a file must be those that it had. The content is proved by the time of
+    the last change of its state, which nobody can set back: if that is older than the fingerprint,
+    the file was not touched since. Where it is newer, as after a copy, a move or new permissions,
+    all that the model holds is hashed again, at a third of the cost of reading it for the first
+    time.
+
+    Args:
+        failed: takes the error of each model that is not.
+    """
+    wanted = {model_id for pair in pairs for model_id in pair}
+    models = [model for model in store.models() if model.id in wanted]
+    times = dict(store.rows("ingest_times"))
+    found: dict[int, Checkpoint] = {}
+    for model in models:
+        try:
+            checkpoint = _reopen(model)
+            newest = max((s.ctime_ns for s in checkpoint.identity.stamps.values()), default=0)
+            if newest >= times.get(model.id, 0) * 1e9:
+                _prove(store, model, checkpoint, executor)
+            found[model.id] = checkpoint
+        except MegasimError as error:
+            failed.append(error)
+    return found
+
+
+def models_at(checkpoints: Mapping[int, Checkpoint], models: Iterable[int], path: Path) -> set[int]:
+    """Return those of some models of which a file is part."""
+    return {
+        model
+        for model in models
+        if model in checkpoints and path in checkpoints[model].identity.stamps
+    }
+
+
+def _reopen(model: Model) -> Checkpoint:
+    if model.path is None:
+        raise UsageError(
+            f"{printable(model.name)} has no weights here: only published results of it are known",
+            "run `megasim ingest` on its file to compare it",
+        )
+    if not Path(model.path).exists():
+        raise CheckpointError(
+            model.path,
+            f"the file of model {printable(model.name)!r} is gone",
+            "put it back, or run `megasim ingest` on its new path",
+        )
+    checkpoint = open_checkpoint(Path(model.path))
+    identity = checkpoint.identity
+    part = next((p for p in checkpoint.parts if p.place == model.part), None)
+    if part is None or (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:
+        raise _changed(model)
+    return part
+
+
+def _prove(store: Store, model: Model, checkpoint: Checkpoint, executor: Executor) -> None:
+    """Raise CheckpointError unless the file holds what the store says of it."""
+    rows = store.rows("contents_of_keys", id=model.id)
+    try:
+        refs = [assemble_ref(checkpoint.tensors, tuple(s), flipped) for s, flipped, _ in rows]
+    except KeyError:
+        raise _changed(model) from None
+    futures = [executor.submit(content_hashes, piece) for piece in pieces_of(refs)]
+    try:
+        found = [content for future in futures for content in future.result()]
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures, timeout=_ENDED)
+    if found != [content for *_, content in rows]:
+        raise _changed(model)
+
+
+def _changed(model: Model) -> CheckpointError:
+    return CheckpointError(
+        model.path or "",
+        f"the file of model {printable(model.name)!r} changed since it was fingerprinted",
+        "run `megasim ingest --reread` on it",
+    )
