@@ -40,7 +40,8 @@ _EMA: Final = re.compile(
 )
 _TEACHER: Final = re.compile(r"teacher|(^|[_.\-])(target|momentum)([_.\-]|$)|^target", re.I)
 _DISCRIMINATOR: Final = re.compile(
-    r"disc(riminator)?s?([_.\-\d]|$)|^(net_?)?D([_.\-\d]|$)|^net_?d$"
+    r"discriminators?|(^|[_.\-])discs?([_.\-\d]|$)|(^|[_.\-]|net)dis([_.\-\d]|$)"
+    r"|^(net_?)?D([_.\-\d]|$)|^net_?d$"
 )
 # PEFT; then kohya's lora and LyCORIS.
 _FACTOR: Final = re.compile(
@@ -182,7 +183,9 @@ class _Split:
         if len(nets) == 1:
             ((key, held),) = nets.items()
             inner = self.entries(held) or {}
-            if key in _WRAPPERS or level or any(k in _WRAPPERS or _role(k) for k in inner):
+            listed = type(key) is int and self.is_state_dict(held)  # [state dict, optimizer]
+            wraps = any(k in _WRAPPERS or _role(k) for k in inner)
+            if key in _WRAPPERS or level or listed or wraps:
                 return self.take(_join(place, key), held, role, level + 1)
         inside = (item for held in nets.values() for item in self.walk.reach(held))
         if role is PartRole.OTHER and not any(map(self.is_state_dict, inside)):
@@ -258,7 +261,12 @@ class _Split:
                 self.beside.append(Beside(storable(name), role, tensors))
 
     def entries(self, value: object) -> dict[object, object] | None:
-        """Return the items of a mapping, or the attributes of an object that is no module."""
+        """Return the items of a mapping, the attributes of an object that is no module, or the
+        elements of a list that holds more than tensors.
+        """
+        if isinstance(value, list | tuple):
+            mixed = any(entries_of(item) is not None for item in value)
+            return dict(enumerate(value)) if mixed else None
         entries = entries_of(value)
         if entries is None and isinstance(value, Made) and not is_tensor(value):
             is_module = self.walk.module_entries(value) is not None

@@ -96,6 +96,7 @@ CASES: dict[str, tuple[Any, dict[str, str]]] = {
         {"epoch": 1, "model": network(0), "ema": network(1)},
         {"": "weights", "ema": "ema"},
     ),
+    "gen and dis": ({"gen": A, "dis": D}, {"": "weights", "dis": "discriminator"}),
     "another network": ({"model": A, "loss": D}, {"": "weights", "loss": "other"}),
 }
 
@@ -140,6 +141,13 @@ def test_arrays_of_a_configuration_are_beside(tmp_path: Path) -> None:
     checkpoint = opened({"model": A, "config": {"shift": np.ones(3), "cutoff": 5.0}}, tmp_path)
     assert roles(checkpoint) == {"": "weights"}
     assert [(b.place, b.role) for b in checkpoint.beside] == [("config", PartRole.OTHER)]
+
+
+def test_a_list_of_a_state_dict_and_its_optimizer(tmp_path: Path) -> None:
+    """As fastai saved them."""
+    checkpoint = opened([A, OPTIMIZER.state_dict(), 3], tmp_path)
+    assert same(checkpoint, A)
+    assert [(b.place, b.role) for b in checkpoint.beside] == [("1", PartRole.OPTIMIZER)]
 
 
 def test_a_list_of_averages_gets_the_keys_of_the_parameters(tmp_path: Path) -> None:
