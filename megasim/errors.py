@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+
+# Extra of pyproject.toml → the modules to import that it brings; a new extra gets a line here.
+EXTRAS = {
+    "torch": ("torch",),
+    "demo": ("torch",),
+}
 
 
 def printable(text: object, limit: int = 200) -> str:
@@ -83,3 +90,23 @@ class StoreTooOldError(MegasimError):
 
 class NoAnswerError(MegasimError):
     """A well-formed question the store has no data for, e.g. a matrix of one model."""
+
+
+class MissingExtraError(MegasimError):
+    """A command needs a library that was not installed with megasim."""
+
+
+def require_extra(extra: str, what: str) -> None:
+    """Raise MissingExtraError, one sentence with the command to run, where an extra is missing.
+
+    Nothing is imported by this.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        what: what needs it, as the subject of the sentence: "--device".
+    """
+    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(
+            f"{what} needs {' and '.join(missing)}: run `pip install 'megasim[{extra}]'`"
+        )

@@ -26,8 +26,8 @@ from megasim.errors import (
     StoreLockedError,
     UsageError,
     printable,
+    require_extra,
 )
-from megasim.extras import require_extra
 from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.batches import pair_table, table_of

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megasim.errors import UsageError
-from megasim.extras import require_extra
+from megasim.errors import UsageError, require_extra
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.zoo.architectures import Shapes, transformer_shapes, vae_loss_shapes
 from megasim.zoo.formats import (
