@@ -491,3 +491,7 @@ from model_tensor mt
 join tensor t on t.id = mt.tensor_id
 group by mt.model_id
 order by mt.model_id;
+
+-- name: beside_state_dicts
+-- What stands in files beside their state dicts, where its contents could be looked at.
+select model_id, place, digest from beside where digest is not null order by model_id, place;

@@ -12,7 +12,7 @@ from megasim.findings.pair_comparison import IN_WORDS, PairComparison, Relation,
 from megasim.findings.unread_keys import unread_kinds
 from megasim.findings.verdicts import NEVER_USED, Finding
 from megasim.wording import counted, joined
-from megasim.words import Nature, RelationKind, Status, Verdict, weakest
+from megasim.words import Nature, PartRole, RelationKind, Status, Verdict, weakest
 
 _SHARD = re.compile(r"-0*(\d+)-of-0*(\d+)$")
 # Models that share a smaller part of the keys of the smaller one are not said to overlap.
@@ -46,9 +46,12 @@ def relation_of_equals(pair: PairComparison) -> Relation | None:
     if pair.minor or any(f.verdict == Verdict.SAME_WHERE_USED for f in pair.equal):
         return _same_where_used(pair, tier)
     if tier == Verdict.IDENTICAL:
-        text = f"{pair.names()} hold the same weights{_formats(pair)}"
-        kind = RelationKind.SAME_WEIGHTS
-        return pair.relation(kind, pair.b, pair.a, text, directed=False, same_bytes=True)
+        kind, of_part = RelationKind.SAME_WEIGHTS, _as_part_of_a_file(pair)
+        beside = pair.differ_beside()
+        text = of_part or f"{pair.names()} hold the same weights{_formats(pair)}"
+        text += f"; their files differ in {joined(beside)}" if beside else ""
+        plain = not of_part and not beside
+        return pair.relation(kind, pair.b, pair.a, text, directed=False, same_bytes=plain)
     return _cast(pair, tier)
 
 
@@ -70,6 +73,27 @@ def under_other_keys(pair: PairComparison) -> Relation | None:
 
 def _same(pair: PairComparison, text: str) -> Relation:
     return pair.relation(RelationKind.SAME_WEIGHTS, pair.b, pair.a, text, directed=False)
+
+
+_ROLE_TITLES = {
+    PartRole.EMA: "EMA",
+    PartRole.TEACHER: "teacher",
+    PartRole.DISCRIMINATOR: "discriminator",
+    PartRole.ADAPTER: "adapter",
+}
+
+
+def _as_part_of_a_file(pair: PairComparison) -> str:
+    """Say that one model is the EMA, or another part, of the file of the other; "" if neither."""
+    for part, alone in ((pair.b, pair.a), (pair.a, pair.b)):
+        file_model = pair.model(part).file_model_id
+        title = _ROLE_TITLES.get(PartRole(pair.model(part).part_role))
+        if file_model is None or title is None or pair.model(alone).file_model_id is not None:
+            continue
+        whole = pair.kinship.reader.models.get(file_model)
+        if whole is not None and file_model != alone:
+            return f"{pair.name(alone)} is the {title} of {printable(whole.name, 80)}"
+    return ""
 
 
 def _formats(pair: PairComparison) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from megasim.errors import printable
 from megasim.findings.component_groups import Equalities, ModelComponent
 from megasim.store.batches import pair_table
 from megasim.store.rows import Pair
@@ -51,6 +53,13 @@ class Kinship:
         self.distances: dict[Pair, float] = {
             (a, b): l2 for a, b, l2 in store.rows("core_distances") if not math.isnan(l2)
         }
+        self._parts: dict[int, list[int]] = defaultdict(list)
+        for model in self.reader.models.values():
+            if model.file_model_id is not None:
+                self._parts[model.file_model_id].append(model.id)
+        self._beside: dict[int, dict[str, Hashable]] = defaultdict(dict)
+        for model_id, place, digest in store.rows("beside_state_dicts"):
+            self._beside[model_id][printable(place, 60)] = digest
         self._telling: dict[int, int] = dict(store.rows("telling_contents"))
         self.ema_as_unet: dict[Pair, bool] = {
             (ema, unet): same_values == keys
@@ -79,6 +88,16 @@ class Kinship:
         table = pair_table(stored)
         for a, b, component, keys in self.reader.store.rows("equal_keys", tables={"batch": table}):
             found[a, b][component] = keys
+        return found
+
+    def beside(self, model_id: int) -> dict[str, Hashable]:
+        """Return what stands in the file of a model beside it: place → what is equal for equals."""
+        found = dict(self._beside.get(model_id, {}))
+        for part in self._parts.get(model_id, ()):
+            name = self.reader.models[part].part
+            found[f"its part {printable(name, 60)}"] = frozenset(
+                self.equal.bytes_of(part, component) for component in self.equal.used(part)
+            )
         return found
 
     def contents(self, pairs: Sequence[Pair]) -> dict[Pair, SharedContents]:

@@ -145,6 +145,15 @@ class PairComparison:
         """Whether a model has keys whose values could not be read."""
         return bool(self.kinship.reader.unread.of(model_id))
 
+    def differ_beside(self) -> list[str]:
+        """Return what stands in the files of two models beside these, and is not the same.
+
+        Their further parts, and what belongs to no state dict, as the contents of an optimizer.
+        """
+        of_a, of_b = (self.kinship.beside(model_id) for model_id in (self.a, self.b))
+        shared = of_a.keys() & of_b.keys()
+        return sorted(place for place in shared if of_a[place] != of_b[place])
+
     @property
     def minor(self) -> list[Finding]:
         """What only training needs, where it differs."""

@@ -18,6 +18,7 @@ from megasim.findings.relations import model_relations
 from megasim.findings.verdicts import pair_findings
 from megasim.store.rows import Store
 from megasim.words import RelationKind
+from megasim.workspace import open_store
 from tests.models import random_model
 from tests.small_sd import UNET, cast, compared_store, small_sd, with_ema
 
@@ -333,3 +334,29 @@ def test_a_headline_never_contradicts_its_lines(
         if "changed" in relation.text or "but for" in relation.text:
             assert changed
     assert relations or changed
+
+
+def test_parts_of_a_training_file_are_known_again(tmp_path: Path) -> None:
+    raw = random_model(1)
+    average = {key: value + 0.01 * noise(5, *value.shape) for key, value in raw.items()}
+    torch.save({"model": raw, "ema": average}, tmp_path / "train.pt")
+    torch.save(average, tmp_path / "released.pt")
+    torch.save(raw, tmp_path / "wrong_upload.pt")
+    with open_store(tmp_path / "store.duckdb") as workspace:
+        workspace.ingest(*sorted(tmp_path.glob("*.pt")))
+        workspace.compare()
+        texts = relation_texts(workspace.store)
+    assert "released is the EMA of train" in texts
+    assert "train and wrong_upload hold the same weights" in texts
+
+
+def test_what_differs_beside_equal_weights_is_said(tmp_path: Path) -> None:
+    raw = random_model(1)
+    for name, seed in (("a", 5), ("b", 6)):
+        average = {key: value + 0.01 * noise(seed, *value.shape) for key, value in raw.items()}
+        torch.save({"state_dict": raw, "ema_state_dict": average}, tmp_path / f"{name}.pt")
+    with open_store(tmp_path / "store.duckdb") as workspace:
+        workspace.ingest(*sorted(tmp_path.glob("*.pt")))
+        workspace.compare()
+        (text,) = [r.text for r in model_relations(workspace.store, [("a", "b")])]
+    assert text.startswith("a and b hold the same weights; their files differ in its part")
