@@ -12,7 +12,7 @@ from megasim.findings.identity import FP16_RELATIVE_ERROR, MOSTLY, Counts
 from megasim.findings.key_lists import brief_items
 from megasim.findings.unread_keys import NOTHING_UNREAD, UnreadPair, unread_kinds, unread_text
 from megasim.wording import counted, listed
-from megasim.words import MISSING, TIERS, Nature, Status, Verdict
+from megasim.words import TIERS, Nature, Status, Verdict
 
 # More substitutions than this are another way of naming, not a rename.
 _MOST_RENAMES = 2
@@ -148,7 +148,8 @@ def component_detail(verdict: Verdict, evidence: ComponentEvidence) -> Detail:
     if verdict == Verdict.ABSENT:
         return Detail(rest="neither model has it")
     if verdict.is_absent:
-        names = [row.key for row in evidence.layers if row.status in MISSING]
+        # under a name that says nothing the keys do
+        names = [row.key for row in evidence.layers if row.component == "other"]
         unread = (*evidence.unread.only_a, *evidence.unread.only_b)
         rest = f": {listed(names, _MOST_ITEMS)}" if names else ""
         rest += f", not read: {unread_kinds(unread)}" if unread else ""

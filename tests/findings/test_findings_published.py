@@ -21,19 +21,19 @@ from megasim.store.rows import Store
 # Of each pair, the verdict of UNet, text encoder, VAE encoder, decoder and quant convolutions, EMA
 # copy and training state; "" where neither model has the component and nobody would miss it.
 S, C, P, U = "identical", "changed", "partly_changed", "same_where_used"
-ONLY_A, NONE, OTHER = "absent_b", "absent", "other_architecture"
+ONLY_A, NONE, OTHER, IN = "absent_b", "absent", "other_architecture", "contained"
 EXPECTED = {
     # A UNet was trained on an unchanged text encoder, and the VAE decoder with it.
     ("sd144g", "ac"): (C, S, S, C, C, "", ONLY_A),
     # The text encoder of NovelAI is that of SD under another name.
     ("sd144g", "nai4g"): (C, S, S, S, S, "", P),
     ("sd147g", "nai7g"): (C, S, S, S, S, C, P),
-    ("nai7g", "nai4g"): (C, S, S, S, S, ONLY_A, P),
+    ("nai7g", "nai4g"): (C, S, S, S, S, ONLY_A, IN),
     ("sd12", "sd14"): (C, S, S, S, S, C, P),
     # SD2: the decoder is another, and the last text-encoder block was dropped.
     ("sd20", "wd14"): (C, C, S, C, C, "", ONLY_A),
     ("sd20", "sd21"): (C, S, S, S, S, "", P),
-    ("sd21", "cjd211"): (C, S, C, C, C, "", P),
+    ("sd21", "cjd211"): (C, S, C, C, C, "", IN),
     ("sd21", "jrd"): (C, U, S, S, S, "", ONLY_A),
     ("wd14", "p1at"): (C, C, C, C, C, "", ""),
     ("wd14e1", "wd14e2"): (C, C, S, S, S, "", ""),

@@ -179,7 +179,9 @@ def test_what_is_told_of_the_nearest_is_told_with_its_evidence(store: Store) -> 
     relations = {frozenset((r.model, r.other)): r for r in model_relations(store)}
     assert len(relations) < len(PLAN)
     kept = relations[frozenset(("base-pruned", "base-ema"))]
-    assert kept.text.endswith("without its EMA copy and training state; it keeps the raw UNet")
+    assert kept.text.endswith(
+        "without its EMA copy, noise schedule and training state; it keeps the raw UNet"
+    )
     assert "EMA copy: dropped (686 keys)" in kept.evidence
     raised = relations[frozenset(("base-emaonly", "base-ema"))]
     assert "EMA copy as its UNet" in raised.text
