@@ -34,6 +34,7 @@ from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.machine_code import prepare
 from megasim.kernels.state import (
     COUNTS,
+    MOMENTS,
     PASSES,
     TILE,
     At,
@@ -302,7 +303,7 @@ class _Arenas:
 
     def _make(self, tensors: int, sketch: int, rows: int, columns: int) -> None:
         self._sizes = (tensors, sketch, rows, columns)
-        self.moments = np.zeros((tensors, 7), dtype=np.float64)
+        self.moments = np.zeros((tensors, MOMENTS), dtype=np.float64)
         self.counts = np.zeros((tensors, COUNTS), dtype=np.int64)
         self._sums = Sums(
             moments=self.moments,

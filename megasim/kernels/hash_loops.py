@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from megasim.kernels.compiled import compiled, fill_tile
+from megasim.kernels.compiled import compiled, fill_tile, inlined
 from megasim.kernels.state import (
     BEYOND_INT64,
     LOST_DOUBLE,
@@ -37,40 +37,56 @@ def hash_words(words: Words, lanes: np.uint64, keys: Words, out: Words) -> None:
     for i in range(words.shape[0]):
         w = words[i]
         words[i] = w & (((w & lanes) + lanes) | lanes)  # a sign stays if another bit is set
-    hash_nonzero(words, keys, out)
-
-
-@compiled()
-def hash_nonzero(words: Words, keys: Words, out: Words) -> None:
-    """As `hash_words`, of a tile that has no −0."""
     s0 = s1 = s2 = np.uint64(0)
     for i in range(words.shape[0]):
         w = words[i]
-        a = w + keys[i]
-        b = w + keys[i + 1]
-        c = w + keys[i + 2]
+        a, b, c = w + keys[i], w + keys[i + 1], w + keys[i + 2]
         s0 += (a & _LOW) * (a >> _32)
         s1 += (b & _LOW) * (b >> _32)
         s2 += (c & _LOW) * (c >> _32)
     out[0], out[1], out[2] = s0, s1, s2
 
 
-@compiled()
-def hash_bfloat16(words: Words, packed: Words, keys: Words, is_nonzero: bool, out: Words) -> None:
-    """Hash a tile of float32, two to a word, rounded to bfloat16, ties to even.
+@inlined
+def _round_to_bfloat16(low: np.uint64, high: np.uint64) -> np.uint64:
+    """Return four float32, two to a word, rounded to bfloat16, ties to even, in one word.
 
     A finite float32 cannot carry into its neighbour, nor can inf or the one NaN of `_mark`.
-    `is_nonzero` says that nothing rounds to −0.
     """
+    a = low + _BELOW_HALF + ((low >> _16) & _LOWEST)
+    b = high + _BELOW_HALF + ((high >> _16) & _LOWEST)
+    return (a & _TOP_HALVES) | ((b & _TOP_HALVES) >> _16)
+
+
+@compiled()
+def hash_bfloat16(words: Words, packed: Words, keys: Words, out: Words) -> None:
+    """Hash a tile of float32, two to a word, rounded to bfloat16, in the room of `packed`."""
     low, high = words[: packed.shape[0]], words[packed.shape[0] :]
     for i in range(packed.shape[0]):
-        a = low[i] + _BELOW_HALF + ((low[i] >> _16) & _LOWEST)
-        b = high[i] + _BELOW_HALF + ((high[i] >> _16) & _LOWEST)
-        packed[i] = (a & _TOP_HALVES) | ((b & _TOP_HALVES) >> _16)
-    if is_nonzero:
-        hash_nonzero(packed, keys, out)
-    else:
-        hash_words(packed, HALF_LANES, keys, out)
+        packed[i] = _round_to_bfloat16(low[i], high[i])
+    hash_words(packed, HALF_LANES, keys, out)
+
+
+@compiled()
+def hash_halves(
+    halves: Words, singles: Words, keys: Words, half_out: Words, bfloat16_out: Words
+) -> None:
+    """Hash a tile of float16, and the same as float32 rounded to bfloat16; neither has a −0."""
+    low, high = singles[: halves.shape[0]], singles[halves.shape[0] :]
+    r0 = r1 = r2 = s0 = s1 = s2 = np.uint64(0)
+    for i in range(halves.shape[0]):
+        w, v = halves[i], _round_to_bfloat16(low[i], high[i])
+        k0, k1, k2 = keys[i], keys[i + 1], keys[i + 2]
+        a, b, c = w + k0, w + k1, w + k2
+        r0 += (a & _LOW) * (a >> _32)
+        r1 += (b & _LOW) * (b >> _32)
+        r2 += (c & _LOW) * (c >> _32)
+        a, b, c = v + k0, v + k1, v + k2
+        s0 += (a & _LOW) * (a >> _32)
+        s1 += (b & _LOW) * (b >> _32)
+        s2 += (c & _LOW) * (c >> _32)
+    half_out[0], half_out[1], half_out[2] = r0, r1, r2
+    bfloat16_out[0], bfloat16_out[1], bfloat16_out[2] = s0, s1, s2
 
 
 @compiled()

@@ -18,6 +18,7 @@ from megasim.kernels.state import (
     COUNTED,
     COUNTS,
     M2,
+    MOMENTS,
     PASSES,
     TILE,
     At,
@@ -69,7 +70,7 @@ def _scratch() -> Scratch:
 def _sums() -> Sums:
     room = _BUCKETS + _BLOCK
     return Sums(
-        moments=np.zeros((1, 7)),
+        moments=np.zeros((1, MOMENTS)),
         counts=np.zeros((1, COUNTS), np.int64),
         folded=np.zeros(room, np.float32),
         sketch=np.zeros(room),

@@ -14,16 +14,16 @@ bfloat16_to_single = Loop(
 )
 
 # Of `walk_loops`: walks over tensors, and what is made of their sums.
-walk_halves = Loop("walk_loops", "walk_halves", KnownTile(known.walk_halves, "c972c3d78e0a2a9d"))
+walk_halves = Loop("walk_loops", "walk_halves", KnownTile(known.walk_halves, "2e4ec12465c82ecb"))
 walk_bfloat16s = Loop(
-    "walk_loops", "walk_bfloat16s", KnownTile(known.walk_bfloat16s, "b36d4ad7b26dc5a6")
+    "walk_loops", "walk_bfloat16s", KnownTile(known.walk_bfloat16s, "6a5739c535d1ce94")
 )
-walk_singles = Loop("walk_loops", "walk_singles", KnownTile(known.walk_singles, "691e63bdf24c0867"))
-walk_doubles = Loop("walk_loops", "walk_doubles", KnownTile(known.walk_doubles, "fe2cac18bad54a07"))
+walk_singles = Loop("walk_loops", "walk_singles", KnownTile(known.walk_singles, "d73c4df45caa9caf"))
+walk_doubles = Loop("walk_loops", "walk_doubles", KnownTile(known.walk_doubles, "f93fbdbcc0b69169"))
 hash_integers = Loop(
-    "walk_loops", "hash_integers", KnownTile(known.hash_integers, "216490585d927cb0")
+    "walk_loops", "hash_integers", KnownTile(known.hash_integers, "55da5be5fca6f58d")
 )
-finish_walks = Loop("walk_loops", "finish_walks", KnownTile(known.finish_walks, "603a97568e78cca4"))
+finish_walks = Loop("walk_loops", "finish_walks", KnownTile(known.finish_walks, "7981c9c932903a5d"))
 
 # Of `pair_loops`: a chunk of all contents under one key, and the pairs of them.
 add_halves = Loop("pair_loops", "add_halves", KnownTile(known.add_halves, "7a281afae334f150"))

@@ -31,6 +31,7 @@ from megasim.kernels.state import (
     M4,
     MEAN,
     NANS,
+    SQUARES,
     ZEROS,
     Counts,
     Doubles,
@@ -152,5 +153,7 @@ def add_single(x: Singles, scratch: Doubles, moments: Doubles, counts: Counts) -
     counts[ZEROS] += zeros
     moments[L1] += size
     moments[LINF] = max(moments[LINF], np.float64(single_of(largest)))
-    _merge(moments, np.float64(n), np.float64(centre), sums)
+    c = np.float64(centre)
+    moments[SQUARES] = sums[1] + 2 * c * sums[0] + n * c * c
+    _merge(moments, np.float64(n), c, sums)
     return IN_SINGLE

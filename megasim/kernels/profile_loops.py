@@ -35,6 +35,12 @@ def _sum_squares(x: Any) -> float:
     return np.float64(total)
 
 
+@compiled(REORDER)
+def _add_to_columns(x: Singles, columns: Singles) -> None:
+    for i in range(x.shape[0]):
+        columns[i] += x[i] * x[i]
+
+
 @compiled()
 def _empty_into(sums: Doubles, recent: Singles) -> None:
     for i in range(recent.shape[0]):
@@ -43,8 +49,12 @@ def _empty_into(sums: Doubles, recent: Singles) -> None:
 
 
 @compiled()
-def profile_singles(x: Singles, tile: int, matrix: Matrix) -> None:
-    """Add a tile of finite float32, whose squares keep to its range, to a profile."""
+def profile_singles(x: Singles, tile: int, squares: float, matrix: Matrix) -> None:
+    """Add a tile of finite float32, whose squares keep to its range, to a profile.
+
+    Args:
+        squares: the sum of the squares of the tile: of most tiles, all of one row.
+    """
     width = matrix.width
     start = tile * TILE
     row = start // width
@@ -53,7 +63,11 @@ def profile_singles(x: Singles, tile: int, matrix: Matrix) -> None:
     while done < x.shape[0]:
         count = min(width - at, x.shape[0] - done)
         part = x[done : done + count]
-        if matrix.has_columns:
+        if count == x.shape[0]:
+            total = squares
+            if matrix.has_columns:
+                _add_to_columns(part, matrix.recent[at : at + count])
+        elif matrix.has_columns:
             total = _add_squares(part, matrix.recent[at : at + count])
         else:
             total = _sum_squares(part)

@@ -20,7 +20,8 @@ TILE = 1024
 # 64-bit results of NH for each tile; see `_hash_words`.
 PASSES = 3
 # Where sums are kept in `Sums.moments` and `Sums.counts`.
-COUNT, MEAN, M2, M3, M4, L1, LINF = range(7)
+COUNT, MEAN, M2, M3, M4, L1, LINF, SQUARES = range(8)
+MOMENTS = 8
 ZEROS, NANS, INFS = range(3)
 # Nonzero in `Sums.counts` where some element is not a number of that precision.
 LOST_HALF, LOST_BFLOAT16, LOST_SINGLE, LOST_DOUBLE, BEYOND_INT64 = range(3, 8)
@@ -81,7 +82,8 @@ class Scratch(NamedTuple):
 class Sums(NamedTuple):
     """What walks add up, of many tensors one after another: `At` says which has what."""
 
-    moments: Doubles  # (T, 7) count, mean, central sums 2 to 4, sum and maximum of magnitudes
+    moments: Doubles  # (T, 8) count, mean, central sums 2 to 4, sum and maximum of magnitudes,
+    # and the sum of squares of the last tile
     counts: Counts  # (T, 11) zeros, NaNs, infs; and the marks named above
     folded: Singles  # the sketches of the last tiles
     sketch: Doubles  # and of those before

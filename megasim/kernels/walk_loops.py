@@ -27,8 +27,8 @@ from megasim.kernels.hash_loops import (
     HALF_LANES,
     SINGLE_LANES,
     hash_bfloat16,
+    hash_halves,
     hash_integer_tiles,
-    hash_nonzero,
     hash_words,
 )
 from megasim.kernels.moment_loops import IN_DOUBLE, IN_SINGLE, add_double, add_single
@@ -39,6 +39,7 @@ from megasim.kernels.state import (
     LOST_HALF,
     LOST_SINGLE,
     ONE_VALUE,
+    SQUARES,
     TILE,
     UNFIT_SKETCH,
     VARIES,
@@ -136,7 +137,8 @@ def _fold_tile(
     )
     if matrix.width:
         if how == IN_SINGLE:
-            profile_singles(scratch.single[:n], tile, matrix)
+            squares = sums.moments[job[At.SLOT], SQUARES]
+            profile_singles(scratch.single[:n], tile, squares, matrix)
         else:
             profile_doubles(scratch.double[:n], tile, matrix)
 
@@ -186,12 +188,12 @@ def walk_halves(
             row = job[At.DIGEST] + t
             # no float16 rounds to a zero of bfloat16, so what holds of one holds of the other
             if is_nonzero:
-                hash_nonzero(tile, keys, digests.half[row])
-            else:
-                hash_words(tile, HALF_LANES, keys, digests.half[row])
-            hash_bfloat16(
-                scratch.single_words, scratch.packed, keys, is_nonzero, digests.bfloat16[row]
-            )
+                hash_halves(
+                    tile, scratch.single_words, keys, digests.half[row], digests.bfloat16[row]
+                )
+                continue
+            hash_words(tile, HALF_LANES, keys, digests.half[row])
+            hash_bfloat16(scratch.single_words, scratch.packed, keys, digests.bfloat16[row])
 
 
 @compiled()
@@ -216,7 +218,7 @@ def walk_bfloat16s(raw: Halves, jobs: Jobs, scratch: Scratch, sums: Sums, digest
             counts[LOST_HALF] |= round_to_half(single, half)
             row = job[At.DIGEST] + t
             hash_words(scratch.half_words, HALF_LANES, keys, digests.half[row])
-            hash_bfloat16(scratch.single_words, scratch.packed, keys, False, digests.bfloat16[row])
+            hash_bfloat16(scratch.single_words, scratch.packed, keys, digests.bfloat16[row])
 
 
 @compiled()
@@ -241,7 +243,7 @@ def walk_singles(raw: Singles, jobs: Jobs, scratch: Scratch, sums: Sums, digests
             counts[LOST_BFLOAT16] |= _below_bfloat16(single)
             row = job[At.DIGEST] + t
             hash_words(scratch.half_words, HALF_LANES, keys, digests.half[row])
-            hash_bfloat16(scratch.single_words, scratch.packed, keys, False, digests.bfloat16[row])
+            hash_bfloat16(scratch.single_words, scratch.packed, keys, digests.bfloat16[row])
             hash_words(scratch.single_words, SINGLE_LANES, keys, digests.single[row])
 
 
@@ -273,7 +275,7 @@ def walk_doubles(raw: Doubles, jobs: Jobs, scratch: Scratch, sums: Sums, digests
             counts[LOST_BFLOAT16] |= _below_bfloat16(single)
             row = job[At.DIGEST] + t
             hash_words(scratch.half_words, HALF_LANES, keys, digests.half[row])
-            hash_bfloat16(scratch.single_words, scratch.packed, keys, False, digests.bfloat16[row])
+            hash_bfloat16(scratch.single_words, scratch.packed, keys, digests.bfloat16[row])
             hash_words(scratch.single_words, SINGLE_LANES, keys, digests.single[row])
             hash_words(scratch.double_words, DOUBLE_LANES, keys, digests.double[row])
 
