@@ -23,6 +23,7 @@ from megasim.matrix.distance_matrix import Floats
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.batches import pair_table
 from megasim.store.rows import Model, Pair, Store
+from megasim.wording import counted
 
 # The components of version 2 by the names they have there.
 COMPONENTS = {
@@ -188,7 +189,7 @@ class _Import:
         doubled = int(layers["canonical_key"].duplicated().sum())
         if doubled:
             self.result.notes.append(
-                f"{origin}: {_counted(doubled, 'tensor')} of {names} have other names in one model "
+                f"{origin}: {counted(doubled, 'tensor')} of {names} have other names in one model "
                 "than in the other and were not compared; they count as missing in both."
             )
 
@@ -225,13 +226,13 @@ class _Import:
             if twice:
                 files = _listed(sorted({elsewhere[pair] for pair in twice}))
                 self.result.left_out.append(
-                    f"{origin}: {name} of {_counted(len(twice), 'pair')}: known from {files}."
+                    f"{origin}: {name} of {counted(len(twice), 'pair')}: known from {files}."
                 )
         if better:
             name_of = dict(zip(ids.tolist(), published.models, strict=True))
             first = min(better)
             self.result.left_out.append(
-                f"{origin}: {_counted(len(better), 'pair')}, as "
+                f"{origin}: {counted(len(better), 'pair')}, as "
                 f"{_pair_text(*(name_of[k] for k in first))}, {better[first]}."
             )
         batch = {"batch": pd.concat(frames[1:] or frames, ignore_index=True)}
@@ -261,7 +262,7 @@ class _Import:
         if len(frame):
             zeros = int(frame["unproven"].sum())
             note = f", of which {zeros} at 0, unproven: it may mean not compared" if zeros else ""
-            self.result.imported.append(f"{what} of {_counted(len(frame), 'pair')}{note}.")
+            self.result.imported.append(f"{what} of {counted(len(frame), 'pair')}{note}.")
 
     def _tell_of_lost(self, models: Sequence[str], what: str, verdict: ZeroVerdict) -> None:
         if verdict.silent:
@@ -356,7 +357,3 @@ def _listed(names: Sequence[str]) -> str:
     shown = [printable(name, 160) for name in names[:_SHOWN]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

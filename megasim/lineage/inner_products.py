@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
+from megasim.missing import number_or_none
 
 Floats = npt.NDArray[np.float64]
 
@@ -160,7 +161,7 @@ class Direction:
             "cosine": self.cosine,
             "error": self.error,
             "lengths": list(self.lengths),
-            "spread": None if np.isnan(self.spread) else self.spread,
+            "spread": number_or_none(self.spread),
             "blocks": [
                 {"block": x.block, "cosine": x.cosine, "error": x.error} for x in self.blocks
             ],

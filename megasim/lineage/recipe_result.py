@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from megasim.errors import printable
 from megasim.lineage.settings import SETTINGS
+from megasim.missing import number_or_none
 from megasim.words import RecipeVerdict
 
 
@@ -118,26 +117,26 @@ class Recipe:
                 {
                     "model": p.model,
                     "weight": p.weight,
-                    "error": _plain(p.error),
-                    "spread": _plain(p.spread),
+                    "error": number_or_none(p.error),
+                    "spread": number_or_none(p.spread),
                 }
                 for p in self.parents
             ],
-            "unexplained": _plain(self.unexplained),
-            "rounding": _plain(self.rounding),
+            "unexplained": number_or_none(self.unexplained),
+            "rounding": number_or_none(self.rounding),
             "blockwise": self.blockwise,
             "blocks": [
                 {
                     "block": b.block,
-                    "weights": [_plain(w) for w in b.weights],
-                    "unexplained": _plain(b.unexplained),
+                    "weights": [number_or_none(w) for w in b.weights],
+                    "unexplained": number_or_none(b.unexplained),
                 }
                 for b in self.blocks
             ],
             "rivals": [
                 {
                     "parents": [{"model": m, "weight": w} for m, w in r.parents],
-                    "unexplained": _plain(r.unexplained),
+                    "unexplained": number_or_none(r.unexplained),
                 }
                 for r in self.rivals
             ],
@@ -168,7 +167,3 @@ def percent(share: float) -> str:
     ('0.012 %', '99.9 %')
     """
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.1f} %"
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -10,6 +10,7 @@ import numpy as np
 from megasim.errors import printable
 from megasim.lineage.evidence import Evidence
 from megasim.lineage.recipe_result import Recipe
+from megasim.missing import number_or_none
 from megasim.words import EdgeKind
 
 
@@ -52,8 +53,8 @@ class Edge:
             "parent": self.parent,
             "child": self.child,
             "kind": self.kind,
-            "length": None if np.isnan(self.length) else self.length,
-            "weight": None if np.isnan(self.weight) else self.weight,
+            "length": number_or_none(self.length),
+            "weight": number_or_none(self.weight),
             "confidence": self.confidence,
             "decided": self.decided,
             "evidence": [e.to_json() for e in self.evidence],

@@ -12,6 +12,7 @@ import pandas as pd
 
 from megasim.errors import UsageError, printable
 from megasim.matrix.distance_matrix import DistanceMatrix
+from megasim.missing import number_or_none
 from megasim.output_files import parquet_file, replaced_file, write_file
 
 MATRIX_ENDINGS = (".csv", ".parquet", ".json", ".npz")
@@ -54,7 +55,7 @@ def matrix_to_json(matrix: DistanceMatrix) -> dict[str, Any]:
     """Return everything a matrix holds as lists, null where missing."""
 
     def plain(values: np.ndarray[Any, Any]) -> list[list[Any]]:
-        return [[None if v != v else v for v in row] for row in values.tolist()]
+        return [[number_or_none(v) for v in row] for row in values.tolist()]
 
     return {
         "component": matrix.component,

@@ -138,6 +138,17 @@ def test_two_loras_with_one_alpha_are_no_kin(tmp_path: Path) -> None:
     assert related(tmp_path, a=lora(1, 8), b=lora(2, 8)) == []
 
 
+def test_two_files_that_each_hold_keys_alone(tmp_path: Path) -> None:
+    keys = list(WHOLE)
+    one = {key: WHOLE[key] for key in keys[:3]}
+    two = {key: WHOLE[key] for key in keys[1:]}
+    (text,) = related(tmp_path, one=one, two=two)
+    assert text == (
+        "one and two are equal in the 2 keys that both hold; one alone holds block.0.weight; "
+        "two alone holds block.3.weight"
+    )
+
+
 def test_shards_without_an_index(tmp_path: Path) -> None:
     whole = language_model(3)
     keys = list(whole)
