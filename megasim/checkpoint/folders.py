@@ -47,7 +47,7 @@ _FOREIGN: Final = {
     ".tflite": ("a TensorFlow Lite file", ""),
     ".msgpack": ("weights of Flax", ""),
     ".pkl": ("a pickle", "load it and save its tensors with torch.save or safetensors"),
-    ".npz": ("arrays of numpy", "save them with safetensors.numpy.save_file"),
+    ".npz": ("arrays of numpy, which are weights or not", "name the file itself if they are"),
 }
 
 # The names Hugging Face gives to the weights of a folder, to their index, and to their shards.

@@ -30,6 +30,7 @@ from megasim.checkpoint.folders import (
     walk_checkpoints,
     walk_foreign,
 )
+from megasim.checkpoint.numpy_format import NPY_MAGIC, read_npy
 from megasim.checkpoint.parts import is_low_rank_factor
 from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
 from megasim.checkpoint.strict_json import JSON
@@ -268,6 +269,8 @@ def _format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
     for magic, problem in _FOREIGN.items():
         if start.startswith(magic):
             raise ForeignFileError(source.path, problem, _NOT_WEIGHTS)
+    if start.startswith(NPY_MAGIC):
+        return read_npy
     if source.path.suffix == ".distcp":
         raise CheckpointError(source.path, *DISTRIBUTED)
     if start.startswith(b"PK\x03\x04"):

@@ -17,6 +17,7 @@ from megasim.checkpoint.contents import (
     set_placeholders_apart,
 )
 from megasim.checkpoint.dtypes import element_bits
+from megasim.checkpoint.numpy_format import read_npz
 from megasim.checkpoint.parts import Part, Parts, find_parts, script_parts
 from megasim.checkpoint.pickle_reader import read_pickle
 from megasim.checkpoint.pickle_values import Pickle, PickleCutShort, PickleError
@@ -40,12 +41,14 @@ _SCRIPT_CLASS = re.compile(
 
 
 def read_torch_zip(source: ByteSource) -> FileContents:
-    """Return where the tensors of a zip archive of torch.save or torch.jit.save lie.
+    """Return where the tensors of a zip archive of torch.save, torch.jit.save or numpy.savez lie.
 
     Raises CheckpointError if it is another kind of zip, damaged, compressed, or big-endian.
     """
     directory = read_zip_directory(source)
     pickles = [name for name in directory.entries if name.rpartition("/")[2] == "data.pkl"]
+    if not pickles and any(name.endswith(".npy") for name in directory.entries):
+        return read_npz(source, directory)
     if not pickles:
         raise CheckpointError(
             source.path, "a zip file, but not one of torch.save", "unpack it, or name another file"

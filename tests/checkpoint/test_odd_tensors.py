@@ -325,3 +325,55 @@ def test_python_2_wrote_arrays_as_text(numbers: list[float], tmp_path: Path) -> 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", text)
     assert np.array_equal(dense_of(open_checkpoint(path), "a"), array)
+
+
+@many_times
+@given(data=st.data())
+def test_files_of_numpy_are_read_bit_for_bit(data: st.DataObject, tmp_path: Path) -> None:
+    kinds = hnp.boolean_dtypes() | hnp.integer_dtypes(endianness="<")
+    kinds |= hnp.floating_dtypes(sizes=(16, 32, 64), endianness="<")
+    kinds |= hnp.complex_number_dtypes(sizes=(64, 128), endianness="<")
+    arrays = {
+        name: data.draw(hnp.arrays(kinds, hnp.array_shapes(min_dims=0, min_side=0)))
+        for name in ("a", "b.weight")
+    }
+    if data.draw(st.booleans()):
+        arrays["a"] = np.asfortranarray(arrays["a"])
+    np.savez(tmp_path / "m.npz", **arrays)
+    np.save(tmp_path / "m.npy", arrays["a"])
+    checkpoint = open_checkpoint(tmp_path / "m.npz")
+    assert (checkpoint.format, set(checkpoint.tensors)) == ("npz", set(arrays))
+    for key, array in arrays.items():
+        assert dense_of(checkpoint, key).tobytes() == np.ascontiguousarray(array).tobytes()
+    alone = open_checkpoint(tmp_path / "m.npy")
+    assert dense_of(alone, "array").tobytes() == np.ascontiguousarray(arrays["a"]).tobytes()
+
+
+def test_odd_arrays_in_files_of_numpy(tmp_path: Path) -> None:
+    content = {
+        "plain": np.ones(3),
+        "big": np.arange(3, dtype=">f4"),
+        "text": np.array(["a", "bc"]),
+        "objects": np.array([{}], dtype=object),
+    }
+    np.savez(tmp_path / "m.npz", **content)
+    checkpoint = open_checkpoint(tmp_path / "m.npz")
+    assert set(checkpoint.tensors) == {"plain"}
+    assert {k: (t.reason, bool(t.stored)) for k, t in checkpoint.unread.items()} == {
+        "big": (Unread.DTYPE, True),
+        "text": (Unread.DTYPE, True),
+        "objects": (Unread.OBJECT, False),
+    }
+    assert stored_bytes(checkpoint.unread["big"]) == [content["big"].tobytes()]
+    np.savez_compressed(tmp_path / "packed.npz", plain=np.zeros(3000))
+    with pytest.raises(CheckpointError, match="are compressed"):
+        open_checkpoint(tmp_path / "packed.npz")
+
+
+def test_every_truncation_of_an_array_is_an_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "m.npy", np.arange(4.0))
+    whole = (tmp_path / "m.npy").read_bytes()
+    for size in range(1, len(whole)):
+        (tmp_path / "cut.npy").write_bytes(whole[:size])
+        with pytest.raises(CheckpointError):
+            open_checkpoint(tmp_path / "cut.npy")
