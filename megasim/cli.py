@@ -28,6 +28,7 @@ COMMANDS = {
     "forget": "upkeep",
     "compact": "upkeep",
     "migrate": "upkeep",
+    "doctor": "upkeep",
     "findings": "findings",
     "matrix": "matrix",
     "heatmap": "matrix",
@@ -72,7 +73,8 @@ class _Commands(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked, too old or too new · "
-    "4 some checkpoints unreadable, the rest saved · 130 interrupted, progress kept.",
+    "4 some checkpoints unreadable, the rest saved · 5 `doctor` found something · "
+    "130 interrupted, progress kept.",
 )
 @click.version_option(__version__, prog_name="megasim")
 @click.option(

@@ -10,6 +10,8 @@ EXTRAS = {
     "torch": ("torch",),
     "demo": ("torch",),
 }
+# The exit code of a check that found something.
+CHECK_FAILED = 5
 
 
 def printable(text: object, limit: int = 200) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -12,6 +14,7 @@ from megasim.anatomy.classification import Rules
 from megasim.checkpoint.opening import (
     Checkpoint,
     FileIdentity,
+    StateDictContents,
     default_name,
     find_checkpoints,
     open_checkpoint,
@@ -19,10 +22,10 @@ from megasim.checkpoint.opening import (
 from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError, printable
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.interrupts import held_interrupts, stoppable
-from megasim.naming import check_name, free_name, part_names, renamed
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.reading import Reading, begin_reading
 from megasim.store.rows import HeldModel, Model, ModelTensor, Store
+from megasim.words import PartRole
 
 
 @dataclass
@@ -304,8 +307,8 @@ class _Ingest:
         """
         path = Path(model.path or "")
         if path not in self.names and not model.id:
-            model = replace(model, name=free_name(self.default(path), path, known))
-        check_name(model, known)
+            model = replace(model, name=_free_name(self.default(path), path, known))
+        _check_name(model, known)
         return model
 
     def default(self, path: Path) -> str:
@@ -323,7 +326,7 @@ class _Ingest:
             return
         wanted = self.names.get(Path(path), twin.name)
         if wanted != twin.name:
-            check_name(replace(model, id=twin.id, name=wanted), known)
+            _check_name(replace(model, id=twin.id, name=wanted), known)
             self.store.rename_model(twin.id, wanted)
         if twin.path == path:
             self.result.known.append(wanted)
@@ -341,7 +344,7 @@ class _Ingest:
             return
         model = replace(twin, name=name, id=0)
         try:
-            check_name(replace(model, id=here.id if here else 0), known)
+            _check_name(replace(model, id=here.id if here else 0), known)
         except CheckpointError as error:
             self.result.failed.append(error)
             return
@@ -358,9 +361,9 @@ class _Ingest:
             # the model read just before this one may have taken its name
             known = self.store.models()
             name = self.named(job.model, known).name
-            held = [renamed(part, job.model.name, name) for part in held]
+            held = [_renamed(part, job.model.name, name) for part in held]
             for part in held:
-                check_name(part.model, known, file_id=job.model.id)
+                _check_name(part.model, known, file_id=job.model.id)
         except CheckpointError as error:
             self.result.failed.append(error)
             return
@@ -387,6 +390,30 @@ class _Ingest:
     def advance(self, size: int) -> None:
         self.progress.advance(size)
         self.result.bytes_read += size
+
+
+def part_names(name: str, parts: Sequence[StateDictContents]) -> list[str]:
+    """Return names for the further parts of a file, called after it and what they are.
+
+    Where what it is does not tell a part, its name in the file does; and a number, where that is
+    taken as well.
+
+    >>> part_names("train", [StateDictContents({}, name="model_ema", role=PartRole.EMA)])
+    ['train#ema']
+    """
+    telling = (PartRole.EMA, PartRole.TEACHER, PartRole.DISCRIMINATOR, PartRole.ADAPTER)
+    found: list[str] = []
+    for part in parts:
+        last = part.name.rpartition(".")[2]
+        choices = [part.role.value] if part.role in telling else []
+        choices += [last, part.name]
+        free = next((c for c in choices if f"{name}#{c}" not in found), None)
+        number = 2
+        while free is None or f"{name}#{free}" in found:
+            free = f"{choices[0]}#{number}"
+            number += 1
+        found.append(f"{name}#{free}")
+    return found
 
 
 def _size(path: Path) -> int:
@@ -418,4 +445,56 @@ def _check_sketch_size(store: Store, sketch_size: int) -> None:
         raise UsageError(
             f"the sketches in this store have {min(sizes)} numbers, not {sketch_size}",
             f"use --sketch {min(sizes)}, or another store: two sizes cannot be compared",
+        )
+
+
+def _renamed(held: HeldModel, old: str, new: str) -> HeldModel:
+    """Return a part of a file under the new name of its file."""
+    return replace(held, model=replace(held.model, name=new + held.model.name.removeprefix(old)))
+
+
+def _free_name(name: str, path: Path, known: Sequence[Model]) -> str:
+    """Return the name of a new model, or where that is taken, one with a piece of its path.
+
+    The piece is the first in which its path differs from that of the model that has the name; then
+    all of them; then with the ending of the file.
+    """
+    taken = {other.name: other for other in known}
+    holder = taken.get(name)
+    if holder is None:
+        return name
+    pieces = _pieces_apart(path, holder)
+    choices = ["-".join(pieces)]
+    if len(pieces) > 1:
+        choices = [f"{pieces[0]}-{name}", "-".join([*pieces[:-1], name]), *choices]
+    return next((choice for choice in choices if choice not in taken), name)
+
+
+def _pieces_apart(path: Path, holder: Model) -> tuple[str, ...]:
+    """The pieces of a path from where it parts from another model's on, with its ending."""
+    other = Path(holder.path).parent if holder.path else path.parent.parent
+    return path.relative_to(os.path.commonpath([path.parent, other])).parts
+
+
+def _check_name(model: Model, known: Sequence[Model], file_id: int = 0) -> None:
+    """Refuse a name that a model of another file has; `file_id` is its own file's, 0 if new."""
+    own = {model.id, file_id} - {0}
+    holder = next(
+        (
+            m
+            for m in known
+            if m.name == model.name and m.id not in own and m.file_model_id not in own
+        ),
+        None,
+    )
+    if holder is not None:
+        where = f"the model of {printable(holder.path)}" if holder.path else "an imported model"
+        path = Path(model.path or "")
+        # no two files get one such name
+        free = "-".join(_pieces_apart(path, holder))
+        named = shlex.quote(printable(f"{free}={path}", 4096))
+        raise CheckpointError(
+            path,
+            f"the name {printable(model.name)!r} belongs to {where}",
+            f"give this one another name, e.g. --name {named}",
         )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from megasim.answers.maps import MapView
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
+    from megasim.doctor.diagnosis import Diagnosis
     from megasim.findings.component_groups import ComponentGroup
     from megasim.findings.overview import FindingsReport
     from megasim.findings.verdicts import Finding
@@ -458,3 +459,25 @@ def compact_store(
     from megasim.store.compaction import compact_store
 
     return compact_store(store_path(path), memory=memory, wait=wait, progress=progress)
+
+
+def examine_store(
+    path: Path | str | None = None,
+    *,
+    files: bool = False,
+    repair: bool = False,
+    workers: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    wait: float = DEFAULT_WAIT,
+    progress: Progress = NO_PROGRESS,
+) -> Diagnosis:
+    """Look for what is wrong in a store, and repair it where asked for. See `diagnosis.examine`."""
+    from megasim.doctor.diagnosis import examine
+    from megasim.store.rows import Store
+
+    mode: Mode = "update" if repair else "read"
+    with (
+        Store(store_path(path), mode, memory=memory, wait=wait, all_rows=True) as store,
+        ThreadPoolExecutor(workers or usable_cores()) as running,
+    ):
+        return examine(store, executor=running, files=files, mend=repair, progress=progress)

@@ -241,6 +241,7 @@ delete from tensor_distance d
 where d.tensor_a not in (select id from tensor) or d.tensor_b not in (select id from tensor);
 delete from tensor_linf d
 where d.tensor_a not in (select id from tensor) or d.tensor_b not in (select id from tensor);
+delete from profile where tensor_id not in (select id from tensor);
 delete from tensor_cossim d
 where d.tensor_a not in (select id from tensor) or d.tensor_b not in (select id from tensor);
 

@@ -109,28 +109,36 @@ where m.id = $id and p.file_model_id = m.id and starts_with(p.name, m.name);
 update model set name = $name where id = $id;
 
 -- name: known_tensors
--- Which of some contents the store has, and whether their sketches are of this version: whether
--- any model that holds them is.
-select
-    t.content_hash,
-    t.id,
-    bool_or(m.id is not null and m.fingerprint_version is not distinct from $version)
+-- Which of some contents the store has, and whether their fingerprints are of this version.
+select t.content_hash, t.id, t.fingerprint_version is not distinct from $version
 from tensor t
-join batch b on b.content_hash = t.content_hash
-left join model_tensor mt on mt.tensor_id = t.id
-left join model m on m.id = mt.model_id
-group by t.content_hash, t.id;
+join batch b on b.content_hash = t.content_hash;
 
--- name: renew_sketches
--- Sketches of contents known from fingerprints of another version.
-update tensor t set sketch = b.sketch from batch b where b.id = t.id;
+-- name: renew_tensors
+-- Fingerprints of known contents that are of another version, or wrong.
+update tensor t
+set
+    value_hash = b.value_hash, fp16_hash = b.fp16_hash, bf16_hash = b.bf16_hash, dtype = b.dtype,
+    numel = b.numel, l1 = b.l1, l2 = b.l2, linf = b.linf, mean = b.mean, std = b.std,
+    kurtosis = b.kurtosis, zeros = b.zeros, nans = b.nans, infs = b.infs,
+    is_constant = b.is_constant, sketch = b.sketch, fingerprint_version = $version,
+    digest = tensor_digest(
+        b.content_hash, b.value_hash, b.fp16_hash, b.bf16_hash, b.dtype, b.numel, b.l1, b.l2, b.linf,
+        b.mean, b.std, b.kurtosis, b.zeros, b.nans, b.infs, b.is_constant
+    )
+from batch b
+where b.id = t.id;
 
 -- name: add_tensors
 -- New contents.
 insert into tensor
 select
     id, content_hash, value_hash, fp16_hash, bf16_hash, dtype, numel,
-    l1, l2, linf, mean, std, kurtosis, zeros, nans, infs, is_constant, sketch
+    l1, l2, linf, mean, std, kurtosis, zeros, nans, infs, is_constant, sketch, $version,
+    tensor_digest(
+        content_hash, value_hash, fp16_hash, bf16_hash, dtype, numel, l1, l2, linf, mean, std,
+        kurtosis, zeros, nans, infs, is_constant
+    )
 from batch
 order by id;
 
@@ -143,6 +151,12 @@ join batch b on b.tensor_id = p.tensor_id;
 -- name: add_profiles
 -- Profiles of contents.
 insert into profile select tensor_id, rows::blob, columns::blob from batch order by tensor_id;
+
+-- name: seal_model
+-- All that a model holds is saved: note what it is.
+update model m
+set contents_digest = (select c.digest from contents_digests c where c.model_id = $id)
+where m.id = $id;
 
 -- name: add_model_tensors
 -- What a model holds.
@@ -272,7 +286,7 @@ select model_a, model_b, done, linf, cossim from model_pair order by model_a, mo
 -- name: add_pairs
 -- Pairs asked for now, nothing of them done.
 insert into model_pair
-select b.model_a, b.model_b, false, false, false
+select b.model_a, b.model_b, false, false, false, current_metric(), current_rename()
 from batch b
 anti join model_pair p on p.model_a = b.model_a and p.model_b = b.model_b
 order by all;
@@ -434,21 +448,28 @@ order by mt.tensor_id;
 -- name: add_distances
 -- Distances as they come in.
 insert into tensor_distance
-select tensor_a, tensor_b, l0, l1, l2, $metric_version from batch order by tensor_a, tensor_b;
+select tensor_a, tensor_b, l0, l1, l2, current_metric() from batch order by tensor_a, tensor_b;
 
 -- name: add_linfs
 -- Largest differences as they come in.
-insert into tensor_linf select tensor_a, tensor_b, linf from batch order by tensor_a, tensor_b;
+insert into tensor_linf
+select tensor_a, tensor_b, linf, current_metric() from batch order by tensor_a, tensor_b;
 
 -- name: add_cossims
 -- Cosine similarities as they come in.
 insert into tensor_cossim
-select tensor_a, tensor_b, rows, cossim from batch order by tensor_a, tensor_b, rows;
+select tensor_a, tensor_b, rows, cossim, current_metric()
+from batch
+order by tensor_a, tensor_b, rows;
 
 -- name: finish_pairs
 -- All distances of these pairs are in.
 update model_pair p
-set done = true, linf = p.linf or $linf, cossim = p.cossim or $cossim
+set
+    done = true,
+    linf = p.linf or $linf,
+    cossim = p.cossim or $cossim,
+    metric_version = current_metric()
 from batch b
 where p.model_a = b.model_a and p.model_b = b.model_b;
 
@@ -495,9 +516,9 @@ join tensor_cossim d
     on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high and d.rows = j.rows
 where j.has_distance;
 
--- name: add_exact_components
+-- name: sum_judged
 -- Sum the judged layers up, component by component.
-insert into component_distance
+create or replace temp table summed as
 with layer as (
     select
         j.*,
@@ -517,32 +538,37 @@ select
     l.model_a,
     l.model_b,
     l.component,
-    'exact',
-    null,
-    false,
+    'exact' as source,
+    null as origin,
+    false as unproven,
     count(*) filter (l.is_compared) as keys_compared,
-    count(*) filter (l.status = 'identical'),
-    count(*) filter (l.status = 'same_values'),
-    count(*) filter (l.status = 'same_at_fp16'),
-    count(*) filter (l.status = 'same_at_bf16'),
-    count(*) filter (l.status = 'changed'),
-    count(*) filter (l.renamed),
-    count(*) filter (l.status = 'missing_a'),
-    count(*) filter (l.status = 'missing_b'),
-    count(*) filter (l.status = 'shape_mismatch'),
-    count(*) filter (l.status = 'non_finite'),
-    sum(l.l0)::bigint,
+    count(*) filter (l.status = 'identical') as identical,
+    count(*) filter (l.status = 'same_values') as same_values,
+    count(*) filter (l.status = 'same_at_fp16') as same_at_fp16,
+    count(*) filter (l.status = 'same_at_bf16') as same_at_bf16,
+    count(*) filter (l.status = 'changed') as changed,
+    count(*) filter (l.renamed) as renamed,
+    count(*) filter (l.status = 'missing_a') as missing_a,
+    count(*) filter (l.status = 'missing_b') as missing_b,
+    count(*) filter (l.status = 'shape_mismatch') as shape_mismatch,
+    count(*) filter (l.status = 'non_finite') as non_finite,
+    sum(l.l0)::bigint as l0,
     -- in a fixed order, so that the last digit is the same on every run
-    sum(l.l1 order by l.canonical_key),
-    sqrt(sum(l.l2 * l.l2 order by l.canonical_key)),
-    max(l.linf),
-    avg(l.cossim order by l.canonical_key),
-    case when sum(l.l2) is not null then 0 end,
-    keys_compared / count(*),
-    count(*) filter (l.is_measured)
+    sum(l.l1 order by l.canonical_key) as l1,
+    sqrt(sum(l.l2 * l.l2 order by l.canonical_key)) as l2,
+    max(l.linf) as linf,
+    avg(l.cossim order by l.canonical_key) as cossim,
+    case when sum(l.l2) is not null then 0 end as l2_error,
+    keys_compared / count(*) as coverage,
+    count(*) filter (l.is_measured) as keys_measured,
+    current_metric() as version
 from layer l
-group by l.model_a, l.model_b, l.component
-order by l.model_a, l.model_b, l.component;
+group by l.model_a, l.model_b, l.component;
+
+-- name: add_exact_components
+-- What was summed up of finished pairs.
+insert into component_distance by name
+select * from summed order by model_a, model_b, component;
 
 -- name: matrix_values
 -- One value for each pair out of some components: l0 and l1 add, l2 is the root of the sum of

@@ -28,7 +28,8 @@ create table model (
     part                varchar,            -- which state dict of its file; '' for the first or only
     part_role           varchar,            -- 'weights', 'ema', 'teacher', 'adapter', …
     file_model_id       integer,            -- of another part: the model of the first of its file
-    tier                varchar             -- how much was read: 'header', 'sample' or 'full'
+    tier                varchar,            -- how much was read: 'header', 'sample' or 'full'
+    contents_digest     varchar             -- of what it holds, as it was saved; NULL: not known
 );
 
 -- Tensors that a file names, and of which no values could be read.
@@ -82,7 +83,9 @@ create table tensor (
     nans         bigint  not null,
     infs         bigint  not null,
     is_constant  boolean not null,
-    sketch       float[]
+    sketch       float[],
+    fingerprint_version integer,            -- NULL: wrong, and to be made again
+    digest       varchar                    -- of hashes and norms, as they were saved
 );
 
 -- Norms of the rows and columns of a matrix: they are the same, but for their order, when hidden
@@ -133,7 +136,8 @@ create table tensor_distance (
 create table tensor_linf (
     tensor_a integer not null,
     tensor_b integer not null,
-    linf     double  not null
+    linf     double  not null,
+    metric_version integer
 );
 
 -- Mean cosine similarity of the columns of two contents, where it was asked for;
@@ -142,7 +146,8 @@ create table tensor_cossim (
     tensor_a integer not null,
     tensor_b integer not null,
     rows     bigint  not null,
-    cossim   double  not null
+    cossim   double  not null,
+    metric_version integer
 );
 
 -- The pairs of models asked for, and whether all their distances are in the store.
@@ -151,7 +156,9 @@ create table model_pair (
     model_b integer not null,
     done    boolean not null,               -- l0, l1 and l2
     linf    boolean not null,
-    cossim  boolean not null
+    cossim  boolean not null,
+    metric_version integer,                 -- of what is done
+    rename_version integer                  -- of the renames that were sought for it
 );
 
 -- A substitution of prefixes under which two models name the same tensors.
@@ -199,7 +206,8 @@ create table component_distance (
     cossim         double,
     l2_error       double,                  -- standard error of an estimated l2
     coverage       double,
-    keys_measured  integer                  -- of those compared: what l0 to cossim are taken over
+    keys_measured  integer,                 -- of those compared: what l0 to cossim are taken over
+    version        integer                  -- exact: of the metric; estimated: of the fingerprints
 );
 
 -- Layer distances that others measured and published.

@@ -1,5 +1,66 @@
 -- The views that users query. Their columns are a promise: tests hold the names and types.
 
+-- name: macro_versions
+-- The versions of the algorithms whose rows this megasim reads and makes: tests hold them equal to
+-- those of the code.
+-- Not a promise: what users query is the views.
+create or replace macro current_fingerprint() as 4;
+create or replace macro current_metric() as 1;
+create or replace macro current_rename() as 2;
+
+-- name: macro_tensor_digest
+-- A text that changes with anything that is kept of a content but its sketch.
+-- Not a promise: what users query is layers.
+create or replace macro tensor_digest(
+    content_hash, value_hash, fp16_hash, bf16_hash, dtype, numel, l1, l2, linf, mean, std, kurtosis,
+    zeros, nans, infs, is_constant
+) as md5(concat_ws(
+    ' ', content_hash, value_hash, fp16_hash, bf16_hash, dtype, numel::bigint,
+    coalesce(l1::double::varchar, '-'), coalesce(l2::double::varchar, '-'),
+    coalesce(linf::double::varchar, '-'), coalesce(mean::double::varchar, '-'),
+    coalesce(std::double::varchar, '-'), coalesce(kurtosis::double::varchar, '-'),
+    zeros::bigint, nans::bigint, infs::bigint, is_constant::boolean
+));
+
+-- name: view_contents_digests
+-- For each model a text that changes with anything that it holds, or that could not be read of it.
+-- Not a promise: what users query is layers.
+create or replace view contents_digests as
+select model_id, md5(string_agg(told, chr(10) order by told)) as digest
+from (
+    select
+        mt.model_id,
+        concat_ws(
+            chr(9), mt.key, mt.sources::varchar, mt.transposed, mt.canonical_key, mt.canonical_shape,
+            mt.shape::varchar, mt.component, coalesce(mt.block, '-'), coalesce(mt.role, '-'),
+            coalesce(mt.nature, '-'), coalesce(mt.representation, '-'), t.content_hash
+        ) as told
+    from model_tensor mt
+    left join tensor t on t.id = mt.tensor_id
+    union all
+    select
+        model_id,
+        concat_ws(
+            chr(9), key, canonical_key, component, reason, coalesce(dtype, '-'),
+            coalesce(shape::varchar, '-'), coalesce(digest, '-')
+        )
+    from unread_key
+    union all
+    select model_id, concat_ws(chr(9), key, tied_to) from tied_key
+    union all
+    select model_id, concat_ws(chr(9), place, role, tensors, coalesce(digest, '-')) from beside
+)
+group by model_id;
+
+-- name: macro_are_apart
+-- Whether two sums differ by more than the order in which they were added up.
+-- Not a promise: what users query is the views.
+create or replace macro are_apart(x, y) as
+    coalesce(
+        isnan(x) <> isnan(y) or abs(x - y) > 1e-9 * greatest(abs(x), abs(y)),
+        (x is null) <> (y is null)
+    );
+
 -- name: macro_is_measured
 -- Whether a key of this nature enters distances, norms, recipes and maps: learned weights, the
 -- statistics of normalisation layers, and keys of stores that knew no natures. The rest (counters,
@@ -275,7 +336,7 @@ create or replace view component_distances as
 select
     a.name as model_a,
     b.name as model_b,
-    c.* exclude (model_a, model_b)
+    c.* exclude (model_a, model_b, version)
 from component_distance c
 join model a on a.id = c.model_a
 join model b on b.id = c.model_b;

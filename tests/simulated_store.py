@@ -97,7 +97,7 @@ def simulate_store(
             for number in range(len(names)):
                 new = is_new[number]
                 tensors = _tensor_frame(parts[new], ids[number, new], number, sketch_size, sketch)
-                store.write("add_tensors", tables={"batch": tensors})
+                store.write("add_tensors", tables={"batch": tensors}, version=FINGERPRINT_VERSION)
                 held = parts.assign(model_id=number + 1, tensor_id=ids[number], transposed=False)
                 held["nature"] = "weight"
                 store.write("add_model_tensors", tables={"batch": held})
@@ -267,7 +267,7 @@ def _add_layers(store: Store, moves: _Moves, ids: Integers, numels: Integers) ->
                 "l2": l2.ravel(),
             }
         )
-        store.write("add_distances", tables={"batch": batch}, metric_version=METRIC_VERSION)
+        store.write("add_distances", tables={"batch": batch})
 
 
 def _add_components(store: Store, moves: _Moves, component: str, numels: Integers) -> None:
@@ -297,6 +297,7 @@ def _add_components(store: Store, moves: _Moves, component: str, numels: Integer
                 "l2": np.sqrt(np.square(l2).sum(axis=1)),
                 "l2_error": 0.0,
                 "coverage": 1.0,
+                "version": METRIC_VERSION,
             }
         )
         store.connection.register("batch", batch)

@@ -131,6 +131,8 @@ def open_workspace(
     workspace = ctx.with_resource(open_store(root.obj, mode, memory=memory, wait=wait))
     if mode == "read":
         workspace.store.keep()
+    for note in workspace.store.left_out:
+        say(f"note: {note}")
     return workspace
 
 

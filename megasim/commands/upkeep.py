@@ -1,4 +1,4 @@
-"""Commands that keep a store in order: forget, compact, migrate."""
+"""Commands that keep a store in order: forget, compact, migrate, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import click
 from megasim.commands import options
 from megasim.commands.completion import complete_models
 from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
-from megasim.errors import printable
+from megasim.errors import CHECK_FAILED, printable
+
+_EXAMPLES = 3  # findings of one check that a terminal is shown
 
 
 @click.command("forget")
@@ -72,3 +74,57 @@ def migrate_command(ctx: click.Context) -> None:
         show(name.replace("_", " "))
     if not done:
         say("the store is up to date")
+
+
+@click.command("doctor")
+@click.option(
+    "--files", is_flag=True, help="Read every file again, and hold its hashes against them."
+)
+@click.option("--repair", is_flag=True, help="Repair what can be, and mark the rest.")
+@options.workers
+@options.memory
+@options.as_json
+@click.pass_context
+def doctor_command(
+    ctx: click.Context, files: bool, repair: bool, workers: int | None, memory: int, as_json: bool
+) -> int:
+    """Look for what is wrong in a store: lost rows, impossible values, contradictions.
+
+    Exits with 0 where the store is sound, or is so after --repair, and with 5 where it is not.
+    --repair invents nothing: sums are made again from the layers; distances that cannot be are
+    dropped for `megasim compare`, fingerprints are marked for `megasim ingest`.
+    """
+    from megasim.workspace import examine_store
+
+    root = ctx.find_root()
+    found = examine_store(
+        root.obj,
+        files=files,
+        repair=repair,
+        workers=workers,
+        memory=memory,
+        wait=root.params["wait"],
+        progress=ConsoleProgress(),
+    )
+    if as_json:
+        show_json(found.to_json())
+        return 0 if found.is_sound else CHECK_FAILED
+    for fault in found.faults:
+        show(f"{fault.check}: {len(fault.told):,}")
+        for told in fault.told[:_EXAMPLES]:
+            show(f"  {printable(told, 400)}")
+        if len(fault.told) > _EXAMPLES:
+            show(f"  and {len(fault.told) - _EXAMPLES:,} more, which --json lists")
+        show(f"  {'done' if repair else 'with --repair'}: {fault.cure}")
+    for file in found.files or ():
+        (show if file.is_damage else say)(
+            f"{printable(file.model)}: {printable(file.problem, 400)}"
+        )
+    for note in found.notes:
+        say(f"note: {printable(note, 400)}")
+    if found.remaining:
+        left = ", ".join(fault.check for fault in found.remaining)
+        show(f"not repaired: {left}")
+    elif found.is_sound:
+        show("repaired" if found.faults else f"sound: {found.checks} checks found nothing")
+    return 0 if found.is_sound else CHECK_FAILED

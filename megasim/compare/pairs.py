@@ -201,9 +201,26 @@ def _sum_up(store: Store, pairs: Sequence[Pair], linf: bool, cossim: bool) -> No
     store.write("finish_pairs", tables=batch, linf=linf, cossim=cossim)
     store.write("drop_weaker_components", tables=batch)
     store.write("drop_imported_layers", tables=batch)
-    store.write("judge_pairs", tables=batch, first=pairs[0][0], last=pairs[-1][0])
-    store.write("measure_judged")
+    _sum_judged(store, pairs)
     store.write("add_exact_components")
+
+
+def summed_batches(store: Store, pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Sum the layers of finished pairs up, as `sum_up_pairs` does, and save nothing.
+
+    Yields some pairs at a time, whose sums are in the temporary table `summed`.
+    """
+    with store.opened():
+        for group in _batches(sorted(pairs)):
+            _sum_judged(store, group)
+            yield group
+
+
+def _sum_judged(store: Store, pairs: Sequence[Pair]) -> None:
+    first, last = pairs[0][0], pairs[-1][0]
+    store.write("judge_pairs", tables={"batch": pair_table(pairs)}, first=first, last=last)
+    store.write("measure_judged")
+    store.write("sum_judged")
 
 
 def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
@@ -386,7 +403,6 @@ class _Comparison:
                 )
                 for metric in metrics:
                     columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
-                values = {"metric_version": METRIC_VERSION} if statement == "add_distances" else {}
-                self.store.write(statement, tables={"batch": columns}, **values)
+                self.store.write(statement, tables={"batch": columns})
         self.unsaved = []
         self.saved_at = time.monotonic()

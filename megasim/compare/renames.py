@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+# Raised when other renames would be found.
+RENAME_VERSION = 2
 # Without a single equal content, a substitution that leaves some keys of both models without a
 # counterpart is believed only if it fits this many.
 LEAST_KEYS_BY_STRUCTURE = 8

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megasim.checkpoint.opening import Checkpoint, open_checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
-from megasim.fingerprint.tensor import content_hashes
+from megasim.fingerprint.tensor import FINGERPRINT_VERSION, content_hashes
 from megasim.reading import assemble_ref, pieces_of
 from megasim.store.rows import Model, Pair, Store
 
@@ -59,6 +59,12 @@ def _reopen(model: Model) -> Checkpoint:
         raise UsageError(
             f"{printable(model.name)} has no weights here: only published results of it are known",
             "run `megasim ingest` on its file to compare it",
+        )
+    if model.fingerprint_version != FINGERPRINT_VERSION:
+        raise CheckpointError(
+            model.path,
+            f"the fingerprints of model {printable(model.name)!r} are of another version",
+            "ingest it again",
         )
     if not Path(model.path).exists():
         raise CheckpointError(

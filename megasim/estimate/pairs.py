@@ -330,6 +330,18 @@ def save_estimates(
     return sum(_save_component(store, component, progress) for component in members)
 
 
+def estimate_component(store: Store, component: str) -> pd.DataFrame:
+    """Return the estimates of all pairs of a component, whatever else is known of them.
+
+    Raises:
+        NoAnswerError: the fingerprints of some models are of an older version.
+    """
+    batch = {"batch": pd.DataFrame({"component": [component]})}
+    ids = [int(i) for (i,) in store.rows("tensor_holders", tables=batch)]
+    keys = read_key_contents(store, ids, [component])
+    return estimate_distances(ids, range(len(ids)), keys).to_frame()
+
+
 def _save_component(store: Store, component: str, progress: Progress) -> int:
     batch = {"batch": pd.DataFrame({"component": [component]})}
     ids = [int(i) for (i,) in store.rows("tensor_holders", tables=batch)]

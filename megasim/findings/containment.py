@@ -24,13 +24,8 @@ def relation_of_equals(pair: PairComparison) -> Relation | None:
     compared = [*pair.equal, *pair.contained, *pair.not_read]
     if not pair.is_telling(compared):
         return None
-    # keys that are never used may be equal in a weaker tier than those that are
-    tiers = [
-        f.counts.weakest_tier
-        for f in compared
-        if f.counts and f.counts.unchanged and f.verdict != Verdict.SAME_WHERE_USED
-    ]
-    tier = weakest(tiers or [Verdict.IDENTICAL])
+    tiers = [f.counts.weakest_tier for f in compared if f.counts and f.counts.unchanged]
+    tier = weakest(tiers)
     if pair.not_read:
         return _same_as_read(pair, tier)
     held = [*pair.contained, *pair.further]
@@ -180,10 +175,10 @@ def _containment_text(
     shard = _SHARD.search(pair.model(part).name)
     if shard is not None:
         return f"{small} is shard {shard[1]} of {shard[2]} of {large}{how}"
-    by_component = not pair.contained and not pair.further
+    by_component = not pair.contained and not pair.further and not cast
     has_core = pair.unet in pair.equal or shared > lacking
     if by_component and not has_core:
-        return f"{small} is the {titles(pair.equal)} of {large}{IN_WORDS.get(tier, '')}"
+        return f"{small} is the {titles(pair.equal)} of {large}{how}"
     what = _what_is_missing(pair, side, absent)
     if rounded == whole:
         return f"{large} is {small}{cast}, plus {what}"

@@ -18,6 +18,7 @@ import duckdb
 from megasim.errors import StoreLockedError
 from megasim.interrupts import interrupting, is_asked
 from megasim.store.connection import Mode, connect
+from megasim.store.versions import leave_old_rows_out
 from megasim.store.writer_lock import POLL_SECONDS, writer_lock
 
 DEFAULT_WAIT = 10.0
@@ -39,12 +40,16 @@ class Lease:
         memory: int | None = None,
         threads: int | None = None,
         wait: float = DEFAULT_WAIT,
+        all_rows: bool = False,
     ) -> None:
         """Open the store, so that what is wrong with it is known at once. See `connect`.
 
         Args:
             wait: seconds to wait for other processes, each time.
+            all_rows: take rows of older versions as they are. See `versions`.
         """
+        self.left_out: tuple[str, ...] = ()
+        self._all_rows = all_rows
         self.path, self.mode, self.wait = path, mode, wait
         self._limits = {"memory": memory, "threads": threads}
         self._lock = threading.RLock()
@@ -169,7 +174,7 @@ class Lease:
         deadline, asked = time.monotonic() + wait, False
         while True:
             try:
-                self._connection = connect(self.path, mode, **self._limits)
+                connection = connect(self.path, mode, **self._limits)
                 break
             except StoreLockedError:
                 if is_asked() and not asked:
@@ -178,6 +183,14 @@ class Lease:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(POLL_SECONDS)
+        if not self._all_rows:
+            try:
+                notes = leave_old_rows_out(connection, self.path, mode)
+            except BaseException:
+                connection.close()
+                raise
+            self.left_out = self.left_out or notes
+        self._connection = connection
         self._opened_as = mode
         self._used_at = time.monotonic()
         self._openings += 1

@@ -74,10 +74,18 @@ class Store:
         memory: int | None = None,
         threads: int | None = None,
         wait: float = DEFAULT_WAIT,
+        all_rows: bool = False,
     ) -> None:
+        """Open a store; see `Lease`.
+
+        Args:
+            all_rows: take rows of older versions, and those that were marked as wrong, as they are.
+        """
         self.path = Path(path)
         self.mode = mode
-        self._lease = Lease(self.path, mode, memory=memory, threads=threads, wait=wait)
+        self._lease = Lease(
+            self.path, mode, memory=memory, threads=threads, wait=wait, all_rows=all_rows
+        )
 
     def __enter__(self) -> Store:
         return self
@@ -95,6 +103,11 @@ class Store:
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The connection itself; once asked for, it is kept open, and others wait."""
         return self._lease.keep()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Notes of the rows of older versions that are left out, as they were at the opening."""
+        return self._lease.left_out
 
     @contextmanager
     def opened(self) -> Iterator[int]:
@@ -264,6 +277,7 @@ class Store:
                 if held.tensors:
                     self._add_tensors(model_id, held.tensors, held.model.fingerprint_version)
                 self._add_notes(model_id, held)
+                self.write("seal_model", id=model_id)
                 ids.append(model_id)
         return ids
 
@@ -301,6 +315,7 @@ class Store:
                 self._add_model(copy, model_id)
                 for what in ("tensors", *_NOTES):
                     self.write(f"copy_model_{what}", copy=model_id, twin=of.id)
+                self.write("seal_model", id=model_id)
                 copied.append(model_id)
         return copied[0]
 
@@ -420,10 +435,10 @@ class Store:
         first = int(self.rows("next_tensor_id")[0][0])
         ids.update({h: first + i for i, h in enumerate(new)})
         old = [h for h, _, is_current in known if not is_current]
-        for name, which in (("add_tensors", new), ("renew_sketches", old)):
+        for name, which in (("add_tensors", new), ("renew_tensors", old)):
             if which:
                 table = tensor_table([prints[h] for h in which], ids)
-                self.write(name, tables={"batch": table})
+                self.write(name, tables={"batch": table}, version=version)
         held = {"tensor_id": sorted(ids[h] for h in hashes if ids[h] < first)}
         known_profiles = self.rows("known_profiles", tables={"batch": held}) if known else []
         profiles = profile_table((t.fingerprint for t in tensors), ids, known_profiles)

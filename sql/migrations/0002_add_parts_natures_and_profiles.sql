@@ -66,3 +66,32 @@ create table folded_sketch (
     sketch         float[] not null,
     sketch_version integer not null
 );
+
+-- Every row that an algorithm made carries its version. Those of before have the first one, their
+-- fingerprints that of the models that hold them.
+alter table tensor add column fingerprint_version integer;
+update tensor set fingerprint_version = (
+    select max(m.fingerprint_version)
+    from model_tensor mt
+    join model m on m.id = mt.model_id
+    where mt.tensor_id = tensor.id
+);
+alter table tensor_linf add column metric_version integer default 1;
+alter table tensor_linf alter column metric_version drop default;
+alter table tensor_cossim add column metric_version integer default 1;
+alter table tensor_cossim alter column metric_version drop default;
+alter table model_pair add column metric_version integer default 1;
+alter table model_pair alter column metric_version drop default;
+alter table model_pair add column rename_version integer default 1;
+alter table model_pair alter column rename_version drop default;
+alter table component_distance add column version integer;
+update component_distance c set version = case
+    when c.source = 'exact' then 1
+    when c.source = 'estimated' then (
+        select m.fingerprint_version from model m where m.id = c.model_a
+    )
+end;
+
+-- What was saved of a content and of a model, in a few bytes, to see whether it was altered since.
+alter table tensor add column digest varchar;
+alter table model add column contents_digest varchar;

@@ -149,13 +149,6 @@ def test_two_files_that_each_hold_keys_alone(tmp_path: Path) -> None:
     )
 
 
-def test_a_component_alone_is_a_component_though_the_whole_was_cast(tmp_path: Path) -> None:
-    base = small_sd(1)
-    vae = {key: value for key, value in base.items() if key.startswith("first_stage_model.")}
-    (text,) = related(tmp_path, vae=vae, whole=cast(base, torch.float16))
-    assert text == "vae is the VAE of whole, once rounded to fp16"
-
-
 def test_shards_without_an_index(tmp_path: Path) -> None:
     whole = language_model(3)
     keys = list(whole)

@@ -109,7 +109,7 @@ def test_a_folder_of_one_checkpoint_can_be_named(tmp_path: Path, store) -> None:
     (folder / "config.json").write_text("{}")
     assert store.ingest(folder, names={"mine": folder}).added == ["mine"]
     write_model(folder / "more" / "other.pt", random_model(2))
-    with pytest.raises(UsageError, match="several models"):
+    with pytest.raises(UsageError, match="not one model"):
         store.ingest(names={"two": folder})
 
 

@@ -1,0 +1,91 @@
+"""The fingerprints in the store against the files that they were made of, read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from megasim.errors import MegasimError, printable
+from megasim.fingerprint.tensor import FINGERPRINT_VERSION
+from megasim.ingest import fingerprint_checkpoint
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.rows import Model, Store
+
+_HASHES = ("content_hash", "value_hash", "fp16_hash", "bf16_hash", "dtype", "numel")
+
+
+@dataclass(frozen=True)
+class FileFault:
+    """A model whose file does not say what the store says of it.
+
+    Attributes:
+        model: its name. path: where its file was.
+        problem: in words: gone, unreadable, changed since, or another content under some keys.
+        contents: ids of contents whose fingerprint in the store is not that of the file, though
+            the file is the one that was read: the store is wrong.
+    """
+
+    model: str
+    path: str
+    problem: str
+    contents: tuple[int, ...] = ()
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether the store is wrong, and not only behind the file."""
+        return bool(self.contents)
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `megasim doctor --files --json` promises."""
+        return {
+            "model": self.model,
+            "path": self.path,
+            "problem": self.problem,
+            "is_damage": self.is_damage,
+        }
+
+
+def check_files(
+    store: Store, *, executor: Executor, progress: Progress = NO_PROGRESS
+) -> Iterator[FileFault]:
+    """Read every file again, and yield the models of which it says something else."""
+    for model in store.models():
+        if model.source != "checkpoint" or model.path is None:
+            continue
+        if model.fingerprint_version != FINGERPRINT_VERSION:
+            continue  # to be read again anyway
+        told = _check(store, model, Path(model.path), executor, progress)
+        if told is not None:
+            yield told
+
+
+def _check(
+    store: Store, model: Model, path: Path, executor: Executor, progress: Progress
+) -> FileFault | None:
+    def fault(problem: str, contents: tuple[int, ...] = ()) -> FileFault:
+        return FileFault(model.name, str(path), problem, contents)
+
+    if not path.exists():
+        return fault("its file is gone")
+    try:
+        again, tensors = fingerprint_checkpoint(store, path, executor=executor, progress=progress)
+    except MegasimError as error:
+        return fault(f"its file cannot be read: {error.message}")
+    if again.identity != model.identity:
+        return fault("its file changed since it was fingerprinted: ingest it again")
+    held = {row[0]: row[1:] for row in store.rows("contents_under_keys", id=model.id)}
+    wrong: dict[str, int] = {}
+    for tensor in tensors:
+        here = held.pop(tensor.canonical_key, None)
+        said = tuple(getattr(tensor.fingerprint, name) for name in _HASHES)
+        if here is not None and said != here[1:]:
+            wrong[tensor.canonical_key] = here[0]
+    if wrong:
+        some = ", ".join(printable(key, 80) for key in sorted(wrong)[:3])
+        return fault(
+            f"the store has other hashes of {len(wrong)} keys: {some}",
+            tuple(sorted(set(wrong.values()))),
+        )
+    return None

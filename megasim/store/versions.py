@@ -1,0 +1,69 @@
+"""Rows that an older version of an algorithm made are never taken beside those of this one.
+
+Who reads does not see them: temporary views of the connection stand before the tables. Who writes
+drops what can be computed again: sums, estimates, and distances of an older metric; their pairs are
+open again. Fingerprints of an older version stay until their files are read again, and take part
+in no pair until then.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from megasim.errors import StoreTooNewError, printable
+from megasim.store.statements import named_statements, statement
+
+_HIDING = "hide_old_"
+
+
+def leave_old_rows_out(
+    con: duckdb.DuckDBPyConnection, path: Path | str, mode: str
+) -> tuple[str, ...]:
+    """Leave the rows of older versions out of all that a connection says; return notes of it.
+
+    Costs a few milliseconds where there are none.
+
+    Raises:
+        StoreTooNewError: some rows are of a version to come.
+    """
+    found = con.execute(statement("rows_of_other_versions")).fetchall()
+    models, names, distances, pairs, estimates, newer = found[0]
+    if newer:
+        raise StoreTooNewError(
+            f"{printable(path)} holds fingerprints or distances of a version that this megasim "
+            "does not know",
+            "use the newer megasim that made them",
+        )
+    notes = []
+    if models:
+        some = ", ".join(printable(name, 80) for name in names) + (", …" if models > 3 else "")
+        notes.append(
+            f"{models} model{'s are' if models > 1 else ' is'} left out of every comparison "
+            f"({some}): the fingerprints are of another version, or were found wrong; `megasim "
+            "ingest` of the files reads them again"
+        )
+    if distances or pairs:
+        notes.append(
+            f"{distances:,} distances and {pairs:,} pairs of an older version are left out: "
+            "`megasim compare` computes them again"
+        )
+    if estimates:
+        notes.append(
+            f"{estimates:,} estimates of an older version are left out: `megasim matrix "
+            "--estimate` makes them again"
+        )
+    if not notes:
+        return ()
+    if mode == "read":
+        (name,) = con.execute(statement("name_of_store")).fetchall()[0]
+        quoted = '"' + str(name).replace('"', '""') + '"'
+        for hiding, view in named_statements("versions.sql").items():
+            if hiding.startswith(_HIDING):
+                con.execute(view.replace("{store}", quoted))
+    else:
+        con.begin()
+        con.execute(statement("drop_old_rows"))
+        con.commit()
+    return tuple(notes)

@@ -1,0 +1,319 @@
+"""Each damage done by hand is found by its check and repaired; sound stores are found sound."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import duckdb
+import pytest
+import torch
+
+from megasim import cli, open_store
+from megasim.doctor.checks import CHECKS, find_faults
+from megasim.doctor.diagnosis import Diagnosis, examine
+from megasim.store.rows import Store
+from tests.doctor.damages import DAMAGES
+from tests.models import nudged, random_model, write_model
+
+
+def diagnosed(path: Path, *, files: bool = False, mend: bool = False) -> Diagnosis:
+    mode = "update" if mend else "read"
+    with Store(path, mode, all_rows=True) as store, ThreadPoolExecutor(1) as executor:  # type: ignore[arg-type]
+        return examine(store, executor=executor, files=files, mend=mend)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of four models: one with renamed keys, one rounded, one with a NaN; all metrics."""
+    folder = tmp_path_factory.mktemp("sound")
+    base = random_model(0, keys=6, shape=(64, 64))
+    base["small"] = torch.tensor([1.0, 2.0, -3.0])
+    other = nudged(base, 2)
+    models = {
+        "a": base,
+        "b": nudged(base, 1),
+        "c": {
+            f"outer.{key}": value
+            for key, value in {**other, "block.0.weight": base["block.0.weight"]}.items()
+        },
+        "d": {key: value.half() for key, value in base.items()},
+    }
+    models["d"]["block.5.weight"][0, 0] = float("nan")
+    for name, model in models.items():
+        write_model(folder / "models" / f"{name}.safetensors", model)
+    with open_store(folder / "s.duckdb") as store:
+        store.ingest(folder / "models")
+        store.compare(metrics=("linf", "cossim"))
+        assert store.sql("select count(*) as n from renamed_key")["n"].item() > 0
+    return folder / "s.duckdb"
+
+
+@pytest.fixture
+def path(sound: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "s.duckdb"
+    copy.write_bytes(sound.read_bytes())
+    return copy
+
+
+def answers(path: Path) -> dict[str, list[tuple]]:
+    """Return what the views say, but for when it was read, and the last digits of cossim."""
+    with open_store(path, "read") as store:
+        asked = {
+            view: store.store.connection.execute(
+                f"select columns(lambda c: c <> 'ingested_at') from {view} order by all"
+            ).fetchall()
+            for view in ("models", "layers", "layer_distances", "component_distances")
+        }
+    return {
+        view: [tuple(f"{x:.12g}" if isinstance(x, float) else x for x in row) for row in rows]
+        for view, rows in asked.items()
+    }
+
+
+def test_a_sound_store_has_no_fault(path: Path) -> None:
+    before = path.read_bytes()
+    found = diagnosed(path, files=True)
+    assert (found.faults, found.files, found.notes, found.is_sound) == ((), (), (), True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_damage_is_found(path: Path, damage: str) -> None:
+    check, statement = DAMAGES[damage]
+    with duckdb.connect(str(path)) as con:
+        con.execute(statement)
+    found = diagnosed(path)
+    assert check in {fault.check for fault in found.faults}
+    assert not found.is_sound
+
+
+# of each check one damage: (check, SQL)
+ONE_OF_EACH = dict(reversed(DAMAGES.values()))
+
+
+@pytest.mark.parametrize("check", ONE_OF_EACH)
+def test_repair_ingest_and_compare_give_back_what_was_there(
+    path: Path, sound: Path, check: str
+) -> None:
+    with duckdb.connect(str(path)) as con:
+        con.execute(ONE_OF_EACH[check])
+    repaired = diagnosed(path, mend=True)
+    assert repaired.is_sound, [fault.told for fault in repaired.remaining]
+    with open_store(path, "update") as store:
+        store.ingest(sound.parent / "models")
+        store.compare(metrics=("linf", "cossim"))
+    healed, truth = answers(path), answers(sound)
+    if check in ("models_of_no_file", "rows_of_no_model"):  # read as a new model, after the others
+        assert healed["layers"] == truth["layers"]
+    else:
+        assert healed == truth
+
+
+def test_every_check_has_a_damage() -> None:
+    by_hand = {check for check, _ in DAMAGES.values()}
+    others = {
+        "imported_sums_that_do_not_follow",
+        "imported_that_cannot_be",
+        "estimates_that_do_not_follow",
+    }
+    assert by_hand | others == set(CHECKS)
+    assert len(DAMAGES) >= 40
+
+
+def test_files_are_held_against_the_store(path: Path, sound: Path) -> None:
+    # the digest follows the altered hash, as a forger or another program would have it
+    with duckdb.connect(str(path)) as con:
+        con.execute(
+            "update tensor set value_hash = reverse(value_hash), digest = null "
+            "where id = (select min(id) from tensor where dtype = 'float32')"
+        )
+    assert diagnosed(path).is_sound
+    found = diagnosed(path, files=True)
+    assert not found.is_sound
+    assert found.files is not None
+    assert "other hashes of 1 keys" in found.files[0].problem
+    assert diagnosed(path, files=True, mend=True).is_sound
+    with open_store(path, "update") as store:
+        assert store.ingest(sound.parent / "models").replaced
+        store.compare(metrics=("linf", "cossim"))
+    assert diagnosed(path, files=True).is_sound
+    assert answers(path) == answers(sound)
+
+
+def test_a_file_that_went_or_changed_is_told_and_is_no_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abc":
+        write_model(tmp_path / f"{name}.safetensors", random_model(ord(name)))
+    db = str(tmp_path / "s.duckdb")
+    assert cli.run(["--db", db, "ingest", str(tmp_path)]) == 0
+    (tmp_path / "a.safetensors").unlink()
+    write_model(tmp_path / "b.safetensors", random_model(9))
+    os.truncate(tmp_path / "c.safetensors", 100)
+    capsys.readouterr()
+    assert cli.run(["--db", db, "doctor", "--files"]) == 0
+    told = capsys.readouterr()
+    assert "a: its file is gone" in told.err
+    assert "b: its file changed since" in told.err
+    assert "c: its file cannot be read" in told.err
+
+
+def of_published_pairs(folder: Path, shared: Path) -> None:
+    with open_store(folder / "s.duckdb") as store:
+        store.import_path(shared / "published" / "v2" / "aobp.json")
+        store.import_path(shared / "published" / "v1")
+
+
+def of_estimates(folder: Path, shared: Path) -> None:
+    base = random_model(3, shape=(64, 64))
+    for i in range(5):
+        write_model(folder / f"m{i}.safetensors", nudged(base, i))
+    with open_store(folder / "s.duckdb") as store:
+        store.ingest(folder)
+        store.compare(models=["m0", "m1"])
+        store.nearest("m2", ["block"])
+
+
+def of_fingerprints(folder: Path, shared: Path) -> None:
+    for i in range(2):
+        write_model(folder / f"m{i}.safetensors", random_model(i))
+    with open_store(folder / "own.duckdb") as store:
+        store.ingest(folder)
+        store.export_fingerprints(folder / "f.parquet")
+    with open_store(folder / "s.duckdb") as store:
+        store.import_path(folder / "f.parquet")
+
+
+def of_odd_tensors(folder: Path, shared: Path) -> None:
+    base = {
+        "empty": torch.zeros(0, 4),
+        "scalar": torch.tensor(3.0),
+        "zeros": torch.zeros(300),
+        "ones": torch.ones(5000),
+        "whole": torch.arange(600),
+        "big": torch.full((3,), 2**62),
+        "flags": torch.tensor([True, False, True]),
+        "double": torch.randn(700, dtype=torch.float64) * 1e200,
+        "tiny": torch.randn(700, dtype=torch.float64) * 1e-200,
+        "inf": torch.tensor([1.0, float("inf")] * 200),
+        "half": torch.randn(3000).half(),
+        "brain": torch.randn(3000).bfloat16(),
+        "eight": torch.randn(3000).to(torch.float8_e4m3fn),
+        "line": torch.randn(300, 300),
+    }
+    torch.manual_seed(0)
+    write_model(folder / "a.pt", base)
+    changed = {
+        key: value + 1 if value.dtype not in (torch.bool, torch.float8_e4m3fn) else value.roll(1)
+        for key, value in base.items()
+    }
+    write_model(folder / "b.pt", changed)
+    write_model(folder / "c.pt", {k: v for k, v in changed.items() if k != "line"})
+    with open_store(folder / "s.duckdb") as store:
+        store.ingest(folder)
+        store.compare(metrics=("linf", "cossim"))
+
+
+def of_replaced_and_forgotten(folder: Path, shared: Path) -> None:
+    for i in range(4):
+        write_model(folder / f"m{i}.safetensors", nudged(random_model(0), i))
+    with open_store(folder / "s.duckdb") as store:
+        store.ingest(folder)
+        store.compare(models=["m0", "m1", "m2"])
+        store.forget("m1")
+        write_model(folder / "m2.safetensors", random_model(7))
+        store.ingest(folder)
+        store.compare(metrics=("linf",))
+
+
+def of_nothing(folder: Path, shared: Path) -> None:
+    open_store(folder / "s.duckdb").close()
+
+
+def of_the_zoo(folder: Path, shared: Path) -> None:
+    from megasim.zoo.building import TRUTH, build_zoo
+
+    build_zoo(TRUTH, folder / "zoo", seed=0, width=1 / 64)
+    with open_store(folder / "s.duckdb") as store:
+        store.ingest(folder / "zoo")
+        store.compare()
+
+
+STORES = (
+    of_nothing,
+    of_published_pairs,
+    of_estimates,
+    of_fingerprints,
+    of_odd_tensors,
+    of_replaced_and_forgotten,
+    of_the_zoo,
+)
+
+
+@pytest.mark.parametrize("make", STORES, ids=lambda make: make.__name__)
+def test_sound_stores_are_found_sound(
+    make: Callable[[Path, Path], None], tmp_path: Path, shared: Path
+) -> None:
+    make(tmp_path, shared)
+    found = diagnosed(tmp_path / "s.duckdb", files=True)
+    assert [fault.told[:3] for fault in found.faults] == []
+    assert found.files == ()
+    repaired = diagnosed(tmp_path / "s.duckdb", mend=True)
+    assert repaired.is_sound
+
+
+def test_damaged_estimates_and_published_sums_are_found(tmp_path: Path, shared: Path) -> None:
+    for make, check, statement in (
+        (of_estimates, "estimates_that_do_not_follow", "l2 = l2 * 1.01"),
+        (of_published_pairs, "imported_sums_that_do_not_follow", "l2 = l2 * 1.01"),
+    ):
+        folder = tmp_path / check
+        folder.mkdir()
+        make(folder, shared)
+        path = folder / "s.duckdb"
+        with duckdb.connect(str(path)) as con:
+            con.execute(
+                f"update component_distance set {statement} where source <> 'exact' "
+                "and keys_compared > 0"
+            )
+        assert {fault.check for fault in diagnosed(path).faults} == {check}
+        assert diagnosed(path, mend=True).is_sound
+    with duckdb.connect(str(path)) as con:
+        con.execute("update imported_layer set l2 = -1 where rowid = 0")
+    found = diagnosed(path, mend=True)
+    assert {fault.check for fault in found.remaining} == {"imported_that_cannot_be"}
+
+
+def test_exit_codes_and_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    db = ["--db", str(path)]
+    assert cli.run([*db, "doctor"]) == 0
+    assert capsys.readouterr().out == f"sound: {len(CHECKS)} checks found nothing\n"
+    with duckdb.connect(str(path)) as con:
+        con.execute("delete from tensor_distance")
+    assert cli.run([*db, "doctor"]) == 5
+    out = capsys.readouterr().out
+    assert "done_without_distances" in out
+    assert cli.run([*db, "doctor", "--json"]) == 5
+    told = json.loads(capsys.readouterr().out)
+    assert (told["is_sound"], told["repaired"]) == (False, False)
+    assert "done_without_distances" in [fault["check"] for fault in told["faults"]]
+    assert cli.run([*db, "doctor", "--repair"]) == 0
+    told = capsys.readouterr()
+    assert "`megasim compare`" in told.out + told.err
+    assert cli.run([*db, "doctor"]) == 0
+    assert cli.run([*db, "compare"]) == 0
+
+
+def test_repairing_can_be_interrupted_and_repeated(path: Path) -> None:
+    with duckdb.connect(str(path)) as con:
+        con.execute("delete from tensor_distance where rowid % 2 = 0")
+        con.execute("update component_distance set l2 = l2 * 2")
+    with Store(path, "update", all_rows=True) as store:
+        faults = find_faults(store)
+    assert len(faults) >= 2
+    assert diagnosed(path, mend=True).is_sound
+    assert diagnosed(path, mend=True).faults == ()
