@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -22,10 +23,15 @@ from megasim.checkpoint.opening import (
 from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError, printable
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.interrupts import held_interrupts, stoppable
+from megasim.known_models import KnownModels
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.reading import Reading, begin_reading
 from megasim.store.rows import HeldModel, Model, ModelTensor, Store
 from megasim.words import PartRole
+
+# Models are saved together once so many seconds have passed, or tensors have come together.
+_SAVE_SECONDS = 5.0
+_SAVE_TENSORS = 20_000
 
 
 @dataclass
@@ -140,7 +146,9 @@ def _ingest_paths(
         reread=reread,
         progress=progress,
         result=IngestResult(),
+        known=KnownModels(store.models()),
     )
+    store.release()
     found = list(dict.fromkeys(p for path in paths for p in run.find(path)))
     for name, path in aliases.items():
         if path.is_dir() and path not in found:
@@ -150,8 +158,11 @@ def _ingest_paths(
             )
     progress.start("Ingesting", sum(_size(path) for path in found), "bytes")
     try:
-        for job in run.jobs(found):
-            run.finish(job)
+        try:
+            for job in run.jobs(found):
+                run.finish(job)
+        finally:
+            run.save()
         for name, path in aliases.items():
             if first[path] != name:
                 run.alias(name, path)
@@ -217,6 +228,9 @@ class _Ingest:
     progress: Progress
     result: IngestResult
     defaults: dict[Path, str] = field(default_factory=dict)
+    known: KnownModels = field(default_factory=lambda: KnownModels([]))
+    unsaved: list[tuple[FileIdentity, list[HeldModel]]] = field(default_factory=list)
+    saved_at: float = field(default_factory=time.monotonic)
 
     def find(self, path: Path) -> list[Path]:
         try:
@@ -289,49 +303,56 @@ class _Ingest:
         """Begin to fingerprint a checkpoint; None where it is settled without reading."""
         checkpoint = open_checkpoint(path)
         model = self.describe(checkpoint)
-        known = self.store.models()
-        files = [m for m in known if m.file_model_id is None]
-        here = next((m for m in files if m.path == model.path), None)
-        twins = [m for m in files if m.identity == model.identity and _is_current(m)]
+        if any(m.id < 0 for m in self._alike(model)):
+            self.save()  # to have an id to go by
+        here = self.known.at(model.path)
+        twins = [m for m in self.known.twins(model.identity) if _is_current(m)]
         if not self.reread and twins and (here is None or here in twins):
-            self.settle(model, here or twins[0], known)
+            self.settle(model, here or twins[0])
             return None
         if here is not None:
             model = replace(model, id=here.id, name=self.names.get(path, here.name))
-        return self.submit(self.named(model, known), checkpoint)
+        return self.submit(self.named(model), checkpoint)
 
-    def named(self, model: Model, known: Sequence[Model]) -> Model:
+    def _alike(self, model: Model) -> list[Model]:
+        here = self.known.at(model.path)
+        return [*([here] if here else []), *self.known.twins(model.identity)]
+
+    def named(self, model: Model) -> Model:
         """Return a model under its name; under another where that is taken, and was not asked for.
 
         Raises CheckpointError where the name was asked for, or no other is free.
         """
         path = Path(model.path or "")
         if path not in self.names and not model.id:
-            model = replace(model, name=_free_name(self.default(path), path, known))
-        _check_name(model, known)
+            model = replace(model, name=_free_name(self.default(path), path, self.known))
+        _check_name(model, self.known)
         return model
 
     def default(self, path: Path) -> str:
         """Return what a checkpoint is called where no name is given, by where it was found."""
         return self.defaults.get(path) or default_name(path)
 
-    def settle(self, model: Model, twin: Model, known: Sequence[Model]) -> None:
+    def settle(self, model: Model, twin: Model) -> None:
         """A file known by its identity: at the same place, moved, or a second copy."""
         path = model.path
         assert path is not None
         if twin.path != path and twin.path is not None and Path(twin.path).exists():
-            model = self.named(model, known)
+            model = self.named(model)
             self.store.copy_model(model, twin)
+            self.known = KnownModels(self.store.models())
             self.result.copied.append(model.name)
             return
         wanted = self.names.get(Path(path), twin.name)
         if wanted != twin.name:
-            _check_name(replace(model, id=twin.id, name=wanted), known)
+            _check_name(replace(model, id=twin.id, name=wanted), self.known)
             self.store.rename_model(twin.id, wanted)
+            self.known = KnownModels(self.store.models())
         if twin.path == path:
             self.result.known.append(wanted)
         else:
             self.store.move_model(twin.id, path)
+            self.known.move_file(twin.id, path)
             self.result.moved.append(wanted)
 
     def alias(self, name: str, path: Path) -> None:
@@ -344,7 +365,7 @@ class _Ingest:
             return
         model = replace(twin, name=name, id=0)
         try:
-            _check_name(replace(model, id=here.id if here else 0), known)
+            _check_name(replace(model, id=here.id if here else 0), KnownModels(known))
         except CheckpointError as error:
             self.result.failed.append(error)
             return
@@ -355,23 +376,52 @@ class _Ingest:
         self.result.copied.append(name)
 
     def finish(self, job: _Job) -> None:
-        """Gather the fingerprints of a checkpoint and save it."""
+        """Gather the fingerprints of a checkpoint, and save it soon, with those beside it."""
         try:
             held = self.gather(job)
             # the model read just before this one may have taken its name
-            known = self.store.models()
-            name = self.named(job.model, known).name
+            name = self.named(job.model).name
             held = [_renamed(part, job.model.name, name) for part in held]
             for part in held:
-                _check_name(part.model, known, file_id=job.model.id)
+                _check_name(part.model, self.known, file_id=job.model.id)
         except CheckpointError as error:
             self.result.failed.append(error)
             return
+        if job.model.id:
+            self.known.remove_file(job.model.id)
+        self.unsaved.append((job.identity, held))
+        self._note(held, [_provisional(len(self.unsaved), i) for i in range(len(held))])
+        tensors = sum(len(part.tensors) for _, parts in self.unsaved for part in parts)
+        if tensors > _SAVE_TENSORS or time.monotonic() - self.saved_at > _SAVE_SECONDS:
+            self.save()
+
+    def _note(self, held: Sequence[HeldModel], ids: Sequence[int]) -> None:
+        for part, model_id in zip(held, ids, strict=True):
+            main = ids[0] if part is not held[0] else None
+            self.known.add(replace(part.model, id=model_id, file_model_id=main))
+
+    def save(self) -> None:
+        """Save what was gathered and still holds in one transaction, and let others read."""
+        if not self.unsaved:
+            return
+        kept = []
+        for i, (identity, held) in enumerate(self.unsaved, 1):
+            self.known.remove_file(_provisional(i))
+            try:
+                identity.check_unchanged()
+                kept.append(held)
+            except CheckpointError as error:
+                self.result.failed.append(error)
         with held_interrupts():
-            self.store.save_file(held)
+            with self.store.transaction():
+                ids = [self.store.save_file(held) for held in kept]
+            self.unsaved = []
             self.store.release()
-        names = self.result.replaced if job.model.id else self.result.added
-        names += [part.model.name for part in held]
+        for held, saved in zip(kept, ids, strict=True):
+            self._note(held, saved)
+            names = self.result.replaced if held[0].model.id else self.result.added
+            names += [part.model.name for part in held]
+        self.saved_at = time.monotonic()
 
     def gather(self, job: _Job) -> list[HeldModel]:
         """Wait for the fingerprints of a checkpoint; the rest is cancelled where one fails.
@@ -416,6 +466,11 @@ def part_names(name: str, parts: Sequence[StateDictContents]) -> list[str]:
     return found
 
 
+def _provisional(place: int, part: int = 0) -> int:
+    """Return an id for a part of the file at a place among those not yet saved."""
+    return -(place * 1_000_000 + part)
+
+
 def _size(path: Path) -> int:
     """Return the bytes of a file or folder; 0 where it has just gone, as opening it will say."""
     with suppress(OSError):
@@ -453,21 +508,20 @@ def _renamed(held: HeldModel, old: str, new: str) -> HeldModel:
     return replace(held, model=replace(held.model, name=new + held.model.name.removeprefix(old)))
 
 
-def _free_name(name: str, path: Path, known: Sequence[Model]) -> str:
+def _free_name(name: str, path: Path, known: KnownModels) -> str:
     """Return the name of a new model, or where that is taken, one with a piece of its path.
 
     The piece is the first in which its path differs from that of the model that has the name; then
     all of them; then with the ending of the file.
     """
-    taken = {other.name: other for other in known}
-    holder = taken.get(name)
+    holder = known.named(name)
     if holder is None:
         return name
     pieces = _pieces_apart(path, holder)
     choices = ["-".join(pieces)]
     if len(pieces) > 1:
         choices = [f"{pieces[0]}-{name}", "-".join([*pieces[:-1], name]), *choices]
-    return next((choice for choice in choices if choice not in taken), name)
+    return next((choice for choice in choices if known.named(choice) is None), name)
 
 
 def _pieces_apart(path: Path, holder: Model) -> tuple[str, ...]:
@@ -476,17 +530,12 @@ def _pieces_apart(path: Path, holder: Model) -> tuple[str, ...]:
     return path.relative_to(os.path.commonpath([path.parent, other])).parts
 
 
-def _check_name(model: Model, known: Sequence[Model], file_id: int = 0) -> None:
+def _check_name(model: Model, known: KnownModels, file_id: int = 0) -> None:
     """Refuse a name that a model of another file has; `file_id` is its own file's, 0 if new."""
     own = {model.id, file_id} - {0}
-    holder = next(
-        (
-            m
-            for m in known
-            if m.name == model.name and m.id not in own and m.file_model_id not in own
-        ),
-        None,
-    )
+    holder = known.named(model.name)
+    if holder is not None and (holder.id in own or holder.file_model_id in own):
+        holder = None
     if holder is not None:
         where = f"the model of {printable(holder.path)}" if holder.path else "an imported model"
         path = Path(model.path or "")

@@ -11,6 +11,7 @@ import torch
 
 import megasim
 from megasim.errors import UsageError
+from megasim.store.rows import Store
 from tests.models import nudged, random_model, write_model
 
 
@@ -109,7 +110,7 @@ def test_a_folder_of_one_checkpoint_can_be_named(tmp_path: Path, store) -> None:
     (folder / "config.json").write_text("{}")
     assert store.ingest(folder, names={"mine": folder}).added == ["mine"]
     write_model(folder / "more" / "other.pt", random_model(2))
-    with pytest.raises(UsageError, match="not one model"):
+    with pytest.raises(UsageError, match="not one called"):
         store.ingest(names={"two": folder})
 
 
@@ -285,3 +286,19 @@ def test_a_model_map_names_models_and_limits_pairs(tmp_path: Path, store) -> Non
     assert sorted(result.added) == ["a", "b", "c"]
     assert store.compare(model_map=tmp_path / "model_map.json").pairs_done == 2
     assert store.compare().pairs_done == 1
+
+
+def test_the_models_of_a_store_are_loaded_once_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(20):
+        write_model(tmp_path / "models" / f"m{i:02}.safetensors", random_model(i, 1, (2, 2)))
+    loaded = []
+    models = Store.models
+    monkeypatch.setattr(Store, "models", lambda store: loaded.append(1) or models(store))
+    with megasim.open_store(tmp_path / "s.duckdb") as store:
+        assert len(store.ingest(tmp_path / "models").added) == 20
+        first = len(loaded)
+        assert len(store.ingest(tmp_path / "models").known) == 20
+    assert first < 5
+    assert len(loaded) - first < 5
