@@ -2,38 +2,74 @@
 
 -- name: model_facts
 -- Of each model and component: norm, that of the contents it has alone (or with models of which the
--- whole component is the same), mean kurtosis by elements, and the commonest dtype.
+-- whole component is the same, or that are of another scale or damaged), mean kurtosis by elements,
+-- the commonest dtype, keys, and keys with NaN or inf. {same_scale}
 with whole as (
-    select model_id, component, bit_xor(hash(canonical_key, tensor_id)) as signature
-    from model_tensor
-    where is_measured(nature)
+    select
+        mt.model_id,
+        mt.component,
+        bit_xor(hash(mt.canonical_key, mt.tensor_id)) as signature,
+        sqrt(sum(t.l2 * t.l2 order by mt.canonical_key)) as norm,
+        count(*) filter (t.nans + t.infs > 0) as non_finite
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where is_measured(mt.nature)
     group by all
 ),
-shared as (
-    select mt.tensor_id
+held as (
+    select distinct mt.tensor_id, w.component, w.signature, w.norm
     from model_tensor mt
     join whole w on w.model_id = mt.model_id and w.component = mt.component
-    group by mt.tensor_id
-    having min(w.signature) <> max(w.signature)
+    where w.non_finite = 0 and is_measured(mt.nature)
+),
+shared as (
+    select tensor_id, component, signature
+    from held
+    window by_norm as (partition by tensor_id, component order by norm, signature)
+    qualify norm <= $same_scale * lag(norm) over by_norm
+        or lead(norm) over by_norm <= $same_scale * norm
 )
 select
     m.name,
     mt.component,
-    sqrt(sum(t.l2 * t.l2 order by mt.canonical_key)) as norm,
+    w.norm,
     sqrt(coalesce(
         sum(t.l2 * t.l2 order by mt.canonical_key) filter (s.tensor_id is null), 0
     )) as own_norm,
     sum(t.kurtosis * t.numel order by mt.canonical_key)
         / nullif(sum(t.numel) filter (t.kurtosis is not null), 0) as kurtosis,
     arg_max(t.dtype, t.numel) as dtype,
-    count(*) as keys
+    count(*) as keys,
+    w.non_finite
 from model_tensor mt
 join model m on m.id = mt.model_id
 join tensor t on t.id = mt.tensor_id
-left join shared s on s.tensor_id = mt.tensor_id
+join whole w on w.model_id = mt.model_id and w.component = mt.component
+left join shared s
+    on s.tensor_id = mt.tensor_id and s.component = mt.component and s.signature = w.signature
 where is_measured(mt.nature)
-group by m.id, m.name, mt.component
+group by m.id, m.name, mt.component, w.norm, w.non_finite
 order by m.id, mt.component;
+
+-- name: weight_signatures
+-- Of each model, over some components: what is equal for equal weights once rounded to float16,
+-- and once rounded to bfloat16. {batch}
+select
+    m.name,
+    bit_xor(hash(
+        mt.canonical_key,
+        -- beyond 65504 float16 is infinite, and infinities are no evidence
+        if(t.linf <= 65504, t.fp16_hash, t.value_hash)
+    ))::varchar as at_fp16,
+    bit_xor(hash(mt.canonical_key, t.bf16_hash))::varchar as at_bf16
+from model_tensor mt
+join batch b on b.component = mt.component
+join model m on m.id = mt.model_id
+join tensor t on t.id = mt.tensor_id
+where is_measured(mt.nature)
+group by m.id, m.name
+having count(*) filter (t.nans + t.infs > 0) = 0
+order by m.id;
 
 -- name: pair_facts
 -- Of each compared pair and component: how many keys stand in which tier.

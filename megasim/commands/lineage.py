@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from megasim.lineage.recipe_result import Recipe
 
 
+# Of more rivals the rest is in the JSON.
+_MOST_RIVALS = 10
+
+
 @click.command("recipe")
 @click.argument("model", metavar="MODEL", shell_complete=complete_models)
 @click.option(
@@ -55,9 +59,20 @@ def recipe_command(
         show(table_text(_parents(recipe)))
     if recipe.blocks:
         show(table_text(blocks_table(recipe)))
-    for rival in recipe.rivals:
-        word = "rival" if recipe.claimed else "tried"
-        show(f"{word}: {weighted_sum(rival.parents)}; {percent(rival.unexplained)} left")
+    word = "rival" if recipe.claimed else "tried"
+    for rival in recipe.rivals[:_MOST_RIVALS]:
+        scatter = (
+            "" if isnan(rival.spread) else f", weights scatter by {rival.spread:.2g} over layers"
+        )
+        left = f"{percent(rival.unexplained)} left{scatter}"
+        show(f"{word}: {weighted_sum(rival.parents)}; {left}")
+    if len(recipe.rivals) > _MOST_RIVALS:
+        show(f"{len(recipe.rivals) - _MOST_RIVALS} more are listed with --json")
+    if recipe.decides:
+        show(recipe.decides)
+    if recipe.near_copies:
+        names = ", ".join(printable(name, 60) for name in recipe.near_copies)
+        show(f"near-copies of it, left aside: {names}")
     for note in recipe.notes:
         say(f"note: {note}")
 

@@ -158,7 +158,7 @@ def nearest_edges(part: DistanceMatrix, lost: Collection[str]) -> list[Edge]:
         ]
         if near:
             length, other = min(near)
-            text = "some distances are missing: the nearest model with its place in the tree"
+            text = "some of its distances are missing: the nearest model with its place in the tree"
             evidence = (Evidence("nearest", text, 0.0),)
             edges.append(
                 Edge(other, model, EdgeKind.FINE_TUNE, length, float("nan"), 0.5, False, evidence)

@@ -30,6 +30,7 @@ class ModelFacts:
             component; where not known, those of all.
         kurtosis: component → mean kurtosis of its tensors, by elements.
         metadata: the file's own, as read; a stranger's words.
+        non_finite: components in which some values are NaN or infinite.
     """
 
     name: str
@@ -41,11 +42,22 @@ class ModelFacts:
     own_norms: Mapping[str, float] = field(default_factory=dict)
     kurtosis: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
+    non_finite: frozenset[str] = frozenset()
+
+    def lacks(self, component: str) -> bool:
+        """Return whether some values of a component are NaN or infinite."""
+        return component in self.non_finite
 
     @property
-    def completeness(self) -> tuple[int, int, int, str]:
+    def completeness(self) -> tuple[bool, int, int, int, str]:
         """Order: the first of models with the same weights is what others were made from."""
-        return (-self.keys, -_WIDTHS.get(self.dtype, 0), -self.bytes, self.name)
+        return (
+            bool(self.non_finite),
+            -self.keys,
+            -_WIDTHS.get(self.dtype, 0),
+            -self.bytes,
+            self.name,
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,11 @@ def rounding_of(facts: Iterable[ModelFacts], component: str) -> dict[str, float]
         for f in facts
         if component in f.norms and f.dtype in ROUNDING
     }
+
+
+def norms_of(facts: Iterable[ModelFacts], component: str) -> dict[str, float]:
+    """Return model → L2 of its weights in a component, where known."""
+    return {f.name: f.norms[component] for f in facts if component in f.norms}
 
 
 def drift_evidence(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
+import networkx as nx
+
 from megasim.errors import printable
 from megasim.lineage.claims import Claim, resolve_name
 from megasim.lineage.evidence import ModelFacts, PairFacts
+from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.store.matrices import member_names
 from megasim.store.rows import Store
 
@@ -17,7 +20,9 @@ _TIERS = (
 )
 
 
-def load_model_facts(store: Store, component: str) -> list[ModelFacts]:
+def load_model_facts(
+    store: Store, component: str, settings: LineageSettings = SETTINGS
+) -> list[ModelFacts]:
     """Return what is known of each model; `dtype` is that of `component`, or of its members."""
     members = set(member_names(store, component))
     norms: dict[str, dict[str, float]] = defaultdict(dict)
@@ -25,8 +30,12 @@ def load_model_facts(store: Store, component: str) -> list[ModelFacts]:
     kurtosis: dict[str, dict[str, float]] = defaultdict(dict)
     dtypes: dict[str, str] = {}
     keys: dict[str, int] = defaultdict(int)
-    for name, part, norm, own_norm, mean_kurtosis, dtype, count in store.rows("model_facts"):
+    non_finite: dict[str, set[str]] = defaultdict(set)
+    rows = store.rows("model_facts", same_scale=settings.same_scale)
+    for name, part, norm, own_norm, mean_kurtosis, dtype, count, broken in rows:
         keys[name] += count
+        if broken:
+            non_finite[name] |= {part, component} if part in members else {part}
         if norm is not None:
             norms[name][part] = norm
             own[name][part] = own_norm
@@ -50,6 +59,7 @@ def load_model_facts(store: Store, component: str) -> list[ModelFacts]:
                 own_norms=own[model.name],
                 kurtosis=kurtosis[model.name],
                 metadata=model.metadata,
+                non_finite=frozenset(non_finite[model.name]),
             )
         )
     return facts
@@ -73,6 +83,21 @@ def step_counts(metadata: Mapping[str, object]) -> dict[tuple[str, str], int]:
     }
     whole = {unit: _whole(value) for unit, value in read.items()}
     return {unit: count for unit, count in whole.items() if count is not None}
+
+
+def load_weight_sets(store: Store, component: str) -> dict[str, str]:
+    """Return model → the first model, by name, with the same weights in a component.
+
+    The same is what hashes say: every key equal, once rounded to half precision at most.
+    """
+    members = member_names(store, component)
+    sets: nx.utils.UnionFind[str] = nx.utils.UnionFind()
+    first: dict[tuple[str, str], str] = {}
+    rows = store.rows("weight_signatures", tables={"batch": {"component": members}})
+    for name, at_fp16, at_bf16 in rows:
+        for signature in (("float16", at_fp16), ("bfloat16", at_bf16)):
+            sets.union(first.setdefault(signature, name), name)
+    return {name: min(group) for group in sets.to_sets() for name in group}
 
 
 def load_ema_copies(store: Store) -> set[tuple[str, str]]:

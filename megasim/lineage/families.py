@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import networkx as nx
 import numpy as np
 
-from megasim.lineage.evidence import ModelFacts, rounding_of
+from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.inner_products import Floats
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
@@ -62,16 +62,19 @@ def without_sparse_pairs(
 def same_weights(
     matrix: DistanceMatrix,
     known: Mapping[str, ModelFacts],
-    settings: LineageSettings = SETTINGS,
+    weight_sets: Mapping[str, str],
 ) -> SameWeights:
     """Return one model of each set of equal ones, and on which each other hangs.
 
     The fullest model stands for a set; each other hangs on the one before it that is most like
     it: in its weights, then in how many keys it has.
+
+    Args:
+        weight_sets: model → a name for the set of models with the same weights, by their hashes.
+            Models at distance 0 are the same too; others are not, however near.
     """
-    rounding = rounding_of(known.values(), matrix.component)
     order = sorted(
-        matrix.models, key=lambda m: known[m].completeness if m in known else (0, 0, 0, m)
+        matrix.models, key=lambda m: known[m].completeness if m in known else (False, 0, 0, 0, m)
     )
     place = {m: i for i, m in enumerate(matrix.models)}
     keys = {m: known[m].keys if m in known else 0 for m in matrix.models}
@@ -80,9 +83,9 @@ def same_weights(
     for model in order:
         row = matrix.values[place[model]]
         for first, members in sets.items():
-            noise = rounding.get(model, 0.0) ** 2 + rounding.get(first, 0.0) ** 2
-            if row[place[first]] ** 2 <= settings.same_weights * noise:
-                near = [m for m in members if np.isfinite(row[place[m]])]
+            alike = model in weight_sets and weight_sets[model] == weight_sets.get(first)
+            near = [m for m in members if np.isfinite(row[place[m]])]
+            if near and (alike or row[place[first]] == 0):
                 parent = min(near, key=lambda m: (row[place[m]], abs(keys[m] - keys[model])))
                 copies.append((first, parent, model))
                 members.append(model)
@@ -98,16 +101,21 @@ def related_groups(
     """Return the families: models whose weights are related, largest family first.
 
     With norms, two models are related when the cosine of their raw weights,
-    (‖a‖² + ‖b‖² − D²) / 2‖a‖‖b‖, is above that of the settings. Models without a norm are joined
-    to the family of their nearest model, unless nothing of it is within ten times the distances
-    inside. Models that share no distance are not related.
+    (‖a‖² + ‖b‖² − D²) / 2‖a‖‖b‖, is above that of the settings and they are of one scale.
+    Models without a norm are joined to the family of their nearest model, unless nothing of it is
+    within ten times the distances inside. Models that share no distance are not related.
     """
     size = np.array([norms.get(m, np.nan) for m in matrix.models])
     with np.errstate(invalid="ignore", divide="ignore"):
         product = np.outer(size, size)
         cosine = (size[:, None] ** 2 + size[None] ** 2 - matrix.squared()) / (2 * product)
-    linked = cosine > settings.related_cosine
-    unknown = np.isnan(cosine) & np.isfinite(matrix.values)
+    with np.errstate(invalid="ignore"):
+        largest = np.maximum(size[:, None], size[None])
+        one_scale = (largest > 0) & (
+            largest <= settings.same_scale * np.minimum(size[:, None], size)
+        )
+    linked = (cosine > settings.related_cosine) & one_scale
+    unknown = np.isnan(product) & np.isfinite(matrix.values)
     groups = nx.utils.UnionFind(range(len(matrix.models)))
     longest: dict[int, float] = {}
     rows, cols = np.nonzero(np.triu(linked | unknown, 1))
@@ -130,8 +138,13 @@ def family_distances(
     layers_l1: LayerMatrices | None,
     changed: DistanceMatrix | None,
 ) -> FamilyDistances:
-    """Return what is known of the models of a family between which no distance is missing."""
-    whole = part.largest_complete()
+    """Return what is known of the models of a family between which no distance is missing.
+
+    A model with NaN or infinity among its weights is left out where others have none: its
+    distances are of fewer elements than theirs.
+    """
+    finite = [m for m in part.models if m not in known or not known[m].lacks(part.component)]
+    whole = part.subset(finite or part.models).largest_complete()
     return FamilyDistances(
         whole,
         _layers_of(layers, whole.models),

@@ -14,7 +14,7 @@ from megasim.lineage.edges import (
     step_evidence,
     tree_edges,
 )
-from megasim.lineage.evidence import ModelFacts, PairFacts, rounding_of
+from megasim.lineage.evidence import ModelFacts, PairFacts, norms_of, rounding_of
 from megasim.lineage.families import (
     FamilyDistances,
     family_distances,
@@ -43,6 +43,7 @@ def build_lineage(
     pairs: Sequence[PairFacts] = (),
     stated: Mapping[tuple[str, str], str] | None = None,
     ema_copies: Collection[tuple[str, str]] = (),
+    weight_sets: Mapping[str, str] | None = None,
     merges: Sequence[Recipe] | None = None,
     settings: LineageSettings = SETTINGS,
 ) -> Lineage:
@@ -63,6 +64,8 @@ def build_lineage(
         pairs: of any pairs; identity of the other components tells prunings and swaps.
         stated: (parent, child) → where it is written that the one was made from the other.
         ema_copies: (parent, child) where the child's weights are the EMA copy in the parent.
+        weight_sets: model → a name for the set of models with the same weights, by their hashes;
+            of models that are not named, those at distance 0 are the same.
         merges: the recipes of all merges, where they are known already, as from a tree of the same
             distances that took other evidence.
 
@@ -79,13 +82,11 @@ def build_lineage(
         ema_copies,
     )
     notes = [f"{few} pair(s) share less than half of their keys: not told to be kin"] if few else []
-    same = same_weights(matrix, known.facts, settings)
+    same = same_weights(matrix, known.facts, weight_sets or {})
     edges = copy_edges(matrix, same, known, settings)
 
     distinct = matrix.subset(same.kept)
-    norms = {
-        n: f.norms[matrix.component] for n, f in known.facts.items() if matrix.component in f.norms
-    }
+    norms = norms_of(known.facts.values(), matrix.component)
     if len(norms) < len(same.kept):
         notes.append("not all norms are known: unrelated families may stand as one")
     parts = [distinct.subset(group) for group in related_groups(distinct, norms, settings)]
@@ -93,7 +94,9 @@ def build_lineage(
 
     rounding = rounding_of(known.facts.values(), matrix.component)
     found = [
-        find_merges(family, rounding, settings) if merges is None else merges_of(family, merges)
+        find_merges(family, rounding, norms, settings)
+        if merges is None
+        else merges_of(family, merges)
         for family in families
     ]
     trees = _fit_trees(families, found, settings)
@@ -153,7 +156,8 @@ def _fit_trees(
     weights: dict[str, float] = {}
     for _ in range(settings.block_rounds):
         errors = _step_errors(steps, fitted(weights))
-        weights = block_weights(list(zip(steps, errors, strict=True)), settings)
+        # A family of one has no steps, and nothing to say of blocks.
+        weights = block_weights([x for x in zip(steps, errors, strict=True) if len(x[1])], settings)
     return fitted(weights)
 
 

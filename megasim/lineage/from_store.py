@@ -8,11 +8,12 @@ from functools import partial
 
 from megasim.estimate.points import nearest_by_sketch, sketched_distances
 from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
-from megasim.lineage.evidence import rounding_of
+from megasim.lineage.evidence import norms_of, rounding_of
 from megasim.lineage.facts import (
     load_ema_copies,
     load_model_facts,
     load_pair_facts,
+    load_weight_sets,
     stated_parents,
 )
 from megasim.lineage.family_tree import build_lineage
@@ -58,8 +59,18 @@ def load_recipe(
         measured, notes = without_mixed_estimates(load_matrix(store, component))
         matrix = _nearest_in(measured, model, parents or ())
         layers = layers_beneath(store, matrix)
-    rounding = rounding_of(load_model_facts(store, component), component)
-    recipe = recover_recipe(matrix, model, parents=parents, layers=layers, rounding=rounding)
+    facts = load_model_facts(store, component)
+    # The distances of a model with NaN are of fewer elements than those of the others.
+    broken = {fact.name for fact in facts if fact.lacks(component)} - set(asked)
+    recipe = recover_recipe(
+        matrix.subset([name for name in matrix.models if name not in broken]),
+        model,
+        parents=parents,
+        layers=layers,
+        rounding=rounding_of(facts, component),
+        norms=norms_of(facts, component),
+        weight_sets=load_weight_sets(store, component),
+    )
     return replace(recipe, notes=(*recipe.notes, *notes))
 
 
@@ -141,6 +152,7 @@ def lineage_and_claims(
         changed=changed,
         pairs=pairs,
         ema_copies=ema_copies,
+        weight_sets=load_weight_sets(store, component),
     )
     lineage = from_weights = build(facts=blind)
     claims = list(claimed)

@@ -30,12 +30,14 @@ class Merges:
 def find_merges(
     family: FamilyDistances,
     rounding: Mapping[str, float],
+    norms: Mapping[str, float],
     settings: LineageSettings = SETTINGS,
 ) -> Merges:
     """Return the models of a family that are merges of others in it.
 
     Args:
         rounding: model → the L2 that storing it rounded away.
+        norms: model → L2 of its weights, where known.
     """
     recipes = (
         recover_recipe(
@@ -43,12 +45,35 @@ def find_merges(
             family.names[i],
             layers=family.layers,
             rounding=rounding,
+            norms=norms,
             max_unexplained=settings.merge_unexplained,
             settings=settings,
         )
         for i in explainable(family.matrix.squared(), family.layers, settings)
     )
-    return merges_of(family, [recipe for recipe in recipes if recipe.claimed])
+    claimed = [recipe for recipe in recipes if recipe.claimed]
+    return merges_of(family, _without_steps_from_a_copy(family, claimed))
+
+
+def _without_steps_from_a_copy(family: FamilyDistances, recipes: list[Recipe]) -> list[Recipe]:
+    """Return the merges without those that a near-copy explains as well as their parents do.
+
+    Of merges that are near-copies of each other, the one that its parents explain best stays; to
+    another that is no nearer to its own parents' sum than to that one, it is the parent.
+    """
+    place = {name: i for i, name in enumerate(family.names)}
+    squared = family.matrix.squared()
+
+    def left(recipe: Recipe) -> float:
+        nearest = min(squared[place[recipe.model], place[p.model]] for p in recipe.parents)
+        return float(recipe.unexplained * nearest)
+
+    kept: dict[str, Recipe] = {}
+    for recipe in sorted(recipes, key=lambda r: (left(r), r.model)):
+        row = squared[place[recipe.model]]
+        if not any(row[place[c]] <= left(recipe) for c in recipe.near_copies if c in kept):
+            kept[recipe.model] = recipe
+    return list(kept.values())
 
 
 def merges_of(family: FamilyDistances, recipes: Sequence[Recipe]) -> Merges:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from megasim.errors import UsageError, printable
 from megasim.lineage.inner_products import require_l2
+from megasim.lineage.recipe_choice import Choice, choose_parents, rivals_of
 from megasim.lineage.recipe_description import describe
-from megasim.lineage.recipe_question import MODEL, Question, ask, check_parents, comparable
+from megasim.lineage.recipe_question import (
+    MODEL,
+    Question,
+    ask,
+    check_parents,
+    comparable,
+)
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.recipe_search import (
     Candidate,
     dependent_parent,
     fit_weights,
     hull_ends,
-    least_residual,
-    search_parents,
+    near_copies,
 )
-from megasim.lineage.recipe_verdict import (
-    is_uneven,
-    lies_within,
-    other_reading,
-    verdict_of,
-)
+from megasim.lineage.recipe_verdict import is_uneven, judge
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.words import RecipeVerdict
@@ -35,15 +37,18 @@ def recover_recipe(
     parents: Sequence[str] | None = None,
     layers: LayerMatrices | None = None,
     rounding: Mapping[str, float] | None = None,
+    norms: Mapping[str, float] | None = None,
+    weight_sets: Mapping[str, str] | None = None,
     max_unexplained: float | None = None,
     settings: LineageSettings = SETTINGS,
 ) -> Recipe:
     """Return the model as a weighted sum of others, or say that it is none of these models.
 
     The weights minimise ‖m − Σ wᵢ pᵢ‖² under Σ wᵢ = 1, from squared distances alone. Parents
-    are sought among the nearest models that are not themselves merges of others; the
-    smallest set is taken to which a further parent adds less than noise and a quarter of what
-    is left. A recipe is claimed when it leaves at most `max_unexplained` beyond the rounding.
+    are sought among the nearest models that are not themselves merges of others; the smallest
+    set is taken to which a further parent adds less than noise and a quarter of what is left.
+    Near-copies of the model are left aside, unless the rest explains it less well. A recipe is
+    claimed when it leaves at most `max_unexplained` beyond the rounding.
 
     Args:
         matrix: L2 distances of the model and the models it may be made of.
@@ -52,6 +57,10 @@ def recover_recipe(
             spread, and merges whose ratio differs by block need them.
         rounding: model → the L2 that storing it rounded away (see `rounding_l2`); a model
             not named counts as unrounded.
+        norms: model → L2 of its weights: models of another scale, or at right angles to it, are
+            no parents that are sought. Those not named may be.
+        weight_sets: model → a name for the set of models with the same weights, by their hashes;
+            of those not named, models at distance 0 are the same.
         max_unexplained: that of the settings when None.
 
     Raises:
@@ -66,55 +75,91 @@ def recover_recipe(
     require_l2(matrix.metric)
     matrix.require_models([model, *(parents or [])])
     most_left = settings.max_unexplained if max_unexplained is None else max_unexplained
-    noise = dict(rounding or {})
-    names, same, notes = comparable(matrix, model, noise, parents, settings)
+    candidates = comparable(
+        matrix, model, norms or {}, weight_sets or {}, parents=parents, settings=settings
+    )
+    names = list(candidates.names)
     if parents is not None:
-        check_parents(matrix, model, parents, same)
-        names = [n for n in names if n in set(parents)]
-    question = ask(matrix, model, names, layers, noise, notes, settings)
-    found: Candidate | None = None
-    rivals: list[Candidate] = []
+        check_parents(matrix, model, parents, candidates.same)
+    question = ask(matrix, model, names, layers, rounding or {}, list(candidates.notes), settings)
     if parents is not None:
-        wanted = [question.names.index(p) for p in parents]
-        dependent = dependent_parent(question.total, wanted, question.dependence(wanted))
-        if dependent is not None:
-            raise UsageError(
-                f"{printable(question.names[dependent])} is a weighted sum of the other parents: "
-                "the weights have no single answer",
-                "leave it out, or leave out one it is made of",
-            )
-        fit = fit_weights(question.squared, MODEL, wanted, settings)
-        whole = fit_weights(question.total[None], MODEL, wanted, settings)
-        found = Candidate(tuple(wanted), float(fit.residual.sum()), tuple(whole.weights[0]))
-        verdict = verdict_of(question, MODEL, found, most_left, asked=True)
+        found = _asked_weights(question, parents)
+        choice = Choice(found, judge(question, MODEL, found, most_left, asked=True))
+        aside: frozenset[int] = frozenset()
+        rivals: list[Candidate] = []
     else:
-        found, rivals, verdict = _search(question, most_left)
-    if found is not None and verdict != RecipeVerdict.NONE and is_uneven(question, found):
-        verdict = RecipeVerdict.NONE
-        question.notes.append(
+        choice, rivals, aside = _search(question, most_left)
+    if choice.found is not None and choice.claimed and is_uneven(question, choice.found):
+        text = (
             "it lies near the line of these models, but in each layer elsewhere on it, as an "
             "epoch lies between others: no merge leaves that"
         )
-    elif found is not None and verdict == RecipeVerdict.NONE and parents is None:
-        question.notes += other_reading(question, found)
-    return describe(question, found, rivals, verdict, tuple(same))
+        choice = replace(choice, judgement=replace(choice.judgement.refused(), reason=text))
+    copies = tuple(question.names[i] for i in sorted(aside))
+    return describe(question, choice, rivals, candidates.same, copies)
+
+
+def _asked_weights(question: Question, parents: Sequence[str]) -> Candidate:
+    """Return the best weights of parents that were named."""
+    wanted = [question.names.index(p) for p in parents]
+    dependent = dependent_parent(question.total, wanted, question.dependence(wanted))
+    if dependent is not None:
+        raise UsageError(
+            f"{printable(question.names[dependent])} is a weighted sum of the other parents: "
+            "the weights have no single answer",
+            "leave it out, or leave out one it is made of",
+        )
+    fit = fit_weights(question.squared, MODEL, wanted, question.settings)
+    whole = fit_weights(question.total[None], MODEL, wanted, question.settings)
+    return Candidate(tuple(wanted), float(fit.residual.sum()), tuple(whole.weights[0]))
 
 
 def _search(
     question: Question, max_unexplained: float
-) -> tuple[Candidate | None, list[Candidate], RecipeVerdict]:
-    """Return the claimed or best set, its rivals, and the verdict."""
+) -> tuple[Choice, list[Candidate], frozenset[int]]:
+    """Return the set taken, its rivals, and the near-copies of the model that were left aside."""
+    everything = range(1, len(question.names))
+    copies = near_copies(question.total, MODEL, question.settings)
+    if not copies:
+        choice, rivals = _search_among(question, everything, max_unexplained)
+        return choice, rivals, copies
+    notes = list(question.notes)
+    choice, rivals = _search_among(question, everything, max_unexplained)
+    if choice.found is not None and choice.claimed:
+        ceiling = question.noise_ceiling(MODEL, choice.found.parents)
+        if choice.found.residual <= ceiling and not copies & set(choice.found.parents):
+            return choice, [r for r in rivals if not copies & set(r.parents)], copies
+    with_copies = list(question.notes)
+    question.notes[:] = notes
+    rest = [i for i in everything if i not in copies]
+    without, rivals_without = _search_among(question, rest, max_unexplained)
+    if without.claimed or not choice.claimed:
+        return without, rivals_without, copies
+    question.notes[:] = with_copies
+    return choice, rivals, frozenset()
+
+
+def _search_among(
+    question: Question, candidates: Collection[int], max_unexplained: float
+) -> tuple[Choice, list[Candidate]]:
+    """Return the set taken out of some candidates, and its rivals."""
     # What lies between others is no parent. The model counts among those: what was merged from
     # it explains nothing of it.
-    ends = hull_ends(question.total, question.noise_ceiling, [MODEL])
-    pool = set(ends) - {MODEL}
-    chosen, rivals, verdict = _choose(question, MODEL, pool, max_unexplained)
+    at = [MODEL, *candidates]
+    ends = hull_ends(
+        question.total[at][:, at],
+        lambda m, others: question.noise_ceiling(at[m], [at[o] for o in others]),
+        [0],
+    )
+    pool = {at[i] for i in ends} - {MODEL}
+    choice = choose_parents(question, MODEL, pool, max_unexplained)
     passed_over: list[Candidate] = []
-    while chosen is not None and verdict != RecipeVerdict.NONE:
+    while choice.found is not None and choice.claimed:
         # Where a weight is negative, a parent may be a merge made with the model.
-        explainers = pool if verdict == RecipeVerdict.MERGE else pool | {MODEL}
+        merged = choice.judgement.verdict == RecipeVerdict.MERGE
+        explainers = pool if merged else pool | {MODEL}
         inside: dict[int, Candidate] = {}
-        for parent in chosen.parents:
+        for parent in choice.found.parents:
             its = _itself_merged(question, parent, explainers - {parent}, max_unexplained)
             if its is not None:
                 inside[parent] = its
@@ -122,75 +167,30 @@ def _search(
             break
         made_of_it = any(MODEL in found.parents for found in inside.values())
         pool -= set(inside)
-        again, its_rivals, its_verdict = _choose(question, MODEL, pool, max_unexplained)
-        limit = question.settings.rival * (chosen.residual + question.noise(MODEL, chosen.parents))
-        worse = again is None or its_verdict == RecipeVerdict.NONE or again.residual > limit
+        again = choose_parents(question, MODEL, pool, max_unexplained)
+        noise = question.noise(MODEL, choice.found.parents)
+        limit = question.settings.rival * (choice.found.residual + noise)
+        worse = again.found is None or not again.claimed or again.found.residual > limit
         names = ", ".join(printable(question.names[p], 60) for p in sorted(inside))
         if worse and not made_of_it:
             question.notes.append(f"itself a merge: {names}")
             break
         if not made_of_it:
             question.notes.append(f"in place of {names}, itself a merge, stand its own parents")
-            passed_over.append(chosen)
-        chosen, rivals, verdict = again, its_rivals, its_verdict
-    return chosen, [*rivals, *passed_over] if verdict != RecipeVerdict.NONE else rivals, verdict
+            passed_over.append(choice.found)
+        choice = again
+    rivals = rivals_of(question, MODEL, choice)
+    known = {r.parents for r in rivals}
+    return choice, [*rivals, *(c for c in passed_over if c.parents not in known)]
 
 
 def _itself_merged(
     question: Question, parent: int, explainers: set[int], max_unexplained: float
 ) -> Candidate | None:
     """Return what a parent is the weighted sum of, or leaving only noise the add-difference of."""
-    found, _, verdict = _choose(question, parent, explainers, max_unexplained)
+    choice = choose_parents(question, parent, explainers, max_unexplained)
+    verdict, found = choice.judgement.verdict, choice.found
     if found is None or verdict not in (RecipeVerdict.MERGE, RecipeVerdict.ADD_DIFFERENCE):
         return None
     noise = question.noise_ceiling(parent, found.parents)
     return found if verdict == RecipeVerdict.MERGE or found.residual <= noise else None
-
-
-def _choose(
-    question: Question, model: int, pool: set[int], max_unexplained: float
-) -> tuple[Candidate | None, list[Candidate], RecipeVerdict]:
-    """Return the smallest set that no further parent betters, those near it, and the verdict."""
-    if len(pool) < 2:
-        return None, [], RecipeVerdict.NONE
-    total, gain = question.total, question.settings.least_gain
-    left = float(total[model, sorted(pool)].min())
-    best: Candidate | None = None
-    level: list[Candidate] = []
-    # Where all models together do not explain enough, near pairs are tried only to be shown.
-    hopeless = least_residual(question.squared, model, pool) > (1 - gain) * left
-    if hopeless:
-        pool = set(sorted(pool, key=lambda p: (total[model, p], p))[: question.settings.shown_pool])
-    found = search_parents(
-        question.squared,
-        model,
-        pool,
-        noise=question.dependence(pool),
-        most=2 if hopeless else None,
-        settings=question.settings,
-    )
-    for candidates in found:
-        if best is not None and best.residual <= question.noise_ceiling(model, best.parents):
-            break
-        if candidates[0].residual <= (1 - gain) * left:
-            # Of sets that explain all but noise, the one that reaches farthest: every point of
-            # a line of merges explains its neighbours, and only its ends are parents.
-            ceiling = question.noise_ceiling(model, sorted(pool))
-            alike = [
-                c
-                for c in candidates
-                if c.residual <= ceiling and c.residual <= question.noise_ceiling(model, c.parents)
-            ]
-            best = max(alike, key=lambda c: question.reach(model, c.parents), default=candidates[0])
-            level, left = candidates, best.residual
-        elif best is None:
-            level = level or candidates
-    if best is None:
-        return (level[0] if level else None), level[1:], RecipeVerdict.NONE
-    near = question.settings.rival * (best.residual + question.noise(model, best.parents))
-    rivals = [
-        c
-        for c in level
-        if c is not best and c.residual <= near and not lies_within(question, c, best)
-    ]
-    return best, rivals, verdict_of(question, model, best, max_unexplained)

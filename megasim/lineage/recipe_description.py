@@ -7,27 +7,39 @@ from collections.abc import Sequence
 import numpy as np
 
 from megasim.lineage.inner_products import Floats, gram
+from megasim.lineage.recipe_choice import Choice
 from megasim.lineage.recipe_question import MODEL, Question
 from megasim.lineage.recipe_result import BlockWeights, Parent, Recipe, Rival
 from megasim.lineage.recipe_search import Candidate, fit_weights
 from megasim.lineage.recipe_verdict import layer_spread
-from megasim.words import RecipeVerdict
 
 
 def describe(
     question: Question,
-    found: Candidate | None,
-    rivals: list[Candidate],
-    verdict: RecipeVerdict,
+    choice: Choice,
+    rivals: Sequence[Candidate],
     same: tuple[str, ...],
+    near_copies: tuple[str, ...],
 ) -> Recipe:
     """Return the result with errors, blocks and rivals."""
-    total, model = question.total, MODEL
+    total, model, found = question.total, MODEL, choice.found
     if found is None:
         return Recipe(
-            question.names[model], question.component, verdict, (), 1.0, float("nan"), False,
-            (), (), same, question.source, tuple(question.notes),
-        )  # fmt: skip
+            model=question.names[model],
+            component=question.component,
+            verdict=choice.judgement.verdict,
+            parents=(),
+            unexplained=1.0,
+            rounding=float("nan"),
+            blockwise=False,
+            blocks=(),
+            rivals=(),
+            same=same,
+            source=question.source,
+            notes=tuple(question.notes),
+            reason=choice.judgement.reason,
+            near_copies=near_copies,
+        )
     heaviest = sorted(
         zip(found.weights, found.parents, strict=True), key=lambda x: (-x[0], question.names[x[1]])
     )
@@ -49,20 +61,16 @@ def describe(
         )
         for b, name in enumerate(question.blocks)
     )
-    claimed = verdict != RecipeVerdict.NONE
-    shown = rivals if claimed else [found, *rivals]
+    claimed = choice.claimed
     described = tuple(
-        Rival(
-            tuple((question.names[p], w) for p, w in zip(c.parents, c.weights, strict=True)),
-            _ratio(c.residual, float(total[model, list(c.parents)].min())),
-        )
-        for c in shown[:5]
+        _rival(question, c)
+        for c in (rivals if claimed else _simplest_first(question, found, rivals))
     )
     told = question.rounding[MODEL] > 0
     return Recipe(
         model=question.names[model],
         component=question.component,
-        verdict=verdict,
+        verdict=choice.judgement.verdict,
         parents=tuple(
             Parent(question.names[p], float(w), float(e), float(s))
             for p, w, e, s in zip(parents, whole.weights[0], errors, spreads, strict=True)
@@ -76,6 +84,50 @@ def describe(
         same=same,
         source=question.source,
         notes=tuple(question.notes),
+        reason=choice.judgement.reason,
+        decides=_what_decides(question, described, claimed),
+        near_copies=near_copies,
+    )
+
+
+def _simplest_first(
+    question: Question, found: Candidate, rivals: Sequence[Candidate]
+) -> list[Candidate]:
+    """Return what came nearest, as `rivals_of` orders the others."""
+    listed = [found, *rivals]
+    few = question.settings.not_negative
+    return sorted(
+        listed, key=lambda c: (len(c.parents), min(c.weights) < few, c.residual, c.parents)
+    )
+
+
+def _rival(question: Question, other: Candidate) -> Rival:
+    spread = layer_spread(question, other.parents)
+    return Rival(
+        tuple((question.names[p], w) for p, w in zip(other.parents, other.weights, strict=True)),
+        question.unexplained(MODEL, other),
+        float(np.nanmax(spread)) if np.isfinite(spread).any() else float("nan"),
+    )
+
+
+def _what_decides(question: Question, rivals: Sequence[Rival], claimed: bool) -> str:
+    """Return what would tell the rivals apart, or find what a refusal missed."""
+    if not rivals or (claimed and rivals[0].unexplained > question.settings.rival_unexplained):
+        return ""
+    if rivals[0].unexplained > question.settings.worth_telling:
+        return ""
+    if question.source == "estimated":
+        return "exact distances would decide: run `megasim compare`"
+    if question.layers is None:
+        return (
+            "distances by layer would decide: of a merge the weights are the same in each layer, "
+            "of a chance sum they are not"
+        )
+    if not claimed and len(rivals) < 2:
+        return "a parent that is not in the store may be missing: ingest more of its relatives"
+    return (
+        "the scatter of the weights over layers tells: that of a merge is small, unless its "
+        "weights differ by block; name the parents with --from to see each set by block"
     )
 
 

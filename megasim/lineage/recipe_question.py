@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from megasim.lineage.inner_products import (
     source_of,
     sum_by_block,
 )
+from megasim.lineage.recipe_search import Candidate
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
@@ -64,19 +65,67 @@ class Question:
         rounding = self.settings.dependent_rounding * self.rounding[named].max() ** 2
         return float(rounding + self.settings.dependent_precision * self.precision * widest)
 
+    def dependence_with(self, base: Sequence[int]) -> Floats:
+        """Return for each model the squared distance from the plane of a set that is none.
+
+        As `dependence`, of the set and that model: what others there are changes nothing.
+        """
+        named, settings = list(base), self.settings
+        within = self.total[np.ix_(named, named)].max()
+        widest = np.maximum(within, self.total[named].max(axis=0))
+        rounding = np.maximum(self.rounding[named].max(), self.rounding)
+        return np.asarray(
+            settings.dependent_rounding * rounding**2
+            + settings.dependent_precision * self.precision * widest
+        )
+
+    def unexplained(self, model: int, found: Candidate) -> float:
+        """Return the squared distance a set leaves, over that to its nearest parent."""
+        nearest = float(self.total[model, list(found.parents)].min())
+        return found.residual / nearest if nearest > 0 else float("nan")
+
     def reach(self, model: int, parents: Sequence[int]) -> float:
         """Return the sum of the distances from a model to its parents."""
         return float(np.sqrt(self.total[model, list(parents)]).sum())
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """The models that may be parents of one, and those that are no parents.
+
+    Attributes:
+        names: the candidates, nearest first.
+        same: models that hold the very same weights.
+        notes: what else was left out, a sentence each.
+    """
+
+    names: tuple[str, ...]
+    same: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
 def comparable(
     matrix: DistanceMatrix,
     model: str,
-    rounding: dict[str, float],
+    norms: Mapping[str, float],
+    weight_sets: Mapping[str, str],
+    *,
     parents: Sequence[str] | None,
     settings: LineageSettings,
-) -> tuple[list[str], list[str], list[str]]:
-    """Return the candidates, nearest first; the models of the same weights; and notes."""
+) -> Candidates:
+    """Return the models that may be parents of one.
+
+    Models of another scale, or at right angles to it, are not among those that are sought: what
+    they are changes nothing of the answer.
+
+    Args:
+        norms: model → L2 of its weights, where known.
+        weight_sets: model → a name for the set of models with the same weights, where known.
+        parents: the only ones to consider.
+
+    Raises:
+        NoAnswerError: the model has no distances in this component.
+    """
     place = {name: i for i, name in enumerate(matrix.models)}
     from_model = matrix.values[place[model]]
     others = [n for n in matrix.models if n != model and np.isfinite(from_model[place[n]])]
@@ -90,17 +139,26 @@ def comparable(
     notes: list[str] = []
 
     def is_same(a: str, b: str) -> bool:
-        rounded = rounding.get(a, 0.0) ** 2 + rounding.get(b, 0.0) ** 2
-        return bool(matrix.values[place[a], place[b]] ** 2 <= settings.same_weights * rounded)
+        # Two merges of nearly the same ratio are near, too: only hashes tell the same weights.
+        alike = a in weight_sets and weight_sets[a] == weight_sets.get(b)
+        return alike or bool(matrix.values[place[a], place[b]] == 0)
 
     same = [n for n in others if is_same(model, n)]
     if same:
         shown = ", ".join(printable(n, 60) for n in same[:5])
         notes.append(f"the same weights under another name, no parents: {shown}")
-    nearest = sorted((n for n in others if n not in same), key=lambda n: (from_model[place[n]], n))
+    if parents is None:
+        sought = [
+            n
+            for n in others
+            if may_be_parent(norms.get(model), norms.get(n), from_model[place[n]], settings)
+        ]
+    else:
+        sought = [n for n in others if n in parents]
+    nearest = sorted((n for n in sought if n not in same), key=lambda n: (from_model[place[n]], n))
     kept: list[str] = []
     twins = gaps = 0
-    for name in nearest if parents is None else [n for n in nearest if n in parents]:
+    for name in nearest:
         row = matrix.values[place[name]]
         if any(not np.isfinite(row[place[k]]) for k in kept):
             gaps += 1
@@ -114,7 +172,32 @@ def comparable(
         notes.append(f"{gaps} model(s) lack a distance to a nearer candidate and were left out")
     if len(kept) == settings.pool:
         notes.append(f"parents were sought among the {settings.pool} nearest models")
-    return kept, same, notes
+    return Candidates(tuple(kept), tuple(same), tuple(notes))
+
+
+def may_be_parent(
+    norm: float | None, other: float | None, distance: float, settings: LineageSettings
+) -> bool:
+    """Return whether a model may be a parent of another, by their norms and distance alone.
+
+    A weighted sum has the scale of its parents, and is not at right angles to any of them.
+    Where a norm is not known it may be.
+    """
+    if norm is None or other is None:
+        return True
+    if not same_scale(norm, other, settings):
+        return False
+    cosine = (norm**2 + other**2 - distance**2) / (2 * norm * other)
+    return bool(cosine > settings.parent_cosine)
+
+
+def same_scale(norm: float, other: float, settings: LineageSettings = SETTINGS) -> bool:
+    """Return whether two norms are of one scale; nothing is of the scale of 0.
+
+    >>> same_scale(10.0, 12.0), same_scale(10.0, 200.0), same_scale(10.0, 0.0)
+    (True, False, False)
+    """
+    return 0 < max(norm, other) <= settings.same_scale * min(norm, other)
 
 
 def check_parents(
@@ -155,7 +238,7 @@ def ask(
     model: str,
     names: list[str],
     layers: LayerMatrices | None,
-    rounding: dict[str, float],
+    rounding: Mapping[str, float],
     notes: list[str],
     settings: LineageSettings,
 ) -> Question:
@@ -165,6 +248,7 @@ def ask(
     wanted = [model, *names]
     if layers is not None and model in layers.models:
         require_l2(layers.metric)
+        layers = layers.subset([n for n in wanted if n in set(layers.models)])
         place = {n: i for i, n in enumerate(layers.models)}
         compared = np.isfinite(layers.values[:, place[model], :])
         compared[:, place[model]] = False

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megasim.errors import printable
-from megasim.lineage.settings import SETTINGS
 from megasim.missing import number_or_none
 from megasim.words import RecipeVerdict
 
@@ -39,10 +38,17 @@ class BlockWeights:
 
 @dataclass(frozen=True)
 class Rival:
-    """Another set of parents that explains nearly as much."""
+    """Another set of parents that explains nearly as much.
+
+    Attributes:
+        parents: names and weights.
+        unexplained: the squared distance it leaves, over that to its nearest parent.
+        spread: the largest standard deviation of its weights over layers; NaN without layers.
+    """
 
     parents: tuple[tuple[str, float], ...]
     unexplained: float
+    spread: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,14 @@ class Recipe:
             NaN when not told.
         blockwise: whether the weights differ by block; `unexplained` is then of those.
         blocks: the weights of each block; empty without layers.
-        rivals: other sets that leave nearly as little; of an unclaimed recipe, the best tried.
+        rivals: other sets that leave nearly as little, or no more than 3 %, the simplest first;
+            of an unclaimed recipe with what came nearest.
         same: models that hold the very same weights, and so were no candidates.
         source: "exact", "estimated" or "imported".
         notes: what else a reader should know, one sentence each.
+        reason: why nothing is claimed; empty where something is.
+        decides: what would tell the rivals apart; empty where there are none.
+        near_copies: models so near to this one that they were no candidates either.
     """
 
     model: str
@@ -78,6 +88,9 @@ class Recipe:
     same: tuple[str, ...]
     source: str
     notes: tuple[str, ...]
+    reason: str = ""
+    decides: str = ""
+    near_copies: tuple[str, ...] = ()
 
     @property
     def claimed(self) -> bool:
@@ -89,14 +102,7 @@ class Recipe:
         estimated = ", estimated" if self.source == "estimated" else ""
         asked = f"{printable(self.model, 80)} ({self.component}{estimated})"
         if not self.claimed:
-            said = f"{asked}: no merge of these models"
-            if self.rivals and self.rivals[0].unexplained <= SETTINGS.worth_telling:
-                best = self.rivals[0]
-                left = percent(best.unexplained)
-                said += (
-                    f"; the best weights, {weighted_sum(best.parents)}, leave {left} unexplained"
-                )
-            return said
+            return f"{asked}: no merge of these models: {self.reason}"
         by_block = ", weights differ by block" if self.blockwise else ""
         left = f"{percent(self.unexplained)} unexplained{by_block}"
         terms = weighted_sum([(p.model, p.weight) for p in self.parents])
@@ -137,10 +143,14 @@ class Recipe:
                 {
                     "parents": [{"model": m, "weight": w} for m, w in r.parents],
                     "unexplained": number_or_none(r.unexplained),
+                    "spread": number_or_none(r.spread),
                 }
                 for r in self.rivals
             ],
             "same": list(self.same),
+            "near_copies": list(self.near_copies),
+            "reason": self.reason,
+            "decides": self.decides,
             "source": self.source,
             "sentence": self.sentence(),
             "notes": list(self.notes),

@@ -98,8 +98,9 @@ def least_residual(squared: Floats, model: int, pool: Iterable[int]) -> float:
 def hull_distances(squared: Floats) -> Floats:
     """Return (N,) squared distances of each point from the affine hull of all others.
 
-    It is the reciprocal of the point's diagonal entry in the inverse of the bordered matrix
-    [[−½ D², 1], [1ᵀ, 0]].
+    It is the reciprocal of the point's diagonal entry in the pseudo-inverse of the centred
+    −½ D². What rounding leaves below zero of its eigenvalues is taken for zero, and each has a
+    ridge of 1e-9 of the largest distance, so that a point inside the hull is told as very near.
 
     Args:
         squared: (N, N) squared distances; all zero gives zeros.
@@ -110,20 +111,58 @@ def hull_distances(squared: Floats) -> Floats:
     n, scale = len(squared), float(squared.max())
     if not scale > 0:
         return np.zeros(n)
-    bordered = np.ones((n + 1, n + 1))
-    bordered[:n, :n] = -squared / (2 * scale) + 1e-9 * np.eye(n)
-    bordered[n, n] = 0.0
-    diagonal = np.diag(np.linalg.pinv(bordered, rcond=1e-12, hermitian=True))[:n]
-    return np.asarray(scale / np.maximum(diagonal, 1e-30))
+    centred = squared - squared.mean(axis=0) - squared.mean(axis=1, keepdims=True) + squared.mean()
+    # The row of ones, along which nothing varies, is made the last eigenvector and left out.
+    values, vectors = np.linalg.eigh(-centred / (2 * scale) + np.full((n, n), 2.0))
+    inverse = 1 / (np.maximum(values[:-1], 0.0) + 1e-9)
+    return np.asarray(scale / (np.square(vectors[:, :-1]) @ inverse))
+
+
+def near_copies(
+    squared: Floats, model: int, settings: LineageSettings = SETTINGS
+) -> frozenset[int]:
+    """Return the models so near to one that the parents of a merge are far beyond them.
+
+    There must be a gap: all of them are within a tenth of the distance to the next model. At
+    least two models are beyond.
+
+    >>> line = np.square(np.subtract.outer([0, 0.1, 50, -50], [0, 0.1, 50, -50]))
+    >>> near_copies(line, 0)
+    frozenset({1})
+    """
+    row = squared[model]
+    order = sorted((i for i in range(len(row)) if i != model), key=lambda i: (row[i], i))
+    for count in range(len(order) - 2, 0, -1):
+        if row[order[count - 1]] <= settings.near_copy * row[order[count]]:
+            return frozenset(order[:count])
+    return frozenset()
 
 
 def explainable(
     squared: Floats, layers: LayerMatrices | None, settings: LineageSettings = SETTINGS
 ) -> list[int]:
-    """Return the models of which all others together leave little: what may be a merge."""
+    """Return the models of which all others together leave little: what may be a merge.
+
+    Near-copies of a model are left aside: they leave less than its parents do.
+    """
+    everything = list(range(len(squared)))
+    copies = {i: near_copies(squared, i, settings) for i in everything}
+    found: list[int] = []
+    for aside in sorted(set(copies.values()), key=sorted):
+        own = [i for i in everything if copies[i] == aside]
+        at = [i for i in everything if i not in aside]
+        part = None if layers is None else layers.subset([layers.models[i] for i in at])
+        inside = _explained(squared[at][:, at], part, settings)
+        found += [i for i in own if at.index(i) in inside]
+    return sorted(found)
+
+
+def _explained(
+    squared: Floats, layers: LayerMatrices | None, settings: LineageSettings
+) -> set[int]:
     n = len(squared)
     if n < 3:
-        return []
+        return set()
     stacks = [squared[None]]
     if layers is not None:
         known = np.isfinite(layers.values).all(axis=(1, 2))
@@ -133,7 +172,7 @@ def explainable(
     each = [np.sum([hull_distances(d2) for d2 in stack], axis=0) for stack in stacks if len(stack)]
     hull = np.min(each, axis=0)
     away = squared + np.diag(np.full(n, np.inf))
-    return [i for i in range(n) if hull[i] <= settings.explainable * away[i].min()]
+    return {i for i in range(n) if hull[i] <= settings.explainable * away[i].min()}
 
 
 def hull_ends(
@@ -198,7 +237,7 @@ def search_parents(
     model: int,
     pool: Iterable[int],
     *,
-    noise: float = 0.0,
+    noise: Callable[[Sequence[int]], Floats] | None = None,
     most: int | None = None,
     settings: LineageSettings = SETTINGS,
 ) -> Iterator[list[Candidate]]:
@@ -210,25 +249,30 @@ def search_parents(
 
     Args:
         squared: (B, N, N) squared distances, finite among `pool` and the model.
-        noise: a squared distance, summed over blocks, that is none: a parent no farther from
-            the plane of the others adds no direction of its own.
+        noise: a set → for each model the squared distance from its plane, summed over blocks,
+            that is none: a model no farther from it adds no direction of its own.
         most: the largest size; `settings.most_parents` when None.
     """
     places = np.array(sorted(set(pool) - {model}), dtype=np.intp)
     index = np.concatenate([[model], places])
     part = squared[:, index][:, :, index]
     n = len(places)
+
+    def none_of(base: Sequence[int]) -> Floats:
+        named = [int(index[i]) for i in base]
+        return np.zeros(n + 1) if noise is None else np.asarray(noise(named)[index])
+
     beam: list[tuple[int, ...]] = [(i,) for i in range(1, n + 1)]
     for size in range(2, min(most or settings.most_parents, n) + 1):
         sets: dict[tuple[int, ...], Candidate] = {}
         grown: dict[tuple[int, ...], float] = {}
         for base in beam:
-            _collect(part, base, sets, grown, noise, settings)
+            _collect(part, base, sets, grown, none_of(base), settings)
         if sets and size > 2:
             best = min(sets.values(), key=_order)
             for out in range(size):
                 base = best.parents[:out] + best.parents[out + 1 :]
-                _collect(part, base, sets, grown, noise, settings)
+                _collect(part, base, sets, grown, none_of(base), settings)
         if sets:
             yield [
                 Candidate(tuple(int(index[i]) for i in c.parents), c.residual, c.weights)
@@ -246,7 +290,7 @@ def _collect(
     base: tuple[int, ...],
     sets: dict[tuple[int, ...], Candidate],
     grown: dict[tuple[int, ...], float],
-    noise: float,
+    noise: Floats,
     settings: LineageSettings,
 ) -> None:
     """Add to `sets` and `grown` the sets of `base` and one parent more; the model is row 0."""
@@ -269,7 +313,7 @@ def _collect(
 def extend(
     squared: Floats,
     base: Sequence[int],
-    noise: float = 0.0,
+    noise: Floats | float = 0.0,
     settings: LineageSettings = SETTINGS,
 ) -> tuple[Floats, Floats]:
     """Return what every further parent beside `base` would leave and weigh; the model is row 0.
@@ -290,7 +334,7 @@ def extend(
 
 
 def _extend(
-    squared: Floats, base: Sequence[int], noise: float, settings: LineageSettings
+    squared: Floats, base: Sequence[int], noise: Floats | float, settings: LineageSettings
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     first = squared[:, base[0], :]
     toward = (first + first[:, :1] - squared[:, 0, :]) / 2

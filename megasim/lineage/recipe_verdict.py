@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from megasim.errors import printable
 from megasim.lineage.inner_products import Floats
 from megasim.lineage.recipe_question import MODEL, Question
+from megasim.lineage.recipe_result import percent, weighted_sum
 from megasim.lineage.recipe_search import Candidate, fit_weights, natural
 from megasim.words import RecipeVerdict
 
@@ -23,40 +25,74 @@ def lies_within(question: Question, other: Candidate, best: Candidate) -> bool:
     return False
 
 
-def verdict_of(
+@dataclass(frozen=True)
+class Judgement:
+    """What a set of parents proves of a model, and of a refusal why.
+
+    Attributes:
+        reason: of a refusal, why, to stand after "no merge of these models"; else empty.
+    """
+
+    verdict: RecipeVerdict
+    reason: str = ""
+
+    def refused(self) -> Judgement:
+        """Return the same judgement as a refusal."""
+        return replace(self, verdict=RecipeVerdict.NONE)
+
+
+def judge(
     question: Question,
     model: int,
     found: Candidate,
     max_unexplained: float,
     *,
     asked: bool = False,
-) -> RecipeVerdict:
-    """Return what a set of parents proves of the model."""
-    nearest = float(question.total[model, list(found.parents)].min())
+) -> Judgement:
+    """Return what a set of parents proves of the model.
+
+    Args:
+        asked: whether the parents were named rather than sought.
+    """
+    settings = question.settings
+    near = min(found.parents, key=lambda p: (question.total[model, p], p))
+    nearest = float(question.total[model, near])
     noise = question.noise(model, found.parents)
+    terms = _terms(question, found)
     if nearest <= noise:
-        return RecipeVerdict.NONE
+        name = printable(question.names[near], 60)
+        return _refusal(f"{name} differs from it by no more than rounding")
     beyond = max(0.0, found.residual - noise) / nearest
-    if beyond > max_unexplained or not bool(natural(np.array(found.weights), question.settings)):
-        return RecipeVerdict.NONE
-    if min(found.weights) >= question.settings.not_negative:
-        return RecipeVerdict.MERGE
+    left = percent(question.unexplained(model, found))
+    if beyond > max_unexplained:
+        if beyond > settings.worth_telling:
+            return _refusal(f"no weights of others explain even half of it ({left} are left)")
+        most = f"a merge leaves {percent(max_unexplained)} at most"
+        return _refusal(f"the best weights, {terms}, leave {left} unexplained, {most}")
+    if not bool(natural(np.array(found.weights), settings)):
+        return _refusal(f"nobody merges by {terms}, which leave {left} unexplained")
+    if min(found.weights) >= settings.not_negative:
+        return Judgement(RecipeVerdict.MERGE)
     if asked:
-        return RecipeVerdict.ADD_DIFFERENCE
+        return Judgement(RecipeVerdict.ADD_DIFFERENCE)
     sums = _likeliest_sums(question, model, found)
     if model not in sums:
-        return RecipeVerdict.NONE
-    return RecipeVerdict.AMBIGUOUS if len(sums) > 1 else RecipeVerdict.ADD_DIFFERENCE
+        names = " or ".join(printable(question.names[i], 60) for i in sorted(sums))
+        return _refusal(
+            f"{terms} leave {left} unexplained, but rather {names} is the add-difference of it "
+            "and the others"
+        )
+    several = len(sums) > 1
+    return Judgement(RecipeVerdict.AMBIGUOUS if several else RecipeVerdict.ADD_DIFFERENCE)
 
 
-def other_reading(question: Question, found: Candidate) -> list[str]:
-    """Return the note that one of the models tried is the sum, if that explains all of them."""
-    noise = question.noise_ceiling(MODEL, found.parents)
-    if found.residual > noise or min(found.weights) >= question.settings.not_negative:
-        return []
-    sums = _likeliest_sums(question, MODEL, found) - {MODEL}
-    names = " or ".join(printable(question.names[i], 60) for i in sorted(sums))
-    return [f"rather {names} is the add-difference of it and the others tried"] if sums else []
+def _refusal(reason: str) -> Judgement:
+    return Judgement(RecipeVerdict.NONE, reason)
+
+
+def _terms(question: Question, found: Candidate) -> str:
+    heaviest = sorted(zip(found.weights, found.parents, strict=True), key=lambda x: (-x[0], x[1]))
+    return weighted_sum([(question.names[p], w) for w, p in heaviest])
 
 
 def _likeliest_sums(question: Question, model: int, found: Candidate) -> set[int]:

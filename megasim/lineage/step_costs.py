@@ -143,6 +143,8 @@ def block_weights(
         families: the steps of each with their `Steps.errors` in a first tree.
     """
     names = sorted({name for steps, _ in families for name in steps.blocks})
+    if not names:
+        return {}
     products = settings.own_error**2 * np.eye(len(names))
     for steps, errors in families:
         rows = np.ones((len(errors), len(names)))

@@ -16,6 +16,7 @@ from megasim.errors import NoAnswerError, UsageError
 from megasim.lineage.inner_products import Floats, direction, gram
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.recipe_search import hull_distances
 from megasim.lineage.rounding import rounding_l2
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
@@ -292,6 +293,25 @@ def test_gram_equals_inner_products_of_differences() -> None:
     x = np.random.default_rng(0).normal(size=(6, 30))
     squared = np.square(x[:, None] - x[None]).sum(-1)
     np.testing.assert_allclose(gram(squared, 2), (x - x[2]) @ (x - x[2]).T, atol=1e-10)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
+def test_hull_distances_are_those_of_least_squares(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(8, 40)) * scale
+    points[3] = 0.6 * points[0] + 0.4 * points[1]
+    points[4] = 0.6001 * points[0] + 0.3999 * points[1]
+    squared = np.square(points[:, None] - points[None]).sum(-1)
+    squared *= 1 + 1e-9 * np.triu(rng.normal(size=(8, 8)))  # as sums are rounded
+    squared = np.triu(squared) + np.triu(squared).T
+    found = hull_distances(squared)
+    for i, distance in enumerate(found):
+        others = np.delete(points, i, axis=0)
+        steps, toward = (others[1:] - others[0]).T, points[i] - others[0]
+        left = toward - steps @ np.linalg.lstsq(steps, toward, rcond=1e-9)[0]
+        truth = float(left @ left)
+        assert distance == pytest.approx(truth, rel=1e-3, abs=1e-6 * squared.max())
 
 
 def test_direction_is_the_cosine_of_two_changes() -> None:
