@@ -239,7 +239,7 @@ def _by_structure(left: Side, right: Side, told: _Told) -> list[Rename]:
     renames = []
     for prefix_a in _prefixes(left):
         for prefix_b in _prefixes(right):
-            if prefix_a == prefix_b:
+            if prefix_a == prefix_b or _differ_by_number(prefix_a, prefix_b):
                 continue
             rename = _apply((prefix_a, prefix_b), left, right, told, "structure")
             if rename is None:
@@ -270,6 +270,8 @@ def _by_shapes(left: Side, right: Side) -> list[Rename]:
     ]
     if not all(_norms_agree(left[ka], right[kb]) for ka, kb in pairs):
         return []
+    if any(_differ_by_number(ka, kb) for ka, kb in pairs):
+        return []
     by_prefixes: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for ka, kb in pairs:
         by_prefixes.setdefault(substitution(ka, kb), []).append((ka, kb))
@@ -277,6 +279,15 @@ def _by_shapes(left: Side, right: Side) -> list[Rename]:
         Rename(prefix_a, prefix_b, tuple(sorted(keys)), 0, "shapes")
         for (prefix_a, prefix_b), keys in sorted(by_prefixes.items())
     ]
+
+
+def _differ_by_number(a: str, b: str) -> bool:
+    """Whether two names are those of two layers of one model, not two names of one layer.
+
+    >>> _differ_by_number("layers.0.", "layers.2."), _differ_by_number("fc1.", "net.0.")
+    (True, False)
+    """
+    return re.sub("[0-9]+", "", a) == re.sub("[0-9]+", "", b)
 
 
 def _by_shape(side: Side) -> dict[tuple[str, str], list[str]]:

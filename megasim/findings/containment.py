@@ -93,6 +93,14 @@ def _as_part_of_a_file(pair: PairComparison) -> str:
         whole = pair.kinship.reader.models.get(file_model)
         if whole is not None and file_model != alone:
             return f"{pair.name(alone)} is the {title} of {printable(whole.name, 80)}"
+    averaged = {
+        model.file_model_id
+        for model in pair.kinship.reader.models.values()
+        if model.part_role == PartRole.EMA
+    }
+    for whole_id, alone in ((pair.b, pair.a), (pair.a, pair.b)):
+        if whole_id in averaged and alone not in averaged and not pair.model(alone).part:
+            return f"{pair.name(alone)} is the raw weights of {pair.name(whole_id)}"
     return ""
 
 

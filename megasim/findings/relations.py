@@ -33,8 +33,9 @@ def model_relations(
 ) -> list[Relation]:
     """Return the relations of pairs of models; unrelated models have none.
 
-    Of named pairs, or of few, every relation is returned. Of many, as few as tie the models of
-    equal weights together, and for each such family the relation to its nearest model.
+    Of named pairs, or of few, every relation is returned; of the other parts of the files of named
+    models, what is equal. Of many, as few as tie the models of equal weights together, and for each
+    such family the relation to its nearest model.
 
     Raises:
         UsageError: an unknown model or group.
@@ -47,7 +48,30 @@ def model_relations(
         known = set(chosen)
         ties = _ties(kinship, known)
         chosen = [*ties, *_nearest_pairs(kinship, known, ties)]
-    return _relations(kinship, chosen)
+    if pairs is None:
+        return _relations(kinship, chosen)
+    of_parts = _relations(kinship, _pairs_of_other_parts(store, kinship.reader, chosen))
+    equal_parts = [r for r in of_parts if r.kind in (RelationKind.SAME_WEIGHTS, RelationKind.CAST)]
+    return [*_relations(kinship, chosen), *equal_parts]
+
+
+def _pairs_of_other_parts(
+    store: Store, reader: FindingsReader, chosen: Sequence[Pair]
+) -> list[Pair]:
+    """Return the compared pairs of the files of some pairs that are not among those pairs."""
+
+    def file_of(model: int) -> int:
+        return reader.models[model].file_model_id or model
+
+    files = {ordered(file_of(a), file_of(b)) for a, b in chosen}
+    known = {ordered(*pair) for pair in chosen}
+    return [
+        (a, b)
+        for a, b in chosen_pairs(store)
+        if file_of(a) != file_of(b)
+        and ordered(file_of(a), file_of(b)) in files
+        and ordered(a, b) not in known
+    ]
 
 
 def relation_sentences(relations: Sequence[Relation]) -> list[tuple[RelationKind, str]]:

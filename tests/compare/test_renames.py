@@ -91,6 +91,18 @@ def test_a_shape_or_a_norm_that_disagrees_ends_it() -> None:
     assert find_renames(a, b) == []
 
 
+def test_shards_of_one_model_are_not_renamed_into_each_other() -> None:
+    def shard(first: int, layers: int) -> dict:
+        return {
+            f"layers.{i}.{name}.weight": tensor(f"{i}{name}")
+            for i in range(first, first + layers)
+            for name in ("q", "k", "v", "o", "up", "down", "gate", "norm", "more")
+        }
+
+    assert find_renames(shard(0, 1), shard(1, 1)) == []
+    assert find_renames(shard(0, 2), shard(2, 2)) == []
+
+
 def test_what_was_renamed_and_cast_at_once_is_found_once_rounded() -> None:
     def cast(key: str, seed: int) -> NamedTensor:
         return NamedTensor("64x64", (f"{key}{seed}", f"half {key}", f"bf {key}"), False)
