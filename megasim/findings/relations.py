@@ -52,7 +52,8 @@ def model_relations(
         return _relations(kinship, chosen)
     of_parts = _relations(kinship, _pairs_of_other_parts(store, kinship.reader, chosen))
     equal_parts = [r for r in of_parts if r.kind in (RelationKind.SAME_WEIGHTS, RelationKind.CAST)]
-    return [*_relations(kinship, chosen), *equal_parts]
+    found = [*_relations(kinship, chosen), *equal_parts]
+    return sorted(found, key=lambda relation: relation.kind.rank)
 
 
 def _pairs_of_other_parts(
