@@ -68,7 +68,8 @@ def test_many_components_stay_readable(tmp_path: Path) -> None:
         lines = findings_report(store.store).to_text().splitlines()
         source = Source.of(store.store, None, None, None)
         grid = sharing_grid(source.equalities)
-        _, findings, _ = tier_overview(source, None)
+        reader, pairs = source.equalities.reader, source.pairs
+        findings = tier_overview(reader, pairs, lambda: source.center).findings
     assert max(map(len, lines)) < 200
     assert any("and 24 more: the same in 3 models" in line for line in lines)
     for figure in (sharing_figure(grid), tier_figure(findings)):
