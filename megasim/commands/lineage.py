@@ -142,7 +142,7 @@ def direction_command(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Claimed recipes to check, as JSON or CSV with model, parents, weights.",
 )
-@click.option("--weights-only", is_flag=True, help="Use no evidence from metadata.")
+@click.option("--no-metadata", is_flag=True, help="Use no evidence from metadata.")
 @options.from_sketches
 @options.output(False, "Tree: .html, .png, .svg, .pdf, .dot, .graphml or .json.")
 @options.as_json
@@ -152,7 +152,7 @@ def lineage_command(
     component: str | None,
     models: list[str] | None,
     claims_file: Path | None,
-    weights_only: bool,
+    no_metadata: bool,
     estimate: bool,
     output: Path | None,
     as_json: bool,
@@ -165,7 +165,7 @@ def lineage_command(
     lineage, checked = options.open_workspace(ctx).lineage_and_claims(
         component,
         models=models,
-        use_metadata=not weights_only,
+        use_metadata=not no_metadata,
         claims_file=claims_file,
         estimate=estimate,
         progress=ConsoleProgress(),

@@ -73,7 +73,7 @@ def test_a_command_has_methods_of_its_name(name: str) -> None:
             assert known >= PLACED[name]
             continue
         wanted = PARAMETERS.get(option, option)
-        if (name, option) == ("lineage", "weights_only"):
+        if (name, option) == ("lineage", "no_metadata"):
             wanted = "use_metadata"
         assert known & {wanted, wanted.removesuffix("s")}, option
 

@@ -229,7 +229,7 @@ def test_a_file_of_claims_is_checked_from_the_command_line(
     assert cli.run([*asked, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["claims"]
     assert [c["verdict"] for c in found] == ["confirmed", "contradicted", "not decidable"]
-    assert cli.run([*asked, "--weights-only"]) == 0
+    assert cli.run([*asked, "--no-metadata"]) == 0
     assert f"claim confirmed: {half}" in capsys.readouterr().out
     (tmp_path / "claims.json").write_text("{")
     assert cli.run(asked) == 2
