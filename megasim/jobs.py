@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from megasim.exchange.fingerprint_file import ImportResult
     from megasim.exchange.mega_cmp_export import ExportResult
     from megasim.exchange.model_map import ModelMap
-    from megasim.ingest import IngestResult
+    from megasim.ingest.paths import IngestResult
 
 DEFAULT_MEMORY = 1 << 30
 
@@ -84,7 +84,7 @@ class StoreJobs:
         from megasim.anatomy.classification import load_rules
         from megasim.estimate.folded import save_folded_sketches
         from megasim.exchange.model_map import is_model_map, read_model_map
-        from megasim.ingest import IngestResult, ingest_paths
+        from megasim.ingest.paths import IngestResult, ingest_paths
 
         given = [Path(path) for path in paths]
         if reread and not (given or names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from megasim.errors import printable
@@ -43,3 +44,12 @@ def four_digits(value: float) -> str:
     ('133.5', '551,602', '0.04941')
     """
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def number_or_none(value: float) -> float | None:
+    """Return a number as JSON and SQL hold it: None for NaN.
+
+    >>> number_or_none(0.5), number_or_none(float("nan"))
+    (0.5, None)
+    """
+    return None if math.isnan(value) else value

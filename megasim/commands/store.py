@@ -79,7 +79,7 @@ def ingest_command(
     Nothing in a file is ever executed. Known files are skipped; in folders, files that are
     clearly not checkpoints are skipped too.
     """
-    from megasim.ingest import require_some
+    from megasim.ingest.paths import require_some
 
     named = dict(_named_path(text) for text in names)
     if not (paths or named or reread):

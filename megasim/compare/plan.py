@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from megasim.checkpoint.opening import Checkpoint, TensorRef
 from megasim.compare.piece import Position
+from megasim.ingest.reading import assemble_ref
 from megasim.progress import Progress
-from megasim.reading import assemble_ref
 from megasim.store.batches import Table, pair_table
 from megasim.store.rows import Pair, Store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from megasim.checkpoint.opening import Checkpoint, open_checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION, content_hashes
-from megasim.reading import assemble_ref, pieces_of
+from megasim.ingest.reading import assemble_ref, pieces_of
 from megasim.store.rows import Model, Pair, Store
 
 _ENDED = 1.0  # seconds to wait for work that a signal ends

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megasim.errors import printable
-from megasim.missing import number_or_none
+from megasim.wording import number_or_none
 from megasim.words import RecipeVerdict
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from megasim.errors import printable
 from megasim.lineage.evidence import Evidence
 from megasim.lineage.recipe_result import Recipe
-from megasim.missing import number_or_none
+from megasim.wording import number_or_none
 from megasim.words import EdgeKind
 
 

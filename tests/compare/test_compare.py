@@ -315,7 +315,7 @@ def test_an_interrupted_ingest_keeps_the_models_it_read(tmp_path: Path) -> None:
     for i in range(8):
         write_model(models / f"m{i}.safetensors", random_model(i))
     slow = (
-        "import sys, time, megasim.reading as i, megasim.cli as cli\n"
+        "import sys, time, megasim.ingest.reading as i, megasim.cli as cli\n"
         "read = i.fingerprint_refs\n"
         "def slowly(*given): time.sleep(0.2); print('.', flush=True); return read(*given)\n"
         "i.fingerprint_refs = slowly\n"

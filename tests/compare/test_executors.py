@@ -13,7 +13,7 @@ import torch
 import megasim
 import megasim.compare.pairs
 import megasim.compare.plan
-import megasim.reading
+import megasim.ingest.reading
 from megasim.matrix.files import write_matrix
 from tests.models import nudged, random_model, write_model
 
@@ -83,5 +83,5 @@ def test_many_small_pieces_change_nothing(
     monkeypatch.setattr(megasim.compare.pairs, "_SAVE_ROWS", 1)
     for limit in ("_PIECE_ELEMENTS", "_PLANNED_LAYERS"):
         monkeypatch.setattr(megasim.compare.plan, limit, 1)
-    monkeypatch.setattr(megasim.reading, "PIECE_BYTES", 1)
+    monkeypatch.setattr(megasim.ingest.reading, "PIECE_BYTES", 1)
     assert results(tmp_path, models, workers=4) == expected

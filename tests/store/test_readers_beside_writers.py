@@ -15,7 +15,8 @@ from tests.models import nudged, random_model, write_model
 STEP_BY_STEP = """if True:
     import sys
     import megasim.cli as cli
-    import megasim.compare.pairs as pairs, megasim.compare.plan as plan, megasim.reading as ingest
+    import megasim.compare.pairs as pairs, megasim.compare.plan as plan
+    import megasim.ingest.reading as ingest
     plan._PIECE_ELEMENTS = pairs._SAVE_ROWS = 1
     def told(work):
         def run(*given):

@@ -22,10 +22,10 @@ from megasim.checkpoint.opening import (
 )
 from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError, printable
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
+from megasim.ingest.known_models import KnownModels
+from megasim.ingest.reading import Reading, begin_reading
 from megasim.interrupts import held_interrupts, stoppable
-from megasim.known_models import KnownModels
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.reading import Reading, begin_reading
 from megasim.store.rows import HeldModel, Model, ModelTensor, Store
 from megasim.words import PartRole
 

@@ -1,0 +1,1 @@
+"""Paths → fingerprints → store, skipping what is known."""
