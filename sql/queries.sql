@@ -273,6 +273,7 @@ select
     case when t.linf <= 65504 then t.fp16_hash end as fp16_hash,
     case when t.linf is not null then t.bf16_hash end as bf16_hash,
     t.is_constant or t.numel < 64 as trivial,
+    t.is_constant or t.numel < 8 as plain,
     t.l2
 from model_tensor mt
 join tensor t on t.id = mt.tensor_id

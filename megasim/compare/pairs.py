@@ -249,8 +249,8 @@ def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
     def side(model_id: int) -> dict[str, NamedTensor]:
         rows = store.rows("model_keys", id=model_id)
         return {
-            key: NamedTensor(shape, tuple(hashes), trivial, norm)
-            for key, shape, *hashes, trivial, norm in rows
+            key: NamedTensor(shape, tuple(hashes), trivial, norm, plain)
+            for key, shape, *hashes, trivial, plain, norm in rows
         }
 
     renames: list[tuple[Any, ...]] = []

@@ -5,7 +5,8 @@ prefixes. The substitution that explains the most keys, and contradicts nothing,
 every key it fits, also to those whose content changed. Content is equal as it is, or once both
 are rounded to float16 or to bfloat16: a model may be renamed and cast at once. Constant and small
 tensors are no evidence, and neither is a content that stands more than once in a model (tied or
-repeated weights).
+repeated weights). Once larger tensors have tied two models together, small ones that are not
+constant, such as biases and norms, are evidence too.
 
 Where no content is equal, names and shapes are tried: first a branch of one model that lies whole
 in the other under another prefix; then, if every key has its counterpart, shapes in their order,
@@ -18,7 +19,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Raised when other renames would be found.
 RENAME_VERSION = 2
@@ -43,6 +44,8 @@ class NamedTensor:
         contents: what it is equal by, from the strongest: the hash of its values, and of its values
             rounded to float16 and bfloat16. None equals nothing.
         trivial: whether it is too small, or too plain, to be evidence.
+        plain: whether it is evidence of nothing even between models that are known to be kin: it
+            is constant, or of a few elements.
         norm: its l2; None where it has none.
     """
 
@@ -50,6 +53,7 @@ class NamedTensor:
     contents: tuple[Hashable, ...]
     trivial: bool
     norm: float | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,22 @@ def find_renames(a: Side, b: Side) -> list[Rename]:
     if not left or not right:
         return []
     told = _Told(_evidence(a, b, left, right), sorted(left))
+    found = _by_content(told, left, right)
+    if not found:
+        return _by_structure(left, right, told) or _by_shapes(left, right)
+    # Between models that larger tensors tie together small ones are evidence too, such as biases.
+    small = _Told(_evidence(_with_small(a), _with_small(b), left, right), sorted(left))
+    return found + _by_content(small, left, right)
+
+
+def _with_small(side: Side) -> Side:
+    return {key: replace(tensor, trivial=tensor.plain) for key, tensor in side.items()}
+
+
+def _by_content(
+    told: _Told, left: dict[str, NamedTensor], right: dict[str, NamedTensor]
+) -> list[Rename]:
+    """Return the renames for which equal contents speak; take their keys out of both sides."""
     found: list[Rename] = []
     candidates = {substitution(ka, kb) for ka, kb in told.evidence.items()}
     renames: dict[tuple[str, str], Rename] = {}
@@ -115,8 +135,6 @@ def find_renames(a: Side, b: Side) -> list[Rename]:
             for a, b in candidates
             if any(k.startswith(a) for k in taken_a) or any(k.startswith(b) for k in taken_b)
         }
-    if left and right and not found:
-        found += _by_structure(left, right, told) or _by_shapes(left, right)
     return found
 
 

@@ -194,7 +194,12 @@ class Equalities:
         if finding.verdict != Verdict.ABSENT_B:
             self.components_of[b].add(parts[1][1])
         proven = finding.source != Source.IMPORTED or finding.keys_compared is not None
-        if finding.equal and proven and all(map(self._is_telling, parts)):
+        if (
+            finding.equal
+            and proven
+            and all(map(self._is_telling, parts))
+            and self._as_many_keys(*parts)
+        ):
             self._join(finding.verdict, *parts)
 
     def _join(self, tier: Verdict, a: ModelComponent, b: ModelComponent) -> None:
@@ -205,6 +210,12 @@ class Equalities:
     def _is_telling(self, part: ModelComponent) -> bool:
         fact = self.reader.facts.get(part)
         return fact is None or fact.telling > 0
+
+    def _as_many_keys(self, a: ModelComponent, b: ModelComponent) -> bool:
+        """Whether two components under different names are one: "enc" is only a part of "module"
+        where that holds "module.enc" and "module.dec"."""
+        one, other = self.reader.facts.get(a), self.reader.facts.get(b)
+        return a[1] == b[1] or one is None or other is None or one.keys == other.keys
 
     def class_of(self, model_id: int, component: str) -> ModelComponent:
         """Return what stands for the class of equal components: its first member."""
@@ -262,7 +273,7 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
     wholes: dict[tuple[ModelComponent, ...], list[list[ModelComponent]]] = defaultdict(list)
     for model_id in sorted(equal.components_of):
         used = equal.used(model_id)
-        for component in used:
+        for component in sorted(used):
             members[(equal.class_of(model_id, component),)].append((model_id, component))
         vae = [(model_id, part) for part in _VAE_PARTS if part in used]
         if len(vae) > 1:

@@ -201,8 +201,13 @@ def _containment_text(
 def _what_is_missing(pair: PairComparison, side: Status, absent: Sequence[Finding]) -> str:
     """Name the components that one side lacks, and the keys of those that both hold in part."""
     partial = [*pair.contained, *pair.further]
-    keys = missing_from(pair.differing_in(partial), side)
+    # "Other keys" names nothing: a marker among them may decide how the model must be run.
+    unnamed = [f for f in absent if f.component == "other"]
+    absent = [f for f in absent if f.component != "other"]
+    keys = missing_from(pair.differing_in([*partial, *unnamed]), side)
     named = [f"its {titles(absent)}"] if absent else []
+    if unnamed and not keys:
+        named.append(f"its {titles(unnamed)}")
     if keys:
         named.append(name_differing(keys))
     elif any((f.missing_b if side == Status.MISSING_B else f.missing_a) for f in partial):

@@ -95,7 +95,7 @@ class Kinship:
         found = dict(self._beside.get(model_id, {}))
         for part in self._parts.get(model_id, ()):
             name = self.reader.models[part].part
-            found[f"its part {printable(name, 60)}"] = frozenset(
+            found[f"the part {printable(name, 60)}"] = frozenset(
                 self.equal.bytes_of(part, component) for component in self.equal.used(part)
             )
         return found

@@ -170,3 +170,21 @@ def test_which_of_two_equal_towers_was_kept_is_not_guessed() -> None:
     moved = {**model("q.", 12, seed="p"), **model("k.", 12, frozenset(range(12)), seed="p")}
     (rename,) = find_renames(moved, model("enc.", 12, seed="p"))
     assert (rename.prefix_a, rename.prefix_b, rename.support) == ("q.", "enc.", 12)
+
+
+def test_small_tensors_are_evidence_once_larger_ones_are() -> None:
+    small = NamedTensor("32", ("bias",), trivial=True)
+    (large, bias) = find_renames(
+        {"enc.w": tensor("w"), "enc.b": small}, {"e.0.weight": tensor("w"), "e.0.bias": small}
+    )
+    assert large.keys == (("enc.w", "e.0.weight"),)
+    assert bias.keys == (("enc.b", "e.0.bias"),)
+    assert find_renames({"enc.b": small}, {"e.0.bias": small}) == []
+
+
+def test_constants_are_never_evidence() -> None:
+    ones = NamedTensor("32", ("ones",), trivial=True, plain=True)
+    found = find_renames(
+        {"enc.w": tensor("w"), "enc.b": ones}, {"e.0.weight": tensor("w"), "e.0.bias": ones}
+    )
+    assert [r.keys for r in found] == [(("enc.w", "e.0.weight"),)]

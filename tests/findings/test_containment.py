@@ -358,7 +358,7 @@ def test_parts_of_a_training_file_are_known_again(tmp_path: Path) -> None:
         workspace.compare()
         texts = relation_texts(workspace.store)
     assert "released is the EMA of train" in texts
-    assert "train and wrong_upload hold the same weights" in texts
+    assert "wrong_upload is the raw weights of train" in texts
 
 
 def test_what_differs_beside_equal_weights_is_said(tmp_path: Path) -> None:
@@ -370,4 +370,31 @@ def test_what_differs_beside_equal_weights_is_said(tmp_path: Path) -> None:
         workspace.ingest(*sorted(tmp_path.glob("*.pt")))
         workspace.compare()
         (text,) = [r.text for r in model_relations(workspace.store, [("a", "b")])]
-    assert text.startswith("a and b hold the same weights; their files differ in its part")
+    assert text.startswith("a and b hold the same weights; their files differ in the part")
+
+
+def test_other_keys_that_one_model_lacks_are_named_in_the_headline(tmp_path: Path) -> None:
+    plain = random_model(1)
+    marked = {**plain, "v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
+    texts = related(tmp_path, eps=plain, v=marked)
+    assert texts == ["eps is v without 2 keys (v_pred, ztsnr)"]
+
+
+def test_components_of_a_wrapped_model_are_not_taken_for_one_another(tmp_path: Path) -> None:
+    plain = {f"{name}.weight": noise(i, 40, 40) for i, name in enumerate(("dec", "enc"))}
+    wrapped = {f"module.{key}": value for key, value in plain.items()}
+    torch.save(plain, tmp_path / "plain.pt")
+    torch.save({**wrapped, "n_averaged": torch.tensor(5)}, tmp_path / "swa.pt")
+    with open_store(tmp_path / "store.duckdb") as workspace:
+        workspace.ingest(*sorted(tmp_path.glob("*.pt")))
+        workspace.compare()
+        assert relation_texts(workspace.store) == ["plain is swa without n_averaged"]
+        # all of "module" is neither "dec" nor "enc"
+        assert shared_components(workspace.store) == []
+
+
+def test_a_small_model_renamed_and_cast_at_once_is_a_cast(tmp_path: Path) -> None:
+    full = {"enc.w": noise(1, 30, 20), "enc.b": noise(2, 30), "dec.w": noise(3, 20, 30)}
+    names = ("e.0.weight", "e.0.bias", "d.0.weight")
+    half = {name: value.half() for name, value in zip(names, full.values(), strict=True)}
+    assert related(tmp_path, a=full, b=half) == ["b is a cast to float16"]
