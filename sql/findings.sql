@@ -170,6 +170,7 @@ where len(a.shape) >= 2
     and ta.dtype like '%float%'
     and tb.dtype like '%float%'
     and is_measured(a.nature)
+    and is_measured(b.nature)
     and a.canonical_key not like '%position_ids'
     and ta.value_hash <> tb.value_hash
     and ta.fp16_hash <> tb.fp16_hash

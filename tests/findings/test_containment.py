@@ -398,3 +398,12 @@ def test_a_small_model_renamed_and_cast_at_once_is_a_cast(tmp_path: Path) -> Non
     names = ("e.0.weight", "e.0.bias", "d.0.weight")
     half = {name: value.half() for name, value in zip(names, full.values(), strict=True)}
     assert related(tmp_path, a=full, b=half) == ["b is a cast to float16"]
+
+
+def test_codes_of_a_quantised_model_have_no_cosine_with_weights(tmp_path: Path) -> None:
+    names = [f"block.{i}.fc" for i in range(3)]
+    plain = {f"{name}.weight": noise(i, 50, 50) for i, name in enumerate(names)}
+    plain |= {f"{name}.bias": noise(9 + i, 50) for i, name in enumerate(names)}
+    codes = {key: (value * 50).to(torch.float8_e4m3fn) for key, value in plain.items()}
+    scales = {f"{key}_scale": torch.tensor(0.02) for key in plain}
+    assert not any("cosine" in text for text in related(tmp_path, a=plain, b={**codes, **scales}))
