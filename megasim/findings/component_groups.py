@@ -198,7 +198,7 @@ class Equalities:
             finding.equal
             and proven
             and all(map(self._is_telling, parts))
-            and self._as_many_keys(*parts)
+            and not self.reader.rows.is_regrouped(a, b, finding.component)
         ):
             self._join(finding.verdict, *parts)
 
@@ -210,12 +210,6 @@ class Equalities:
     def _is_telling(self, part: ModelComponent) -> bool:
         fact = self.reader.facts.get(part)
         return fact is None or fact.telling > 0
-
-    def _as_many_keys(self, a: ModelComponent, b: ModelComponent) -> bool:
-        """Whether two components under different names are one: "enc" is only a part of "module"
-        where that holds "module.enc" and "module.dec"."""
-        one, other = self.reader.facts.get(a), self.reader.facts.get(b)
-        return a[1] == b[1] or one is None or other is None or one.keys == other.keys
 
     def class_of(self, model_id: int, component: str) -> ModelComponent:
         """Return what stands for the class of equal components: its first member."""

@@ -64,9 +64,11 @@ class PairRows:
         self._store = store
         self._families: dict[int, str] = {}
         self._shapes: dict[tuple[int, str], Counter[str]] = {}
-        self._counterparts = {
-            (a, b, component): other for a, b, component, other in store.rows("renamed_components")
-        }
+        renamed = list(store.rows("renamed_components"))
+        self._counterparts = {(a, b, component): other for a, b, component, other in renamed}
+        # How many components each of them has keys in common with, under another name.
+        self._split = Counter((a, b, component) for a, b, component, _ in renamed)
+        self._joined = Counter((a, b, other) for a, b, _, other in renamed)
 
     def names_of(self, a: int, b: int, component: str) -> tuple[str, str]:
         """Return what the component of a finding between a and b is called in either model.
@@ -77,6 +79,16 @@ class PairRows:
         low, high = min(a, b), max(a, b)
         names = component, self._counterparts.get((low, high, component), component)
         return names if a < b else names[::-1]
+
+    def is_regrouped(self, a: int, b: int, component: str) -> bool:
+        """Whether one of two models has in several components what the other has in this one.
+
+        "enc" is only a part of "module" where that holds "module.enc" and "module.dec".
+        """
+        pair = min(a, b), max(a, b)
+        other = self._counterparts.get((*pair, component))
+        split = self._split[*pair, component]
+        return other is not None and max(split, self._joined[*pair, other]) > 1
 
     def renames(self, a: int, b: int) -> list[tuple[str, str, int, int]]:
         """Return (prefix in a, prefix in b, keys, of them with equal content) of each rename.
