@@ -282,7 +282,7 @@ order by mt.canonical_key;
 
 -- name: pairs
 -- The pairs asked for so far.
-select model_a, model_b, done, linf, cossim from model_pair order by model_a, model_b;
+select model_a, model_b, done, linf, cossim, rename_version from model_pair order by model_a, model_b;
 
 -- name: add_pairs
 -- Pairs asked for now, nothing of them done.

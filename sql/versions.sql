@@ -10,22 +10,23 @@ select current_database();
 select
     (
         select count(*) from model
-        where source <> 'imported' and fingerprint_version is distinct from current_fingerprint()
+        where source <> 'imported' and not is_comparable(fingerprint_version)
     ) as models,
     (
         select coalesce(list(name order by id)[1:3], []) from model
-        where source <> 'imported' and fingerprint_version is distinct from current_fingerprint()
+        where source <> 'imported' and not is_comparable(fingerprint_version)
     ) as names,
     (select count(*) from tensor_distance where metric_version <> current_metric()) as distances,
     (
         select count(*) from model_pair
-        where done
-            and (metric_version is distinct from current_metric()
-                or rename_version is distinct from current_rename())
+        where done and metric_version is distinct from current_metric()
     ) as pairs,
     (
+        select count(*) from model_pair where rename_version is distinct from current_rename()
+    ) as renames,
+    (
         select count(*) from component_distance
-        where source = 'estimated' and version is distinct from current_fingerprint()
+        where source = 'estimated' and not is_comparable(version)
     ) as estimates,
     coalesce((select max(fingerprint_version) from model) > current_fingerprint(), false)
         or coalesce((select max(metric_version) from tensor_distance) > current_metric(), false)
@@ -39,7 +40,7 @@ create or replace temp view model_tensor as
 select *
 from {store}.main.model_tensor
 where model_id in (
-    select id from {store}.main.model where fingerprint_version = current_fingerprint()
+    select id from {store}.main.model where is_comparable(fingerprint_version)
 );
 
 -- name: hide_old_tensor_distance
@@ -61,14 +62,14 @@ select * from {store}.main.tensor_cossim where metric_version = current_metric()
 -- Pairs of models of this version; those that were done by an older one are not done.
 create or replace temp view model_pair as
 select * replace (
-    done and metric_version = current_metric() and rename_version = current_rename() as done
+    done and metric_version = current_metric() as done
 )
 from {store}.main.model_pair
 where model_a in (
-        select id from {store}.main.model where fingerprint_version = current_fingerprint()
+        select id from {store}.main.model where is_comparable(fingerprint_version)
     )
     and model_b in (
-        select id from {store}.main.model where fingerprint_version = current_fingerprint()
+        select id from {store}.main.model where is_comparable(fingerprint_version)
     );
 
 -- name: hide_old_component_distance
@@ -83,15 +84,28 @@ where c.source = 'imported'
                 from model_pair p
                 where p.model_a = c.model_a and p.model_b = c.model_b and p.done
             )
-            else c.version = current_fingerprint()
+            else is_comparable(c.version)
         end
         and c.model_a in (
-            select id from {store}.main.model where fingerprint_version = current_fingerprint()
+            select id from {store}.main.model where is_comparable(fingerprint_version)
         )
         and c.model_b in (
-            select id from {store}.main.model where fingerprint_version = current_fingerprint()
+            select id from {store}.main.model where is_comparable(fingerprint_version)
         )
     );
+
+-- name: reopen_old_pairs
+-- Renames of pairs of readable models, sought by an older search, are sought again. The distances of
+-- their contents stay.
+create or replace temp table old_pair as
+select model_a, model_b
+from model_pair
+where rename_version is distinct from current_rename()
+    and model_a in (select model_id from readable)
+    and model_b in (select model_id from readable);
+delete from rename r using old_pair p where p.model_a = r.model_a and p.model_b = r.model_b;
+delete from renamed_key r using old_pair p where p.model_a = r.model_a and p.model_b = r.model_b;
+delete from model_pair r using old_pair p where p.model_a = r.model_a and p.model_b = r.model_b;
 
 -- name: drop_old_rows
 -- What is of no use to this version and can be computed again; pairs of old models are open again.
@@ -100,16 +114,7 @@ delete from tensor_linf where metric_version is distinct from current_metric();
 delete from tensor_cossim where metric_version is distinct from current_metric();
 create or replace temp table old_model as
 select id from model
-where source <> 'imported' and fingerprint_version is distinct from current_fingerprint();
-delete from rename r using model_pair p
-where p.model_a = r.model_a
-    and p.model_b = r.model_b
-    and p.rename_version is distinct from current_rename();
-delete from renamed_key r using model_pair p
-where p.model_a = r.model_a
-    and p.model_b = r.model_b
-    and p.rename_version is distinct from current_rename();
-delete from model_pair where rename_version is distinct from current_rename();
+where source <> 'imported' and not is_comparable(fingerprint_version);
 update model_pair
 set done = false, linf = false, cossim = false
 where metric_version is distinct from current_metric()
@@ -122,6 +127,6 @@ where c.source = 'exact'
     );
 delete from component_distance c
 where c.source = 'estimated'
-    and (c.version is distinct from current_fingerprint()
+    and (not is_comparable(c.version)
         or c.model_a in (from old_model)
         or c.model_b in (from old_model));

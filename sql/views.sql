@@ -5,6 +5,8 @@
 -- those of the code.
 -- Not a promise: what users query is the views.
 create or replace macro current_fingerprint() as 4;
+-- version 3 lacks profiles alone: its hashes, norms and sketches are those of 4
+create or replace macro is_comparable(version) as coalesce(version in (3, 4), false);
 create or replace macro current_metric() as 1;
 create or replace macro current_rename() as 2;
 

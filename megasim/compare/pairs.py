@@ -18,7 +18,7 @@ from megasim.checkpoint.opening import Checkpoint
 from megasim.checkpoint.tensors import file_paths
 from megasim.compare.piece import PairDistances, PairPiece, Position, run_pair_piece
 from megasim.compare.plan import Ids, PairPlan, PlannedPiece
-from megasim.compare.renames import NamedTensor, find_renames
+from megasim.compare.renames import RENAME_VERSION, NamedTensor, find_renames
 from megasim.compare.weight_files import models_at, open_weights
 from megasim.errors import (
     CheckpointError,
@@ -142,6 +142,7 @@ def compare_models(
             )
     result = CompareResult(pairs_asked=len(pairs))
     with store.job(), stoppable():
+        _reopen_old_pairs(store)
         missing = missing_pairs(store, pairs, metrics)
         result.pairs_known = len(pairs) - len(missing)
         checkpoints = open_weights(store, missing, executor, result.failed)
@@ -236,6 +237,15 @@ def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
             batch = []
     if batch:
         yield batch
+
+
+def _reopen_old_pairs(store: Store) -> None:
+    """Let pairs whose renames an older search sought be aligned anew, if their files are there."""
+    if (store.pairs()["rename_version"] == RENAME_VERSION).all():
+        return
+    readable = [m.id for m in store.models() if m.path is not None and Path(m.path).exists()]
+    with store.transaction():
+        store.write("reopen_old_pairs", tables={"readable": {"model_id": readable}})
 
 
 def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:

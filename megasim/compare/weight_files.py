@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megasim.checkpoint.opening import Checkpoint, open_checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
-from megasim.fingerprint.tensor import FINGERPRINT_VERSION, content_hashes
+from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, content_hashes
 from megasim.ingest.reading import assemble_ref, pieces_of
 from megasim.store.rows import Model, Pair, Store
 
@@ -60,7 +60,7 @@ def _reopen(model: Model) -> Checkpoint:
             f"{printable(model.name)} has no weights here: only published results of it are known",
             "run `megasim ingest` on its file to compare it",
         )
-    if model.fingerprint_version != FINGERPRINT_VERSION:
+    if model.fingerprint_version not in COMPARABLE_VERSIONS:
         raise CheckpointError(
             model.path,
             f"the fingerprints of model {printable(model.name)!r} are of another version",

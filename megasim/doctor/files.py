@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megasim.errors import MegasimError, printable
-from megasim.fingerprint.tensor import FINGERPRINT_VERSION
+from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
 from megasim.ingest.paths import fingerprint_checkpoint
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.rows import Model, Store
@@ -54,7 +54,7 @@ def check_files(
     for model in store.models():
         if model.source != "checkpoint" or model.path is None:
             continue
-        if model.fingerprint_version != FINGERPRINT_VERSION:
+        if model.fingerprint_version not in COMPARABLE_VERSIONS:
             continue  # to be read again anyway
         told = _check(store, model, Path(model.path), executor, progress)
         if told is not None:

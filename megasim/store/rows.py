@@ -466,7 +466,7 @@ class Store:
     # Pairs
 
     def pairs(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the pairs asked for: model_a, model_b, done, linf, cossim."""
+        """Return the pairs asked for: model_a, model_b, done, linf, cossim, rename_version."""
         return self.arrays("pairs")
 
     def groups(self) -> dict[str, list[Pair]]:

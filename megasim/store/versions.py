@@ -29,7 +29,7 @@ def leave_old_rows_out(
         StoreTooNewError: some rows are of a version to come.
     """
     found = con.execute(statement("rows_of_other_versions")).fetchall()
-    models, names, distances, pairs, estimates, newer = found[0]
+    models, names, distances, pairs, renames, estimates, newer = found[0]
     if newer:
         raise StoreTooNewError(
             f"{printable(path)} holds fingerprints or distances of a version that this megasim "
@@ -54,8 +54,15 @@ def leave_old_rows_out(
             f"{estimates:,} estimates of an older version are left out: `megasim matrix "
             "--estimate` makes them again"
         )
+    # said, and nothing is left out: what was found then holds, and less was sought
+    said = []
+    if renames:
+        said.append(
+            f"{renames:,} pairs were aligned by an older search: `megasim compare` seeks renames "
+            "again"
+        )
     if not notes:
-        return ()
+        return tuple(said)
     if mode == "read":
         (name,) = con.execute(statement("name_of_store")).fetchall()[0]
         quoted = '"' + str(name).replace('"', '""') + '"'
@@ -66,4 +73,4 @@ def leave_old_rows_out(
         con.begin()
         con.execute(statement("drop_old_rows"))
         con.commit()
-    return tuple(notes)
+    return tuple(notes + said)

@@ -11,7 +11,7 @@ import pytest
 from megasim import cli
 from megasim.demo import run_demo
 from megasim.errors import UsageError
-from megasim.workspace import Workspace, compact_store, migrate_store, open_store
+from megasim.workspace import Workspace, compact_store, examine_store, migrate_store, open_store
 from tests.small_sd import UNET, compared_store, small_sd, trained
 
 # Commands whose names are words of Python, or that do two things.
@@ -50,6 +50,7 @@ FUNCTIONS = {
     "demo": run_demo,
     "compact": compact_store,
     "migrate": migrate_store,
+    "doctor": examine_store,
 }  # they open the store themselves
 
 

@@ -77,7 +77,9 @@ def test_openff_nagl_releases(tmp_path: Path) -> None:
             "gcn_layers.0.fc_self.weight (512x21 → 512x22)"
         )
         (version,) = model_relations(store, [("0.1.0-rc.3", "1.0.0")])
-        assert version.kind == "fine_tuned"
+        assert version.kind == "widened"
+        assert version.text.startswith("1.0.0 is 0.1.0-rc.3 with 2 keys (convolution_module.gcn")
+        assert version.text.endswith("widened; the new elements are zero, the norms are the same")
         assert model_relations(store, [("0.0.1-alpha.1", "1.0.0")]) == []
 
 

@@ -11,7 +11,7 @@ from megasim import cli, open_store
 from megasim.compare.pairs import METRIC_VERSION
 from megasim.compare.renames import RENAME_VERSION
 from megasim.errors import NoAnswerError, StoreTooNewError
-from megasim.fingerprint.tensor import FINGERPRINT_VERSION
+from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, FINGERPRINT_VERSION
 from megasim.store.rows import Store
 from tests.models import nudged, random_model, write_model
 
@@ -36,7 +36,11 @@ def test_the_versions_of_sql_are_those_of_the_code(path: Path) -> None:
     asked = "select current_fingerprint(), current_metric(), current_rename()"
     with Store(path) as store:
         found = store.connection.execute(asked).fetchall()
+        comparable = store.connection.execute(
+            "select list(v order by v) from range(9) r(v) where is_comparable(v)"
+        ).fetchone()
     assert found == [(FINGERPRINT_VERSION, METRIC_VERSION, RENAME_VERSION)]
+    assert comparable == (sorted(COMPARABLE_VERSIONS),)
 
 
 @pytest.mark.parametrize("table", ["tensor_distance", "tensor_linf", "tensor_cossim", "model_pair"])
