@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from megasim.findings.overview import FindingsReport
     from megasim.findings.verdicts import Finding
     from megasim.lineage.claims import CheckedClaim
-    from megasim.lineage.inner_products import Direction
+    from megasim.lineage.inner_products import ChangeSimilarity
     from megasim.lineage.recipe_result import Recipe
     from megasim.lineage.result import Lineage
     from megasim.matrix.distance_matrix import LayerMatrices
@@ -352,7 +352,7 @@ class Workspace(StoreJobs):
         *,
         estimate: bool = False,
         progress: Progress = NO_PROGRESS,
-    ) -> Direction:
+    ) -> ChangeSimilarity:
         """Return the cosine between the changes A→B and C→D. See `inner_products.direction`.
 
         With `estimate`, from the sketches.

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from megasim.anatomy.classification import Part, canonical_shape, classify_keys
+from megasim.anatomy.classification import CanonicalTensor, canonical_shape, classify_keys
 from megasim.compare.pairs import METRIC_VERSION
 from megasim.fingerprint.sketch import sketch_length
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
@@ -129,7 +129,7 @@ def _points(names: Sequence[str], random: np.random.Generator) -> tuple[Floats, 
     return places, own
 
 
-def _part_frame(parts: Sequence[Part], shapes: Shapes) -> pd.DataFrame:
+def _part_frame(parts: Sequence[CanonicalTensor], shapes: Shapes) -> pd.DataFrame:
     """Return a row per part, as `model_tensor` names it, and its number of elements."""
     own = [shapes[part.sources[0]] for part in parts]
     return pd.DataFrame(

@@ -26,8 +26,8 @@ from megasim.anatomy.rules import (
 from megasim.errors import printable
 
 __all__ = [
+    "CanonicalTensor",
     "ModelAnatomy",
-    "Part",
     "Rules",
     "canonical_shape",
     "classify_keys",
@@ -53,7 +53,7 @@ _MOST_COMPONENTS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CanonicalTensor:
     """One canonical tensor of a model.
 
     Attributes:
@@ -88,7 +88,7 @@ class ModelAnatomy:
     family: str
     variant: str
     layout: str
-    parts: tuple[Part, ...]
+    parts: tuple[CanonicalTensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,15 +256,15 @@ def _choose(canonical: str, group: list[_Claim], shapes: Mapping[str, Shape]) ->
     return [parts[i] for i in sorted(parts)] if complete and alike else []
 
 
-def _part(claims: Sequence[_Claim], canonical: str, columns: FamilyRules) -> Part:
+def _part(claims: Sequence[_Claim], canonical: str, columns: FamilyRules) -> CanonicalTensor:
     claim = claims[0]
     sources = tuple(c.key for c in claims)
     # A key that lost its canonical name to another still is what that name says.
     name = claim.canonical_key
     if len(name) > _LONGEST_KEY:
-        return Part(canonical, "other", None, None, sources)
+        return CanonicalTensor(canonical, "other", None, None, sources)
     component, block, role = columns.labels(name, claim.names)
-    return Part(
+    return CanonicalTensor(
         canonical_key=canonical,
         component=component or "other",
         block=block or None,
@@ -274,7 +274,7 @@ def _part(claims: Sequence[_Claim], canonical: str, columns: FamilyRules) -> Par
     )
 
 
-def _without_crowd(parts: list[Part]) -> list[Part]:
+def _without_crowd(parts: list[CanonicalTensor]) -> list[CanonicalTensor]:
     """Put the parts of a generic model into one component where they would make too many."""
     if len({part.component for part in parts}) <= _MOST_COMPONENTS:
         return parts

@@ -22,7 +22,7 @@ from megasim.checkpoint.contents import SCALAR_LIMIT, shorten, storable
 from megasim.checkpoint.pickle_values import Global, Made
 from megasim.checkpoint.pickled_arrays import parse_scalar
 from megasim.checkpoint.pickled_tensors import Pickled, is_tensor
-from megasim.checkpoint.state_dict import Walk, entries_of
+from megasim.checkpoint.state_dict import StateDictWalk, entries_of
 from megasim.checkpoint.strict_json import JSON
 from megasim.words import PartRole
 
@@ -95,7 +95,7 @@ def find_parts(path: Path, root: object) -> Parts:
     Raises CheckpointError for a malformed tensor, an endless structure, or more than a million
     entries.
     """
-    walk = Walk(path)
+    walk = StateDictWalk(path)
     if is_tensor(root):
         return Parts(Part("", PartRole.WEIGHTS, {"tensor": walk.parse("tensor", root)}))
     split = _Split(walk)
@@ -121,7 +121,7 @@ def script_parts(
     A module that was frozen has all of its weights among the constants: they are then the model,
     under the keys "constants.0", "constants.1" ….
     """
-    walk = Walk(path)
+    walk = StateDictWalk(path)
     found = walk.script_parameters(root, classes)
     held = {
         f"constants.{i}": walk.parse(f"constants.{i}", value)
@@ -140,7 +140,7 @@ def script_parts(
 class _Split:
     """Takes a pickled value apart; what is beside the state dicts is gathered on the way."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: StateDictWalk) -> None:
         self.walk = walk
         self.beside: list[Beside] = []
         self.metadata: dict[str, JSON] = {}

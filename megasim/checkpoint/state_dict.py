@@ -60,7 +60,7 @@ def entries_of(value: object) -> dict[object, object] | None:
     return None
 
 
-class Walk:
+class StateDictWalk:
     """All walks over one pickled value, within a budget of entries and of steps.
 
     Its methods raise CheckpointError for a malformed tensor, an endless structure, or more than a

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from megasim.anatomy.classification import Part, classify_keys
+from megasim.anatomy.classification import CanonicalTensor, classify_keys
 from megasim.anatomy.natures import key_natures
 from megasim.errors import MegasimError, UsageError, printable
 from megasim.exchange.fingerprint_file import ImportResult
@@ -325,12 +325,12 @@ def _layer_frame(pair: PublishedPair, ids: Pair, origin: str) -> pd.DataFrame:
     )
 
 
-def _parts(keys: Sequence[str | None]) -> Mapping[str, Part]:
+def _parts(keys: Sequence[str | None]) -> Mapping[str, CanonicalTensor]:
     return _parts_of(frozenset(key for key in keys if key is not None))
 
 
 @lru_cache(maxsize=16)
-def _parts_of(keys: frozenset[str]) -> Mapping[str, Part]:
+def _parts_of(keys: frozenset[str]) -> Mapping[str, CanonicalTensor]:
     """Return what each key is; most files of a folder have the same keys."""
     anatomy = classify_keys(dict.fromkeys(sorted(keys), ()))
     return {source: part for part in anatomy.parts for source in part.sources}

@@ -17,7 +17,7 @@ _SHOWN_KEYS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class UnreadKey:
+class UnreadStatus:
     """A key of a model that names a tensor of which no values could be read.
 
     Attributes:
@@ -66,10 +66,10 @@ class UnreadPair:
     """
 
     same: int = 0
-    other_bytes: tuple[UnreadKey, ...] = ()
-    unknown: tuple[UnreadKey, ...] = ()
-    only_a: tuple[UnreadKey, ...] = ()
-    only_b: tuple[UnreadKey, ...] = ()
+    other_bytes: tuple[UnreadStatus, ...] = ()
+    unknown: tuple[UnreadStatus, ...] = ()
+    only_a: tuple[UnreadStatus, ...] = ()
+    only_b: tuple[UnreadStatus, ...] = ()
     read_in_a: int = 0
     read_in_b: int = 0
 
@@ -98,17 +98,17 @@ class UnreadKeys:
     """The unread keys of all models of a store."""
 
     def __init__(self, store: Store) -> None:
-        self._of: dict[int, dict[str, UnreadKey]] = defaultdict(dict)
+        self._of: dict[int, dict[str, UnreadStatus]] = defaultdict(dict)
         for model_id, *row in store.rows("unread_keys"):
             key, component, reason, dtype, shape, digest = row
-            found = UnreadKey(key, component, Unread(reason), dtype, shape, digest)
+            found = UnreadStatus(key, component, Unread(reason), dtype, shape, digest)
             self._of[model_id][key] = found
         self._read_elsewhere = {
             (model_id, key)
             for model_id, key in (store.rows("unread_elsewhere") if self._of else ())
         }
 
-    def of(self, model_id: int) -> Mapping[str, UnreadKey]:
+    def of(self, model_id: int) -> Mapping[str, UnreadStatus]:
         """Return the unread keys of a model by their canonical names."""
         return self._of.get(model_id, {})
 
@@ -124,7 +124,7 @@ class UnreadKeys:
         return found
 
     def _compare(
-        self, a: int, b: int, of_a: Mapping[str, UnreadKey], of_b: Mapping[str, UnreadKey]
+        self, a: int, b: int, of_a: Mapping[str, UnreadStatus], of_b: Mapping[str, UnreadStatus]
     ) -> UnreadPair:
         both = sorted(of_a.keys() & of_b.keys())
         same = [k for k in both if _are_equal(of_a[k], of_b[k])]
@@ -157,21 +157,21 @@ class UnreadKeys:
         return tuple(sorted(known)) if len(known) == len(signatures) else None
 
 
-def _are_equal(a: UnreadKey, b: UnreadKey) -> bool:
+def _are_equal(a: UnreadStatus, b: UnreadStatus) -> bool:
     return a.signature is not None and a.signature == b.signature
 
 
-def _are_known(a: UnreadKey, b: UnreadKey) -> bool:
+def _are_known(a: UnreadStatus, b: UnreadStatus) -> bool:
     """Whether two unread keys that are not known to be equal are known to differ."""
     if a.digest is not None and b.digest is not None:
         return True
     return None not in (a.shape, b.shape) and a.shape != b.shape
 
 
-def unread_kinds(keys: Iterable[UnreadKey]) -> str:
+def unread_kinds(keys: Iterable[UnreadStatus]) -> str:
     """Say what stood in the way of reading some keys, the commonest first.
 
-    >>> key = UnreadKey("w", "other", Unread.DTYPE, "float4_e2m1fn_x2", None, None)
+    >>> key = UnreadStatus("w", "other", Unread.DTYPE, "float4_e2m1fn_x2", None, None)
     >>> unread_kinds([key])
     'float4_e2m1fn_x2'
     """
@@ -201,6 +201,6 @@ def unread_text(unread: UnreadPair, total: int) -> list[str]:
     return pieces
 
 
-def _named(keys: Iterable[UnreadKey]) -> str:
+def _named(keys: Iterable[UnreadStatus]) -> str:
     names = [key.canonical_key for key in keys]
     return f": {listed(names, _SHOWN_KEYS)}" if len(names) <= _SHOWN_KEYS else ""

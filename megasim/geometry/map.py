@@ -72,7 +72,7 @@ class MapResult:
 
     @property
     def direction(self) -> str:
-        """Whether the path goes in one direction, see `plane_test.Direction.name`."""
+        """Whether the path goes in one direction, see `plane_test.PathDirection.name`."""
         return self.test.direction.name
 
     @property

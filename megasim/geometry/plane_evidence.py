@@ -20,7 +20,7 @@ from megasim.geometry.plane_test import (
     TOO_FEW,
     TURN,
     UNRELATED,
-    Direction,
+    PathDirection,
     PlaneTest,
 )
 from megasim.geometry.walk import Walk
@@ -107,7 +107,7 @@ def _firmness(test: PlaneTest) -> str:
     return f"{sentence}; {low:.2f} to {high:.2f} times {one}."
 
 
-def _direction(models: Sequence[str], walk: Walk, direction: Direction) -> list[str]:
+def _direction(models: Sequence[str], walk: Walk, direction: PathDirection) -> list[str]:
     steps = len(walk.order) - 1
     if steps < 2 or np.isnan(direction.coherence):
         return []

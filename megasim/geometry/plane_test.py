@@ -46,7 +46,7 @@ _DRAWS = 9999
 
 
 @dataclass(frozen=True)
-class Direction:
+class PathDirection:
     """Whether the steps of a path go on in one direction.
 
     Attributes:
@@ -99,7 +99,7 @@ class PlaneTest:
     held_by_walk: Floats
     models: int
     groups: int
-    direction: Direction
+    direction: PathDirection
 
 
 def plane_test(squared: Floats, walk: Walk | None = None) -> PlaneTest:
@@ -153,7 +153,7 @@ def plane_test(squared: Floats, walk: Walk | None = None) -> PlaneTest:
     )
 
 
-def sign_flip_test(squared: Floats, order: Sequence[int]) -> Direction:
+def sign_flip_test(squared: Floats, order: Sequence[int]) -> PathDirection:
     """Return whether the steps of a path persist in a direction: a sign-flip test.
 
     If the steps are unrelated, each is as likely to go forward as backward along its own line,
@@ -170,7 +170,7 @@ def sign_flip_test(squared: Floats, order: Sequence[int]) -> Direction:
     turns, value = path.turn_cosines(), float(path.coherence())
     steps = len(order) - 1
     if steps < 2 or np.isnan(value):
-        return Direction(value, turns, float("nan"), 0, "not testable")
+        return PathDirection(value, turns, float("nan"), 0, "not testable")
     products = step_products(squared, order)
     np.fill_diagonal(products, 0.0)
     signs = _sign_patterns(steps)
@@ -179,7 +179,7 @@ def sign_flip_test(squared: Floats, order: Sequence[int]) -> Direction:
     tolerance = 1e-9 * float(np.abs(products).sum())
     extreme = sums >= observed - tolerance if value >= 0 else sums <= observed + tolerance
     p = float(extreme.mean())
-    return Direction(value, turns, p, len(signs), _direction_name(value, turns, p, steps))
+    return PathDirection(value, turns, p, len(signs), _direction_name(value, turns, p, steps))
 
 
 def distinct_models(squared: Floats) -> int:

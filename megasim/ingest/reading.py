@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from megasim.anatomy.classification import Part, Rules, canonical_shape, classify_keys
+from megasim.anatomy.classification import CanonicalTensor, Rules, canonical_shape, classify_keys
 from megasim.anatomy.natures import key_natures
 from megasim.checkpoint.opening import (
     BesideTensors,
@@ -38,7 +38,7 @@ class Reading:
     """
 
     model: Model
-    parts: list[Part]
+    parts: list[CanonicalTensor]
     natures: Mapping[str, str]
     refs: list[TensorRef]
     futures: list[Future[list[Fingerprint]]]
@@ -140,7 +140,7 @@ def assemble_ref(
     return transpose_ref(ref) if transposed else ref
 
 
-def _as_adapter(part: Part) -> Part:
+def _as_adapter(part: CanonicalTensor) -> CanonicalTensor:
     """Return a part, of the component "adapter" where its key is a factor of a low-rank change.
 
     PEFT and kohya call such keys after the layer that they change, which they are not.
@@ -150,15 +150,15 @@ def _as_adapter(part: Part) -> Part:
 
 
 def _split(
-    parts: Sequence[Part], unread: Mapping[str, UnreadTensor]
-) -> tuple[list[Part], list[Part]]:
+    parts: Sequence[CanonicalTensor], unread: Mapping[str, UnreadTensor]
+) -> tuple[list[CanonicalTensor], list[CanonicalTensor]]:
     """Return the parts that can be read, and one for each key that cannot.
 
     Where a tensor is made up of several keys, and one of them cannot be read, the others stand
     for themselves.
     """
-    readable: list[Part] = []
-    others: list[Part] = []
+    readable: list[CanonicalTensor] = []
+    others: list[CanonicalTensor] = []
     for part in parts:
         if not any(key in unread for key in part.sources):
             readable.append(part)
@@ -170,7 +170,7 @@ def _split(
     return readable, others
 
 
-def _unread_key(key: str, part: Part, tensor: UnreadTensor) -> UnreadKey:
+def _unread_key(key: str, part: CanonicalTensor, tensor: UnreadTensor) -> UnreadKey:
     return UnreadKey(
         key=key,
         canonical_key=part.canonical_key,

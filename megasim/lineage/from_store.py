@@ -17,7 +17,7 @@ from megasim.lineage.facts import (
     stated_parents,
 )
 from megasim.lineage.family_tree import build_lineage
-from megasim.lineage.inner_products import Direction, direction, without_mixed_estimates
+from megasim.lineage.inner_products import ChangeSimilarity, direction, without_mixed_estimates
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Lineage
@@ -81,7 +81,7 @@ def load_direction(
     *,
     estimate: bool = False,
     progress: Progress = NO_PROGRESS,
-) -> Direction:
+) -> ChangeSimilarity:
     """Return the cosine between the changes A→B and C→D of four models. See `direction`."""
     some = list(dict.fromkeys(models))
     matrix, layers = _distances(store, component, some, estimate, progress)

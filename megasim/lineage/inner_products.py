@@ -122,7 +122,7 @@ class BlockCosine:
 
 
 @dataclass(frozen=True)
-class Direction:
+class ChangeSimilarity:
     """How far the change A→B is the change C→D.
 
     Attributes:
@@ -176,7 +176,7 @@ def direction(
     c: str,
     d: str,
     layers: LayerMatrices | None = None,
-) -> Direction:
+) -> ChangeSimilarity:
     """Return the cosine between the changes A→B and C→D, from L2 distances only.
 
     Is a fine-tune the same change applied to another base; is a LoRA baked in?
@@ -233,7 +233,7 @@ def direction(
                 blocks.append(
                     BlockCosine(name, value, float((1 - value**2) / np.sqrt(max(share, 1))))
                 )
-    return Direction(
+    return ChangeSimilarity(
         (a, b, c, d), matrix.component, cosine, error, lengths, spread, tuple(blocks),
         source_of(four),
     )  # fmt: skip

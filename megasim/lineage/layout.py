@@ -11,7 +11,7 @@ FAMILY_GAP = 1.6
 
 
 @dataclass(frozen=True)
-class Layout:
+class TreeLayout:
     """Places in columns and rows.
 
     Attributes:
@@ -29,7 +29,7 @@ class Layout:
     rows: float
 
 
-def lay_out(lineage: Lineage, *, outline: bool = False) -> Layout:
+def lay_out(lineage: Lineage, *, outline: bool = False) -> TreeLayout:
     """Return a tidy tree of each family, models in the column after their last parent.
 
     Each model stands beside the edge that says most of it: its only one, or that of the
@@ -84,7 +84,7 @@ def lay_out(lineage: Lineage, *, outline: bool = False) -> Layout:
                 places[model] = (0, row)
             row += FAMILY_GAP
     columns = 1 + max((c for c, _ in places.values()), default=0)
-    return Layout(places, tuple(headings), trunk, columns, row)
+    return TreeLayout(places, tuple(headings), trunk, columns, row)
 
 
 def _place(

@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path as Path2D
 
 from megasim.errors import UsageError, printable
-from megasim.lineage.layout import Layout, lay_out
+from megasim.lineage.layout import TreeLayout, lay_out
 from megasim.lineage.result import Edge, Lineage
 from megasim.output_files import write_file
 from megasim.plots.figure_files import figure_bytes
@@ -119,7 +119,7 @@ def lineage_figure(lineage: Lineage) -> Figure:
     return figure
 
 
-def _column_starts(layout: Layout, few: bool) -> list[float]:
+def _column_starts(layout: TreeLayout, few: bool) -> list[float]:
     """Return the x of each column in inches; it fits its labels, or is a step of an outline."""
     if not few:
         indent = min(_INDENT, _DEEPEST / layout.columns)
@@ -134,7 +134,7 @@ def _column_starts(layout: Layout, few: bool) -> list[float]:
 
 
 def _lanes(
-    edges: Sequence[Edge], layout: Layout, ends: dict[str, float]
+    edges: Sequence[Edge], layout: TreeLayout, ends: dict[str, float]
 ) -> dict[tuple[str, str], float]:
     """Return for each edge of an outline the x at which it runs past the labels, in inches.
 

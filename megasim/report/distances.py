@@ -22,7 +22,7 @@ from megasim.report.parts import (
     picture,
     say,
 )
-from megasim.report.source import Source
+from megasim.report.source import ReportSource
 from megasim.wording import counted
 
 # Up to this many models a heatmap has its values written in, and is small enough for SVG.
@@ -34,7 +34,7 @@ _MOST_KEYS = 15_000
 _NEARLY_ALL = 0.95
 
 
-def heatmap_section(source: Source) -> Section:
+def heatmap_section(source: ReportSource) -> Section:
     """Return the distance matrix of each component as a heatmap."""
     blocks: list[Block] = []
     for component in source.components:
@@ -43,7 +43,7 @@ def heatmap_section(source: Source) -> Section:
     return Section("distances", "Distances", tuple(blocks) or none, _distances_lead(source))
 
 
-def _distances_lead(source: Source) -> tuple[str, ...]:
+def _distances_lead(source: ReportSource) -> tuple[str, ...]:
     """Name the nearest and the farthest pair of the first component."""
     if not source.components:
         return ()
@@ -76,7 +76,7 @@ def _distances_lead(source: Source) -> tuple[str, ...]:
     )
 
 
-def _heatmap(source: Source, component: str) -> list[Block]:
+def _heatmap(source: ReportSource, component: str) -> list[Block]:
     title = printable(component_title(component))
     matrix = source.matrix(component)
     n = len(matrix.models)
@@ -110,7 +110,7 @@ def _heatmap(source: Source, component: str) -> list[Block]:
     ]
 
 
-def where_section(source: Source) -> Section:
+def where_section(source: ReportSource) -> Section:
     """Return layers × pairs: one model against the others, and where they differ."""
     blocks: list[Block] = []
     for component in source.components:
@@ -124,7 +124,7 @@ def where_section(source: Source) -> Section:
     )
 
 
-def _where(source: Source, component: str) -> list[Block]:
+def _where(source: ReportSource, component: str) -> list[Block]:
     matrix = source.matrix(component)
     model = source.center
     if model not in matrix.models or not known_by_layer(matrix)[matrix.models.index(model)].any():

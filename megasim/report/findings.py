@@ -41,7 +41,7 @@ from megasim.report.parts import (
     say,
     table,
 )
-from megasim.report.source import Source
+from megasim.report.source import ReportSource
 from megasim.store.rows import Pair
 from megasim.wording import counted, joined, listed
 from megasim.words import ModelSource, RelationKind, Verdict
@@ -64,7 +64,7 @@ _KIND_WORDS = {
 }
 
 
-def findings_section(source: Source) -> Section:
+def findings_section(source: ReportSource) -> Section:
     """Return how the models are related, and what became of each component of each pair."""
     pairs = source.pairs
     if len(source.models) < 2:
@@ -91,7 +91,7 @@ def findings_section(source: Source) -> Section:
     return Section("findings", "Findings", tuple(blocks), _findings_lead(source, relations))
 
 
-def _relations(source: Source, pairs: Sequence[Pair]) -> list[Relation]:
+def _relations(source: ReportSource, pairs: Sequence[Pair]) -> list[Relation]:
     if source.all_models or len(pairs) > MOST_DETAILED_PAIRS:
         found = model_relations(source.store, equalities=source.equalities)
         chosen = set(source.models)
@@ -125,7 +125,7 @@ def _entries(findings: Iterable[Finding]) -> tuple[tuple[str, tuple[str, ...]], 
     )
 
 
-def _verdict_table(source: Source, relations: Sequence[Relation]) -> DataTable:
+def _verdict_table(source: ReportSource, relations: Sequence[Relation]) -> DataTable:
     """Return how often each verdict occurs, component by component."""
     counts: Counter[tuple[str, Verdict]] = Counter()
     for (component, verdict), n in source.equalities.reader.verdict_counts(source.pairs).items():
@@ -158,7 +158,7 @@ def _verdict_table(source: Source, relations: Sequence[Relation]) -> DataTable:
     )
 
 
-def _findings_lead(source: Source, relations: Sequence[Relation]) -> tuple[str, ...]:
+def _findings_lead(source: ReportSource, relations: Sequence[Relation]) -> tuple[str, ...]:
     made = {kind: len({r.model for r in relations if r.kind == kind}) for kind in RelationKind}
     parts = [
         f"{number} {words if number > 1 else _singular(words)}"
@@ -176,7 +176,7 @@ def _singular(words: str) -> str:
     return f"{forms[first]} {rest}".replace("pruned copies", "a pruned copy")
 
 
-def shared_section(source: Source) -> Section:
+def shared_section(source: ReportSource) -> Section:
     """Return which models hold the same component, and what is unchanged in which pair."""
     groups = _groups(source)
     sentences = group_sentences(groups)
@@ -196,7 +196,7 @@ def shared_section(source: Source) -> Section:
     return Section("shared", "Shared components", tuple(blocks), _shared_lead(source, groups))
 
 
-def _shared_lead(source: Source, groups: Sequence[ComponentGroup]) -> tuple[str, ...]:
+def _shared_lead(source: ReportSource, groups: Sequence[ComponentGroup]) -> tuple[str, ...]:
     parts = []
     for group in _largest(groups)[:2]:
         rounded = "" if group.verdict == Verdict.IDENTICAL else ", once rounded,"
@@ -217,7 +217,7 @@ def _largest(groups: Sequence[ComponentGroup]) -> list[ComponentGroup]:
     return list(first.values())
 
 
-def _groups(source: Source) -> list[ComponentGroup]:
+def _groups(source: ReportSource) -> list[ComponentGroup]:
     chosen = set(source.models)
     found = []
     for group in shared_components(source.store, source.equalities):
@@ -227,7 +227,7 @@ def _groups(source: Source) -> list[ComponentGroup]:
     return found
 
 
-def _sharing_picture(source: Source) -> list[Block]:
+def _sharing_picture(source: ReportSource) -> list[Block]:
     grid = sharing_grid(source.equalities, source.models)
     if not (grid.groups > OWN).any():
         return []
@@ -261,7 +261,7 @@ def _sharing_frame(grid: SharingGrid) -> pd.DataFrame:
     )
 
 
-def _tier_picture(source: Source) -> list[Block]:
+def _tier_picture(source: ReportSource) -> list[Block]:
     if not source.pairs:
         return []
     overview = tier_overview(source.equalities.reader, source.pairs, lambda: source.center)
@@ -285,7 +285,7 @@ def _tier_picture(source: Source) -> list[Block]:
     return [drawn]
 
 
-def health_section(source: Source) -> Section:
+def health_section(source: ReportSource) -> Section:
     """Return what is odd about single models."""
     title = "Oddities"
     notes = model_health(source.store, source.models)
@@ -327,7 +327,7 @@ def _health_lead(notes: Sequence[HealthNote]) -> tuple[str, ...]:
     return (f"{text[0].upper()}{text[1:]}.",) if text else ()
 
 
-def models_section(source: Source) -> Section:
+def models_section(source: ReportSource) -> Section:
     """Return the models, and which keys stand under other names."""
     answer = source.ask("report_models")
     if answer.frame.empty:

@@ -35,7 +35,7 @@ from megasim.report.parts import (
     say,
     table,
 )
-from megasim.report.source import Source
+from megasim.report.source import ReportSource
 from megasim.wording import counted
 
 _MOST_MAPS = 3
@@ -48,7 +48,7 @@ _MOST_VERSIONED = 60
 _SAME_KEYS = 0.98
 
 
-def map_section(source: Source) -> Section:
+def map_section(source: ReportSource) -> Section:
     """Return the map of the models for each component, the verdict of the flat-plane test first."""
     blocks: list[Block] = []
     lead: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ def map_section(source: Source) -> Section:
     return Section("map", "Map of directions", tuple(blocks), lead)
 
 
-def _map(source: Source, component: str) -> MapResult:
+def _map(source: ReportSource, component: str) -> MapResult:
     whole = source.matrix(component)
     matrix = comparable_part(whole)
     n = len(whole.models)
@@ -111,7 +111,7 @@ def _same_keys(matrix: DistanceMatrix) -> DistanceMatrix:
     return replace(matrix, values=np.where(partial, np.nan, matrix.values))
 
 
-def _map_blocks(source: Source, component: str, found: MapResult) -> list[Block]:
+def _map_blocks(source: ReportSource, component: str, found: MapResult) -> list[Block]:
     answer = source.ask("report_distances", components=source.members(component))
     name = file_name("map", component)
     title = printable(component_title(component))
@@ -153,7 +153,7 @@ def _map_lead(component: str, found: MapResult) -> tuple[str, ...]:
     return (f"{title} map of {n} models: {found.verdict}; {share}, {unrelated}.",)
 
 
-def trajectory_section(source: Source) -> Section:
+def trajectory_section(source: ReportSource) -> Section:
     """Return the chains: how far each step goes, and whether the steps keep their direction."""
     title = "Trajectories"
     chains = find_chains(source.models)
@@ -174,7 +174,7 @@ def trajectory_section(source: Source) -> Section:
     return Section("trajectories", title, (note(text),))
 
 
-def _chain_blocks(source: Source, component: str, chain: Chain) -> list[Block]:
+def _chain_blocks(source: ReportSource, component: str, chain: Chain) -> list[Block]:
     whole = source.matrix(component)
     if not set(chain.models) <= set(whole.models):
         return []

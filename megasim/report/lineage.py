@@ -29,7 +29,7 @@ from megasim.report.parts import (
     say,
     table,
 )
-from megasim.report.source import Source
+from megasim.report.source import ReportSource
 from megasim.store.matrices import MOST_LAYERED_MODELS, load_layers, load_matrix
 from megasim.wording import counted
 from megasim.words import ClaimVerdict
@@ -42,7 +42,7 @@ _NO_LAYERS = (
 )
 
 
-def lineage_section(source: Source) -> Section:
+def lineage_section(source: ReportSource) -> Section:
     """Return who came from whom, over the first component that was compared."""
     title = "Lineage"
     for component in source.components:
@@ -55,7 +55,7 @@ def lineage_section(source: Source) -> Section:
 
 
 def _lineage(
-    source: Source, component: str, matrix: DistanceMatrix
+    source: ReportSource, component: str, matrix: DistanceMatrix
 ) -> tuple[list[Block], tuple[str, ...]]:
     layers = source.layers(component, matrix.models)
     changed = load_matrix(source.store, component, "l0", models=matrix.models)

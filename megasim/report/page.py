@@ -21,7 +21,7 @@ from megasim.report.findings import (
 from megasim.report.geometry import map_section, trajectory_section
 from megasim.report.lineage import lineage_section
 from megasim.report.parts import Section
-from megasim.report.source import Source
+from megasim.report.source import ReportSource
 from megasim.resources import __version__, render_template
 from megasim.store.rows import Store
 from megasim.wording import counted
@@ -47,7 +47,7 @@ class ReportResult:
     lead: tuple[str, ...]
 
 
-_SECTIONS: tuple[Callable[[Source], Section], ...] = (
+_SECTIONS: tuple[Callable[[ReportSource], Section], ...] = (
     findings_section,
     shared_section,
     health_section,
@@ -84,7 +84,7 @@ def write_report(
         UsageError: an unknown model or component, or a path that is none.
         OSError: the folder cannot be written to; raised before the work.
     """
-    source = Source.of(store, models, components, path)
+    source = ReportSource.of(store, models, components, path)
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     # a folder that cannot be written to is an error before the work
@@ -106,7 +106,7 @@ def write_report(
 
 
 def _write(
-    folder: Path, source: Source, sections: Sequence[Section], lead: tuple[str, ...]
+    folder: Path, source: ReportSource, sections: Sequence[Section], lead: tuple[str, ...]
 ) -> ReportResult:
     data = folder / "data"
     contents = {data / file.name: file.content for s in sections for file in s.files()}
@@ -123,7 +123,7 @@ def _write(
     )
 
 
-def _page(source: Source, sections: Sequence[Section], lead: tuple[str, ...]) -> str:
+def _page(source: ReportSource, sections: Sequence[Section], lead: tuple[str, ...]) -> str:
     n = len(source.models)
     title = "An empty store" if n == 0 else f"What changed between {counted(n, 'model')}"
     return (
@@ -139,7 +139,7 @@ def _page(source: Source, sections: Sequence[Section], lead: tuple[str, ...]) ->
     )
 
 
-def _under(source: Source) -> str:
+def _under(source: ReportSource) -> str:
     """Return in a line what the report is about: families, and how much was compared."""
     n = len(source.models)
     if not n:

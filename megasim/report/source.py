@@ -22,7 +22,7 @@ _MOST_LAYERS = 10_000_000
 
 
 @dataclass(frozen=True)
-class Source:
+class ReportSource:
     """An open store, and what of it a report is about.
 
     Attributes:
@@ -49,7 +49,7 @@ class Source:
         models: Sequence[str] | None,
         components: Sequence[str] | None,
         path: Sequence[str] | None,
-    ) -> Source:
+    ) -> ReportSource:
         """Return what a report over these models and components is made of.
 
         Raises:

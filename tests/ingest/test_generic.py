@@ -11,7 +11,7 @@ from megasim.findings.overview import findings_report
 from megasim.lineage.layout import lay_out
 from megasim.plots.overview import sharing_figure, sharing_grid, tier_figure
 from megasim.report.findings import tier_overview
-from megasim.report.source import Source
+from megasim.report.source import ReportSource
 from megasim.store.matrices import component_names
 from megasim.workspace import open_store
 from tests.models import nudged, random_model, write_model
@@ -66,7 +66,7 @@ def test_many_components_stay_readable(tmp_path: Path) -> None:
         store.ingest(tmp_path / "models")
         store.compare()
         lines = findings_report(store.store).to_text().splitlines()
-        source = Source.of(store.store, None, None, None)
+        source = ReportSource.of(store.store, None, None, None)
         grid = sharing_grid(source.equalities)
         reader, pairs = source.equalities.reader, source.pairs
         findings = tier_overview(reader, pairs, lambda: source.center).findings
@@ -103,7 +103,7 @@ def test_a_unet_is_meant_where_there_is_one(tmp_path: Path) -> None:
 def test_the_components_that_most_models_hold_come_first(generic: Path) -> None:
     with open_store(generic, "read") as store:
         assert component_names(store.store) == ["block", "far"]
-        assert Source.of(store.store, None, None, None).components == ("block", "far")
+        assert ReportSource.of(store.store, None, None, None).components == ("block", "far")
 
 
 def test_a_model_with_relatives_is_what_others_are_held_against(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_model_with_relatives_is_what_others_are_held_against(tmp_path: Path) 
     with open_store(tmp_path / "s.duckdb") as store:
         store.ingest(tmp_path)
         store.compare()
-        alone = Source.of(store.store, None, ["a", "b"], None)
+        alone = ReportSource.of(store.store, None, ["a", "b"], None)
         assert alone.center == "4"
 
 
