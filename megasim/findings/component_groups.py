@@ -11,7 +11,7 @@ from megasim.anatomy.classification import component_members, component_title
 from megasim.findings.pair_sentences import VERDICT_WORDS, component_list
 from megasim.findings.verdicts import NEVER_USED, Finding, FindingsReader, component_order
 from megasim.store.rows import Pair, Store
-from megasim.wording import listed
+from megasim.wording import counted, listed
 from megasim.words import ModelSource, Source, Verdict, weakest
 
 ModelComponent = tuple[int, str]
@@ -72,6 +72,16 @@ class ComponentGroup:
         }
 
 
+def of_files(models: Collection[str]) -> str:
+    """Say of how many files some models are, where several are parts of one file.
+
+    >>> of_files(["train", "train#ema", "released"]), of_files(["train", "released"])
+    (' of 2 files', '')
+    """
+    files = {name.partition("#")[0] for name in models}
+    return f" of {counted(len(files), 'file')}" if len(files) < len(models) else ""
+
+
 def group_sentences(groups: Iterable[ComponentGroup], limit: int = 12) -> list[str]:
     """Say who holds which component; what the same models share is said at once.
 
@@ -79,7 +89,8 @@ def group_sentences(groups: Iterable[ComponentGroup], limit: int = 12) -> list[s
         limit: the most models to name.
     """
     return [
-        f"{titles}: the same in {len(models)} models{how}: {listed(models, limit)}{known}"
+        f"{titles}: the same in {len(models)} models{of_files(models)}{how}: "
+        f"{listed(models, limit)}{known}"
         for titles, models, how, known in _by_models(groups)
     ]
 

@@ -13,6 +13,7 @@ from megasim.findings.component_groups import (
     ComponentGroup,
     Equalities,
     group_sentences,
+    of_files,
     other_holders,
     shared_components,
 )
@@ -123,8 +124,9 @@ class FindingsReport:
 
     def page(self) -> FindingsPage:
         """Return what is said; what is shared and what is odd come first where pairs are many."""
+        models = f"{counted(len(self.models), 'model')}{of_files(self.models)}"
         return FindingsPage(
-            f"{counted(len(self.models), 'model')}, {counted(self.pair_count, 'pair')}",
+            f"{models}, {counted(self.pair_count, 'pair')}",
             tuple(section for section in self._sections() if section.lines),
             None if self.pairs or not self.verdicts else _as_table(self.verdicts),
         )

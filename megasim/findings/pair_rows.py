@@ -30,6 +30,7 @@ class ComponentRow:
     l2: float | None
     l2_error: float | None
     renamed: int
+    keys_measured: int | None = None  # those that l2 is taken over; None where it is not known
 
     def needs_layers(self) -> bool:
         """Whether single keys decide: signatures are over the names before a rename."""
@@ -112,11 +113,19 @@ class PairRows:
         stored = {(min(pair), max(pair)) for pair in pairs}
         found: dict[Pair, list[ComponentRow]] = {pair: [] for pair in sorted(stored)}
         for row in self._store.rows("finding_components", tables={"batch": pair_table(stored)}):
-            a, b, component, source, unproven, keys_compared, l2, error, renamed, *counts = row
+            a, b, component, source, unproven, keys_compared, l2, error, renamed, *rest = row
+            measured, *counts = rest
             by_status = None if keys_compared is None else Counts(*(n or 0 for n in counts))
             found[a, b].append(
                 ComponentRow(
-                    component, Source(source), unproven, by_status, l2, error, renamed or 0
+                    component,
+                    Source(source),
+                    unproven,
+                    by_status,
+                    l2,
+                    error,
+                    renamed or 0,
+                    measured,
                 )
             )
         return {pair: self._with_leftovers(pair, of_pair) for pair, of_pair in found.items()}

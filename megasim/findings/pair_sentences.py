@@ -145,11 +145,19 @@ def _state(finding: Finding, described: Detail | None = None) -> str:
     """Return verdict, distance and detail; another detail than its own where one is given."""
     text = verdict_words(finding)
     if finding.verdict in (Verdict.CHANGED, Verdict.PARTLY_CHANGED) and finding.l2:
-        text += f", L2 {_distance([finding])}"
+        text += f", L2 {_distance([finding])}{_measured(finding)}"
     if finding.verdict == Verdict.ABSENT:
         return text
     said = (finding.described if described is None else described).text
     return f"{text} ({said})" if said else text
+
+
+def _measured(finding: Finding) -> str:
+    """Say how many keys a distance is over, where more than those changed."""
+    measured, changed = finding.keys_measured, finding.keys_changed
+    if measured is None or changed is None or measured >= changed:
+        return ""
+    return f" over {counted(measured, 'key')}"
 
 
 def _distance(parts: Sequence[Finding]) -> str:

@@ -27,7 +27,7 @@ NEVER_USED = ("ema", "training_state")
 _PROMISED = (
     *("model_a", "model_b", "component", "verdict", "keys_compared", "keys_changed"),
     *("missing_a", "missing_b", "shape_mismatch", "l2", "l2_error", "detail", "source"),
-    "keys_unread",
+    *("keys_unread", "keys_measured"),
 )
 
 
@@ -42,6 +42,8 @@ class Finding:
         l2_error: its standard error; 0 where it is exact or published, None without an L2.
         rounding: whether published distances are of the size of a half-precision rounding.
         unread: its keys whose values could not be read.
+        keys_measured: the keys that l2 is taken over: no counters, indices, codes …; None where it
+            is not known.
     """
 
     model_a: str
@@ -55,6 +57,7 @@ class Finding:
     l2_error: float | None = None
     rounding: bool = False
     unread: UnreadPair = NOTHING_UNREAD
+    keys_measured: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `megasim findings --json` promises."""
@@ -263,6 +266,7 @@ class FindingsReader:
             l2_error=row.l2_error,
             rounding=rounding,
             unread=unread,
+            keys_measured=row.keys_measured,
         )
 
     def _verdict(

@@ -142,6 +142,7 @@ def test_json_holds_what_is_promised(store: Store) -> None:
         *("model_a", "model_b", "component", "verdict", "keys_compared", "keys_changed"),
         *("missing_a", "missing_b", "shape_mismatch", "l2", "l2_error", "detail", "source"),
         "keys_unread",
+        "keys_measured",
     ]
     assert unet["verdict"] == "changed"
     assert (unet["keys_compared"], unet["keys_changed"]) == (8, 8)

@@ -53,3 +53,10 @@ def test_the_optimizer_is_recorded_and_compared_with_nothing(db: Path) -> None:
         assert sorted(models.index) == ["released", "train", "train#ema", "wrong_upload"]
         keys = store.sql("select distinct key from layers")["key"]
         assert not keys.str.contains("exp_avg").any()
+
+
+def test_parts_are_counted_apart_from_files(db: Path) -> None:
+    with open_store(db, "read") as store:
+        report = store.findings()
+        text = report.page().headline
+        assert text == "4 models of 3 files, 6 pairs"
