@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.pop("MEGASIM_DB", None)  # tests keep to stores of their own
+
+# A caller such as nohup has signals ignored, and processes inherit that: those that tests start and
+# stop must not.
+for _signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_signal) == signal.SIG_IGN:
+        signal.signal(_signal, signal.SIG_DFL)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
