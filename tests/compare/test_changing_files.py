@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import megasim
-from megasim import cli, reading
+from megasim import cli
 from megasim.compare import pairs
+from megasim.ingest import reading
 from tests.models import nudged, random_model, write_model
 
 SHAPE = (1200, 1200)  # of files larger than what is sampled of them
