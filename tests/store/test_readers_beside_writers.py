@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import megasim
 from megasim.errors import StoreLockedError
 from tests.models import nudged, random_model, write_model
 
-# A line for each piece of work; the next one begins when a line has come in.
+# A line for each piece of work, which begins when a line has come in, and one when its distances
+# are saved. The two come from two threads, in either order.
 STEP_BY_STEP = """if True:
     import sys
     import megasim.cli as cli
@@ -26,6 +28,11 @@ STEP_BY_STEP = """if True:
         return run
     ingest.fingerprint_refs = told(ingest.fingerprint_refs)
     pairs.run_pair_piece = told(pairs.run_pair_piece)
+    save = pairs._Comparison._save_in_time
+    def saved(comparison):
+        save(comparison)
+        print('saved', flush=True)
+    pairs._Comparison._save_in_time = saved
     cli.main()
 """
 
@@ -41,10 +48,21 @@ class Stepped:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.lines: Counter[str] = Counter()
 
     def wait_for_piece(self) -> bool:
+        return self.wait_for("piece")
+
+    def wait_for(self, line: str) -> bool:
+        """Whether one more such line came, before the process ended."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline() == "piece\n"
+        while not self.lines[line]:
+            read = self.process.stdout.readline()
+            if not read:
+                return False
+            self.lines[read.strip()] += 1
+        self.lines[line] -= 1
+        return True
 
     def step(self) -> None:
         assert self.process.stdin is not None
@@ -98,12 +116,12 @@ def test_a_comparison_can_be_watched(tmp_path: Path, models: Path) -> None:
         with megasim.open_store(db, "read") as store:
             known.append(store.sql("select count(*) as n from tensor_distance")["n"][0])
         compare.step()
+        assert compare.wait_for("saved")  # nobody reads, so it was
     assert compare.wait_for_piece()
     for given in (["models"], ["sql", "from models"], ["report", "-o", tmp_path / "report"]):
         assert command(db, *given).returncode == 0, given
     assert compare.finish() == 0
-    assert known == sorted(known)
-    assert known[0] < known[-1]
+    assert known == [0, 6, 12, 18]
     with megasim.open_store(db) as store, megasim.open_store(tmp_path / "t.duckdb") as other:
         other.ingest(models)
         other.compare()
