@@ -109,7 +109,7 @@ def megasim(ctx: click.Context, db: Path | None, wait: float, quiet: bool) -> No
 
 def _first_steps(db: Path | None) -> str:
     """Return the commands to begin with, where there is no store yet."""
-    from megasim.workspace import store_path
+    from megasim.store.connection import store_path
 
     where = store_path(db)
     if where.exists():

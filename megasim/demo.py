@@ -26,7 +26,7 @@ class DemoResult:
     files: tuple[Path, ...]
 
 
-def run_demo(folder: Path, *, progress: Progress = NO_PROGRESS) -> DemoResult:
+def demo(folder: Path, *, progress: Progress = NO_PROGRESS) -> DemoResult:
     """Build the zoo in `folder`, and ingest, compare, judge, draw and report it.
 
     Run again, it changes nothing: models are known, distances are there, and what was drawn of

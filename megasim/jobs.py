@@ -1,4 +1,6 @@
-"""An open store and the jobs that fill it: ingest, compare, import, export, forget."""
+"""The jobs on a store: ingest, compare, import, export, forget on an open one; and those that open
+it themselves: migrate, compact, doctor.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.connection import Mode
+from megasim.store.connection import Mode, store_path
 from megasim.store.lease import DEFAULT_WAIT
 from megasim.store.rows import Pair, Store
 
 if TYPE_CHECKING:
     from megasim.compare.pairs import CompareResult
+    from megasim.doctor.diagnosis import Diagnosis
     from megasim.exchange.fingerprint_file import ImportResult
     from megasim.exchange.mega_cmp_export import ExportResult
     from megasim.exchange.model_map import ModelMap
     from megasim.ingest.paths import IngestResult
+    from megasim.store.compaction import Compaction
 
 DEFAULT_MEMORY = 1 << 30
 
@@ -261,6 +265,47 @@ class StoreJobs:
     def bytes_held_alone(self, *models: str) -> int:
         """Return about how many bytes of the store forgetting some models frees."""
         return self.store.bytes_held_alone(self.store.model_names(models))
+
+
+def migrate(path: Path | str | None = None) -> list[str]:
+    """Bring a store up to the schema of this megasim. See `connection.migrate_store`."""
+    from megasim.store.connection import migrate_store
+
+    return migrate_store(store_path(path))
+
+
+def compact(
+    path: Path | str | None = None,
+    *,
+    memory: int = DEFAULT_MEMORY,
+    wait: float = DEFAULT_WAIT,
+    progress: Progress = NO_PROGRESS,
+) -> Compaction:
+    """Write a store anew at its true size. See `compaction.compact_store`."""
+    from megasim.store.compaction import compact_store
+
+    return compact_store(store_path(path), memory=memory, wait=wait, progress=progress)
+
+
+def doctor(
+    path: Path | str | None = None,
+    *,
+    files: bool = False,
+    repair: bool = False,
+    workers: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    wait: float = DEFAULT_WAIT,
+    progress: Progress = NO_PROGRESS,
+) -> Diagnosis:
+    """Look for what is wrong in a store, and repair it where asked for. See `diagnosis.examine`."""
+    from megasim.doctor.diagnosis import examine
+
+    mode: Mode = "update" if repair else "read"
+    with (
+        Store(store_path(path), mode, memory=memory, wait=wait, all_rows=True) as store,
+        ThreadPoolExecutor(workers or usable_cores()) as running,
+    ):
+        return examine(store, executor=running, files=files, mend=repair, progress=progress)
 
 
 def _executor(given: Executor | None, workers: int) -> AbstractContextManager[Executor]:

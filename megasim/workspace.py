@@ -10,7 +10,6 @@ Each method opens no more than its own work needs: a command waits for its own i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from megasim.errors import UsageError
 from megasim.jobs import DEFAULT_MEMORY, StoreJobs, usable_cores
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.connection import Mode
+from megasim.store.connection import Mode, store_path
 from megasim.store.lease import DEFAULT_WAIT
 from megasim.store.matrices import load_layers, main_component
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from megasim.answers.maps import MapView
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
-    from megasim.doctor.diagnosis import Diagnosis
     from megasim.findings.component_groups import ComponentGroup
     from megasim.findings.overview import FindingsReport
     from megasim.findings.verdicts import Finding
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
     from megasim.lineage.result import Lineage
     from megasim.matrix.distance_matrix import LayerMatrices
     from megasim.report.page import ReportResult
-    from megasim.store.compaction import Compaction
-
-DEFAULT_STORE = "megasim.duckdb"
 
 
 def open_store(
@@ -65,11 +60,6 @@ def open_store(
             `connect`.
     """
     return Workspace(store_path(path), mode, memory=memory or DEFAULT_MEMORY, wait=wait)
-
-
-def store_path(path: Path | str | None = None) -> Path:
-    """Return where the store is: `path`, else as `MEGASIM_DB` says, else in this folder."""
-    return Path(path or os.environ.get("MEGASIM_DB") or DEFAULT_STORE)
 
 
 class Workspace(StoreJobs):
@@ -439,45 +429,3 @@ class Workspace(StoreJobs):
             path=self._names(path),
             progress=progress,
         )
-
-
-def migrate_store(path: Path | str | None = None) -> list[str]:
-    """Bring a store up to the schema of this megasim. See `connection.migrate_store`."""
-    from megasim.store.connection import migrate_store
-
-    return migrate_store(store_path(path))
-
-
-def compact_store(
-    path: Path | str | None = None,
-    *,
-    memory: int = DEFAULT_MEMORY,
-    wait: float = DEFAULT_WAIT,
-    progress: Progress = NO_PROGRESS,
-) -> Compaction:
-    """Write a store anew at its true size. See `compaction.compact_store`."""
-    from megasim.store.compaction import compact_store
-
-    return compact_store(store_path(path), memory=memory, wait=wait, progress=progress)
-
-
-def examine_store(
-    path: Path | str | None = None,
-    *,
-    files: bool = False,
-    repair: bool = False,
-    workers: int | None = None,
-    memory: int = DEFAULT_MEMORY,
-    wait: float = DEFAULT_WAIT,
-    progress: Progress = NO_PROGRESS,
-) -> Diagnosis:
-    """Look for what is wrong in a store, and repair it where asked for. See `diagnosis.examine`."""
-    from megasim.doctor.diagnosis import examine
-    from megasim.store.rows import Store
-
-    mode: Mode = "update" if repair else "read"
-    with (
-        Store(store_path(path), mode, memory=memory, wait=wait, all_rows=True) as store,
-        ThreadPoolExecutor(workers or usable_cores()) as running,
-    ):
-        return examine(store, executor=running, files=files, mend=repair, progress=progress)

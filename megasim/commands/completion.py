@@ -37,8 +37,8 @@ def _names(ctx: click.Context, statement: str) -> list[str]:
     """Return the first column of a query; nothing where there is no store, or it is in use."""
     import duckdb
 
+    from megasim.store.connection import store_path
     from megasim.store.rows import Store
-    from megasim.workspace import store_path
 
     given: Path | None = ctx.find_root().params.get("db")
     try:

@@ -27,10 +27,10 @@ def demo_command(output: Path) -> None:
     Builds the models, ingests and compares them, and writes findings, a matrix, a heatmap and a
     report. A second run changes nothing.
     """
-    from megasim.demo import run_demo
+    from megasim.demo import demo
 
     output.mkdir(parents=True, exist_ok=True)
-    result = run_demo(output, progress=ConsoleProgress())
+    result = demo(output, progress=ConsoleProgress())
     for sentence in result.sentences:
         show(sentence)
     say("")

@@ -46,11 +46,11 @@ def compact_command(ctx: click.Context, memory: int, as_json: bool) -> None:
     The new file replaces the old one when it is complete; if interrupted, the old one stays.
     The disk needs room for both.
     """
-    from megasim.workspace import compact_store
+    from megasim.jobs import compact
 
     root = ctx.find_root()
     wait = root.params["wait"]
-    done = compact_store(root.obj, memory=memory, wait=wait, progress=ConsoleProgress())
+    done = compact(root.obj, memory=memory, wait=wait, progress=ConsoleProgress())
     if as_json:
         show_json(done.to_json())
         return
@@ -67,9 +67,9 @@ def migrate_command(ctx: click.Context) -> None:
     Nothing in it is lost. Commands that write to the store do this themselves; commands that
     only read never change it.
     """
-    from megasim.workspace import migrate_store
+    from megasim.jobs import migrate
 
-    done = migrate_store(ctx.find_root().obj)
+    done = migrate(ctx.find_root().obj)
     for name in done:
         show(name.replace("_", " "))
     if not done:
@@ -94,10 +94,10 @@ def doctor_command(
     --repair invents nothing: sums are made again from the layers; distances that cannot be are
     dropped for `megasim compare`, fingerprints are marked for `megasim ingest`.
     """
-    from megasim.workspace import examine_store
+    from megasim.jobs import doctor
 
     root = ctx.find_root()
-    found = examine_store(
+    found = doctor(
         root.obj,
         files=files,
         repair=repair,

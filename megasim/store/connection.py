@@ -23,9 +23,15 @@ from megasim.resources import resource_path
 from megasim.store.statements import named_statements, statement
 
 Mode = Literal["read", "update", "write"]
+DEFAULT_STORE = "megasim.duckdb"
 
 _CREATES = re.compile(r"\bcreate or replace (macro|view)\b")
 _COMMENTS_ON = re.compile(r"^(comment on (?:view|column))\b ?", re.MULTILINE)
+
+
+def store_path(path: Path | str | None = None) -> Path:
+    """Return where the store is: `path`, else as `MEGASIM_DB` says, else in this folder."""
+    return Path(path or os.environ.get("MEGASIM_DB") or DEFAULT_STORE)
 
 
 def migrations() -> list[tuple[int, str, str]]:

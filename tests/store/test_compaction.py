@@ -12,10 +12,10 @@ import pytest
 
 from megasim import cli, open_store
 from megasim.errors import MegasimError, StoreTooOldError
+from megasim.jobs import compact
 from megasim.resources import resource_path
 from megasim.store.connection import connect, migrations
 from megasim.store.statements import named_statements
-from megasim.workspace import compact_store
 from tests.models import nudged, random_model, write_model
 
 
@@ -61,7 +61,7 @@ def test_every_table_is_copied() -> None:
 def test_a_compacted_store_holds_the_same(path: Path) -> None:
     before = rows_of(path)
     path.chmod(0o640)
-    done = compact_store(path)
+    done = compact(path)
     assert rows_of(path) == before
     assert (done.rows_dropped, done.bytes_after) == (0, path.stat().st_size)
     assert path.stat().st_mode & 0o777 == 0o640
@@ -79,20 +79,20 @@ def test_forgetting_and_compacting_give_the_space_back(path: Path) -> None:
         held = store.sql("select tensor_id from model_tensor")["tensor_id"]
         assert sorted(store.sql("select id from tensor")["id"]) == sorted(held)
         assert store.sql("select count(*) as n from tensor_distance")["n"].item() == 0
-    done = compact_store(path)
+    done = compact(path)
     assert done.bytes_after < done.bytes_before
     with open_store(path) as store:
         store.forget(names[5])
     empty = path.with_name("empty.duckdb")
     connect(empty, "write").close()
-    assert compact_store(path).bytes_after <= compact_store(empty).bytes_after
+    assert compact(path).bytes_after <= compact(empty).bytes_after
 
 
 def test_what_no_model_holds_is_left_behind(path: Path) -> None:
     with connect(path, "update") as con:
         con.execute("delete from model_tensor where model_id = 1")
         con.execute("delete from model where id = 1")
-    done = compact_store(path)
+    done = compact(path)
     assert done.rows_dropped > 0
     rows = rows_of(path)
     held = {row[1] for row in rows["model_tensor"]}
@@ -107,14 +107,14 @@ def test_a_table_of_somebody_else_is_not_lost(path: Path) -> None:
         con.execute("create table notes as select 1 as mine; create view mine as from notes")
     before = rows_of(path)
     with pytest.raises(MegasimError, match="table notes, view mine"):
-        compact_store(path)
+        compact(path)
     assert rows_of(path) == before
 
 
 def test_a_link_stays_a_link(path: Path) -> None:
     link = path.with_name("link.duckdb")
     link.symlink_to(path)
-    compact_store(link)
+    compact(link)
     assert link.is_symlink()
     assert not path.is_symlink()
 
@@ -122,7 +122,7 @@ def test_a_link_stays_a_link(path: Path) -> None:
 STOP_AT = """if True:
     import os, pathlib, sys
     from megasim.store import compaction
-    from megasim.workspace import compact_store
+    from megasim.jobs import compact
     wanted, calls = int(sys.argv[2]), 0
     def counted(function):
         def stop(*arguments):
@@ -135,7 +135,7 @@ STOP_AT = """if True:
     compaction.statement = counted(compaction.statement)
     compaction._make_durable = counted(compaction._make_durable)
     pathlib.Path.replace = counted(pathlib.Path.replace)
-    compact_store(sys.argv[1])
+    compact(sys.argv[1])
     print(calls)
 """
 
@@ -150,7 +150,7 @@ def test_killed_anywhere_the_store_is_whole(path: Path) -> None:
     for stop_at in stops(int(run(0).stdout)):
         assert run(stop_at).returncode == -9, stop_at
         assert rows_of(path) == before, stop_at
-    compact_store(path)
+    compact(path)
     assert rows_of(path) == before
     assert [p.name for p in path.parent.iterdir()] == ["s.duckdb"]
 

@@ -30,27 +30,27 @@ def test_the_second_run_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         return build_zoo(plan, folder, seed=0, width=1 / 32)
 
     monkeypatch.setattr(demo, "build_demo_zoo", some_models)
-    first = demo.run_demo(tmp_path)
+    first = demo.demo(tmp_path)
     assert all(path.is_file() for path in first.files)
     assert any("same VAE" in sentence for sentence in first.sentences)
     before = contents(tmp_path)
     with monkeypatch.context() as undrawn:
         undrawn.setattr(demo, "_draw", None)  # what is there is not drawn again
-        again = demo.run_demo(tmp_path)
+        again = demo.demo(tmp_path)
     assert contents(tmp_path) == before
     assert again.sentences[0] == "5 models, 10 pairs, 10 of them known before."
     assert again.sentences[1:] == first.sentences[1:]
 
     # what is missing, or drawn of another store, is drawn again
     (tmp_path / "unet.png").unlink()
-    demo.run_demo(tmp_path)
+    demo.demo(tmp_path)
     assert contents(tmp_path).keys() == before.keys()
     assert [c for _, c in contents(tmp_path).values()] == [c for _, c in before.values()]
     with monkeypatch.context() as changed:
         changed.setattr(demo, "code_digest", lambda: "other code")
         changed.setattr(demo, "_draw", lambda *_, **__: ["drawn anew"])
-        assert demo.run_demo(tmp_path).sentences[1:] == ("drawn anew",)
+        assert demo.demo(tmp_path).sentences[1:] == ("drawn anew",)
     with open_store(tmp_path / "demo.duckdb") as store:
         store.forget("vae-only")
-    demo.run_demo(tmp_path)  # and is ingested again
+    demo.demo(tmp_path)  # and is ingested again
     assert (tmp_path / "drawn.json").read_bytes() != before["drawn.json"][1]
