@@ -30,6 +30,7 @@ COMMANDS = {
     "migrate": "upkeep",
     "doctor": "upkeep",
     "findings": "findings",
+    "layers": "findings",
     "matrix": "matrix",
     "heatmap": "matrix",
     "nearest": "matrix",

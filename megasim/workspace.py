@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from megasim.answers.changes import By, Changes
     from megasim.answers.maps import MapView
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
@@ -118,6 +119,15 @@ class Workspace(StoreJobs):
         if (a is None) != (b is None):
             raise UsageError("findings are of two models, or of all", "name two models, or none")
         return None if a is None or b is None else [(self._name(a), self._name(b))]
+
+    def changes(self, a: str, b: str, by: By = "block", component: str | None = None) -> Changes:
+        """Return how much of the change from a to b is in which block, role or layer.
+
+        See `load_changes`.
+        """
+        from megasim.answers.changes import load_changes
+
+        return load_changes(self.store, self._name(a), self._name(b), by, component)
 
     def shared_components(self) -> list[ComponentGroup]:
         """Return the groups of models that hold the same component, the largest first."""
@@ -226,6 +236,14 @@ class Workspace(StoreJobs):
     # Layers
 
     def layers(
+        self, a: str, b: str, component: str | None = None, *, top: int | None = None
+    ) -> pd.DataFrame:
+        """Return how each layer changed from a to b, the most changed first. See `pair_layers`."""
+        from megasim.answers.layers import pair_layers
+
+        return pair_layers(self.store, self._name(a), self._name(b), component, top=top)
+
+    def layer_matrices(
         self,
         component: str | None = None,
         metric: str = "l2",
@@ -235,12 +253,6 @@ class Workspace(StoreJobs):
         """Return one matrix for each key of a component. See `load_layers`."""
         component = component or main_component(self.store)
         return load_layers(self.store, component, metric, models=self._names(models))
-
-    def pair_layers(self, a: str, b: str) -> pd.DataFrame:
-        """Return the layer distances of one pair. See `answers.layers.pair_layers`."""
-        from megasim.answers.layers import pair_layers
-
-        return pair_layers(self.store, self._name(a), self._name(b))
 
     def layer_changes(
         self,

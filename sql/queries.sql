@@ -799,5 +799,12 @@ group by mt.component
 order by sum(t.numel) desc, mt.component;
 
 -- name: pair_layers
--- The layers of one pair.
-select * from layer_rows where model_a = $a and model_b = $b order by canonical_key;
+-- The layers of one pair, with the norms of both sides.
+select r.*, ta.l2 as norm_a, tb.l2 as norm_b, is_measured(r.nature) and is_measured(b.nature) as is_measured
+from layer_rows r
+left join model_tensor a on a.model_id = r.model_a and a.key = r.key_a
+left join tensor ta on ta.id = a.tensor_id
+left join model_tensor b on b.model_id = r.model_b and b.key = r.key_b
+left join tensor tb on tb.id = b.tensor_id
+where r.model_a = $a and r.model_b = $b
+order by r.canonical_key;

@@ -5,33 +5,85 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from megasim.errors import NoAnswerError, printable
+from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.findings.layer_changes import LayerChanges, layer_changes
 from megasim.store.matrices import load_matrix, member_names
 from megasim.store.rows import Store
+from megasim.words import Status
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 _COLUMNS = ("model", "other", "canonical_key", "block", "role", "numel", "l2")
+_PAIR_COLUMNS = (
+    *("canonical_key", "component", "block", "role", "nature", "status", "numel"),
+    *("l0", "l1", "l2", "linf", "cossim", "share", "relative", "norm", "key_a", "key_b", "source"),
+)
 
 
-def pair_layers(store: Store, a: str, b: str) -> pd.DataFrame:
-    """Return the layer distances of one pair: canonical_key, component, block, role, l2, …
+def pair_layers(
+    store: Store, a: str, b: str, component: str | None = None, *, top: int | None = None
+) -> pd.DataFrame:
+    """Return how each layer changed from a to b, the most changed first.
+
+    Columns: canonical_key, component, block, role, nature, status, numel, l0, l1, l2, linf, cossim;
+    share, of the squared L2 of its component; relative, the L2 over norm, that of the layer in a;
+    key_a, key_b, source; is_measured, whether it enters the distance of its component. NULL where
+    there is no distance; share also where a key is not measured (counters, indices, masks, …).
+
+    Args:
+        a, b: in either order; what is missing in one is named after that order.
+        component: only its layers.
+        top: only so many, the most changed.
 
     Raises:
-        UsageError: an unknown model.
-        NoAnswerError: the pair was not compared by layer.
+        UsageError: an unknown model, or twice the same.
+        NoAnswerError: the pair was not compared by layer, or has no layer of the component.
     """
-    ids = sorted(store.model_ids([a, b]).values())
-    frame = store.frame("pair_layers", a=ids[0], b=ids[-1])
+    ids = store.model_ids([a, b])
+    if len(ids) < 2:
+        raise UsageError(f"{printable(a)} is the same as itself", "name two models")
+    first, second = sorted(ids.values())
+    frame = store.frame("pair_layers", a=first, b=second)
     if frame.empty:
         raise NoAnswerError(
             f"the layers of {printable(a)} and {printable(b)} are not known",
             "run `megasim compare`",
         )
-    return frame
+    if ids[a] != first:
+        sides = {f"{what}_{x}": f"{what}_{y}" for what in ("key", "norm") for x, y in ("ab", "ba")}
+        frame = frame.rename(columns=sides)
+        frame["status"] = [str(Status(status).other_side) for status in frame["status"]]
+    if component is not None:
+        frame = _of_component(store, frame, component, a, b)
+    frame["share"] = shares(frame)
+    frame["norm"] = frame["norm_a"]
+    frame["relative"] = frame["l2"] / frame["norm"].where(frame["norm"] > 0)
+    frame = frame.sort_values(
+        ["l2", "canonical_key"], ascending=[False, True], na_position="last", kind="stable"
+    )
+    shown = frame[[*_PAIR_COLUMNS, "is_measured"]].reset_index(drop=True)
+    return shown if top is None else shown.head(top)
+
+
+def shares(layers: pd.DataFrame) -> pd.Series[float]:
+    """Return the share of each layer in the squared L2 of its component; NaN where it has none."""
+    squared = layers["l2"].where(layers["is_measured"].astype(bool)) ** 2
+    of_component = squared.groupby(layers["component"]).transform("sum")
+    return squared / of_component.where(of_component > 0)
+
+
+def _of_component(
+    store: Store, layers: pd.DataFrame, component: str, a: str, b: str
+) -> pd.DataFrame:
+    some = layers[layers["component"].isin(member_names(store, component))]
+    if some.empty:
+        raise NoAnswerError(
+            f"no layer of {printable(component)} is in {printable(a)} or {printable(b)}",
+            "there are: " + ", ".join(sorted(map(printable, set(layers["component"])))),
+        )
+    return some.copy()
 
 
 def histogram(store: Store, a: str, b: str, component: str | None = None) -> Figure:
@@ -45,16 +97,10 @@ def histogram(store: Store, a: str, b: str, component: str | None = None) -> Fig
     """
     from megasim.plots.histogram import component_histogram, role_histogram
 
-    layers = pair_layers(store, a, b)
+    layers = pair_layers(store, a, b, component)
     if component is None:
         return component_histogram(layers, a, b)
-    some = layers[layers["component"].isin(member_names(store, component))]
-    if some.empty:
-        raise NoAnswerError(
-            f"no layer of {printable(component)} is in {printable(a)} or {printable(b)}",
-            "there are: " + ", ".join(sorted(map(printable, set(layers["component"])))),
-        )
-    return role_histogram(some, a, b, component=component)
+    return role_histogram(layers, a, b, component=component)
 
 
 def layer_change_table(

@@ -115,10 +115,16 @@ def show_failures(errors: Sequence[MegasimError]) -> int:
     return max((error.exit_code for error in errors), default=0)
 
 
-def table_text(frame: pd.DataFrame, limit: int | None = None) -> str:
+def table_text(
+    frame: pd.DataFrame, limit: int | None = None, rest: str = "--csv or --json shows all"
+) -> str:
     """Return a frame as aligned columns of safe text; numbers to the right, NULL as a dash.
 
     Any value that DuckDB hands out may stand in it: lists, dates, NA.
+
+    Args:
+        limit: the most rows to show.
+        rest: how to see the others.
 
     >>> import pandas as pd
     >>> print(table_text(pd.DataFrame({"model": ["a", None], "l2": [1.5, 22.25]})))
@@ -145,7 +151,7 @@ def table_text(frame: pd.DataFrame, limit: int | None = None) -> str:
         columns.append([p + c if numeric else c + p for c, p in zip(cells, pads, strict=True)])
     lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     if limit is not None and len(frame) > limit:
-        lines.append(f"… {len(frame) - limit:,} more rows: --csv or --json shows all")
+        lines.append(f"… {len(frame) - limit:,} more rows: {rest}")
     return "\n".join(lines)
 
 

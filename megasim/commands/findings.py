@@ -1,4 +1,4 @@
-"""Commands that say what was found: findings, and the report."""
+"""Commands that say what was found: findings, the layers of a pair, and the report."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ import click
 
 from megasim.commands import options
 from megasim.commands.completion import complete_components, complete_models
-from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
+from megasim.commands.console import (
+    ConsoleProgress,
+    byte_text,
+    csv_text,
+    records,
+    say,
+    show,
+    show_csv,
+    show_json,
+    table_text,
+)
 from megasim.errors import UsageError, printable
 from megasim.output_files import write_file
 
 if TYPE_CHECKING:
+    from megasim.answers.changes import By, Changes
     from megasim.workspace import Workspace
 
+_ROWS = 20  # of layers, that a terminal is shown of each component
 _ENDINGS = (".md", ".html", ".txt", ".json")
 
 
@@ -23,7 +35,18 @@ _ENDINGS = (".md", ".html", ".txt", ".json")
 @click.argument("models", nargs=-1, metavar="[A B]", shell_complete=complete_models)
 @click.option("--group", help="Only the pairs of this group.")
 @click.option("--groups", "shared", is_flag=True, help="List which models share which component.")
-@options.output(False, "Write to a .md, .html, .txt or .json file.")
+@click.option(
+    "--by",
+    type=click.Choice(["block", "role", "layer"]),
+    help="Say how much of the change from A to B is in which block, role or layer.",
+)
+@click.option(
+    "-c",
+    "--component",
+    shell_complete=complete_components,
+    help="With --by: only this component, e.g. unet.",
+)
+@options.output(False, "Write to a .md, .html, .txt or .json file; with --by .csv or .json.")
 @options.as_json
 @click.pass_context
 def findings_command(
@@ -31,6 +54,8 @@ def findings_command(
     models: tuple[str, ...],
     group: str | None,
     shared: bool,
+    by: By | None,
+    component: str | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -43,10 +68,18 @@ def findings_command(
         raise UsageError(
             "findings need two models, or none for all pairs", "write `megasim findings A B`"
         )
+    if component is not None and by is None:
+        raise UsageError("-c goes with --by", "leave it out: findings are of all components")
+    if by is not None and (shared or group is not None or len(models) != 2):
+        raise UsageError("--by is about two models", "write `megasim findings A B --by block`")
     if output is not None:
-        options.check_ending(output, (".txt", ".json") if shared else _ENDINGS)
+        endings = (".txt", ".json") if shared else (".csv", ".json") if by else _ENDINGS
+        options.check_ending(output, endings)
     workspace = options.open_workspace(ctx)
     a, b = models or (None, None)
+    if by is not None:
+        _changes(workspace.changes(models[0], models[1], by, component), output, as_json)
+        return
     if shared:
         if models or group is not None:
             raise UsageError("--groups is about all models", "leave the models and --group out")
@@ -66,6 +99,70 @@ def findings_command(
     form = {".md": report.to_markdown, ".html": report.to_html, ".txt": report.to_text}
     write_file(output, form[output.suffix.lower()]())
     say(f"wrote {printable(output)}")
+
+
+def _changes(found: Changes, output: Path | None, as_json: bool) -> None:
+    """Show or write where a model changed."""
+    if output is not None and output.suffix.lower() == ".csv":
+        options.write_table(found.to_frame(), output)
+    elif output is not None:
+        options.write_json(found.to_json(), output)
+    elif as_json:
+        show_json(found.to_json())
+    else:
+        show(f"{printable(found.model_a)} → {printable(found.model_b)}")
+        for headline, table in found.sections():
+            show(f"\n{headline}")
+            if len(table):
+                limit = _ROWS if found.by == "layer" else None
+                show(table_text(table, limit, "-o layers.csv or --json shows all"))
+        show("\nshare: of the squared L2 of the component; relative: L2 over the norm in the first")
+
+
+@click.command("layers")
+@click.argument("a", metavar="A", shell_complete=complete_models)
+@click.argument("b", metavar="B", shell_complete=complete_models)
+@click.option(
+    "-c",
+    "--component",
+    shell_complete=complete_components,
+    help="Only layers of this component, e.g. unet.",
+)
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Only the N most changed.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the result as CSV.")
+@options.output(False, "Write to a .csv or .json file.")
+@options.as_json
+@click.pass_context
+def layers_command(
+    ctx: click.Context,
+    a: str,
+    b: str,
+    component: str | None,
+    top: int | None,
+    as_csv: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """List the layers of A and B, the most changed first, with their distances.
+
+    A and B may be named in either order; `share` is of the squared L2 of the component, `relative`
+    the L2 over the norm of the layer in A.
+    """
+    if output is not None:
+        options.check_ending(output, (".csv", ".json"))
+    frame = options.open_workspace(ctx).layers(a, b, component, top=top)
+    if output is not None and output.suffix.lower() == ".csv":
+        options.write_table(frame, output)
+    elif output is not None:
+        options.write_json(records(frame), output)
+    elif as_json:
+        show_json(records(frame))
+    elif as_csv:
+        show_csv(csv_text(frame))
+    else:
+        columns = ["l2", "share", "relative", "status", "component", "block", "role"]
+        rest = "--top N shows N, --csv and --json all"
+        show(table_text(frame[[*columns, "canonical_key"]], top or _ROWS, rest))
 
 
 def _groups(workspace: Workspace, output: Path | None, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -306,8 +307,14 @@ def sql_command(
             "no query given" if query is None else "two queries given",
             'write megasim sql "select …", or --example NAME',
         )
+    from megasim.answers.tables import QueryNote
+
     workspace = options.open_workspace(ctx)
-    frame = workspace.sql(query) if query is not None else workspace.sql_example(str(example))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", QueryNote)
+        frame = workspace.sql(query) if query is not None else workspace.sql_example(str(example))
+    for warning in told:
+        say(f"note: {warning.message}")
     workspace.store.release()  # who reads what is printed may take his time
     if as_json:
         show_json(records(frame))

@@ -20,7 +20,7 @@ METHODS = {
     "import": ["import_path"],
     "export": ["export_mega_cmp", "export_fingerprints"],
     "forget": ["forget", "bytes_held_alone"],
-    "findings": ["findings", "shared_components"],
+    "findings": ["findings", "shared_components", "changes"],
     "lineage": ["lineage_and_claims"],
     "sql": ["sql", "sql_example", "sql_examples"],
 }

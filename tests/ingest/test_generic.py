@@ -51,7 +51,7 @@ def test_without_a_unet_all_components_are_meant(
     assert "m0 (all): no merge of these models" in answer(capsys, *db, "recipe", "m0")[0]
     assert answer(capsys, *db, "trajectory", "m0", "m1", "m2")[0].startswith("part ")
     with open_store(generic, "read") as store:
-        assert store.matrix().component == store.layers().component == "all"
+        assert store.matrix().component == store.layer_matrices().component == "all"
 
 
 def test_many_components_stay_readable(tmp_path: Path) -> None:
