@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": "upkeep",
     "findings": "findings",
     "layers": "findings",
+    "known": "findings",
     "matrix": "matrix",
     "heatmap": "matrix",
     "nearest": "matrix",

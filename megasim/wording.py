@@ -26,13 +26,15 @@ def joined(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def listed(names: Sequence[str], limit: int, longest: int = 80) -> str:
+def listed(names: Sequence[str], limit: int | None, longest: int = 80) -> str:
     """Return names safe to print, at most `limit` of them, each cut to `longest` characters.
+
+    All of them when `limit` is None.
 
     >>> listed(["a", "b", "c", "d"], 3)
     'a, b and 2 more'
     """
-    shown = names if len(names) <= limit else names[: limit - 1]
+    shown = names if limit is None or len(names) <= limit else names[: limit - 1]
     text = ", ".join(printable(name, longest) for name in shown)
     return text + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
     from megasim.findings.component_groups import ComponentGroup
+    from megasim.findings.known_components import KnownComponent
     from megasim.findings.overview import FindingsReport
     from megasim.findings.verdicts import Finding
     from megasim.lineage.claims import CheckedClaim
@@ -134,6 +135,27 @@ class Workspace(StoreJobs):
         from megasim.findings.component_groups import shared_components
 
         return shared_components(self.store)
+
+    def known(self) -> list[KnownComponent]:
+        """Return the components that were given a name. See `known_components`."""
+        from megasim.findings.known_components import load_known
+
+        return load_known(self.store)
+
+    def add_known(self, name: str, model: str, component: str = "vae") -> list[KnownComponent]:
+        """Give a component of a model a name, by which it is known from then on.
+
+        See `known_components.add_known`.
+        """
+        from megasim.findings.known_components import add_known
+
+        return add_known(self.store, name, self._name(model), component)
+
+    def remove_known(self, name: str) -> int:
+        """Forget the name of a component, and return of how many it was."""
+        from megasim.findings.known_components import remove_known
+
+        return remove_known(self.store, name)
 
     def tiers(
         self, against: str | None = None, *, models: Sequence[str] | None = None

@@ -69,7 +69,9 @@ select 'beside', count(*), coalesce(max(rowid), -1) + 1 from old.beside
 union all
 select 'folded_sketch', count(*), coalesce(max(rowid), -1) + 1 from old.folded_sketch
 union all
-select 'profile', count(*), coalesce(max(rowid), -1) + 1 from old.profile;
+select 'profile', count(*), coalesce(max(rowid), -1) + 1 from old.profile
+union all
+select 'known_component', count(*), coalesce(max(rowid), -1) + 1 from old.known_component;
 
 -- name: store_bytes
 -- The bytes of the store: in use, and free within the file.
@@ -226,6 +228,11 @@ select x.*
 from old.profile x
 where x.rowid between $first and $last and x.tensor_id in (select tensor_id from old.model_tensor)
 order by x.rowid;
+
+-- name: copy_known_component
+-- Names that the user gave to components, all of them.
+insert into new.known_component by name
+select * from old.known_component where rowid between $first and $last order by rowid;
 
 -- name: drop_unheld_tensors
 -- Contents that no model holds any more.

@@ -496,3 +496,19 @@ order by mt.model_id;
 -- name: beside_state_dicts
 -- What stands in files beside their state dicts, where its contents could be looked at.
 select model_id, place, digest from beside where digest is not null order by model_id, place;
+
+-- name: known_components
+-- The components that have a name of their own, of fingerprints that compare with these.
+select name, component, fingerprint
+from known_component
+where is_comparable(version)
+order by name, component;
+
+-- name: add_known_component
+-- Give a component a name.
+insert into known_component (name, component, fingerprint, version)
+values ($name, $component, $fingerprint, $version);
+
+-- name: remove_known_component
+-- Forget a name.
+delete from known_component where name = $name;

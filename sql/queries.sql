@@ -24,7 +24,8 @@ select concat_ws(
     (select bit_xor(hash(m)) from model as m),
     (select bit_xor(hash(t)) from model_tensor as t),
     (select bit_xor(hash(p)) from model_pair as p),
-    (select bit_xor(hash(c)) from component_distance as c)
+    (select bit_xor(hash(c)) from component_distance as c),
+    (select coalesce(bit_xor(hash(k)), 0) from known_component as k)
 );
 
 -- name: views_text

@@ -233,6 +233,14 @@ create table pair_group (
     model_b integer not null
 );
 
+-- Names that the user gave to components, known by their contents wherever they turn up.
+create table known_component (
+    name        varchar not null,
+    component   varchar not null,           -- 'vae' for a VAE as a whole
+    fingerprint varchar not null,           -- of what is used of it, once rounded to float16
+    version     integer                     -- of the fingerprints it was made with
+);
+
 -- The text of views.sql as it last ran, to see when the views must be made anew.
 create table view_text (
     text varchar not null

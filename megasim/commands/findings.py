@@ -22,6 +22,7 @@ from megasim.commands.console import (
 )
 from megasim.errors import UsageError, printable
 from megasim.output_files import write_file
+from megasim.wording import counted
 
 if TYPE_CHECKING:
     from megasim.answers.changes import By, Changes
@@ -94,10 +95,14 @@ def findings_command(
         return
     report = workspace.findings(a, b, group=group)
     if output is None:
-        show(report.to_text())
+        text = report.to_text()
+        show(text)
+        if text != report.to_text(whole=True):
+            say("note: long lists are shortened here; `-o findings.txt` writes all of them")
         return
-    form = {".md": report.to_markdown, ".html": report.to_html, ".txt": report.to_text}
-    write_file(output, form[output.suffix.lower()]())
+    ending = output.suffix.lower()
+    form = {".md": report.to_markdown, ".html": report.to_html}
+    write_file(output, form[ending]() if ending in form else report.to_text(whole=True))
     say(f"wrote {printable(output)}")
 
 
@@ -174,14 +179,72 @@ def _groups(workspace: Workspace, output: Path | None, as_json: bool) -> None:
     if output is not None and output.suffix == ".json":
         options.write_json(rows, output)
     elif output is not None:
-        longest = max((len(group.models) for group in found), default=0)
-        write_file(output, "\n".join([*group_sentences(found, longest), ""]))
+        write_file(output, "\n".join([*group_sentences(found, None, fingerprints=True), ""]))
         say(f"wrote {printable(output)}")
     elif as_json:
         show_json(rows)
     else:
-        for sentence in group_sentences(found):
+        sentences = group_sentences(found, fingerprints=True)
+        for sentence in sentences:
             show(sentence)
+        if sentences != group_sentences(found, None, fingerprints=True):
+            say("note: long lists are shortened here; `-o groups.txt` names all models")
+
+
+@click.group("known")
+def known_command() -> None:
+    """Give components names by which they are known wherever they turn up.
+
+    `megasim findings` and `findings --groups` then say "known as" it. A name goes by what the
+    component holds where its family uses it, once rounded to float16, so a cast is known, too.
+    megasim brings no names of its own.
+    """
+
+
+@known_command.command("add")
+@click.argument("name", metavar="NAME")
+@click.argument("model", metavar="MODEL", shell_complete=complete_models)
+@click.option(
+    "-c",
+    "--component",
+    default="vae",
+    show_default=True,
+    shell_complete=complete_components,
+    help="The component that has this name, or all: every component of MODEL.",
+)
+@click.pass_context
+def add_known_command(ctx: click.Context, name: str, model: str, component: str) -> None:
+    """Call a component of MODEL by NAME from now on."""
+    from megasim.findings.known_components import short
+
+    for known in options.open_workspace(ctx, "update").add_known(name, model, component):
+        show(f"{known.title} {short(known.fingerprint)}: known as {printable(known.name, 200)}")
+
+
+@known_command.command("list")
+@options.as_json
+@click.pass_context
+def list_known_command(ctx: click.Context, as_json: bool) -> None:
+    """List the components that have a name."""
+    from megasim.findings.known_components import short
+
+    found = options.open_workspace(ctx).known()
+    if as_json:
+        show_json([known.to_json() for known in found])
+        return
+    for known in found:
+        show(f"{printable(known.name, 200)}: {known.title} {short(known.fingerprint)}")
+    if not found:
+        say("no component has a name; `megasim known add NAME MODEL -c vae` gives one")
+
+
+@known_command.command("remove")
+@click.argument("name", metavar="NAME")
+@click.pass_context
+def remove_known_command(ctx: click.Context, name: str) -> None:
+    """Forget NAME."""
+    count = options.open_workspace(ctx, "update").remove_known(name)
+    show(f"{printable(name, 200)}: forgotten, of {counted(count, 'component')}")
 
 
 @click.command("report")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from megasim.anatomy.classification import component_members, component_title
+from megasim.findings.known_components import Fingerprints, load_known, names_of, short
 from megasim.findings.pair_sentences import VERDICT_WORDS, component_list
 from megasim.findings.verdicts import NEVER_USED, Finding, FindingsReader, component_order
 from megasim.store.rows import Pair, Store
-from megasim.wording import counted, listed
+from megasim.wording import counted, joined, listed
 from megasim.words import ModelSource, Source, Verdict, weakest
 
 ModelComponent = tuple[int, str]
@@ -43,6 +44,9 @@ class ComponentGroup:
         verdict: the weakest tier that holds among them.
         identical: the names by equal bytes; one set when the verdict is "identical".
         known: names of those among `models` that are known from a fingerprint file.
+        known_as: the names that the user gave to the component. See `known_components`.
+        fingerprints: of the component in these models, that of most of them first; more than one
+            where they are equal under other keys, or at bf16 alone; none where not all was read.
         keys, parameters: of the first model; None for published models.
     """
 
@@ -53,6 +57,8 @@ class ComponentGroup:
     known: tuple[str, ...]
     keys: int | None
     parameters: int | None
+    known_as: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -69,6 +75,8 @@ class ComponentGroup:
             "known": list(self.known),
             "keys": self.keys,
             "parameters": self.parameters,
+            "known_as": list(self.known_as),
+            "fingerprints": list(self.fingerprints),
         }
 
 
@@ -82,33 +90,50 @@ def of_files(models: Collection[str]) -> str:
     return f" of {counted(len(files), 'file')}" if len(files) < len(models) else ""
 
 
-def group_sentences(groups: Iterable[ComponentGroup], limit: int = 12) -> list[str]:
+def group_sentences(
+    groups: Iterable[ComponentGroup], limit: int | None = 12, *, fingerprints: bool = False
+) -> list[str]:
     """Say who holds which component; what the same models share is said at once.
 
     Args:
-        limit: the most models to name.
+        limit: the most models to name; all when None.
+        fingerprints: whether to tell those of the components, too.
     """
-    return [
-        f"{titles}: the same in {len(models)} models{of_files(models)}{how}: "
-        f"{listed(models, limit)}{known}"
-        for titles, models, how, known in _by_models(groups)
-    ]
+    sentences = []
+    for titles, models, how, known, alike in _by_models(groups):
+        count = f"the same in {len(models)} models{of_files(models)}{how}: "
+        text = f"{titles}: {count if len(models) > 1 else 'only in '}{listed(models, limit)}{known}"
+        sentences.append(text + (_fingerprint_text(alike) if fingerprints else ""))
+    return sentences
+
+
+def _fingerprint_text(alike: Sequence[ComponentGroup]) -> str:
+    """Return the fingerprints of groups of the same models, as the end of a sentence."""
+    told = []
+    for group in alike:
+        several = f" and {len(group.fingerprints) - 1} more" if len(group.fingerprints) > 1 else ""
+        what = f"{group.title} " if len(alike) > 1 else ""
+        told += [f"{what}{short(f)}{several}" for f in group.fingerprints[:1]]
+    return f"; fingerprint {', '.join(told)}" if told else ""
 
 
 def other_holders(
-    groups: Iterable[ComponentGroup], among: Collection[str], limit: int = 12
+    groups: Iterable[ComponentGroup], among: Collection[str], limit: int | None = 12
 ) -> list[str]:
     """Say which other models hold what some models do.
 
     Args:
         among: the names of those models.
-        limit: the most models to name.
+        limit: the most models to name; all when None.
     """
     sentences = []
     whole: set[tuple[str, ...]] = set()
-    for titles, models, how, known in _by_models(sorted(groups, key=_is_part_of_vae)):
+    for titles, models, how, known, _ in _by_models(sorted(groups, key=_is_part_of_vae)):
         inside = tuple(name for name in models if name in among)
         others = [name for name in models if name not in among]
+        if inside and not others and known:
+            holders = "both" if len(inside) == len(among) == 2 else listed(inside, limit)
+            sentences.append(f"{titles} of {holders}: {known.removeprefix('; ')}")
         # That still others share a part of a VAE says less than who shares all of it.
         if not inside or not others or (titles.startswith("VAE ") and inside in whole):
             continue
@@ -127,8 +152,8 @@ def _is_part_of_vae(group: ComponentGroup) -> bool:
 
 def _by_models(
     groups: Iterable[ComponentGroup],
-) -> Iterator[tuple[str, tuple[str, ...], str, str]]:
-    """Yield (titles, models, tier unless they are identical, who is known by fingerprint)."""
+) -> Iterator[tuple[str, tuple[str, ...], str, str, list[ComponentGroup]]]:
+    """Yield (titles, models, tier unless they are identical, as what it is known, the groups)."""
     groups_of: dict[tuple[tuple[str, ...], Verdict], list[ComponentGroup]] = defaultdict(list)
     for group in groups:
         groups_of[group.models, group.verdict].append(group)
@@ -136,7 +161,18 @@ def _by_models(
         how = "" if verdict == Verdict.IDENTICAL else f" ({VERDICT_WORDS[verdict]})"
         known = listed(alike[0].known, len(alike[0].known))
         known = f"; known by fingerprint: {known}" if known else ""
-        yield component_list([group.component for group in alike]), models, how, known
+        titles = component_list([group.component for group in alike])
+        yield titles, models, how, _known_as(alike) + known, alike
+
+
+def _known_as(alike: Sequence[ComponentGroup]) -> str:
+    """Return the names of groups of the same models, as the end of a sentence."""
+    told = [
+        (f"{group.title} " if len(alike) > 1 else "") + listed(group.known_as, len(group.known_as))
+        for group in alike
+        if group.known_as
+    ]
+    return f"; known as {joined(told)}" if told else ""
 
 
 class _Classes:
@@ -170,6 +206,8 @@ class Equalities:
 
     def __init__(self, reader: FindingsReader) -> None:
         self.reader = reader
+        self.fingerprints = Fingerprints(reader.facts, reader.unread)
+        self.known = load_known(reader.store)
         self.components_of: dict[int, set[str]] = defaultdict(set)
         # Those of a tier hold what is equal in it or in a stronger one.
         self._classes = {tier: _Classes() for tier in Verdict if tier.is_equal}
@@ -268,7 +306,9 @@ def main_components(held: Sequence[str]) -> tuple[str, ...]:
 
 
 def shared_components(store: Store, equalities: Equalities | None = None) -> list[ComponentGroup]:
-    """Return the groups of two or more models that hold the same component, largest first.
+    """Return the groups of models that hold the same component, largest first.
+
+    Two models or more; one alone where its component has a name. See `known_components`.
 
     A VAE that is the same as a whole comes as "vae"; its parts come by themselves only where other
     models share them. Components that are never used are left out.
@@ -283,13 +323,17 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
         vae = [(model_id, part) for part in _VAE_PARTS if part in used]
         if len(vae) > 1:
             wholes[tuple(equal.class_of(*part) for part in vae)].append(vae)
-    groups = [_group(equal, "vae", vaes) for vaes in wholes.values() if len(vaes) > 1]
+    named = {known.component for known in equal.known}
+    groups = [
+        _group(equal, "vae", vaes) for vaes in wholes.values() if len(vaes) > 1 or "vae" in named
+    ]
     whole_vaes = {group.models for group in groups}
     for parts in map(_one_of_each_model, members.values()):
-        if len(parts) > 1:
+        if len(parts) > 1 or parts[0][1] in named:
             group = _group(equal, parts[0][1], [[part] for part in parts])
             if group.component not in _VAE_PARTS or group.models not in whole_vaes:
                 groups.append(group)
+    groups = [group for group in groups if len(group.models) > 1 or group.known_as]
     order = component_order()
     return sorted(
         groups,
@@ -320,6 +364,8 @@ def _group(
         classes = tuple(equal.bytes_of(*part) for part in parts)
         same_bytes[classes].append(models[parts[0][0]].name)
     ids = [parts[0][0] for parts in members]
+    found = Counter(f for parts in members if (f := equal.fingerprints.of(parts)) is not None)
+    fingerprints = tuple(fingerprint for fingerprint, _ in found.most_common())
     return ComponentGroup(
         component=component,
         models=tuple(models[i].name for i in ids),
@@ -328,4 +374,6 @@ def _group(
         known=tuple(models[i].name for i in ids if models[i].source == ModelSource.FINGERPRINTS),
         keys=sum(fact.keys for fact in facts) if facts else None,
         parameters=sum(fact.parameters for fact in facts) if facts else None,
+        known_as=names_of(equal.known, component, fingerprints),
+        fingerprints=fingerprints,
     )

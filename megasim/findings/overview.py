@@ -46,6 +46,7 @@ from megasim.words import RelationKind, Source, Verdict
 
 _SHOWN_MODELS = 8
 _SHOWN_CLAIMS = 10
+_MOST_HOLDERS = 12
 _MOST_GROUPS = 20
 _MOST_CLAIMS = 30
 _MOST_PAIRS = 8
@@ -103,56 +104,68 @@ class FindingsReport:
         """The findings of the pairs that are given one by one."""
         return [finding for pair in self.pairs for finding in pair.findings]
 
-    def health_lines(self) -> list[str]:
+    def health_lines(self, *, whole: bool = False) -> list[str]:
         """Return the oddities, gravest first, those that models share said once."""
         models: dict[str, list[str]] = defaultdict(list)
         for note in sorted(self.health, key=lambda note: note.rank):
             models[note.text].append(note.model)
-        return [f"{listed(names, _SHOWN_MODELS)}: {text}" for text, names in models.items()]
+        most = None if whole else _SHOWN_MODELS
+        return [f"{listed(names, most)}: {text}" for text, names in models.items()]
 
-    def claim_lines(self) -> list[str]:
+    def claim_lines(self, *, whole: bool = False) -> list[str]:
         """Return what the metadata claims, a line for each model that claims something."""
         said: dict[str, list[str]] = defaultdict(list)
         for claim in self.claims:
             said[claim.model].append(f"{claim.key} = {claim.value}")
         return [
             f"{listed([model], 1)}: "
-            + "; ".join(claims[:_SHOWN_CLAIMS])
-            + (f"; {len(claims) - _SHOWN_CLAIMS} more" if len(claims) > _SHOWN_CLAIMS else "")
+            + "; ".join(claims if whole else claims[:_SHOWN_CLAIMS])
+            + (
+                ""
+                if whole or len(claims) <= _SHOWN_CLAIMS
+                else f"; {len(claims) - _SHOWN_CLAIMS} more"
+            )
             for model, claims in said.items()
         ]
 
-    def page(self) -> FindingsPage:
-        """Return what is said; what is shared and what is odd come first where pairs are many."""
+    def page(self, *, whole: bool = True) -> FindingsPage:
+        """Return what is said; what is shared and what is odd come first where pairs are many.
+
+        Args:
+            whole: whether long lists are whole; a terminal is shown their beginning.
+        """
         models = f"{counted(len(self.models), 'model')}{of_files(self.models)}"
         return FindingsPage(
             f"{models}, {counted(self.pair_count, 'pair')}",
-            tuple(section for section in self._sections() if section.lines),
+            tuple(section for section in self._sections(whole) if section.lines),
             None if self.pairs or not self.verdicts else _as_table(self.verdicts),
         )
 
-    def _sections(self) -> list[FindingsSection]:
-        title, groups = "Shared components", group_sentences(self.groups)
+    def _sections(self, whole: bool) -> list[FindingsSection]:
+        title = "Shared components"
+        groups = group_sentences(self.groups, None if whole else _MOST_HOLDERS)
         if not self.whole_store:
-            title, groups = "Who else holds the same", other_holders(self.groups, self.models)
+            title = "Who else holds the same"
+            groups = other_holders(self.groups, self.models, None if whole else _MOST_HOLDERS)
         shared = [
-            FindingsSection(title, _most(groups, _MOST_GROUPS, "groups")),
-            FindingsSection("What is odd", tuple(self.health_lines())),
+            FindingsSection(title, _most(groups, None if whole else _MOST_GROUPS, "groups")),
+            FindingsSection("What is odd", tuple(self.health_lines(whole=whole))),
         ]
-        lines = [text for _, text in relation_sentences(self.relations)]
+        lines = [text for _, text in relation_sentences(self.relations, whole=whole)]
         if not self.pairs:
-            lines = _condensed(self.relations)
+            lines = _condensed(self.relations, whole)
         related = FindingsSection("How they are related", tuple(lines))
-        claims = _most(self.claim_lines(), _MOST_CLAIMS, "models")
+        most = None if whole else _MOST_CLAIMS
+        claims = _most(self.claim_lines(whole=whole), most, "models")
         claimed = FindingsSection("What their metadata claims", claims)
         described = [_pair_section(pair) for pair in self.pairs]
         if self.pair_count > _FIRST_PAIRS:
             return [*shared, related, *described, claimed]
         return [*described, related, *shared, claimed]
 
-    def to_text(self) -> str:
-        """Return it as plain text for a terminal, without colour."""
-        return render_text(self.page())
+    def to_text(self, *, whole: bool = False) -> str:
+        """Return it as plain text without colour; `whole`, with all of long lists, for a file."""
+        return render_text(self.page(whole=whole))
 
     def to_markdown(self) -> str:
         """Return it as Markdown; names are escaped."""
@@ -286,7 +299,7 @@ def _pair_section(pair: PairReport) -> FindingsSection:
     return FindingsSection(title, pair.sentences)
 
 
-def _condensed(relations: Sequence[Relation]) -> list[str]:
+def _condensed(relations: Sequence[Relation], whole: bool) -> list[str]:
     """Return relations of many models: what changed between several pairs is said once."""
     texts_of: dict[RelationKind, list[str]] = defaultdict(list)
     pairs: dict[str, list[str]] = defaultdict(list)
@@ -300,16 +313,18 @@ def _condensed(relations: Sequence[Relation]) -> list[str]:
         for r in relations
         if not r.what and (r.directed or frozenset((r.model, r.other)) not in tuned)
     ]
-    for kind, text in relation_sentences(rest):
+    for kind, text in relation_sentences(rest, whole=whole):
         texts_of[kind].append(text)
-    lines = [line for texts in texts_of.values() for line in _most(texts, _MOST_OF_A_KIND, "pairs")]
+    most = None if whole else _MOST_OF_A_KIND
+    lines = [line for texts in texts_of.values() for line in _most(texts, most, "pairs")]
+    most = None if whole else _MOST_PAIRS
     for what, between in pairs.items():
-        lines.append(f"{what}, between nearest models: {listed(between, _MOST_PAIRS, 200)}")
+        lines.append(f"{what}, between nearest models: {listed(between, most, 200)}")
     return lines
 
 
-def _most(lines: Iterable[str], limit: int, noun: str) -> tuple[str, ...]:
+def _most(lines: Iterable[str], limit: int | None, noun: str) -> tuple[str, ...]:
     every = tuple(lines)
-    if len(every) <= limit:
+    if limit is None or len(every) <= limit:
         return every
     return (*every[:limit], f"and {len(every) - limit:,} {noun} more")

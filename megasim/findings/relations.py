@@ -75,14 +75,21 @@ def _pairs_of_other_parts(
     ]
 
 
-def relation_sentences(relations: Sequence[Relation]) -> list[tuple[RelationKind, str]]:
-    """Return kind and text of relations; models that are all the same are named together."""
+def relation_sentences(
+    relations: Sequence[Relation], *, whole: bool = False
+) -> list[tuple[RelationKind, str]]:
+    """Return kind and text of relations; models that are all the same are named together.
+
+    Args:
+        whole: whether to name all of these, or twelve at most.
+    """
+    most = None if whole else _SHOWN_SAME
     same: nx.Graph[str] = nx.Graph()
     same.add_edges_from((r.other, r.model) for r in relations if r.same_bytes)
     together = [sorted(names) for names in nx.connected_components(same) if len(names) > 2]
     merged = {name for names in together for name in names}
     sentences = [
-        (RelationKind.SAME_WEIGHTS, f"{listed(names, _SHOWN_SAME)} hold the same weights")
+        (RelationKind.SAME_WEIGHTS, f"{listed(names, most)} hold the same weights")
         for names in together
     ]
     sentences += [(r.kind, r.text) for r in relations if not r.same_bytes or r.model not in merged]

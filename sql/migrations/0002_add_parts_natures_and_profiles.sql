@@ -67,6 +67,14 @@ create table folded_sketch (
     sketch_version integer not null
 );
 
+-- Names that the user gave to components, known by their contents wherever they turn up.
+create table known_component (
+    name        varchar not null,
+    component   varchar not null,
+    fingerprint varchar not null,
+    version     integer
+);
+
 -- Every row that an algorithm made carries its version. Those of before have the first one, their
 -- fingerprints that of the models that hold them.
 alter table tensor add column fingerprint_version integer;

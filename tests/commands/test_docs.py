@@ -50,6 +50,11 @@ def help_page() -> str:
             command, parent=group, info_name=name, max_content_width=88, terminal_width=88
         )
         lines += ["", f"## {name}", "", "```", command.get_help(context), "```"]
+        for part in command.commands.values() if isinstance(command, click.Group) else ():
+            inner = click.Context(
+                part, parent=context, info_name=part.name, max_content_width=88, terminal_width=88
+            )
+            lines += ["", "```", part.get_help(inner), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,7 @@ METHODS = {
     "export": ["export_mega_cmp", "export_fingerprints"],
     "forget": ["forget", "bytes_held_alone"],
     "findings": ["findings", "shared_components", "changes"],
+    "known": ["known", "add_known", "remove_known"],
     "lineage": ["lineage_and_claims"],
     "sql": ["sql", "sql_example", "sql_examples"],
 }
