@@ -92,9 +92,18 @@ class _Commands(click.Group):
     metavar="[SECONDS]",
     help="How long to wait while another process uses the store; without a number, for ever.",
 )
+@click.option(
+    "--limits",
+    type=click.FloatRange(1),
+    metavar="FACTOR",
+    help="Multiply what one file may cost before it is refused, for honest giants "
+    "[default: MEGASIM_LIMITS, or 1].",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
 @click.pass_context
-def megasim(ctx: click.Context, db: Path | None, wait: float, quiet: bool) -> None:
+def megasim(
+    ctx: click.Context, db: Path | None, wait: float, limits: float | None, quiet: bool
+) -> None:
     """What changed between these checkpoints, and where did each come from?
 
     \b
@@ -104,6 +113,10 @@ def megasim(ctx: click.Context, db: Path | None, wait: float, quiet: bool) -> No
     megasim report -o report    write everything as one page
     """
     ctx.obj = db
+    if limits is not None:
+        from megasim.checkpoint.limits import raised_limits
+
+        ctx.with_resource(raised_limits(limits))
     set_quiet(quiet)
     if ctx.invoked_subcommand is None:
         show(_first_steps(db) or ctx.get_help())

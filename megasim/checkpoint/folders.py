@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from megasim.checkpoint.strict_json import JSON, read_json
+from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits, remedy
+from megasim.checkpoint.strict_json import JSON, JsonTooLarge, read_json
 from megasim.errors import CheckpointError, printable
 
 SUFFIXES: Final = (
@@ -96,14 +97,16 @@ def choose_weights(folder: Path) -> Path | None:
     return folder / min(found)[-1] if found else None
 
 
-def read_index(path: Path) -> Weights:
+def read_index(path: Path, limits: Limits = DEFAULT_LIMITS) -> Weights:
     """Return the shards that an index json lists.
 
     Raises CheckpointError if it is malformed, names a file outside of its folder, or one that
     is not there.
     """
     try:
-        index = read_json(path)
+        index = read_json(path, limits.header_bytes, limits.header_values)
+    except JsonTooLarge as e:
+        raise CheckpointError(path, str(e), remedy()) from None
     except ValueError as e:
         raise CheckpointError(path, str(e), _DAMAGED) from None
     shards = index.get("weight_map") if isinstance(index, dict) else None
@@ -179,7 +182,8 @@ def walk_checkpoints(folder: Path) -> Iterator[Path]:
     A folder of shards and a diffusers pipeline are yielded themselves. Where one folder holds
     the same weights as .safetensors and .bin, the latter are left out. Hidden names and
     `SKIPPED_FILES` are passed over, and a folder reached twice by links is visited once. A folder
-    that cannot be listed is yielded, for opening it to fail.
+    that cannot be listed, a link to what is missing, and a pipe or a device that is called like a
+    checkpoint are yielded, for opening them to fail.
     """
     yield from _walk(folder, set())
 
@@ -212,7 +216,8 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
         files = [
             n for n in files if not (n in shards or _SHARD.fullmatch(n) or _WEIGHTS.fullmatch(n))
         ]
-    yield from (folder / name for name in files if _is_candidate(name, files))
+    candidates = sorted([*files, *_names_beyond_reach(folder)])
+    yield from (folder / name for name in candidates if _is_candidate(name, files))
     for name in _folder_names(folder):
         if name not in parts:
             try:
@@ -292,6 +297,15 @@ def _file_names(folder: Path) -> list[str]:
 
 def _folder_names(folder: Path) -> list[str]:
     return _names(folder, folders=True)
+
+
+def _names_beyond_reach(folder: Path) -> list[str]:
+    """The names in a folder that are those of neither a file nor a folder."""
+    return [
+        item.name
+        for item in folder.iterdir()
+        if not item.name.startswith(".") and not (item.is_file() or item.is_dir())
+    ]
 
 
 def _names(folder: Path, *, folders: bool) -> list[str]:

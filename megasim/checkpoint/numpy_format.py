@@ -47,6 +47,7 @@ def read_npz(source: ByteSource, directory: ZipDirectory) -> FileContents:
     Raises CheckpointError if it is compressed, damaged, or cut short.
     """
     found: dict[str, TensorRef | UnreadTensor] = {}
+    source.limits.check("tensors", len(directory.entries), source.path)
     for name, entry in directory.entries.items():
         if name.endswith(".npy"):
             key = storable(name.removesuffix(".npy"))
@@ -75,12 +76,13 @@ def _array(
         parse = _HEADERS[np.lib.format.read_magic(stream)]
         shape, by_columns, dtype = parse(stream, max_header_size=_MAX_HEADER)
         sizes = tuple(int(n) for n in shape)
-        if len(sizes) > 64 or any(not 0 <= n < 1 << 62 for n in sizes):
+        if any(not 0 <= n < 1 << 62 for n in sizes):
             raise ValueError
     except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise CheckpointError(
             source.path, "a bad header of a numpy array", "get the file again", key
         ) from None
+    source.limits.check("dimensions", len(sizes), source.path, key)
     begin = stream.tell()
     code = f"{dtype.kind}{dtype.itemsize}"
     name = NUMPY_DTYPES.get(code)

@@ -10,16 +10,19 @@ from pathlib import Path
 
 from megasim.checkpoint.contents import (
     BesideTensors,
-    FileContents,
     StateDictContents,
     UnreadTensor,
     storable,
 )
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
+from megasim.checkpoint.file_formats import (
+    NOT_WEIGHTS,
+    format_reader,
+    why_beyond_reach,
+    why_foreign,
+)
 from megasim.checkpoint.file_identity import FileIdentity, combine, identify
 from megasim.checkpoint.folders import (
-    DISTRIBUTED,
-    SUFFIXES,
     choose_weights,
     default_name,
     is_index,
@@ -30,19 +33,16 @@ from megasim.checkpoint.folders import (
     walk_checkpoints,
     walk_foreign,
 )
-from megasim.checkpoint.numpy_format import NPY_MAGIC, read_npy
+from megasim.checkpoint.limits import Limits, limits_in_force, raised_limits
 from megasim.checkpoint.parts import is_low_rank_factor
-from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import (
-    CUT_SHORT,
     ByteSource,
     TensorReader,
     TensorRef,
     fuse_refs,
     transpose_ref,
 )
-from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
 from megasim.errors import CheckpointError, ForeignFileError, UsageError, printable
 from megasim.words import PartRole, Unread
 
@@ -52,6 +52,7 @@ __all__ = [
     "BesideTensors",
     "Checkpoint",
     "FileIdentity",
+    "Limits",
     "StateDictContents",
     "TensorReader",
     "TensorRef",
@@ -61,29 +62,9 @@ __all__ = [
     "fuse_refs",
     "is_low_rank_factor",
     "open_checkpoint",
+    "raised_limits",
     "transpose_ref",
 ]
-
-_NOT_WEIGHTS = "name a file of weights: " + " ".join(SUFFIXES)
-
-# What becomes a checkpoint once it is fetched or unpacked, by the first bytes.
-_PACKED = {
-    b"version https://git-lfs.github.com": (
-        "a git-lfs pointer: the weights themselves were not downloaded",
-        "run `git lfs pull` in its repository",
-    ),
-    b"\x1f\x8b": ("a gzip file", "unpack it first"),
-    b"7z\xbc\xaf": ("a 7z file", "unpack it first"),
-    b"Rar!": ("a rar file", "unpack it first"),
-    b"PK\x05\x06": ("an empty zip file", CUT_SHORT),
-}
-# What else people have under these names.
-_FOREIGN = {
-    b"GGUF": "a GGUF file, whose quantised tensors are not compared",
-    b"\x89HDF": "an HDF5 file",
-}
-# Whatever a file with one of these endings holds, it was meant to be a checkpoint.
-_MEANT = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -143,27 +124,31 @@ class Checkpoint:
             )
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
+def open_checkpoint(path: Path | str, limits: Limits | None = None) -> Checkpoint:
     """Return the tensors that a checkpoint file or folder holds, without reading them.
 
     The format is told from the content, not from the name. A folder is a diffusers pipeline, a
     folder of shards, or holds one checkpoint. An index json of shards may be named itself.
+
+    Args:
+        limits: what a file may cost before it is refused; those in force when None.
 
     Raises:
         UsageError: there is nothing at `path`.
         CheckpointError: what is there cannot be read as a checkpoint, with the reason.
     """
     path = _existing(path)
+    limits = limits_in_force() if limits is None else limits
     with _readable(path):
         if path.is_dir():
-            return _open_folder(path)
-        checkpoint = _open_shards(path, path) if is_index(path) else _open_file(path)
+            return _open_folder(path, limits)
+        checkpoint = _open_weights(path, path, limits)
         _check_not_empty(checkpoint)
         return checkpoint
 
 
 def find_checkpoints(
-    path: Path | str, passed_over: Callable[[ForeignFileError], object] = lambda _: None
+    path: Path | str, passed_over: Callable[[CheckpointError], object] = lambda _: None
 ) -> list[Path]:
     """Return the checkpoints at a path: the file itself, or all in a folder, in a fixed order.
 
@@ -171,9 +156,10 @@ def find_checkpoints(
     each and stand for their files; see `walk_checkpoints` for what is not looked at.
 
     Args:
-        passed_over: is called with each file in a folder that holds weights in a form that is not
-            read, as ONNX, or ends like a checkpoint and is none by its first bytes, as the
-            weights of CoreML in a .bin. A broken one is in the result.
+        passed_over: is called with the error of each file in a folder that is not read. It is a
+            ForeignFileError where it holds weights in a form that is not read, as ONNX, or ends
+            like a checkpoint and is none, as the weights of CoreML in a .bin, or a pipe; another
+            CheckpointError where it is a link to what is missing. A broken file is in the result.
 
     Raises:
         UsageError: there is nothing at `path`.
@@ -182,40 +168,26 @@ def find_checkpoints(
     path = _existing(path)
     if not path.is_dir():
         return [path]
-    others: list[ForeignFileError] = []
+    others: list[CheckpointError] = []
     with _readable(path):
         found = []
         for candidate in walk_checkpoints(path):
-            foreign = _foreign(candidate)
-            if foreign is None:
+            why_not = why_beyond_reach(candidate) or why_foreign(candidate)
+            if why_not is None:
                 found.append(candidate)
             else:
-                others.append(foreign)
+                others.append(why_not)
         others += [
-            ForeignFileError(file, problem, remedy or _NOT_WEIGHTS)
+            ForeignFileError(file, problem, remedy or NOT_WEIGHTS)
             for file, problem, remedy in walk_foreign(path)
         ]
     for error in others:
         passed_over(error)
     if not found:
         named = f", but {len(others)} that are not read: {others[0].message}" if others else ""
-        remedy = others[0].remedy if others else _NOT_WEIGHTS
+        remedy = others[0].remedy if others else NOT_WEIGHTS
         raise CheckpointError(path, f"no checkpoint in this folder{named}", remedy)
     return found
-
-
-def _foreign(path: Path) -> ForeignFileError | None:
-    """Return why what a folder holds is no checkpoint; None where it is one, or a broken one."""
-    if path.is_dir() or path.suffix in _MEANT:
-        return None
-    try:
-        with ByteSource(path) as source:
-            _format_reader(source)
-    except ForeignFileError as error:
-        return error
-    except (CheckpointError, OSError):  # opening it will say why
-        return None
-    return None
 
 
 def _existing(path: Path | str) -> Path:
@@ -235,9 +207,9 @@ def _readable(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _open_file(path: Path) -> Checkpoint:
-    with ByteSource(path) as source:
-        contents = _format_reader(source)(source)
+def _open_file(path: Path, limits: Limits) -> Checkpoint:
+    with ByteSource(path, limits) as source:
+        contents = format_reader(source)(source)
         identity = identify(source, contents.header)
     main = contents.main
     return Checkpoint(
@@ -257,70 +229,9 @@ def _open_file(path: Path) -> Checkpoint:
     )
 
 
-def _format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
-    start = source.read(0, min(source.size, 512))
-    if not start:
-        raise CheckpointError(source.path, "an empty file", CUT_SHORT)
-    if is_safetensors(start):
-        return read_safetensors
-    for magic, (problem, remedy) in _PACKED.items():
-        if start.startswith(magic):
-            raise CheckpointError(source.path, problem, remedy)
-    for magic, problem in _FOREIGN.items():
-        if start.startswith(magic):
-            raise ForeignFileError(source.path, problem, _NOT_WEIGHTS)
-    if start.startswith(NPY_MAGIC):
-        return read_npy
-    if source.path.suffix == ".distcp":
-        raise CheckpointError(source.path, *DISTRIBUTED)
-    if start.startswith(b"PK\x03\x04"):
-        return read_torch_zip
-    if start[257:262] == b"ustar":
-        if start.startswith(b"sys_info\0"):
-            raise CheckpointError(
-                source.path,
-                "a tar file, as torch wrote before version 0.2",
-                "load it in an old torch and save it again",
-            )
-        raise CheckpointError(
-            source.path,
-            "a tar file, as NeMo packs its models"
-            if source.path.suffix == ".nemo"
-            else "a tar file",
-            "unpack it with `tar -xf`, and name the weights in it, as model_weights.ckpt",
-        )
-    # a pickle, and the version of its protocol
-    if start[0] == 0x80 and b"\2" <= start[1:2] <= b"\5":
-        return read_torch_legacy
-    if start[8:9] == b"{":
-        return read_safetensors  # which says that the header is too large
-    if start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
-        raise CheckpointError(
-            source.path,
-            "a web page, not a checkpoint: the download met an error or a login page",
-            "download it again, logged in if the site asks for it",
-        )
-    if _is_text(start):
-        raise ForeignFileError(source.path, "a text file, not a checkpoint", _NOT_WEIGHTS)
-    if not any(start):
-        raise CheckpointError(
-            source.path, "not a checkpoint, it begins with zeros: a download cut short?", CUT_SHORT
-        )
-    raise ForeignFileError(source.path, "not a checkpoint of a known format", _NOT_WEIGHTS)
-
-
-def _is_text(start: bytes) -> bool:
-    """Whether the first bytes of a file are printable ASCII.
-
-    >>> _is_text(b"hello\\n"), _is_text(b"\\x00\\x01")
-    (True, False)
-    """
-    return all(32 <= byte < 127 or byte in b"\t\n\r" for byte in start)
-
-
-def _open_folder(folder: Path) -> Checkpoint:
+def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
     if is_pipeline(folder):
-        checkpoint = _open_pipeline(folder)
+        checkpoint = _open_pipeline(folder, limits)
     else:
         weights = choose_weights(folder)
         if weights is None:
@@ -329,27 +240,31 @@ def _open_folder(folder: Path) -> Checkpoint:
                 raise CheckpointError(
                     folder, f"a folder of {len(found)} checkpoints, not one", "name one of them"
                 )
-            return open_checkpoint(found[0])
-        checkpoint = _open_weights(folder, weights)
+            return open_checkpoint(found[0], limits)
+        checkpoint = _open_weights(folder, weights, limits)
     _check_not_empty(checkpoint)
     return checkpoint
 
 
-def _open_weights(path: Path, weights: Path) -> Checkpoint:
+def _open_weights(path: Path, weights: Path, limits: Limits) -> Checkpoint:
     """The shards of an index, as the checkpoint at `path`; or the checkpoint of one file."""
-    return _open_shards(path, weights) if is_index(weights) else _open_file(weights)
+    if is_index(weights):
+        return _open_shards(path, weights, limits)
+    return _open_file(weights, limits)
 
 
-def _open_shards(path: Path, index: Path) -> Checkpoint:
-    weights = read_index(index)
+def _open_shards(path: Path, index: Path, limits: Limits) -> Checkpoint:
+    weights = read_index(index, limits)
     assert weights.shard_of is not None
-    shards = {file.name: _open_file(file) for file in weights.files}
     tensors: dict[str, TensorRef] = {}
     metadata = dict(weights.metadata)
     skipped: dict[str, str] = {}
     unread: dict[str, UnreadTensor] = {}
     tied: dict[str, str] = {}
-    for name, shard in shards.items():
+    identities: dict[str, FileIdentity] = {}
+    for file in weights.files:
+        name, shard = file.name, _open_file(file, limits)
+        identities[name] = shard.identity
         here = {k: ref for k, ref in shard.tensors.items() if weights.shard_of.get(k, name) == name}
         twice = tensors.keys() & here.keys()
         if twice:
@@ -364,14 +279,17 @@ def _open_shards(path: Path, index: Path) -> Checkpoint:
         unread.update(shard.unread)
         tied.update({k: kept for k, kept in shard.tied.items() if k in here})
         metadata = {**shard.metadata, **metadata}
+        # the limits are those of the whole: a folder may name one file many times, by links
+        limits.check("tensors", len(tensors) + len(unread), index)
+        limits.check("key_bytes", sum(map(len, tensors)) + sum(map(len, unread)), index)
     for key in sorted(weights.shard_of.keys() - tensors.keys() - unread.keys()):
         note = f"the index places it in {printable(weights.shard_of[key])}, where it is not"
         unread[key] = UnreadTensor(Unread.ABSENT, note)
-    identity = combine({name: shard.identity for name, shard in shards.items()})
+    identity = combine(identities)
     return Checkpoint(path, "sharded", tensors, metadata, skipped, identity, identity.size, unread)
 
 
-def _open_pipeline(folder: Path) -> Checkpoint:
+def _open_pipeline(folder: Path, limits: Limits) -> Checkpoint:
     weights, skipped = pipeline_parts(folder)
     tensors: dict[str, TensorRef] = {}
     unread: dict[str, UnreadTensor] = {}
@@ -381,7 +299,8 @@ def _open_pipeline(folder: Path) -> Checkpoint:
     if model_index := read_config(folder / "model_index.json"):
         metadata["model_index"] = model_index
     for name, file in weights.items():
-        part = _open_weights(folder, file)
+        part = _open_weights(folder, file, limits)
+        limits.check("tensors", len(tensors) + len(part.tensors), folder)
         name = storable(name)
         tensors.update({f"{name}/{key}": ref for key, ref in part.tensors.items()})
         skipped.update({f"{name}/{key}": reason for key, reason in part.skipped.items()})

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from megasim.checkpoint.contents import SCALAR_LIMIT, shorten, storable
+from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits
 from megasim.checkpoint.pickle_values import Global, Made
 from megasim.checkpoint.pickled_arrays import parse_scalar
 from megasim.checkpoint.pickled_tensors import Pickled, is_tensor
@@ -89,13 +90,12 @@ class Parts:
     metadata: dict[str, JSON] = field(default_factory=dict)
 
 
-def find_parts(path: Path, root: object) -> Parts:
+def find_parts(path: Path, root: object, limits: Limits = DEFAULT_LIMITS) -> Parts:
     """Return the state dicts in the value of a pickle, by the rule of this module.
 
-    Raises CheckpointError for a malformed tensor, an endless structure, or more than a million
-    entries.
+    Raises CheckpointError for a malformed tensor, and for what is beyond the limits.
     """
-    walk = StateDictWalk(path)
+    walk = StateDictWalk(path, limits)
     if is_tensor(root):
         return Parts(Part("", PartRole.WEIGHTS, {"tensor": walk.parse("tensor", root)}))
     split = _Split(walk)
@@ -114,14 +114,18 @@ def find_parts(path: Path, root: object) -> Parts:
 
 
 def script_parts(
-    path: Path, root: object, classes: Mapping[str, frozenset[str]], constants: object
+    path: Path,
+    root: object,
+    classes: Mapping[str, frozenset[str]],
+    constants: object,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Parts:
     """Return the parameters and buffers of a TorchScript module, and its constants beside them.
 
     A module that was frozen has all of its weights among the constants: they are then the model,
     under the keys "constants.0", "constants.1" ….
     """
-    walk = StateDictWalk(path)
+    walk = StateDictWalk(path, limits)
     found = walk.script_parameters(root, classes)
     held = {
         f"constants.{i}": walk.parse(f"constants.{i}", value)
@@ -265,13 +269,18 @@ class _Split:
         elements of a list that holds more than tensors.
         """
         if isinstance(value, list | tuple):
+            self.walk.spend(1 + len(value))
             mixed = any(entries_of(item) is not None for item in value)
             return dict(enumerate(value)) if mixed else None
         entries = entries_of(value)
         if entries is None and isinstance(value, Made) and not is_tensor(value):
             is_module = self.walk.module_entries(value) is not None
             state = value.state
-            return state if isinstance(state, dict) and not is_module else None
+            entries = state if isinstance(state, dict) and not is_module else None
+        self.walk.spend(1 + len(entries or ()))
+        for key in entries or ():
+            if isinstance(key, str):  # names are searched for what they say
+                self.walk.limits.check("name_bytes", len(key), self.walk.path, key[:80])
         return entries
 
     def keep_scalars(self, entries: Mapping[object, object]) -> None:
@@ -282,16 +291,19 @@ class _Split:
                 number is not None or isinstance(value, str | int | float | None)
             ):
                 scalar = value if number is None else number
-                self.metadata.setdefault(self.walk.key(str(key)), _scalar(scalar))
+                found = _scalar(scalar)
+                self.walk.spend(len(found) if isinstance(found, str) else 8, "text_bytes")
+                self.metadata.setdefault(self.walk.key(str(key)), found)
 
     def is_training(self, key: object, value: object) -> bool:
         """Whether an entry is of use to a training run alone, by its name or content."""
         return bool(_TRAINING.search(_text(key))) or self.is_optimizer(value)
 
-    def is_optimizer(self, value: object) -> bool:
+    def is_optimizer(self, value: object, level: int = 0) -> bool:
         """Whether a value is the state dict of a torch optimizer, or a list of them."""
         if isinstance(value, list | tuple):
-            return bool(value) and all(self.is_optimizer(item) for item in value[:_MAX_LEVELS])
+            inner = value[:_MAX_LEVELS] if level < 2 else ()
+            return bool(inner) and all(self.is_optimizer(item, level + 1) for item in inner)
         entries = entries_of(value)
         return entries is not None and "param_groups" in entries and "state" in entries
 
@@ -302,6 +314,7 @@ class _Split:
         if isinstance(value, Made) and isinstance(value.state, dict) and "_metadata" in value.state:
             return True
         entries = entries_of(value) or {}
+        self.walk.spend(1 + len(entries))
         return any(isinstance(k, str) and "." in k and is_tensor(v) for k, v in entries.items())
 
 

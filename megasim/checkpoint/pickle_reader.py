@@ -3,9 +3,9 @@
 Python's own unpickler is a program that the file writes. This one keeps its stack machine and
 drops its powers: a global becomes its name, a call becomes a record of what would have been
 called, and that is all the machine can make. It is safe because there is no way in it from a
-byte of the file to an import, a call or an attribute. Its memory is bounded by the number of
-opcodes, which is capped, and by the bytes of the pickle: each opcode makes at most one object,
-whose size is that of what it takes off the stack or out of the file.
+byte of the file to an import, a call or an attribute. Its memory is bounded by `Limits`: each
+opcode makes at most one object, whose size is that of what it takes off the stack or out of the
+file; text may grow as it is decoded, and counts as what it takes then.
 
 The result may be cyclic, deeply nested, or share parts so often that walking it as a tree would
 never end. Walk it with a budget, and never print, hash or compare it as a whole.
@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import codecs
 import struct
+import sys
 from collections.abc import Callable
 from itertools import repeat
-from typing import Final
 
+from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits, too_many
 from megasim.checkpoint.pickle_values import (
     Global,
     Made,
@@ -27,16 +28,16 @@ from megasim.checkpoint.pickle_values import (
     Pickle,
     PickleCutShort,
     PickleError,
+    PickleTooLarge,
 )
 
-# A real checkpoint that pickles a database of 14,000 molecules takes 1.5 million.
-MAX_OPCODES: Final = 10_000_000
 _MAX_INTEGER_BYTES = 1024
 _WORD = struct.Struct("<I").unpack_from
+_MARKS_A_LEVEL = 64  # of nesting: a container has one open while it is written, a call some more
 _MAX_PLAIN_INT = 1 << 60  # smaller ints hash to themselves, so they cannot be made to collide
 
 
-def read_pickle(data: bytes, start: int = 0) -> Pickle:
+def read_pickle(data: bytes, start: int = 0, limits: Limits = DEFAULT_LIMITS) -> Pickle:
     """Return the pickle that begins at byte `start`, read as data.
 
     Its value is made of None, bool, int, float, str, bytes, list, tuple, dict, `Global`, `Made`
@@ -45,14 +46,15 @@ def read_pickle(data: bytes, start: int = 0) -> Pickle:
 
     Raises:
         PickleCutShort: the bytes end too early.
-        PickleError: malformed, of an unknown protocol, or of more than `MAX_OPCODES` opcodes.
+        PickleTooLarge: beyond a limit.
+        PickleError: malformed, or of an unknown protocol.
 
     >>> import os, pickle
     >>> made = read_pickle(pickle.dumps([1, os.getcwd])).value
     >>> made[0], made[1].path
     (1, 'posix.getcwd')
     """
-    machine = _Machine(data, start)
+    machine = _Machine(data, start, limits)
     try:
         value = machine.run()
     except (IndexError, KeyError):
@@ -71,23 +73,34 @@ def read_pickle(data: bytes, start: int = 0) -> Pickle:
 class _Machine:
     """The stack machine. The stack in use is `stack`; those below a MARK wait in `marks`."""
 
-    def __init__(self, data: bytes, start: int) -> None:
+    def __init__(self, data: bytes, start: int, limits: Limits) -> None:
         self.data = data
         self.position = start
         self.stack: list[object] = []
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.persistent_ids: list[PersistentId] = []
+        self.limits = limits
+        self.text_room = limits.text_bytes
+        self.marks_room = limits.depth * _MARKS_A_LEVEL
 
     def run(self) -> object:
-        data, operations = self.data, _OPERATIONS
-        for _ in repeat(None, MAX_OPCODES):
-            opcode = data[self.position]
-            self.position += 1
-            if opcode == _STOP:
-                return self.stack.pop()
-            operations[opcode](self)
-        raise PickleError(f"the pickle has more than {MAX_OPCODES} opcodes")
+        data, operations, memo, memo_limit = self.data, _OPERATIONS, self.memo, self.limits.memo
+        left = self.limits.opcodes
+        while left > 0:
+            for _ in repeat(None, min(left, _ROUND)):
+                opcode = data[self.position]
+                self.position += 1
+                if opcode == _STOP:
+                    return self.stack.pop()
+                operations[opcode](self)
+            left -= _ROUND
+            if len(memo) > memo_limit:
+                raise self.too_large("memo")
+        raise self.too_large("opcodes")
+
+    def too_large(self, name: str) -> PickleTooLarge:
+        return PickleTooLarge(too_many(name, getattr(self.limits, name)))
 
     # What the operations are made of
 
@@ -123,6 +136,12 @@ class _Machine:
     def push(self, value: object) -> None:
         self.stack.append(value)
 
+    def push_text(self, text: str) -> None:
+        self.text_room -= sys.getsizeof(text)
+        if self.text_room < 0:
+            raise self.too_large("text_bytes")
+        self.stack.append(text)
+
     def pop_mark(self) -> list[object]:
         items = self.stack
         self.stack = self.marks.pop()
@@ -138,6 +157,8 @@ class _Machine:
             raise PickleError("the pickle is of a newer protocol than 5")
 
     def mark(self) -> None:
+        if len(self.marks) > self.marks_room:
+            raise self.too_large("depth")
         self.marks.append(self.stack)
         self.stack = []
 
@@ -155,6 +176,9 @@ class _Machine:
         name, module = self.stack.pop(), self.stack.pop()
         if type(name) is not str or type(module) is not str:
             raise PickleError("the pickle is malformed: a global without a name")
+        self.text_room -= len(module) + len(name)
+        if self.text_room < 0:
+            raise self.too_large("text_bytes")
         self.push(Global(f"{module}.{name}"))
 
     def make(self) -> None:
@@ -245,14 +269,15 @@ class _Machine:
         self.push({"00": False, "01": True}.get(text) if text in ("00", "01") else _integer(text))
 
     def text(self, size: int) -> None:
-        self.push(self.take(size).decode("utf-8", "surrogatepass"))
+        self.push_text(self.take(size).decode("utf-8", "surrogatepass"))
 
     def old_text(self, piece: bytes) -> None:
         """A str of Python 2: text in real checkpoints, though it may be any bytes."""
         try:
-            self.push(piece.decode("utf-8"))
+            text = piece.decode("utf-8")
         except UnicodeDecodeError:
-            self.push(piece.decode("latin-1"))
+            text = piece.decode("latin-1")
+        self.push_text(text)
 
     def quoted_text(self) -> None:
         line = self.raw_line()
@@ -320,6 +345,7 @@ def _plain_key(key: object) -> object:
     return key if plain else Opaque(key)
 
 
+_ROUND = 100_000  # opcodes between two looks at the memo
 _Operation = Callable[[_Machine], object]
 _STOP = ord(".")
 
@@ -346,7 +372,7 @@ def _operations() -> list[_Operation]:
         "S": _Machine.quoted_text,
         "T": lambda m: m.old_text(m.take(m.number(4))),
         "U": lambda m: m.old_text(m.take(m.byte())),
-        "V": lambda m: m.push(m.raw_line().decode("raw-unicode-escape")),
+        "V": lambda m: m.push_text(m.raw_line().decode("raw-unicode-escape")),
         "X": lambda m: m.text(m.number(4)),
         "\x8c": lambda m: m.text(m.byte()),
         "\x8d": lambda m: m.text(m.number(8)),

@@ -13,6 +13,10 @@ class PickleCutShort(PickleError):
     """The bytes end before the pickle does."""
 
 
+class PickleTooLarge(PickleError):
+    """More than a limit lets through: a file made to do harm, or an honest giant."""
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Global:
     """A class or function by its full name; never imported."""

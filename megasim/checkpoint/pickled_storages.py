@@ -21,7 +21,7 @@ from megasim.errors import printable
 from megasim.words import Unread
 
 _MAX_NUMBER = 1 << 62
-_MAX_DIMENSIONS = 32
+_MAX_DIMENSIONS = 640  # torch itself takes 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class OddTensor:
     """A tensor whose values are not decoded, and the plain ones that hold its bytes.
 
     `parts` are empty where not all of its bytes can be found. `said` is what the pickle itself
-    says of it, as the scale of a quantised tensor: two of equal bytes may differ in that.
+    says of it, as the scale of a quantised tensor: two of equal bytes may differ in that. `looked`
+    is how many values were looked at to find that out.
     """
 
     reason: Unread
@@ -65,6 +66,7 @@ class OddTensor:
     shape: tuple[int, ...] | None = None
     parts: tuple[Plain, ...] = ()
     said: str = ""
+    looked: int = 1
 
 
 class BadTensor(ValueError):
@@ -153,7 +155,7 @@ def as_read(
 
     Raises BadTensor if offset, shape and strides make no view.
     """
-    if not is_natural(offset) or len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS:
+    if not is_natural(offset) or len(shape) != len(strides):
         raise BadTensor("a malformed shape or stride")
     if dtype in COMPLEX_PARTS:
         doubled = (*(2 * stride for stride in strides), 1)
@@ -174,6 +176,8 @@ def parse_sizes(value: object) -> tuple[int, ...]:
     """Return a shape or strides. Raises BadTensor unless they are natural numbers."""
     if isinstance(value, Made) and len(value.args) == 1:  # torch.Size((2, 3))
         value = value.args[0]
+    if isinstance(value, tuple | list) and len(value) > _MAX_DIMENSIONS:
+        raise BadTensor("a shape of an absurd length")
     sizes = tuple(n for n in value if is_natural(n)) if isinstance(value, tuple | list) else ()
     if not isinstance(value, tuple | list) or len(sizes) != len(value):
         raise BadTensor("a malformed shape or stride")

@@ -33,7 +33,8 @@ from megasim.errors import printable
 from megasim.words import Unread
 
 _MAX_WRAPPERS = 8  # a parameter of a subclass of a tensor: wrappers in wrappers
-_MAX_INSIDE = 10_000  # values looked at within one tensor subclass
+_MAX_INSIDE = 10_000  # containers looked at within one tensor subclass
+_MAX_SAID = 1 << 20  # characters of what it says beside its tensors
 
 # The call that makes a tensor out of a storage, or wraps a call that does.
 _VIEWS = {f"torch._utils._rebuild_tensor{v}" for v in ("", "_v2", "_v3")}
@@ -217,7 +218,9 @@ def _quantized(args: tuple[object, ...], depth: int) -> OddTensor:
     note = f"a quantized tensor ({storage.dtype}), whose codes are not decoded"
     how = _odd(note, (args[4],), depth, dtype=storage.dtype, shape=codes.shape)
     parts = (codes, *how.parts) if how.said else ()
-    return OddTensor(Unread.DTYPE, note, storage.dtype, codes.shape, parts, how.said)
+    return OddTensor(
+        Unread.DTYPE, note, storage.dtype, codes.shape, parts, how.said, looked=how.looked
+    )
 
 
 def _subclass(args: tuple[object, ...], depth: int) -> Pickled:
@@ -260,31 +263,45 @@ def _odd(
     said: list[str] = []
     seen: set[int] = set()
     waiting = [value]
+    looked = 0
     while waiting:
         item = waiting.pop()
+        looked += 1
         if isinstance(item, Global | str | int | float | None):
-            said.append(item.path if isinstance(item, Global) else repr(item))
+            said.append(item.path if isinstance(item, Global) else _repr(item))
+            looked += len(said[-1]) // 8
+            if looked > _MAX_SAID // 8:
+                return OddTensor(Unread.LAYOUT, note, dtype, shape, looked=looked)
             continue
         if id(item) in seen:
             continue
         seen.add(id(item))
         if len(seen) > _MAX_INSIDE or isinstance(item, PersistentId | Opaque):
-            return OddTensor(Unread.LAYOUT, note, dtype, shape)
+            return OddTensor(Unread.LAYOUT, note, dtype, shape, looked=looked)
         if is_tensor(item):
             found = parse_tensor(item, depth + 1)
             said.append(f"tensor {getattr(found, 'said', '')}")
             parts += plain_parts(found)
+            looked += getattr(found, "looked", 1)
             if not plain_parts(found):
-                return OddTensor(Unread.LAYOUT, note, dtype, shape)
+                return OddTensor(Unread.LAYOUT, note, dtype, shape, looked=looked)
         elif isinstance(item, dict):
             waiting += [part for pair in reversed(item.items()) for part in reversed(pair)]
+            looked += len(item)
         elif isinstance(item, list | tuple):
             waiting += reversed(item)
+            looked += len(item)
         elif isinstance(item, Made):
             waiting += [item.entries, item.elements, item.state, item.args, item.function]
         else:
-            said.append(repr(item))  # bytes
-    return OddTensor(Unread.LAYOUT, note, dtype, shape, tuple(parts), " ".join(said))
+            said.append(_repr(item))  # bytes
+            looked += len(said[-1]) // 8
+    return OddTensor(Unread.LAYOUT, note, dtype, shape, tuple(parts), " ".join(said), looked=looked)
+
+
+def _repr(value: object) -> str:
+    """What a plain value is; as much of one that is too long to be said as makes it too long."""
+    return repr(value[:_MAX_SAID] if isinstance(value, str | bytes) else value)
 
 
 def _times(shape: tuple[int, ...] | None) -> str:

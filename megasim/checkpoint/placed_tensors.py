@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from megasim.checkpoint.contents import UnreadTensor
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, element_bits
+from megasim.checkpoint.limits import Limits, remedy
 from megasim.checkpoint.pickled_arrays import PickledArray
 from megasim.checkpoint.pickled_storages import OddTensor, PickledTensor, Plain
 from megasim.checkpoint.pickled_tensors import Pickled, PickledSparse
-from megasim.checkpoint.tensors import CUT_SHORT, SparseParts, TensorRef, is_contiguous
+from megasim.checkpoint.tensors import (
+    CUT_SHORT,
+    ByteSource,
+    SparseParts,
+    TensorRef,
+    is_contiguous,
+)
 from megasim.errors import CheckpointError
 from megasim.words import Unread
 
-MAX_UNFOLDED_BYTES: Final = 4 << 30
-"""A view may repeat its storage (`expand`) up to this size, or that of the storage if larger."""
+_FREE_REPEATS = 32  # of the bytes of a file in its tensors: layers share their weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +39,46 @@ SpanOf: TypeAlias = Callable[[str], Span | None]
 """From the key of a storage to its span, None where the file does not hold it."""
 
 
-def place(path: Path, key: str, pickled: Pickled, span: SpanOf) -> TensorRef | UnreadTensor:
+def check_unfolded(source: ByteSource, refs: Iterable[TensorRef]) -> None:
+    """Raise CheckpointError where tensors show the bytes of a file again and again without end."""
+    total = sum(ref.nbytes for ref in refs)
+    beyond = total - _FREE_REPEATS * source.size
+    source.limits.check("unfolded_bytes", beyond, source.path)
+
+
+def place(
+    path: Path, key: str, pickled: Pickled, span: SpanOf, limits: Limits
+) -> TensorRef | UnreadTensor:
     """Return where a tensor's elements lie, or what is known of one that is not decoded.
 
-    Raises CheckpointError, naming the key, if a tensor reaches beyond its storage, or repeats it
-    to more than `MAX_UNFOLDED_BYTES`.
+    Raises CheckpointError, naming the key, if a tensor reaches beyond its storage, repeats it to
+    more than `limits.unfolded_bytes`, or has too many dimensions.
     """
+    limits.check("dimensions", len(pickled.shape or ()), path, key)
     if isinstance(pickled, OddTensor):
-        stored = tuple(_place_plain(path, key, part, span) for part in pickled.parts)
+        stored = tuple(_place_plain(path, key, part, span, limits) for part in pickled.parts)
         return UnreadTensor(
             pickled.reason, pickled.note, pickled.dtype, pickled.shape, stored, pickled.said
         )
     if isinstance(pickled, PickledSparse):
-        return _place_sparse(path, key, pickled, span)
-    return _place_plain(path, key, pickled, span)
+        return _place_sparse(path, key, pickled, span, limits)
+    return _place_plain(path, key, pickled, span, limits)
 
 
 def _place_sparse(
-    path: Path, key: str, pickled: PickledSparse, span: SpanOf
+    path: Path, key: str, pickled: PickledSparse, span: SpanOf, limits: Limits
 ) -> TensorRef | UnreadTensor:
-    indices = tuple(_place_plain(path, key, index, span) for index in pickled.indices)
-    values = _place_plain(path, key, pickled.values, span)
+    indices = tuple(_place_plain(path, key, index, span, limits) for index in pickled.indices)
+    values = _place_plain(path, key, pickled.values, span, limits)
     nbytes = math.prod(pickled.shape) * STORAGE_DTYPES[values.dtype].itemsize
-    if nbytes > MAX_UNFOLDED_BYTES:
+    stored = max(values.numel, *(index.numel for index in indices))
+    if nbytes > limits.unfolded_bytes or stored > limits.sparse_elements:
+        what = f"{nbytes >> 20} MiB as dense values"
+        if stored > limits.sparse_elements:
+            what = f"{stored:,} stored elements"
         return UnreadTensor(
             Unread.LAYOUT,
-            f"a sparse tensor of {nbytes >> 30} GiB as dense values",
+            f"a sparse tensor of {what}, beyond the limits; {remedy()}",
             values.dtype,
             pickled.shape,
             (*indices, values),
@@ -68,7 +88,7 @@ def _place_sparse(
     return TensorRef(key, values.dtype, pickled.shape, str(path), 0, sparse=parts)
 
 
-def _place_plain(path: Path, key: str, tensor: Plain, span_of: SpanOf) -> TensorRef:
+def _place_plain(path: Path, key: str, tensor: Plain, span_of: SpanOf, limits: Limits) -> TensorRef:
     numel = math.prod(tensor.shape)
     if isinstance(tensor, PickledArray):
         return TensorRef(key, tensor.dtype, tensor.shape, str(path), 0, data=tensor.data)
@@ -86,13 +106,8 @@ def _place_plain(path: Path, key: str, tensor: Plain, span_of: SpanOf) -> Tensor
             "the file is damaged: get it again",
             key,
         )
-    if numel * itemsize > max(MAX_UNFOLDED_BYTES, span.nbytes):
-        raise CheckpointError(
-            path,
-            f"{span.nbytes} bytes stand for {numel * itemsize}, as if to fill the memory",
-            "if this is intended, save the tensor as it was before expand()",
-            key,
-        )
+    if numel * itemsize > span.nbytes:  # a stride of 0, or rows that overlap
+        limits.check("unfolded_bytes", numel * itemsize - _FREE_REPEATS * span.nbytes, path, key)
     strides = None if is_contiguous(tensor.shape, tensor.strides) else tensor.strides
     offset = span.offset + tensor.offset * itemsize
     return TensorRef(key, tensor.dtype, tensor.shape, str(path), offset, strides)

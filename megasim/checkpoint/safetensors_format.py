@@ -25,7 +25,8 @@ from megasim.checkpoint.dtypes import (
     STORAGE_DTYPES,
     element_bits,
 )
-from megasim.checkpoint.strict_json import JSON, parse_json
+from megasim.checkpoint.limits import remedy
+from megasim.checkpoint.strict_json import JSON, JsonTooLarge, parse_json
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
 from megasim.errors import CheckpointError, printable
 from megasim.words import Unread
@@ -54,19 +55,27 @@ def read_safetensors(source: ByteSource) -> FileContents:
     size = int.from_bytes(source.read(0, 8), "little")
     if size > MAX_HEADER_BYTES:
         raise CheckpointError(source.path, "the header is larger than 100 MB", _NOT_ONE)
+    limits = source.limits
+    limits.check("header_bytes", min(size, source.size), source.path)
     raw = source.read(8, size)
     try:
-        header = parse_json(raw)
+        header = parse_json(raw, limits.header_values)
+    except JsonTooLarge as e:
+        raise CheckpointError(source.path, str(e), remedy()) from None
     except ValueError as e:
         raise CheckpointError(source.path, f"a bad header: {e}", _NOT_ONE) from None
     if not isinstance(header, dict):
         raise CheckpointError(source.path, "a bad header: not an object", _NOT_ONE)
     metadata = _metadata(source, header.pop("__metadata__", {}))
+    limits.check("tensors", len(header), source.path)
+    limits.check("key_bytes", sum(map(len, header)), source.path)
     tensors: dict[str, TensorRef] = {}
     unread: dict[str, UnreadTensor] = {}
     spans: list[tuple[int, int, str]] = []
     for key, entry in header.items():
+        limits.check("name_bytes", len(key), source.path, key[:80])
         dtype, shape, begin, end = _parse_entry(source, key, entry)
+        limits.check("dimensions", len(shape), source.path, key)
         spans.append((begin, end, key))
         place = str(source.path), 8 + size + begin
         if dtype in COMPLEX_PARTS:
@@ -115,7 +124,7 @@ def _parse_entry(
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     sizes = _naturals(shape)
     span = _naturals(offsets)
-    if sizes is None or span is None or len(span) != 2 or len(sizes) > 64 or span[0] > span[1]:
+    if sizes is None or span is None or len(span) != 2 or span[0] > span[1]:
         raise CheckpointError(source.path, "a bad shape or offset", _NOT_ONE, key)
     if not isinstance(code, str):
         raise CheckpointError(source.path, "a bad header entry", _NOT_ONE, key)

@@ -9,20 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from megasim.checkpoint.contents import storable
-from megasim.checkpoint.pickle_reader import MAX_OPCODES
+from megasim.checkpoint.limits import DAMAGED, DEFAULT_LIMITS, Limits
 from megasim.checkpoint.pickle_values import Made, PersistentId
-from megasim.checkpoint.pickled_storages import BadTensor, bare_storage
-from megasim.checkpoint.pickled_tensors import Pickled, is_tensor, parse_tensor
+from megasim.checkpoint.pickled_arrays import PickledArray
+from megasim.checkpoint.pickled_storages import BadTensor, OddTensor, bare_storage
+from megasim.checkpoint.pickled_tensors import Pickled, is_tensor, parse_tensor, plain_parts
 from megasim.errors import CheckpointError, printable
-
-_MAX_ENTRIES = 1_000_000
-_MAX_STEPS = 4 * MAX_OPCODES  # shared parts may be met often, but not without end
-_MAX_DEPTH = 64
-_MAX_KEY = 4096
-DAMAGED: Final = "the file is damaged, or made to do harm: get it from elsewhere"
 
 
 @dataclass
@@ -61,16 +55,17 @@ def entries_of(value: object) -> dict[object, object] | None:
 
 
 class StateDictWalk:
-    """All walks over one pickled value, within a budget of entries and of steps.
+    """All walks over one pickled value, within the limits for a file.
 
-    Its methods raise CheckpointError for a malformed tensor, an endless structure, or more than a
-    million entries.
+    Its methods raise CheckpointError for a malformed tensor, and for what is beyond a limit, as an
+    endless structure is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         self.path = path
-        self.entries = 0
-        self.steps = 0
+        self.limits = limits
+        self._spent = dict.fromkeys(("entries", "key_bytes", "steps", "tensors"), 0)
+        self._spent |= {"unfolded_bytes": 0, "text_bytes": 0}
         self._counts: dict[int, int] = {}
 
     def state_dict(self, value: object) -> StateDict:
@@ -92,19 +87,18 @@ class StateDictWalk:
         self._add_script(found, "", root, classes, 0)
         return found
 
-    def spend(self, steps: int) -> None:
-        """Take steps from the budget."""
-        self.steps += steps
-        if self.steps > _MAX_STEPS:
-            raise CheckpointError(self.path, "its parts contain each other in a loop", DAMAGED)
+    def spend(self, count: int, what: str = "steps", key: str = "") -> None:
+        """Take from a limit of the file."""
+        self._spent[what] += count
+        if self._spent[what] > getattr(self.limits, what):
+            # how much more there is, nobody knows
+            self.limits.check(what, getattr(self.limits, what) + 1, self.path, key)
 
     def key(self, name: str) -> str:
-        """Return a key as it can be stored, and take it from the budget of entries."""
-        self.entries += 1
-        if self.entries > _MAX_ENTRIES:
-            raise CheckpointError(self.path, "more than a million entries", DAMAGED)
-        if len(name) > _MAX_KEY:
-            raise CheckpointError(self.path, "an implausibly long key", DAMAGED, name[:80])
+        """Return a key as it can be stored, and take it from the limits."""
+        self.spend(1, "entries")
+        self.limits.check("name_bytes", len(name), self.path, name[:80])
+        self.spend(len(name), "key_bytes")
         return storable(name)
 
     def reach(self, value: object) -> Iterator[object]:
@@ -137,10 +131,18 @@ class StateDictWalk:
 
     def parse(self, name: str, value: object) -> Pickled:
         """Return the tensor that a value stands for."""
+        self.spend(1, "tensors")
         try:
-            return bare_storage(value) if isinstance(value, PersistentId) else parse_tensor(value)
+            found = bare_storage(value) if isinstance(value, PersistentId) else parse_tensor(value)
         except BadTensor as e:
             raise CheckpointError(self.path, str(e), DAMAGED, name) from None
+        if isinstance(found, OddTensor):
+            self.spend(found.looked, key=name)
+            self.spend(len(found.said), "text_bytes", name)
+        for part in plain_parts(found):
+            if isinstance(part, PickledArray):
+                self.spend(len(part.data), "unfolded_bytes", name)
+        return found
 
     def module_entries(self, value: object) -> dict[object, object] | None:
         """Return the parameters, buffers and modules of a pickled nn.Module; None if it is none."""
@@ -165,8 +167,7 @@ class StateDictWalk:
     def _add(self, found: StateDict, name: str, value: object, depth: int) -> None:
         """Add one entry of a state dict, whatever it is."""
         name = self.key(name)
-        if depth > _MAX_DEPTH:
-            raise CheckpointError(self.path, "nested too deeply", DAMAGED, name)
+        self.limits.check("depth", depth, self.path, name)
         if is_tensor(value):
             self._add_tensor(found, name, value)
         elif isinstance(value, PersistentId):
@@ -218,8 +219,7 @@ class StateDictWalk:
         """Add the parameters and buffers of a TorchScript module and of those inside of it."""
         if not isinstance(value, Made) or not isinstance(value.state, dict):
             return
-        if depth > _MAX_DEPTH:
-            raise CheckpointError(self.path, "nested too deeply", DAMAGED, prefix)
+        self.limits.check("depth", depth, self.path, prefix)
         own = classes.get(value.function_path)
         if classes and own is None:
             return  # an object that is no module: its tensors are in no state dict

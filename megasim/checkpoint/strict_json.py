@@ -7,25 +7,35 @@ import math
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from megasim.checkpoint.limits import too_many
 from megasim.errors import printable
 
 JSON: TypeAlias = bool | int | float | str | list["JSON"] | dict[str, "JSON"] | None
 
 _MAX_FILE_BYTES = 64 << 20
-_MAX_CONTAINERS = 8_000_000  # lists and objects: they take 30 times the bytes that write them
+_MAX_VALUES = 8_000_000  # they take up to 30 times the bytes that write them
 
 
-def parse_json(text: bytes) -> JSON:
+class JsonTooLarge(ValueError):
+    """More values than were asked for at most."""
+
+
+def parse_json(text: bytes, max_values: int = _MAX_VALUES) -> JSON:
     """Return the value of a JSON text.
 
+    Args:
+        max_values: numbers, texts, lists and objects that it may have; signs within texts that
+            part values elsewhere are counted with them.
+
     Raises ValueError, in one short line, for anything that is not strict UTF-8 JSON: duplicate
-    keys, NaN and Infinity, lone surrogates, nesting too deep for the parser, or millions of lists.
+    keys, NaN and Infinity, lone surrogates, nesting too deep for the parser; JsonTooLarge for
+    more values.
 
     >>> parse_json(b'{"a": [1, 2.5, null]}')
     {'a': [1, 2.5, None]}
     """
-    if text.count(b"[") + text.count(b"{") > _MAX_CONTAINERS:
-        raise ValueError("the JSON holds too many lists and objects")
+    if sum(map(text.count, (b"[", b"{", b",", b":"))) > max_values:
+        raise JsonTooLarge(too_many("header_values", max_values))
     try:
         value: JSON = json.loads(
             text.decode("utf-8"),
@@ -44,16 +54,16 @@ def parse_json(text: bytes) -> JSON:
     return value
 
 
-def read_json(path: Path) -> JSON:
-    """Return the value of a JSON file of at most 64 MiB.
+def read_json(path: Path, max_bytes: int = _MAX_FILE_BYTES, max_values: int = _MAX_VALUES) -> JSON:
+    """Return the value of a JSON file of at most so many bytes and values.
 
     Raises ValueError as `parse_json` does, and OSError where the file cannot be read.
     """
     with path.open("rb") as file:
-        text = file.read(_MAX_FILE_BYTES + 1)
-    if len(text) > _MAX_FILE_BYTES:
-        raise ValueError(f"the JSON is larger than {_MAX_FILE_BYTES >> 20} MiB")
-    return parse_json(text)
+        text = file.read(max_bytes + 1)
+    if len(text) > max_bytes:
+        raise JsonTooLarge(too_many("header_bytes", max_bytes))
+    return parse_json(text, max_values)
 
 
 def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:

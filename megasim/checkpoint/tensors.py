@@ -14,6 +14,7 @@ import numpy as np
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.checkpoint.file_stamp import stamp_of
+from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits
 from megasim.checkpoint.sparse_elements import SparseElements
 from megasim.errors import CheckpointError
 from megasim.interrupts import stop_if_asked
@@ -171,10 +172,14 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 class ByteSource:
-    """A regular file, read by ranges that are checked against its size first."""
+    """A regular file, read by ranges that are checked against its size first.
 
-    def __init__(self, path: Path) -> None:
+    `limits` are what the file may cost.
+    """
+
+    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         self.path = path
+        self.limits = limits
         self._file: BinaryIO | None = None
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             raise CheckpointError(path, "not a regular file", "name a checkpoint file or a folder")

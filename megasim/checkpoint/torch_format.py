@@ -17,22 +17,21 @@ from megasim.checkpoint.contents import (
     set_placeholders_apart,
 )
 from megasim.checkpoint.dtypes import element_bits
+from megasim.checkpoint.limits import Limits, remedy, too_many
 from megasim.checkpoint.numpy_format import read_npz
 from megasim.checkpoint.parts import Part, Parts, find_parts, script_parts
 from megasim.checkpoint.pickle_reader import read_pickle
-from megasim.checkpoint.pickle_values import Pickle, PickleCutShort, PickleError
+from megasim.checkpoint.pickle_values import Pickle, PickleCutShort, PickleError, PickleTooLarge
 from megasim.checkpoint.pickled_storages import BadTensor, PickledTensor, parse_storage
-from megasim.checkpoint.placed_tensors import MAX_UNFOLDED_BYTES, Span, SpanOf, place
+from megasim.checkpoint.placed_tensors import Span, SpanOf, check_unfolded, place
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
 from megasim.checkpoint.zip_directory import ZipDirectory, read_zip_directory
 from megasim.errors import CheckpointError
 
 MAGIC_NUMBER: Final = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 _PROTOCOL_VERSION = 1001
-_MAX_PICKLE_BYTES = 256 << 20
-_MAX_CODE_BYTES = 64 << 20
 _FIRST_PIECE = 1 << 20
-_MAX_REPEATS = 64  # times the file size that all tensors together may show
+_SMALL = Limits(opcodes=10_000, memo=10_000)  # for the pickles before that of the object
 _CONSTANTS = "constants/"
 _RESAVE = "load it in torch and save it again, as .safetensors if you can"
 _SCRIPT_CLASS = re.compile(
@@ -55,19 +54,20 @@ def read_torch_zip(source: ByteSource) -> FileContents:
         )
     base = min(pickles, key=lambda name: (name.count("/"), name)).removesuffix("data.pkl")
     order = f"{base}byteorder"
-    if order in directory.entries and directory.read(source, order, 1 << 20) != b"little":
+    if order in directory.entries and directory.read(source, order) != b"little":
         raise CheckpointError(source.path, "saved on a big-endian machine", _RESAVE)
-    raw = directory.read(source, f"{base}data.pkl", _MAX_PICKLE_BYTES)
+    limits = source.limits
+    raw = directory.read(source, f"{base}data.pkl", "pickle_bytes")
     pickled = _pickle(source, raw, 0)
     held = f"{base}constants.pkl"
     if held in directory.entries:
         kind = "torchscript"
         classes = _script_classes(source, directory, base)
-        constants = _constants(source, directory.read(source, held, _MAX_PICKLE_BYTES))
-        found = script_parts(source.path, pickled.value, classes, constants)
+        constants = _constants(source, directory.read(source, held, "pickle_bytes"))
+        found = script_parts(source.path, pickled.value, classes, constants, limits)
     else:
         kind = "torch-zip"
-        found = find_parts(source.path, pickled.value)
+        found = find_parts(source.path, pickled.value, limits)
 
     @cache
     def span(key: str) -> Span | None:
@@ -96,25 +96,30 @@ def read_torch_legacy(source: ByteSource) -> FileContents:
         except PickleCutShort:
             if len(raw) == source.size:
                 raise CheckpointError(source.path, "cut short", CUT_SHORT) from None
-            if size >= _MAX_PICKLE_BYTES:
-                raise CheckpointError(
-                    source.path, f"more than {_MAX_PICKLE_BYTES >> 20} MiB of pickle", _RESAVE
-                ) from None
-            size *= 4  # where the pickles end is not known before they are read
+            limit = source.limits.pickle_bytes
+            if size >= limit:
+                problem = too_many("pickle_bytes", limit)
+                raise CheckpointError(source.path, problem, remedy()) from None
+            size = min(4 * size, limit)  # where the pickles end is not known before they are read
         except PickleError as e:
-            raise CheckpointError(source.path, str(e), CUT_SHORT) from None
+            raise _bad_pickle(source, e) from None
     if isinstance(heads, dict) and heads.get("little_endian") is False:
         raise CheckpointError(source.path, "saved on a big-endian machine", _RESAVE)
     spans = _legacy_spans(source, pickled, keys)
-    found = find_parts(source.path, pickled.value)
+    found = find_parts(source.path, pickled.value, source.limits)
     return _contents(source, "torch-legacy", found, spans.get, raw[: keys.end])
 
 
 def _pickle(source: ByteSource, raw: bytes, start: int) -> Pickle:
     try:
-        return read_pickle(raw, start)
+        return read_pickle(raw, start, source.limits)
     except PickleError as e:
-        raise CheckpointError(source.path, str(e), CUT_SHORT) from None
+        raise _bad_pickle(source, e) from None
+
+
+def _bad_pickle(source: ByteSource, error: PickleError) -> CheckpointError:
+    cure = remedy() if isinstance(error, PickleTooLarge) else CUT_SHORT
+    return CheckpointError(source.path, str(error), cure)
 
 
 def _constants(source: ByteSource, raw: bytes) -> object:
@@ -129,17 +134,17 @@ def _constants(source: ByteSource, raw: bytes) -> object:
 
 def _legacy_pickles(source: ByteSource, raw: bytes) -> tuple[object, Pickle, Pickle]:
     """The machine's description, the object, and the storage keys."""
-    magic = read_pickle(raw)
+    magic = read_pickle(raw, 0, _SMALL)
     if type(magic.value) is not int or magic.value != MAGIC_NUMBER:
         raise CheckpointError(
             source.path, "a pickle, but not one of torch.save", "name a file that holds weights"
         )
-    version = read_pickle(raw, magic.end)
+    version = read_pickle(raw, magic.end, _SMALL)
     if type(version.value) is not int or version.value != _PROTOCOL_VERSION:
         raise CheckpointError(source.path, "an unknown version of torch's format", _RESAVE)
-    machine = read_pickle(raw, version.end)
-    pickled = read_pickle(raw, machine.end)
-    return machine.value, pickled, read_pickle(raw, pickled.end)
+    machine = read_pickle(raw, version.end, _SMALL)
+    pickled = read_pickle(raw, machine.end, source.limits)
+    return machine.value, pickled, read_pickle(raw, pickled.end, source.limits)
 
 
 def _legacy_spans(source: ByteSource, pickled: Pickle, keys: Pickle) -> dict[str, Span]:
@@ -174,15 +179,13 @@ def _contents(
         BesideTensors(
             held.place,
             held.role,
-            {key: place(source.path, key, t, span) for key, t in held.tensors.items()},
+            {k: place(source.path, k, t, span, source.limits) for k, t in held.tensors.items()},
         )
         for held in found.beside
     )
-    total = sum(ref.nbytes for part in parts for ref in part.tensors.values())
-    if total > _MAX_REPEATS * source.size + MAX_UNFOLDED_BYTES:
-        raise CheckpointError(
-            source.path, f"{source.size} bytes stand for {total}", "get the file from elsewhere"
-        )
+    refs = [ref for part in parts for ref in part.tensors.values()]
+    refs += [t for held in beside for t in held.tensors.values() if isinstance(t, TensorRef)]
+    check_unfolded(source, refs)
     return FileContents(kind, parts[0], found.metadata, header, tuple(parts[1:]), beside)
 
 
@@ -192,7 +195,7 @@ def _state_dict(source: ByteSource, part: Part, span: SpanOf) -> StateDictConten
     tied: dict[str, str] = {}
     first: dict[PickledTensor, str] = {}
     for key, pickled in part.tensors.items():
-        found = place(source.path, key, pickled, span)
+        found = place(source.path, key, pickled, span, source.limits)
         if isinstance(found, TensorRef):
             tensors[key] = found
         else:
@@ -213,12 +216,13 @@ def _script_classes(
     The code is searched for its declarations, line by line; it is never compiled or run.
     """
     classes: dict[str, frozenset[str]] = {}
-    budget = _MAX_CODE_BYTES
+    held = 0
     for name, entry in directory.entries.items():
         if not name.startswith(f"{base}code/") or not name.endswith(".py"):
             continue
-        code = directory.read(source, name, budget).decode("utf-8", "replace")
-        budget -= entry.size
+        held += entry.size
+        source.limits.check("text_bytes", held, source.path, "code")
+        code = directory.read(source, name, "text_bytes").decode("utf-8", "replace")
         module = name.removeprefix(f"{base}code/").removesuffix(".py").replace("/", ".")
         for kind, *lists in _SCRIPT_CLASS.findall(code):
             attributes = frozenset(re.findall(r'"([^"]*)"', ",".join(lists)))

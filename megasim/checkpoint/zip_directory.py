@@ -21,7 +21,7 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
-_MAX_DIRECTORY_BYTES = 64 << 20  # a million entries
+_MAX_PLAIN = 1 << 20  # bytes of an entry that no limit names
 _RESAVE = "save it again with torch.save"
 
 
@@ -57,13 +57,18 @@ class ZipDirectory:
             )
         return self._locate(source, self.entries[name])
 
-    def read(self, source: ByteSource, name: str, limit: int) -> bytes:
-        """Return the data of an entry of at most `limit` bytes, its checksum verified."""
+    def read(self, source: ByteSource, name: str, limit: str = "") -> bytes:
+        """Return the data of an entry, its checksum verified.
+
+        Args:
+            limit: the name of the limit for its bytes; "" for a mebibyte.
+        """
         entry = self.entries[name]
-        if max(entry.size, entry.packed) > limit:
-            raise CheckpointError(
-                source.path, f"{printable(name, 80)} is larger than {limit >> 20} MiB", _RESAVE
-            )
+        size = max(entry.size, entry.packed)
+        if limit:
+            source.limits.check(limit, size, source.path, name)
+        elif size > _MAX_PLAIN:
+            raise CheckpointError(source.path, f"{printable(name, 80)} is larger than 1 MiB")
         data = source.read(self._locate(source, entry), entry.packed)
         if entry.method == _DEFLATED:
             try:
@@ -101,12 +106,14 @@ class ZipDirectory:
 def read_zip_directory(source: ByteSource) -> ZipDirectory:
     """Return the directory of a zip file; no entry is opened.
 
-    Raises CheckpointError if there is none, if it is inconsistent, names an entry twice, or is
-    larger than 64 MiB.
+    Raises CheckpointError if there is none, if it is inconsistent, names an entry twice, or has
+    more entries than the limits let through.
     """
     count, size, offset = _find_directory(source)
-    if offset + size > source.size or size > _MAX_DIRECTORY_BYTES or count > size // _CENTRAL.size:
+    if offset + size > source.size or count > size // _CENTRAL.size:
         raise _broken(source)
+    source.limits.check("entries", count, source.path)
+    source.limits.check("key_bytes", size - count * _CENTRAL.size, source.path)
     raw = source.read(offset, size)
     entries: dict[str, ZipEntry] = {}
     at = 0

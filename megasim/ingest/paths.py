@@ -234,7 +234,7 @@ class _Ingest:
 
     def find(self, path: Path) -> list[Path]:
         try:
-            found = find_checkpoints(path, self.result.passed_over.append)
+            found = find_checkpoints(path, self.pass_over)
             # by the name it is reached under: in the cache of the hub a file is a link to a hash
             self.defaults.update({p.resolve(): default_name(p) for p in reversed(found)})
             return [p.resolve() for p in found]
@@ -245,6 +245,13 @@ class _Ingest:
                 CheckpointError(path, "nothing found there", "check the path")
             )
         return []
+
+    def pass_over(self, error: CheckpointError) -> None:
+        """Note what a folder holds that is not read: no checkpoint, or one that is missing."""
+        if isinstance(error, ForeignFileError):
+            self.result.passed_over.append(error)
+        else:
+            self.result.failed.append(error)
 
     def jobs(self, paths: Sequence[Path]) -> Iterator[_Job]:
         """Yield the checkpoints to save; the next one is being read while one is saved."""

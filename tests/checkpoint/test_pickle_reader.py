@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megasim.checkpoint.limits import Limits
 from megasim.checkpoint.pickle_reader import read_pickle
 from megasim.checkpoint.pickle_values import (
     Global,
@@ -26,6 +27,7 @@ from megasim.checkpoint.pickle_values import (
     PersistentId,
     PickleCutShort,
     PickleError,
+    PickleTooLarge,
 )
 
 plain = st.recursive(
@@ -217,11 +219,11 @@ def test_a_memo_of_any_number_takes_no_memory_for_the_others() -> None:
     assert read_pickle(b"K\x05r\xff\xff\xff\xff0j\xff\xff\xff\xff.").value == 5
 
 
-def test_too_many_opcodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("megasim.checkpoint.pickle_reader.MAX_OPCODES", 10)
-    assert read_pickle(b"N0" * 4 + b"N.").value is None
-    with pytest.raises(PickleError, match="opcodes"):
-        read_pickle(b"N0" * 5 + b"N.")
+def test_too_many_opcodes_are_refused() -> None:
+    few = Limits(opcodes=10)
+    assert read_pickle(b"N0" * 4 + b"N.", 0, few).value is None
+    with pytest.raises(PickleTooLarge, match="opcodes"):
+        read_pickle(b"N0" * 5 + b"N.", 0, few)
 
 
 SAMPLE = {"a": [1, 2.5, "text", b"bytes"], "b": collections.OrderedDict(c=(1, 2, 3)), "d": {4}}
