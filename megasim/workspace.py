@@ -215,9 +215,9 @@ class Workspace(StoreJobs):
             UsageError: options that do not go together, or an unknown model.
         """
         if (layers and tiers) or (against is not None and not (layers or tiers)):
-            raise UsageError("--against goes with one of --layers and --tiers", "give one of them")
+            raise UsageError("--against needs either --layers or --tiers", "add one of them")
         if layers and metric != "l2":
-            raise UsageError("layers are drawn in l2", "leave --metric out")
+            raise UsageError("layers are drawn in l2 only", "leave out --metric")
         if not (layers or tiers):
             matrix = self.matrix(component, metric, models=models, weights_only=weights_only)
             return matrix.heatmap()

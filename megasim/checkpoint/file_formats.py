@@ -128,7 +128,9 @@ def format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
         raise ForeignFileError(source.path, "a text file, not a checkpoint", NOT_WEIGHTS)
     if not any(start):
         raise CheckpointError(
-            source.path, "not a checkpoint, it begins with zeros: a download cut short?", CUT_SHORT
+            source.path,
+            "not a checkpoint: it begins with zeros, perhaps an interrupted download",
+            CUT_SHORT,
         )
     raise ForeignFileError(source.path, "not a checkpoint of a known format", NOT_WEIGHTS)
 

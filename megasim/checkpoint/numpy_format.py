@@ -53,7 +53,10 @@ def read_npz(source: ByteSource, directory: ZipDirectory) -> FileContents:
             key = storable(name.removesuffix(".npy"))
             if entry.packed != entry.size:
                 raise CheckpointError(
-                    source.path, "its arrays are compressed", "save them with numpy.savez", key
+                    source.path,
+                    "its arrays are compressed",
+                    "save them with numpy.savez, which does not compress",
+                    key,
                 )
             offset = directory.data_offset(source, name)
             found[key], _ = _array(source, key, offset, entry.size)

@@ -31,7 +31,7 @@ _MOST_RIVALS = 10
     "parents",
     type=options.Names(),
     shell_complete=complete_several_models,
-    help="Its parents, if they are known.",
+    help="The parents of MODEL, if they are known.",
 )
 @options.component
 @options.from_sketches
@@ -72,7 +72,7 @@ def recipe_command(
         show(recipe.decides)
     if recipe.near_copies:
         names = ", ".join(printable(name, 60) for name in recipe.near_copies)
-        show(f"near-copies of it, left aside: {names}")
+        show(f"near-copies of it, left out: {names}")
     for note in recipe.notes:
         say(f"note: {note}")
 
@@ -142,7 +142,7 @@ def direction_command(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Claimed recipes to check, as JSON or CSV with model, parents, weights.",
 )
-@click.option("--no-metadata", is_flag=True, help="Use no evidence from metadata.")
+@click.option("--no-metadata", is_flag=True, help="Ignore the metadata of the files.")
 @options.from_sketches
 @options.output(False, "Tree: .html, .png, .svg, .pdf, .dot, .graphml or .json.")
 @options.as_json
@@ -179,7 +179,7 @@ def lineage_command(
         for family in lineage.families:
             if len(family.models) > 1:
                 base = printable(family.root)
-                show(f"family of {len(family.models)}; likeliest base {base}")
+                show(f"family of {len(family.models)}; most likely base: {base}")
         for words, alone in (
             ("related to no other", lineage.unrelated),
             ("compared with no other", lineage.uncompared),

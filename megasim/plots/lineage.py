@@ -278,5 +278,5 @@ def save_lineage(lineage: Lineage, path: Path) -> None:
     else:
         raise UsageError(
             f"cannot write a lineage as {printable(path.name)}",
-            f"end the name in one of {' '.join(LINEAGE_ENDINGS)}",
+            f"the file name must end in one of {' '.join(LINEAGE_ENDINGS)}",
         )

@@ -163,11 +163,11 @@ def sharing_figure(grid: SharingGrid) -> Figure:
     handles = []
     if (grid.groups == OWN).any():
         handles.append(
-            Patch(facecolor=_OWN, edgecolor="#999999", label="·  no other is known to hold it")
+            Patch(facecolor=_OWN, edgecolor="#999999", label="·  not known to be shared")
         )
     if (grid.groups == ABSENT).any():
         handles.append(Patch(label="does not have it", **_HATCH))
-    note = f"{n} models · the same letter in a column: the very same component"
+    note = f"{n} models · the same letter in a column means the same component"
     if grid.rounded.any():
         note += " (≈ once rounded)"
     return _table_figure(
