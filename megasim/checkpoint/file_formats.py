@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, and what reads it; why others beside checkpoints are none."""
+"""What a file is by its first bytes, what reads it, and why a file is not a checkpoint."""
 
 from __future__ import annotations
 
