@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from tokenize import TokenError
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,16 @@ from megasim.words import Unread
 
 NPY_MAGIC: Final = b"\x93NUMPY"
 _MAX_HEADER = 10_000
+# What numpy raises; it reads a damaged header again with Python's tokenizer.
+_BAD_HEADER = (
+    KeyError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    RecursionError,
+    MemoryError,
+    TokenError,
+)
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -81,7 +92,7 @@ def _array(
         sizes = tuple(int(n) for n in shape)
         if any(not 0 <= n < 1 << 62 for n in sizes):
             raise ValueError
-    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+    except _BAD_HEADER:
         raise CheckpointError(
             source.path, "a bad header of a numpy array", "get the file again", key
         ) from None
