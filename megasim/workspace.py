@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from megasim.answers.maps import MapView
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
-    from megasim.exchange.merge_plan import MergePlan
     from megasim.findings.component_groups import ComponentGroup
     from megasim.findings.known_components import KnownComponent
     from megasim.findings.overview import FindingsReport
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from megasim.lineage.recipe_result import Recipe
     from megasim.lineage.result import Lineage
     from megasim.matrix.distance_matrix import LayerMatrices
+    from megasim.plots.style import Style
     from megasim.report.page import ReportResult
 
 
@@ -192,46 +192,68 @@ class Workspace(StoreJobs):
             progress=progress,
         )
 
+    def _central(
+        self,
+        component: str | None,
+        models: Sequence[str] | None,
+        top: int | None,
+        around: str | None,
+    ) -> list[str] | None:
+        """Return names of models: those asked for, or the `top` of them nearest to one."""
+        from megasim.answers.matrices import central_models
+
+        names = self._names(models)
+        if top is None:
+            return names
+        one = None if around is None else self._name(around)
+        return central_models(self.store, top, component, around=one, models=names)
+
     def heatmap(
         self,
         component: str | None = None,
         metric: str = "l2",
         *,
         models: Sequence[str] | None = None,
+        top: int | None = None,
         layers: bool = False,
         tiers: bool = False,
         against: str | None = None,
         weights_only: bool = False,
+        style: Style | None = None,
     ) -> Figure:
         """Return the distance matrix of a component as a clustered heatmap.
 
         Args:
+            top: only so many models: `against`, or the one in their middle, and those nearest to
+                it. See `DistanceMatrix.nearest_to`.
             layers: draw layers × pairs instead, of one model with the others; in l2.
             tiers: draw components × pairs instead, coloured by what is unchanged, and how.
             against: the one model of `layers` or `tiers`; the one nearest to all others when
                 None, or all pairs where `tiers` shows few.
             weights_only: leave out the running statistics of normalisation layers.
+            style: theme, font, size and title. See `plots.style.style_of`.
 
         Raises:
             UsageError: options that do not go together, or an unknown model.
         """
         if (layers and tiers) or (against is not None and not (layers or tiers)):
-            raise UsageError("--against needs either --layers or --tiers", "add one of them")
+            raise UsageError("--against goes with one of --layers and --tiers", "give one of them")
         if layers and metric != "l2":
-            raise UsageError("layers are drawn in l2 only", "leave out --metric")
+            raise UsageError("layers are drawn in l2", "leave --metric out")
+        models = self._central(component, models, top, against)
         if not (layers or tiers):
             matrix = self.matrix(component, metric, models=models, weights_only=weights_only)
-            return matrix.heatmap()
+            return matrix.heatmap(style)
         chosen = self._names(models)
         one = None if against is None else self._name(against)
         if tiers:
             from megasim.answers.findings import tier_heatmap
 
-            return tier_heatmap(self.store, one, models=chosen)
+            return tier_heatmap(self.store, one, models=chosen, style=style)
         from megasim.answers.layers import layer_heatmap
 
         component = component or main_component(self.store)
-        return layer_heatmap(self.store, component, one, models=chosen)
+        return layer_heatmap(self.store, component, one, models=chosen, style=style)
 
     def nearest(
         self,
@@ -291,11 +313,13 @@ class Workspace(StoreJobs):
         one = None if against is None else self._name(against)
         return layer_change_table(self.store, component, one, models=self._names(models))
 
-    def histogram(self, a: str, b: str, component: str | None = None) -> Figure:
+    def histogram(
+        self, a: str, b: str, component: str | None = None, *, style: Style | None = None
+    ) -> Figure:
         """Return how the layer distances of a pair are distributed. See `answers.layers`."""
         from megasim.answers.layers import histogram
 
-        return histogram(self.store, self._name(a), self._name(b), component)
+        return histogram(self.store, self._name(a), self._name(b), component, style=style)
 
     # Geometry
 
@@ -306,10 +330,16 @@ class Workspace(StoreJobs):
         *,
         path: Sequence[str] = (),
         models: Sequence[str] | None = None,
+        top: int | None = None,
         complete: bool = False,
         weights_only: bool = False,
     ) -> MapView:
-        """Return the map of the models with the flat-plane test. See `load_map`."""
+        """Return the map of the models with the flat-plane test. See `load_map`.
+
+        Args:
+            top: only so many models: the first of the path, or the one in their middle, and those
+                nearest to it.
+        """
         from megasim.answers.maps import load_map
 
         return load_map(
@@ -317,7 +347,7 @@ class Workspace(StoreJobs):
             component or main_component(self.store),
             metric,
             path=self.store.model_names(path),
-            models=self._names(models),
+            models=self._central(component, models, top, next(iter(path), None)),
             complete=complete,
             weights_only=weights_only,
         )
@@ -367,32 +397,6 @@ class Workspace(StoreJobs):
             progress=progress,
         )
 
-    def recipes(
-        self,
-        model: str,
-        *,
-        parents: Sequence[str] | None = None,
-        estimate: bool = False,
-        progress: Progress = NO_PROGRESS,
-    ) -> list[Recipe]:
-        """Return the recipe of each component of a model; of an unknown architecture, of the whole.
-
-        See `recipe`.
-        """
-        from megasim.exchange.merge_plan import whole_components
-
-        name = self._name(model)
-        return [
-            self.recipe(name, c, parents=parents, estimate=estimate, progress=progress)
-            for c in whole_components(self.store, name)
-        ]
-
-    def merge_plan(self, model: str, recipes: Sequence[Recipe], rest: str = "") -> MergePlan:
-        """Return how a model is made again out of files. See `exchange.merge_plan`."""
-        from megasim.exchange.merge_plan import merge_plan
-
-        return merge_plan(self.store, self._name(model), recipes, rest)
-
     def direction(
         self,
         a: str,
@@ -419,6 +423,7 @@ class Workspace(StoreJobs):
         component: str | None = None,
         *,
         models: Sequence[str] | None = None,
+        top: int | None = None,
         use_metadata: bool = True,
         estimate: bool = False,
         progress: Progress = NO_PROGRESS,
@@ -427,6 +432,7 @@ class Workspace(StoreJobs):
         return self.lineage_and_claims(
             component,
             models=models,
+            top=top,
             use_metadata=use_metadata,
             estimate=estimate,
             progress=progress,
@@ -443,6 +449,7 @@ class Workspace(StoreJobs):
         component: str | None = None,
         *,
         models: Sequence[str] | None = None,
+        top: int | None = None,
         use_metadata: bool = True,
         claims_file: Path | None = None,
         estimate: bool = False,
@@ -453,6 +460,7 @@ class Workspace(StoreJobs):
         See `load_lineage`.
 
         Args:
+            top: only so many models: the one in their middle, and those nearest to it.
             claims_file: more claims to check. See `read_claims`.
         """
         from megasim.lineage.claims import read_claims
@@ -461,7 +469,7 @@ class Workspace(StoreJobs):
         return load_lineage(
             self.store,
             component or main_component(self.store),
-            models=self._names(models),
+            models=self._central(component, models, top, None),
             use_metadata=use_metadata,
             claimed=read_claims(claims_file) if claims_file else (),
             estimate=estimate,

@@ -18,6 +18,8 @@ from megasim.store.rows import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from megasim.plots.style import Style
+
 _TIER_COLUMNS = (
     *("model_a", "model_b", "component", "verdict"),
     *("keys_compared", "keys_changed", "l2"),
@@ -40,13 +42,17 @@ def tier_table(
 
 
 def tier_heatmap(
-    store: Store, against: str | None = None, *, models: Sequence[str] | None = None
+    store: Store,
+    against: str | None = None,
+    *,
+    models: Sequence[str] | None = None,
+    style: Style | None = None,
 ) -> Figure:
     """Return pairs × components, coloured by the tier of identity. See `tier_figure`."""
     from megasim.plots.overview import tier_figure
 
     overview = _overview(store, against, models)
-    return tier_figure(overview.findings, overview.title)
+    return tier_figure(overview.findings, overview.title, style)
 
 
 def _overview(store: Store, against: str | None, models: Sequence[str] | None) -> TierOverview:

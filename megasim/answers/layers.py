@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from megasim.plots.style import Style
+
 _COLUMNS = ("model", "other", "canonical_key", "block", "role", "numel", "l2")
 _PAIR_COLUMNS = (
     *("canonical_key", "component", "block", "role", "nature", "status", "numel"),
@@ -86,7 +88,9 @@ def _of_component(
     return some.copy()
 
 
-def histogram(store: Store, a: str, b: str, component: str | None = None) -> Figure:
+def histogram(
+    store: Store, a: str, b: str, component: str | None = None, *, style: Style | None = None
+) -> Figure:
     """Return how the layer distances of a pair are distributed.
 
     Args:
@@ -99,8 +103,8 @@ def histogram(store: Store, a: str, b: str, component: str | None = None) -> Fig
 
     layers = pair_layers(store, a, b, component)
     if component is None:
-        return component_histogram(layers, a, b)
-    return role_histogram(layers, a, b, component=component)
+        return component_histogram(layers, a, b, style=style)
+    return role_histogram(layers, a, b, component=component, style=style)
 
 
 def layer_change_table(
@@ -125,6 +129,7 @@ def layer_heatmap(
     against: str | None = None,
     *,
     models: Sequence[str] | None = None,
+    style: Style | None = None,
 ) -> Figure:
     """Return layers × pairs: where in the network one model differs from the others.
 
@@ -137,7 +142,7 @@ def layer_heatmap(
     grid = layer_grid(found.rows)
     others = f"{len(grid.pairs):,} other" + ("" if len(grid.pairs) == 1 else "s")
     title = f"{printable(found.model, 40)} against {others}"
-    return layers_figure(grid, title=title, component=found.component)
+    return layers_figure(grid, title=title, component=found.component, style=style)
 
 
 def _changes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from megasim.geometry.comparable import one_architecture
 from megasim.geometry.map import MapResult, map_models
 from megasim.store.matrices import MOST_LAYERED_MODELS, layers_beneath, load_matrix
 from megasim.store.rows import Store
@@ -12,15 +13,17 @@ from megasim.store.rows import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from megasim.plots.style import Style
+
 
 class MapView(MapResult):
     """A map that draws itself; a notebook shows its verdict and coordinates."""
 
-    def plot(self) -> Figure:
+    def plot(self, style: Style | None = None) -> Figure:
         """Return the figure. See `map_figure`."""
         from megasim.plots.map import map_figure
 
-        return map_figure(self)
+        return map_figure(self, style)
 
 
 def load_map(
@@ -33,8 +36,15 @@ def load_map(
     complete: bool = False,
     weights_only: bool = False,
 ) -> MapView:
-    """Return the map of the models that hold a component. See `map_models` and `load_matrix`."""
+    """Return the map of the models that hold a component. See `map_models` and `load_matrix`.
+
+    Unless `models` or a `path` name them, those of another architecture than the most are left
+    out, and named.
+    """
     matrix = load_matrix(store, component, metric, models=models, weights_only=weights_only)
+    left_out: tuple[str, ...] = ()
+    if models is None and not path and not complete:
+        matrix, left_out = one_architecture(matrix)
     why = "No layer has known distances, so nothing is said of single layers."
     if len(matrix.models) > MOST_LAYERED_MODELS:
         why = (
@@ -42,5 +52,12 @@ def load_map(
             "fewer with --models."
         )
     layers = layers_beneath(store, matrix, weights_only=weights_only)
-    result = map_models(matrix, path=path, layers=layers, without_layers=why, complete=complete)
+    result = map_models(
+        matrix,
+        path=path,
+        layers=layers,
+        without_layers=why,
+        left_out=left_out,
+        complete=complete,
+    )
     return MapView(**vars(result))

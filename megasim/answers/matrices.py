@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from megasim.errors import UsageError
 from megasim.matrix.distance_matrix import DistanceMatrix
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.matrices import load_matrix
+from megasim.store.matrices import load_matrix, main_component
 from megasim.store.rows import Store
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from megasim.answers.maps import MapView
+    from megasim.plots.style import Style
 
 
 class MatrixView(DistanceMatrix):
@@ -28,11 +29,11 @@ class MatrixView(DistanceMatrix):
     asked for: most matrices are only written.
     """
 
-    def heatmap(self) -> Figure:
+    def heatmap(self, style: Style | None = None) -> Figure:
         """Return the clustered heatmap. See `heatmap_figure`."""
         from megasim.plots.heatmap import heatmap_figure
 
-        return heatmap_figure(self.require(2))
+        return heatmap_figure(self.require(2), style=style)
 
     def map(self, *, path: Sequence[str] = (), complete: bool = False) -> MapView:
         """Return the map of these models, without their layers. See `map_models`."""
@@ -78,6 +79,19 @@ def matrix_view(
         save_estimates(store, [component], progress=progress)
     found = load_matrix(store, component, metric, models=models, weights_only=weights_only)
     return MatrixView(**vars(found))
+
+
+def central_models(
+    store: Store,
+    count: int,
+    component: str | None = None,
+    *,
+    around: str | None = None,
+    models: Sequence[str] | None = None,
+) -> list[str]:
+    """Return a model and those nearest to it in L2. See `DistanceMatrix.nearest_to`."""
+    matrix = load_matrix(store, component or main_component(store), models=models)
+    return list(matrix.nearest_to(count, around).models)
 
 
 def nearest_to_file(

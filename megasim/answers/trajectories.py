@@ -25,6 +25,8 @@ from megasim.store.rows import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from megasim.plots.style import Style
+
 
 class TrajectoryView(tuple[Trajectory, ...]):
     """The parts of a chain of models, a tuple of `Trajectory`; a notebook shows their sums."""
@@ -39,11 +41,11 @@ class TrajectoryView(tuple[Trajectory, ...]):
         """Return a row per part: its steps and their sums. See `summary_table`."""
         return summary_table(self)
 
-    def plot(self, *, title: str = "") -> Figure:
+    def plot(self, *, title: str = "", style: Style | None = None) -> Figure:
         """Return the figure. See `trajectory_figure`."""
         from megasim.plots.trajectory import trajectory_figure
 
-        return trajectory_figure(self, title=title)
+        return trajectory_figure(self, title=title, style=style)
 
     def _repr_html_(self) -> str:
         return str(self.summary().to_html(float_format="{:.4g}".format, na_rep="–"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-from tokenize import TokenError
 from typing import Final
 
 import numpy as np
@@ -27,16 +26,6 @@ from megasim.words import Unread
 
 NPY_MAGIC: Final = b"\x93NUMPY"
 _MAX_HEADER = 10_000
-# What numpy raises; it reads a damaged header again with Python's tokenizer.
-_BAD_HEADER = (
-    KeyError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    RecursionError,
-    MemoryError,
-    TokenError,
-)
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -64,10 +53,7 @@ def read_npz(source: ByteSource, directory: ZipDirectory) -> FileContents:
             key = storable(name.removesuffix(".npy"))
             if entry.packed != entry.size:
                 raise CheckpointError(
-                    source.path,
-                    "its arrays are compressed",
-                    "save them with numpy.savez, which does not compress",
-                    key,
+                    source.path, "its arrays are compressed", "save them with numpy.savez", key
                 )
             offset = directory.data_offset(source, name)
             found[key], _ = _array(source, key, offset, entry.size)
@@ -92,7 +78,7 @@ def _array(
         sizes = tuple(int(n) for n in shape)
         if any(not 0 <= n < 1 << 62 for n in sizes):
             raise ValueError
-    except _BAD_HEADER:
+    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise CheckpointError(
             source.path, "a bad header of a numpy array", "get the file again", key
         ) from None

@@ -19,8 +19,10 @@ _MOST_STEPS = 40  # of a map, printed
 @options.metric
 @options.path
 @options.models
+@options.top
 @options.weights_only
 @click.option("--complete", is_flag=True, help="Fill gaps in the matrix, and say so.")
+@options.look
 @options.output(False, "Figure: .png, .svg or .pdf; or coordinates and steps: .csv.")
 @options.as_json
 @click.pass_context
@@ -30,8 +32,10 @@ def map_command(
     metric: str,
     path: list[str] | None,
     models: list[str] | None,
+    top: int | None,
     weights_only: bool,
     complete: bool,
+    look: options.Look,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -41,11 +45,13 @@ def map_command(
     """
     if output is not None:
         options.check_ending(output, (*options.FIGURE_ENDINGS, ".csv"))
+    style = look.style(output)
     result = options.open_workspace(ctx).map(
         component,
         metric,
         path=path or (),
         models=models,
+        top=top,
         complete=complete,
         weights_only=weights_only,
     )
@@ -53,7 +59,7 @@ def map_command(
     if output is not None and output.suffix.lower() == ".csv":
         options.write_table(result.to_frame().reset_index(), output)
     elif output is not None:
-        options.write_figure(result.plot(), output)
+        options.write_figure(result.plot(style), output)
     if as_json:
         show_json(result.to_json())
     else:
@@ -88,6 +94,7 @@ def map_command(
     help="How to group layers; attention means attn1, attn2 and others.",
 )
 @click.option("--only", type=options.Names(), help="Only these groups, e.g. attn1,ff or IN01,M00.")
+@options.look
 @options.output(False, "Figure: .png, .svg or .pdf; or a table of the steps: .csv.")
 @options.as_json
 @click.pass_context
@@ -98,6 +105,7 @@ def trajectory_command(
     metric: str,
     by: str,
     only: list[str] | None,
+    look: options.Look,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -109,13 +117,14 @@ def trajectory_command(
 
     if output is not None:
         options.check_ending(output, (*options.FIGURE_ENDINGS, ".csv"))
+    style = look.style(output)
     found = options.open_workspace(ctx).trajectory(
         models, components or None, metric, by=by, only=only or ()
     )
     if output is not None and output.suffix.lower() == ".csv":
         options.write_table(found.to_frame(), output)
     elif output is not None:
-        options.write_figure(found.plot(), output)
+        options.write_figure(found.plot(style=style), output)
     if as_json:
         show_json(to_json(found))
     else:
@@ -133,11 +142,14 @@ def trajectory_command(
     shell_complete=complete_components,
     help="A panel per role of this component. Default: a panel per component.",
 )
+@options.look
 @options.output(True, "Figure: .png, .svg or .pdf.")
 @click.pass_context
 def histogram_command(
-    ctx: click.Context, a: str, b: str, component: str | None, output: Path
+    ctx: click.Context, a: str, b: str, component: str | None, look: options.Look, output: Path
 ) -> None:
     """Draw the distribution of the layer distances of a pair: attn1, attn2 and others."""
     options.check_ending(output, options.FIGURE_ENDINGS)
-    options.write_figure(options.open_workspace(ctx).histogram(a, b, component), output)
+    style = look.style(output)
+    figure = options.open_workspace(ctx).histogram(a, b, component, style=style)
+    options.write_figure(figure, output)

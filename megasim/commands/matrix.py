@@ -130,6 +130,7 @@ def nearest_command(
 @options.component
 @options.metric
 @options.models
+@options.top
 @options.weights_only
 @click.option(
     "--layers", is_flag=True, help="Draw layers × pairs: where one model differs from the others."
@@ -141,6 +142,7 @@ def nearest_command(
     shell_complete=complete_models,
     help="The model that --layers or --tiers compares with the others.",
 )
+@options.look
 @options.output(True, "Figure: .png, .svg or .pdf.")
 @click.pass_context
 def heatmap_command(
@@ -148,10 +150,12 @@ def heatmap_command(
     component: str | None,
     metric: str,
     models: list[str] | None,
+    top: int | None,
     weights_only: bool,
     layers: bool,
     tiers: bool,
     against: str | None,
+    look: options.Look,
     output: Path,
 ) -> None:
     """Draw the distance matrix of a component, similar models side by side.
@@ -160,13 +164,16 @@ def heatmap_command(
     components are unchanged.
     """
     options.check_ending(output, options.FIGURE_ENDINGS)
+    style = look.style(output)
     figure = options.open_workspace(ctx).heatmap(
         component,
         metric,
         models=models,
+        top=top,
         layers=layers,
         tiers=tiers,
         against=against,
         weights_only=weights_only,
+        style=style,
     )
     options.write_figure(figure, output)

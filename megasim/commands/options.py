@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from megasim.plots.style import Style
     from megasim.store.connection import Mode
     from megasim.workspace import Workspace
 
@@ -45,7 +48,7 @@ metric = click.option(
 weights_only = click.option(
     "--weights-only",
     is_flag=True,
-    help="Leave out the running means and variances of normalisation layers.",
+    help="Leave out running means and variances: what training moved by its steps.",
 )
 from_sketches = click.option(
     "--estimate",
@@ -58,7 +61,7 @@ workers = click.option(
 
 
 def output(required: bool, help_text: str) -> Callable[[F], F]:
-    """Return the option -o, whose file ending decides the format."""
+    """Return the option -o, whose ending decides the form."""
     return click.option(
         "-o",
         "--output",
@@ -69,7 +72,7 @@ def output(required: bool, help_text: str) -> Callable[[F], F]:
 
 
 class Names(click.ParamType[list[str]]):
-    """Names of models, separated by commas."""
+    """Names of models, parted by commas."""
 
     name = "A,B,…"
 
@@ -117,12 +120,73 @@ memory = click.option(
 )
 
 
+top = click.option(
+    "--top",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Only N models: one, and those nearest to it. It is the one of --against, the first of "
+    "--path, or else the one in their middle.",
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What `--size`, `--font`, `--theme` and `--title` say of a figure."""
+
+    size: str
+    font: str
+    theme: str
+    title: str
+
+    def style(self, output: Path | None) -> Style | None:
+        """Return it as the style of a figure; None where none is written.
+
+        Raises:
+            UsageError: an unknown font, a wrong size, or an option with no figure to be of.
+        """
+        if output is None or output.suffix.lower() not in (*FIGURE_ENDINGS, ".html"):
+            if self.size or self.font or self.title or self.theme != "light":
+                raise UsageError(
+                    "--size, --font, --theme and --title are of a figure",
+                    f"write one with -o, as {' or '.join(FIGURE_ENDINGS)}",
+                )
+            return None
+        from megasim.plots.style import style_of
+
+        return style_of(theme=self.theme, font=self.font, size=self.size, title=self.title)
+
+
+def look(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that draws the options of a `Look`, as its argument `look`."""
+
+    @click.option(
+        "--size",
+        default="",
+        metavar="WxH",
+        help="Width and height in inches, as 16x9; text and cells follow it.",
+    )
+    @click.option("--font", default="", help="Family of the font, one that is installed.")
+    @click.option(
+        "--theme",
+        default="light",
+        show_default=True,
+        type=click.Choice(["light", "dark", "print"]),
+        help="Colours of the figure; print needs no colour.",
+    )
+    @click.option("--title", default="", help="Title in place of the figure's own.")
+    @wraps(command)
+    def looking(*args: Any, size: str, font: str, theme: str, title: str, **kwargs: Any) -> Any:
+        return command(*args, look=Look(size, font, theme, title), **kwargs)
+
+    return looking
+
+
 def open_workspace(
     ctx: click.Context, mode: Mode = "read", *, memory: int | None = None
 ) -> Workspace:
     """Open the store of this call; it is closed when the command ends.
 
-    "read" gives one consistent state: nobody writes until the store is released or closed.
+    To "read" is to read all of one moment: nobody writes until the store is released or closed.
     """
     from megasim.workspace import open_store
 

@@ -12,6 +12,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from megasim.errors import NoAnswerError, UsageError, printable
+from megasim.geometry.comparable import left_out_sentence
 from megasim.geometry.completion import complete_matrix
 from megasim.geometry.embedding import (
     classical_mds,
@@ -45,6 +46,7 @@ class MapResult:
         test: the flat-plane test.
         layers: the same figures layer by layer, or None.
         evidence: the verdict's reasons as sentences, then what it does not show.
+        left_out: models that hold the component in another architecture, and are not on the map.
     """
 
     matrix: DistanceMatrix = field(repr=False)
@@ -59,6 +61,7 @@ class MapResult:
     test: PlaneTest
     layers: LayerFigures | None = field(repr=False)
     evidence: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -113,6 +116,7 @@ class MapResult:
             "component": self.matrix.component,
             "metric": self.matrix.metric,
             "models": list(self.models),
+            "left_out": list(self.left_out),
             "coordinates": self.coordinates.tolist(),
             "eigenvalues": self.eigenvalues.tolist(),
             "stress": plain(self.stress),
@@ -184,6 +188,7 @@ def map_models(
     path: Sequence[str] = (),
     layers: LayerMatrices | None = None,
     without_layers: str = "",
+    left_out: Sequence[str] = (),
     complete: bool = False,
 ) -> MapResult:
     """Return the map of the models of a matrix, with the flat-plane test.
@@ -194,6 +199,8 @@ def map_models(
             the shortest edges. Empty: the minimum spanning tree.
         layers: the matrices beneath, to say where a direction persists.
         without_layers: why there are no `layers`, as a sentence of the evidence.
+        left_out: models of another architecture that are not in the matrix; the evidence names
+            them.
         complete: fill the gaps of the matrix, see `completion.complete_matrix`. The evidence says
             how many, and which models had to be left out.
 
@@ -209,7 +216,7 @@ def map_models(
     """
     # many small decompositions: threads cost more than they give, and change the last digits
     with threadpool_limits(limits=1, user_api="blas"):
-        return _map_models(matrix, path, layers, without_layers, complete)
+        return _map_models(matrix, path, layers, without_layers, tuple(left_out), complete)
 
 
 def _map_models(
@@ -217,6 +224,7 @@ def _map_models(
     path: Sequence[str],
     layers: LayerMatrices | None,
     without_layers: str,
+    left_out: tuple[str, ...],
     complete: bool,
 ) -> MapResult:
     given = len(matrix.models)
@@ -252,6 +260,8 @@ def _map_models(
             "the others, and are left out.",
             *evidence,
         )
+    if left_out:
+        evidence = (left_out_sentence(left_out, given + len(left_out)), *evidence)
     return MapResult(
         matrix=matrix,
         coordinates=embedding.coordinates,
@@ -265,6 +275,7 @@ def _map_models(
         test=test,
         layers=figures,
         evidence=evidence,
+        left_out=left_out,
     )
 
 

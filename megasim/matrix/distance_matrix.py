@@ -134,6 +134,39 @@ class DistanceMatrix:
             kept.pop(len(kept) - 1 - int(np.argmax(counts[::-1])))
         return self.subset([self.models[i] for i in kept])
 
+    def nearest_to(self, count: int, model: str | None = None) -> Self:
+        """Return a model and those nearest to it, `count` in all, in the order they stand in.
+
+        Args:
+            model: the one in the middle when None: of those with the most known pairs, the one
+                with the least median distance to the others.
+
+        Raises:
+            UsageError: an unknown model.
+
+        >>> points = np.array([0.0, 1.0, 2.0, 50.0])
+        >>> found = DistanceMatrix.from_values("abcd", np.abs(np.subtract.outer(points, points)))
+        >>> found.nearest_to(2, "d").models, found.nearest_to(3).models
+        (('c', 'd'), ('a', 'b', 'c'))
+        """
+        if count >= len(self.models):
+            return self
+        apart = 1.0 - self.values if self.metric == "cossim" else self.values.copy()
+        np.fill_diagonal(apart, np.nan)
+        known = ~np.isnan(apart)
+        if model is None:
+            most = np.flatnonzero(known.sum(axis=1) == known.sum(axis=1).max())
+            middle = [np.median(apart[i][known[i]]) if known[i].any() else 0.0 for i in most]
+            centre = int(most[int(np.argmin(middle))])
+        else:
+            centre = places(self.models, [model])[0]
+        apart[centre, centre] = -1.0
+        # the missing last
+        nearest = np.argsort(
+            np.where(np.isnan(apart[centre]), np.inf, apart[centre]), kind="stable"
+        )
+        return self.subset([self.models[i] for i in sorted(nearest[:count].tolist())])
+
     def condensed(self) -> Floats:
         """Return the N(N−1)/2 values above the diagonal, row by row, as SciPy orders them."""
         return self.values[np.triu_indices(len(self.models), 1)]

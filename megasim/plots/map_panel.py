@@ -4,37 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, Rectangle
-from matplotlib.textpath import TextToPath
 
 from megasim.geometry.embedding import squared_distances
 from megasim.geometry.map import MapResult
 from megasim.matrix.distance_matrix import Floats
-from megasim.plots.heatmap import COLOURS, short_label
+from megasim.plots.heatmap import colour_map
 from megasim.plots.label_placement import Place, place_labels
+from megasim.plots.labels import text_extent
+from megasim.plots.style import SMALLEST, Theme
 
 NAMED = 40  # models up to which names stand at the points; beyond, numbers and a list
 LABELLED = 300  # models up to which all have a label
 TABLE = 16  # steps up to which length and turn are printed
-DARK, GREY = "#222222", "#8a8a8a"
-EDGE, TRUNK = "#b5b5b5", "#5a5a5a"
-LEADER = "#9db4cc"
-PLAIN = sns.color_palette("cividis", 3)[1]
-_ARROWS = 60  # steps up to which each has a head
-_WIDER = 1.08  # hinting and other fonts make text wider than measured
-_SHORTEST = 46  # typographic points of an arrow that has room for its length
+PLAIN = "#7c7b78"  # of points where no third axis colours them: the middle of cividis
+_SHORTEST = 52  # typographic points of a step that has room for its length
+_FARTHEST = 330.0  # typographic points of a label from its point
+_NEARBY = 30.0  # the same where labels may be left out
 _ZOOM_LENGTH = 0.35  # share of the map's width below which enlarging half the models is worth it
 _ZOOM_LEAST = 8  # models
 _OUTLIERS = 0.95  # quantile of the third axis where colours end, of many models
@@ -50,15 +46,21 @@ class MapArt:
     Attributes:
         result: the map.
         names: drawable, no two alike.
+        theme, scale: of its text and marks.
+        alone: whether no list of names goes with it, so that points have names or nothing, and
+            these only near by.
     """
 
     result: MapResult
     names: tuple[str, ...]
+    theme: Theme
+    scale: float = 1.0
+    alone: bool = False
 
     @property
     def named(self) -> bool:
         """Whether names stand at the points, not numbers."""
-        return len(self.names) <= NAMED
+        return self.alone or len(self.names) <= NAMED
 
     @property
     def labelled(self) -> Mask:
@@ -75,7 +77,7 @@ class MapArt:
         # one far model would leave the others a single colour
         size = np.abs(self.result.coordinates[:, 2])
         reach = float(np.quantile(size, _OUTLIERS if len(size) > TABLE else 1.0))
-        return ScalarMappable(Normalize(-reach, reach), COLOURS)
+        return ScalarMappable(Normalize(-reach, reach), colour_map(self.theme))
 
     @property
     def extend(self) -> str:
@@ -97,24 +99,8 @@ class MapArt:
         return list(zip(lengths.tolist(), self.result.turns.tolist(), strict=True))
 
 
-def figure_names(models: Sequence[str], limit: int = 34) -> tuple[str, ...]:
-    """Return a short and drawable name for each model, no two alike.
-
-    What the font cannot draw becomes □; names that are alike once shortened get their number.
-
-    >>> figure_names(["東京", "大阪", "plain"])
-    ('□□ #1', '□□ #2', 'plain')
-    """
-    names = [short_label(name, limit) for name in models]
-    count = {name: names.count(name) for name in names}
-    return tuple(
-        f"{name} #{i}" if count[name] > 1 or not name.strip("□ ") else name
-        for i, name in enumerate(names, start=1)
-    )
-
-
-def draw_panel(axes: Axes, art: MapArt, size: tuple[float, float], part: Box, within: Mask) -> None:
-    """Draw the points, the walk, and labels for the models of `within`.
+def draw_panel(axes: Axes, art: MapArt, size: tuple[float, float], part: Box, within: Mask) -> int:
+    """Draw the points, the walk, and labels for the models of `within`; return how many had room.
 
     Args:
         axes: of a place `size` large, in typographic points.
@@ -124,18 +110,26 @@ def draw_panel(axes: Axes, art: MapArt, size: tuple[float, float], part: Box, wi
     xy = art.result.coordinates[:, :2]
     axes.set_xlim(part[0], part[2])
     axes.set_ylim(part[1], part[3])
-    axes.tick_params(labelsize=7.5, colors=GREY, length=2)
+    k, theme = art.scale, art.theme
+    axes.tick_params(labelsize=SMALLEST * k, length=2 * k)
+    axes.locator_params(nbins=7)
     for spine in axes.spines.values():
-        spine.set_color("#dddddd")
+        spine.set_color(theme.rule)
     n = len(xy)
-    marker = 3.6 if n <= NAMED else 2.6 if n <= 150 else 2.1
+    marker = (3.8 if n <= NAMED else 2.6 if n <= 150 else 2.1) * k
     _draw_walk(axes, art)
     axes.scatter(
-        xy[:, 0], xy[:, 1], s=(2 * marker) ** 2, c=art.fill, edgecolors="white", lw=0.6, zorder=4
+        xy[:, 0],
+        xy[:, 1],
+        s=(2 * marker) ** 2,
+        c=art.fill,
+        edgecolors=theme.paper,
+        lw=0.6 * k,
+        zorder=4,
     )
     low = np.array(part[:2])
     at = (xy - low) / (np.array(part[2:]) - low) * np.array(size)
-    _draw_labels(axes, art, at, size, within, marker)
+    return _draw_labels(axes, art, at, size, within, marker)
 
 
 def shown_part(xy: Floats, size: tuple[float, float], margin: float) -> Box:
@@ -168,83 +162,107 @@ def inside(xy: Floats, part: Box) -> Mask:
     return np.asarray(((xy >= part[:2]) & (xy <= part[2:])).all(axis=1))
 
 
-def outline(axes: Axes, part: Box) -> None:
+def outline(axes: Axes, part: Box, theme: Theme) -> None:
     """Draw the frame of a part that is enlarged elsewhere."""
     width, height = part[2] - part[0], part[3] - part[1]
-    axes.add_patch(Rectangle(part[:2], width, height, fill=False, ec=TRUNK, lw=0.8, zorder=5))
+    axes.add_patch(Rectangle(part[:2], width, height, fill=False, ec=theme.trunk, lw=0.8, zorder=5))
 
 
 def _draw_walk(axes: Axes, art: MapArt) -> None:
+    """Draw the steps; only a path that was named has an order, and so heads of arrows."""
     walk, xy = art.result.walk, art.result.coordinates[:, :2]
     trunk = set(pairwise(walk.order))
     edges = [(int(a), int(b)) for a, b in walk.edges]
-    headed = [e for e in edges if e in trunk or len(edges) <= _ARROWS]
-    plain = [xy[list(e)] for e in edges if e not in set(headed)]
-    axes.add_collection(LineCollection(plain, colors=EDGE, linewidths=0.6, zorder=2))
-    for a, b in headed:
-        on = (a, b) in trunk
-        axes.add_patch(
-            FancyArrowPatch(
-                tuple(xy[a]),
-                tuple(xy[b]),
-                arrowstyle="-|>,head_width=1.6,head_length=3.2",
-                color=TRUNK if on else EDGE,
-                lw=1.0 if on else 0.7,
-                shrinkA=3.5,
-                shrinkB=4.0,
-                zorder=3 if on else 2,
-            )
+    for on in (False, True):
+        lines = [xy[list(e)] for e in edges if (e in trunk) == on]
+        if on and walk.kind == "path":
+            break
+        colour, width = (art.theme.trunk, 1.1) if on else (art.theme.edge, 0.8)
+        axes.add_collection(
+            LineCollection(lines, colors=colour, linewidths=width * art.scale, zorder=2 + on),
+            autolim=False,
         )
+    for a, b in edges if walk.kind == "path" else []:
+        if (a, b) in trunk:
+            axes.add_patch(
+                FancyArrowPatch(
+                    tuple(xy[a]),
+                    tuple(xy[b]),
+                    arrowstyle="-|>,head_width=2,head_length=4",
+                    mutation_scale=art.scale,
+                    color=art.theme.trunk,
+                    lw=1.1 * art.scale,
+                    shrinkA=3.5 * art.scale,
+                    shrinkB=4.0 * art.scale,
+                    zorder=3,
+                )
+            )
 
 
 def _draw_labels(
     axes: Axes, art: MapArt, at: Floats, size: tuple[float, float], within: Mask, marker: float
-) -> None:
+) -> int:
     n = len(art.names)
     within = within & art.labelled
     labelled = np.flatnonzero(within)
     texts = art.names if art.named else [str(i) for i in range(1, n + 1)]
-    font = (8.0 if n <= 12 else 7.0) if art.named else 6.0 if n <= 150 else 5.4
+    k = art.scale
+    font = (9.5 if n <= 12 else 8.6 if art.named else SMALLEST) * k
     box = (2.0, 2.0, size[0] - 2.0, size[1] - 2.0)
     lines = np.hstack([at[art.result.walk.edges[:, 0]], at[art.result.walk.edges[:, 1]]])
     hidden = [_square(x, y, marker) for x, y in at[~within].tolist()]
-    extents = np.array([_extent(texts[i], font) for i in labelled]).reshape(-1, 2)
-    places = place_labels(at[labelled], extents, box, lines=lines, taken=hidden, marker=marker)
+    extents = np.array([text_extent(texts[i], font) for i in labelled]).reshape(-1, 2)
+    places = place_labels(
+        at[labelled],
+        extents,
+        box,
+        lines=lines,
+        taken=hidden,
+        marker=marker,
+        farthest=(_NEARBY if art.alone else _FARTHEST) * k,
+    )
     leaders, taken = [], [*hidden, *(_square(x, y, marker) for x, y in at[labelled].tolist())]
     for i, place, extent in zip(labelled.tolist(), places, extents, strict=True):
         if place is None:
             continue
-        _write(axes, texts[i], place, size, font, DARK)
+        _write(axes, texts[i], place, size, font, art.theme.ink)
         taken.append(_rectangle(place, extent))
-        if place.distance > 8.0:
+        if place.distance > 8.0 * k:
             leaders.append((at[i] / size, (place.x / size[0], place.y / size[1])))
     axes.add_collection(
-        LineCollection(leaders, colors=LEADER, linewidths=0.45, transform=axes.transAxes, zorder=1),
+        LineCollection(
+            leaders,
+            colors=art.theme.leader,
+            linewidths=0.5 * k,
+            transform=axes.transAxes,
+            zorder=1,
+        ),
         autolim=False,
     )
     if len(lines) <= TABLE:
         _label_steps(axes, art, lines, size, taken)
+    return sum(place is not None for place in places)
 
 
 def _label_steps(
     axes: Axes, art: MapArt, lines: Floats, size: tuple[float, float], taken: Sequence[Box]
 ) -> None:
     """Write length and turn at the arrows that are long enough; the table has them all."""
-    long = np.flatnonzero(np.hypot(*(lines[:, :2] - lines[:, 2:]).T) > _SHORTEST)
-    steps = art.steps()
+    long = np.flatnonzero(np.hypot(*(lines[:, :2] - lines[:, 2:]).T) > _SHORTEST * art.scale)
+    steps, font = art.steps(), SMALLEST * art.scale
     texts = [step_text(*steps[i]) for i in long]
     places = place_labels(
         ((lines[:, :2] + lines[:, 2:]) / 2)[long],
-        np.array([_extent(text, 6.3) for text in texts]).reshape(-1, 2),
+        np.array([text_extent(text, font) for text in texts]).reshape(-1, 2),
         (2.0, 2.0, size[0] - 2.0, size[1] - 2.0),
         lines=lines,
         taken=taken,
-        farthest=20.0,
+        farthest=20.0 * art.scale,
         marker=0.5,
     )
     for text, place in zip(texts, places, strict=True):
         if place is not None:
-            _write(axes, text, place, size, 6.3, "#6b6b6b")
+            _write(axes, text, place, size, font, art.theme.quiet)
 
 
 def step_text(length: float, turn: float) -> str:
@@ -288,12 +306,3 @@ def _square(x: float, y: float, half: float) -> Box:
 def _rectangle(place: Place, extent: Floats) -> Box:
     x, y = (extent / 2).tolist()
     return place.x - x, place.y - y, place.x + x, place.y + y
-
-
-@cache
-def _extent(text: str, font: float) -> tuple[float, float]:
-    """Return width and height of a line of text in typographic points."""
-    width, height, descent = TextToPath().get_text_width_height_descent(
-        text, FontProperties(size=font), ismath=False
-    )
-    return _WIDER * width, max(height + descent, font)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from megasim.anatomy.block_order import natural
 from megasim.errors import NoAnswerError
 from megasim.findings.component_groups import Equalities, ModelComponent, used_components
 from megasim.findings.verdicts import Finding, component_order
-from megasim.plots.heatmap import MISSING, component_label, short_label
+from megasim.plots.labels import component_label, short_label, text_extent, widest
+from megasim.plots.sheet import Sheet, heading_height, write
+from megasim.plots.style import SMALLEST, Style, Theme, ink_on
 from megasim.words import Verdict
 
 ABSENT = -1
@@ -41,6 +43,11 @@ _TIERS: dict[str, tuple[str, str]] = {
     Verdict.OTHER_ARCHITECTURE: ("#8c3a0f", "another architecture"),
     Verdict.NOT_READ: ("#b8b8b8", "not read"),
 }
+# The same without colours: paper is equal, and the darker the more is changed.
+_GREY_TIERS = (
+    *("#ffffff", "#f7f7f7", "#f0f0f0", "#e8e8e8", "#dfdfdf", "#d8d8d8", "#d0d0d0"),
+    *("#b4b4b4", "#8a8a8a", "#5e5e5e", "#333333", "#c4c4c4"),
+)
 _ONE_SIDED = {Verdict.ABSENT_A, Verdict.ABSENT_B}
 # Okabe and Ito's colours, the strongest first; further groups have a letter alone.
 _GROUP_COLOURS = (
@@ -48,13 +55,10 @@ _GROUP_COLOURS = (
     "#999999",
 )
 _FURTHER = "#dddddd"
-_OWN = "#ffffff"
-_HATCH: dict[str, Any] = {"facecolor": MISSING, "hatch": "////", "edgecolor": "#b5b5b5"}
-
-
-# Inches that the cells of a row take at most: those of more components are narrower.
-_WIDEST = 13.0
-_TIER_CELL = 0.82
+_WIDEST = 13.0  # inches that the cells of a row take at most: those of more are narrower
+_TIER_CELL = 0.9  # inches
+_SHARED_CELL = 0.62
+_LEAST_FONT = 5.0  # typographic points of the text of a cell; smaller, it is left out
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def group_letter(number: int) -> str:
     return letters
 
 
-def sharing_figure(grid: SharingGrid) -> Figure:
+def sharing_figure(grid: SharingGrid, style: Style | None = None) -> Figure:
     """Return models × components: one letter and colour in a column is one shared component.
 
     Raises:
@@ -148,34 +152,37 @@ def sharing_figure(grid: SharingGrid) -> Figure:
     """
     if not grid.components:
         raise NoAnswerError("no component of any model is known", "run `megasim ingest`")
-    n = len(grid.models)
+    n, style = len(grid.models), style or Style()
+    theme = style.theme
 
-    def style(row: int, column: int) -> _Cell:
+    def look(row: int, column: int) -> _Cell:
         group = int(grid.groups[row, column])
         if group == ABSENT:
             return _Cell(None)
         if group == OWN:
-            return _Cell(_OWN, "·")
+            return _Cell(theme.paper, "·", theme.quiet)
         colour = _GROUP_COLOURS[group - 1] if group <= len(_GROUP_COLOURS) else _FURTHER
-        return _Cell(colour, group_letter(group) + ("≈" if grid.rounded[row, column] else ""))
+        letter = group_letter(group) + ("≈" if grid.rounded[row, column] else "")
+        return _Cell(_FURTHER if theme.grey else colour, letter)
 
     heads = [component_label(c) for c in grid.components]
     handles = []
     if (grid.groups == OWN).any():
         handles.append(
-            Patch(facecolor=_OWN, edgecolor="#999999", label="·  not known to be shared")
+            Patch(fc="none", ec=theme.edge, label="·  no other is known to hold it"),
         )
     if (grid.groups == ABSENT).any():
-        handles.append(Patch(label="does not have it", **_HATCH))
-    note = f"{n} models · the same letter in a column means the same component"
+        handles.append(Patch(label="does not have it", **_hatch(theme)))
+    note = f"{n} models · the same letter in a column: the very same component"
     if grid.rounded.any():
         note += " (≈ once rounded)"
-    return _table_figure(
-        "Who shares which component", note, heads, grid.models, style, handles, cell=0.62
-    )
+    table = _Table("Who shares which component", note, heads, grid.models, look, handles)
+    return _table_figure(table, style, cell=_SHARED_CELL)
 
 
-def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -> Figure:
+def tier_figure(
+    findings: Sequence[Finding], title: str = "What is unchanged", style: Style | None = None
+) -> Figure:
     """Return pairs × components, coloured by the verdict; pairs of one pattern side by side.
 
     Cells tell how many of how many keys changed where some did, and the L2 distance where most
@@ -189,6 +196,8 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
     """
     if not findings:
         raise NoAnswerError("no pair was compared", "run `megasim compare`")
+    style = style or Style()
+    theme = style.theme
     place = component_order()
     present = {f.component for f in findings if f.verdict != Verdict.ABSENT}
     components = sorted(present, key=lambda c: (place.get(c, 99), c))
@@ -204,22 +213,23 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
 
     pairs = sorted(cells, key=pattern)
     used = {f.verdict for f in findings}
+    colours = _tier_colours(theme)
 
-    def style(row: int, column: int) -> _Cell:
+    def look(row: int, column: int) -> _Cell:
         finding = cells[pairs[row]].get(components[column])
         if finding is None or finding.verdict not in {*_TIERS, *_ONE_SIDED}:
             return _Cell(None)
         if finding.verdict in _ONE_SIDED:
-            return _Cell("#f4f4f4", "only in one", "#555555")
-        return _Cell(_TIERS[finding.verdict][0], _cell_text(finding))
+            return _Cell(theme.paper, "only in one", theme.quiet)
+        return _Cell(colours[finding.verdict], _cell_text(finding))
 
     handles: list[Patch] = [
-        Patch(facecolor=colour, label=label)
-        for verdict, (colour, label) in _TIERS.items()
+        Patch(facecolor=colours[verdict], edgecolor=theme.edge, lw=0.4, label=label)
+        for verdict, (_, label) in _TIERS.items()
         if verdict in used
     ]
-    if any(style(r, c).colour is None for r in range(len(pairs)) for c in range(len(components))):
-        handles.append(Patch(label="not compared, or in neither", **_HATCH))
+    if any(look(r, c).colour is None for r in range(len(pairs)) for c in range(len(components))):
+        handles.append(Patch(label="not compared, or in neither", **_hatch(theme)))
     common = set(pairs[0]).intersection(*pairs[1:])
     if len(pairs) > 1 and common:  # one model against others: only these need naming
         labels = [next(name for name in pair if name not in common) for pair in pairs]
@@ -231,7 +241,14 @@ def tier_figure(findings: Sequence[Finding], title: str = "What is unchanged") -
     if any(f.equal and f.keys_compared is None for f in findings):
         note += " · ?: a published 0, which may mean that it was not compared"
     heads = [component_label(c) for c in components]
-    return _table_figure(title, note, heads, labels, style, handles, cell=_TIER_CELL)
+    table = _Table(title, note, heads, labels, look, handles)
+    return _table_figure(table, style, cell=_TIER_CELL)
+
+
+def _tier_colours(theme: Theme) -> dict[str, str]:
+    if not theme.grey:
+        return {verdict: colour for verdict, (colour, _) in _TIERS.items()}
+    return dict(zip(_TIERS, _GREY_TIERS, strict=True))
 
 
 def _cell_text(finding: Finding) -> str:
@@ -256,104 +273,124 @@ class _Cell:
     ink: str = ""
 
 
-def _table_figure(
-    title: str,
-    note: str,
-    heads: Sequence[str],
-    labels: Sequence[str],
-    style: Callable[[int, int], _Cell],
-    handles: Sequence[Patch],
-    *,
-    cell: float,
-) -> Figure:
+@dataclass(frozen=True)
+class _Table:
+    """A table of coloured cells: `look` gives the cell of a row and column."""
+
+    title: str
+    note: str
+    heads: Sequence[str]
+    labels: Sequence[str]
+    look: Callable[[int, int], _Cell]
+    handles: Sequence[Patch]
+
+
+def _table_figure(table: _Table, style: Style, *, cell: float) -> Figure:
     """Return a table of coloured cells with a legend below its heading.
 
     Args:
         cell: inches of the width of a cell; less, and without longer texts, where they are many.
     """
-    rows, columns = len(labels), len(heads)
-    high = float(np.clip(9.0 / rows, 0.15, 0.26))
-    size = float(np.clip(high * 40, 6.0, 8.5))
-    shown = [short_label(label, 56) for label in labels]
-    left = 0.3 + max(map(len, shown)) * size * 0.0092
-    heads = [short_label(head, 22) for head in heads]
+    rows, columns = len(table.labels), len(table.heads)
+    k = style.scale(8.0, 5.0)
+    shown = [short_label(label, 56 if style.size is None else 30) for label in table.labels]
+    heads = [short_label(head, 22) for head in table.heads]
     crowded = cell * columns > _WIDEST
     cell = min(cell, max(_WIDEST / columns, 0.2))
-    # inches of height and of width that a character takes, upright or at 40 degrees
-    up, along = (0.075, 0.0) if crowded else (0.04, 0.053)
-    over = 0.15 + max(map(len, heads)) * up
-    beyond = max(len(head) * along - cell * (columns - i - 0.5) for i, head in enumerate(heads))
-    legend_columns = min(3, max(len(handles), 1))
-    legend = 0.19 * -(-len(handles) // legend_columns) + (0.12 if handles else 0)
-    width = max(left + cell * columns + max(beyond, 0.0) + 0.2, 6.2)
-    height = 0.75 + legend + over + high * rows + 0.15
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes(
-        (left / width, 0.15 / height, cell * columns / width, high * rows / height)
-    )
-    axes.set(xlim=(0, columns), ylim=(rows, 0), facecolor="white")
-    for row in range(rows):
-        for column in range(columns):
-            drawn = style(row, column)
-            if crowded and len(drawn.text) > 2:
-                drawn = replace(drawn, text="")
-            _draw_cell(axes, row, column, drawn, size, thick=rows <= 60)
-    axes.set_yticks(np.arange(rows) + 0.5, shown, fontsize=size)
-    axes.xaxis.tick_top()
-    turned: dict[str, Any] = {"rotation": 90} if crowded else {"rotation": 40, "ha": "left"}
-    axes.set_xticks(np.arange(columns) + 0.5, heads, fontsize=8.5, **turned)
-    for label in axes.get_xticklabels():
-        label.set_rotation_mode("default" if crowded else "anchor")
-    axes.tick_params(length=0, pad=4)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    heading = short_label(title, 120)
-    figure.text(0.12 / width, 1 - 0.1 / height, heading, va="top", fontsize=12, weight="bold")
-    figure.text(0.12 / width, 1 - 0.36 / height, note, va="top", fontsize=8)
-    if handles:
-        figure.legend(
-            handles=list(handles),
-            loc="upper left",
-            bbox_to_anchor=(0.04 / width, 1 - 0.52 / height),
-            ncols=legend_columns,
-            frameon=False,
-            fontsize=8,
-            handlelength=1.3,
-            handleheight=0.9,
-            columnspacing=1.2,
-        )
-    return figure
+    legend_columns = min(3, max(len(table.handles), 1))
+    legend = 0.19 * -(-len(table.handles) // legend_columns) + (0.14 if table.handles else 0.05)
+    font, flat = SMALLEST, False
+    # what heads take upright or at 40 degrees: height, and width beyond the last column
+    along = widest(heads, 8.8 * k)
+    over = 0.15 * k + along * (1.0 if crowded else 0.68)
+    beyond = 0.0 if crowded else max(0.8 * widest(heads[-1:], 8.8 * k) - cell * 0.4, 0.0)
+    if style.size is None:
+        high = float(np.clip(9.0 / rows, 0.16, 0.26))
+        left = 0.25 + widest(shown, font)
+        width = max(left + cell * columns + beyond + 0.2, 6.6)
+        head = heading_height(style, width, table.title, table.note)
+        height = head + legend + over + high * rows + 0.15
+    else:
+        width, height = style.size
+        head = heading_height(style, width, table.title, table.note, k)
+        for font in (10.0, SMALLEST):
+            left = 0.2 + widest(shown, font * k)
+            lying = ["\n".join(head.rsplit(" ", 1)) for head in heads]
+            cell = max(width - left - 0.2, 0.5) / columns
+            flat = widest("\n".join(lying).split("\n"), 8.8 * k) < 0.97 * cell
+            if flat:
+                heads, beyond, over = lying, 0.0, 0.4 * k
+            cell = max(width - left - beyond - 0.2, 0.5) / columns
+            high = max(height - head - legend * k - over - 0.12, 0.3) / rows
+            if 72 * 0.82 * high >= font * k:
+                break
+        else:
+            font = float(np.clip(72 * 0.82 * high / k, 5.5, SMALLEST))
+    every = int(np.ceil(font * k / (72 * 0.85 * high) - 1e-9))
+    sheet = Sheet(width, height, style, k)
+    with style.applied():
+        sheet.heading(table.title, table.note)
+        axes = sheet.axes(left, head + legend * k + over, cell * columns, high * rows)
+        axes.set(xlim=(0, columns), ylim=(rows, 0), facecolor="none")
+        _draw_table(axes, table, (cell, high), min(font * k, 72 * 0.8 * high), style.theme)
+        named = np.arange(0, rows, max(every, 1))
+        axes.set_yticks(named + 0.5, [shown[i] for i in named], fontsize=font * k)
+        axes.xaxis.tick_top()
+        turned: dict[str, Any] = {"rotation": 40, "ha": "left"}
+        if flat or crowded:
+            turned = {"rotation": 0 if flat else 90}
+        axes.set_xticks(np.arange(columns) + 0.5, heads, fontsize=8.8 * k, **turned)
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode("default" if flat or crowded else "anchor")
+        axes.tick_params(length=0, pad=4)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        if table.handles:
+            sheet.figure.legend(
+                handles=list(table.handles),
+                loc="upper left",
+                bbox_to_anchor=(0.06 / width, 1 - (head - 0.06 * k) / height),
+                ncols=legend_columns,
+                fontsize=SMALLEST * k,
+                handlelength=1.3,
+                handleheight=0.9,
+                columnspacing=1.2,
+            )
+    return sheet.done()
 
 
-def _draw_cell(axes: Axes, row: int, column: int, cell: _Cell, size: float, *, thick: bool) -> None:
+def _draw_table(
+    axes: Axes, table: _Table, cell: tuple[float, float], size: float, theme: Theme
+) -> None:
+    """Draw the cells, each text as large as all of its column leave room for.
+
+    Args:
+        cell: inches of its width and height. size: of text at most, in typographic points.
+    """
+    rows = range(len(table.labels))
+    for column in range(len(table.heads)):
+        cells = [table.look(row, column) for row in rows]
+        longest = max((text_extent(c.text, 1.0)[0] for c in cells if c.text), default=1.0)
+        fits = min(size, 0.94 * 72 * cell[0] / longest)
+        for row, drawn in enumerate(cells):
+            _draw_cell(axes, row, column, drawn, fits, theme, thick=len(rows) <= 60)
+
+
+def _draw_cell(
+    axes: Axes, row: int, column: int, cell: _Cell, size: float, theme: Theme, *, thick: bool
+) -> None:
     gap = 0.02
-    look = _HATCH if cell.colour is None else {"facecolor": cell.colour, "edgecolor": "white"}
+    look = _hatch(theme)
+    if cell.colour is not None:
+        look = {"facecolor": cell.colour, "edgecolor": theme.paper}
     width = 0.0 if cell.colour is None else 1.0 if thick else 0.3
     axes.add_patch(
         Rectangle((column + gap, row), 1 - 2 * gap, 1, **look, linewidth=width, zorder=1)
     )
-    if cell.text:
-        axes.text(
-            column + 0.5,
-            row + 0.53,
-            cell.text,
-            ha="center",
-            va="center",
-            fontsize=size * 0.88,
-            color=cell.ink or _ink(cell.colour or MISSING),
-            zorder=2,
-        )
+    if cell.text and size >= _LEAST_FONT:
+        ink = cell.ink or ink_on(cell.colour or theme.missing)
+        write(axes, (column + 0.5, row + 0.53), cell.text, size, color=ink, zorder=2)
 
 
-def _ink(colour: str) -> str:
-    """Return black or white, whichever reads better on a colour.
-
-    Relative luminance as WCAG 2.1 defines it; the two contrasts are equal at 0.179.
-
-    >>> _ink("#ffffff"), _ink("#1f4e8c")
-    ('#111111', '#ffffff')
-    """
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
-    return "#111111" if luminance > 0.179 else "#ffffff"
+def _hatch(theme: Theme) -> dict[str, Any]:
+    return {"facecolor": theme.missing, "hatch": "////", "edgecolor": theme.hatch}

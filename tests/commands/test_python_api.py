@@ -22,7 +22,6 @@ METHODS = {
     "forget": ["forget", "bytes_held_alone"],
     "findings": ["findings", "shared_components", "changes"],
     "known": ["known", "add_known", "remove_known"],
-    "recipe": ["recipe", "recipes", "merge_plan"],
     "lineage": ["lineage_and_claims"],
     "sql": ["sql", "sql_example", "sql_examples"],
 }
@@ -45,7 +44,8 @@ PLACED = {
     "trajectory": {"chain"},
 }
 # How a result is shown or written is not the work of a method.
-SHOWN = {"output", "as_json", "as_csv", "long", "form", "help"}
+LOOK = {"size", "font", "theme", "title"}  # `style` of what draws
+SHOWN = {*LOOK, "output", "as_json", "as_csv", "long", "form", "help"}
 OPENING = {"memory"}  # of `open_store`
 
 

@@ -26,7 +26,8 @@ from megasim.lineage.layout import lay_out
 from megasim.lineage.result import Lineage
 from megasim.lineage.step_costs import block_weights, family_steps
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
-from megasim.plots.lineage import lineage_dot, lineage_figure, lineage_html, save_lineage
+from megasim.plots.lineage import lineage_figure
+from megasim.plots.lineage_files import lineage_dot, lineage_html, save_lineage
 from megasim.workspace import open_store
 
 SIZE = 20000
@@ -393,7 +394,7 @@ def test_many_models_are_drawn_in_a_page_s_width(lineage: Lineage) -> None:
     assert len(set(rows)) == len(rows)
     page = lineage_html(lineage)
     assert "#ffffff" not in page[page.index("<svg") :]
-    assert "var(--ink)" in page[page.index("<svg") :]
+    assert "var(--figure-ink)" in page[page.index("<svg") :]
 
 
 def test_a_block_in_which_trainings_go_the_same_way_counts_little() -> None:

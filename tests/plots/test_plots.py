@@ -9,7 +9,8 @@ import pytest
 
 from megasim.matrix.distance_matrix import DistanceMatrix
 from megasim.plots.figure_files import figure_bytes
-from megasim.plots.heatmap import cluster_order, heatmap_figure, short_label
+from megasim.plots.heatmap import cluster_order, heatmap_figure
+from megasim.plots.labels import short_label
 
 
 def matrix(n: int, gaps: int = 0) -> DistanceMatrix:
@@ -59,7 +60,7 @@ def test_one_far_model_leaves_the_tree_of_the_others_room() -> None:
     far = DistanceMatrix.from_values("abcde", np.abs(points[:, None] - points[None]))
     for given, said in ((far, ["log scale"]), (far.subset("abcd"), [""])):
         axes = heatmap_figure(given).axes[-1]
-        assert [axes.get_title()] == said
+        assert [axes.get_title(loc="left")] == said
     tree = heatmap_figure(far).axes[-1].collections[0].get_paths()
     joins = sorted(path.vertices[:, 0].max() for path in tree)
     assert joins[0] > 0.05 * joins[-1]

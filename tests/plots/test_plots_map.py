@@ -18,10 +18,9 @@ from megasim.errors import NoAnswerError
 from megasim.geometry.map import MapResult, map_models
 from megasim.geometry.trajectory import Trajectory, layer_groups, layer_trajectories, trajectory
 from megasim.matrix.distance_matrix import DistanceMatrix, Floats, LayerMatrices
-from megasim.plots.heatmap import drawable, minus_signs
 from megasim.plots.label_placement import place_labels
+from megasim.plots.labels import drawable, figure_names, minus_signs
 from megasim.plots.map import map_figure
-from megasim.plots.map_panel import figure_names
 from megasim.plots.trajectory import trajectory_figure
 
 
