@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from megasim.exchange.fingerprint_file import ImportResult
     from megasim.exchange.mega_cmp_export import ExportResult
     from megasim.exchange.model_map import ModelMap
-    from megasim.ingest.paths import IngestResult
+    from megasim.ingest.result import IngestResult
     from megasim.store.compaction import Compaction
 
 DEFAULT_MEMORY = 1 << 30
@@ -88,7 +88,8 @@ class StoreJobs:
         from megasim.anatomy.classification import load_rules
         from megasim.estimate.folded import save_folded_sketches
         from megasim.exchange.model_map import is_model_map, read_model_map
-        from megasim.ingest.paths import IngestResult, ingest_paths
+        from megasim.ingest.paths import ingest_paths
+        from megasim.ingest.result import IngestResult
 
         given = [Path(path) for path in paths]
         if reread and not (given or names):
@@ -101,7 +102,11 @@ class StoreJobs:
         for model_map in maps:
             all_names.update(model_map.models)
             places.extend(model_map.models.values())
-        with _executor(executor, workers or usable_cores()) as running:
+        # one job, so that what is looked for last is asked of the connection that saved
+        with (
+            self.store.job(keep_open=True),
+            _executor(executor, workers or usable_cores()) as running,
+        ):
             result = ingest_paths(
                 self.store,
                 places,
@@ -112,7 +117,7 @@ class StoreJobs:
                 reread=reread,
                 progress=progress,
             )
-        save_folded_sketches(self.store, progress=progress)
+            save_folded_sketches(self.store, progress=progress)
         for model_map in maps:
             self._add_groups(model_map)
         return result

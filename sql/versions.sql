@@ -5,6 +5,25 @@
 -- What the database of the connection is called.
 select current_database();
 
+-- name: has_other_versions
+-- Whether anything at all is of another version: a tenth of the cost of rows_of_other_versions.
+select coalesce(bool_or(found), false)
+from (
+    select count(*) > 0 as found from model
+    where (source <> 'imported' and not is_comparable(fingerprint_version))
+        or fingerprint_version > current_fingerprint()
+    union all
+    select count(*) > 0 from tensor_distance where metric_version <> current_metric()
+    union all
+    select count(*) > 0 from model_pair
+    where (done and metric_version is distinct from current_metric())
+        or metric_version > current_metric()
+        or rename_version is distinct from current_rename()
+    union all
+    select count(*) > 0 from component_distance
+    where source = 'estimated' and not is_comparable(version)
+);
+
 -- name: rows_of_other_versions
 -- Models, distances and pairs of older versions or marked as wrong; whether any are of newer ones.
 select

@@ -22,7 +22,8 @@ from megasim.compare.pairs import METRIC_VERSION
 from megasim.fingerprint.sketch import sketch_length
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.store.batches import pair_table
-from megasim.store.rows import Model, Store, shape_text
+from megasim.store.model_tables import shape_text
+from megasim.store.rows import Model, Store
 
 SHARED = {"text_encoder": 3, "vae_encoder": 2, "vae_decoder": 4, "vae_quant": 4}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -97,7 +98,8 @@ def simulate_store(
             for number in range(len(names)):
                 new = is_new[number]
                 tensors = _tensor_frame(parts[new], ids[number, new], number, sketch_size, sketch)
-                store.write("add_tensors", tables={"batch": tensors}, version=FINGERPRINT_VERSION)
+                tensors["version"] = FINGERPRINT_VERSION
+                store.write("add_tensors", tables={"batch": tensors})
                 held = parts.assign(model_id=number + 1, tensor_id=ids[number], transposed=False)
                 held["nature"] = "weight"
                 store.write("add_model_tensors", tables={"batch": held})

@@ -108,7 +108,7 @@ def nearest_to_file(
     See `nearest_to_outsider`.
     """
     from megasim.estimate.nearest import nearest_to_outsider
-    from megasim.ingest.paths import fingerprint_checkpoint
+    from megasim.ingest.files import fingerprint_checkpoint
 
     seen, tensors = fingerprint_checkpoint(store, path, executor=executor, progress=progress)
     # its name may be taken; the path is not a name that a model has

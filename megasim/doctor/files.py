@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megasim.errors import MegasimError, printable
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
-from megasim.ingest.paths import fingerprint_checkpoint
+from megasim.ingest.files import fingerprint_checkpoint
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.rows import Model, Store
 

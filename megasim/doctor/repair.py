@@ -37,9 +37,7 @@ def _cure(store: Store, fault: Fault) -> None:
         ids = {"batch": {"id": sorted({a for a, _ in fault.ids if a is not None})}}
         store.write("mark_models" if about is About.MODEL else "mark_contents", tables=ids)
     elif cure is Cure.FORGET:
-        for model_id, _ in fault.ids:
-            if model_id is not None:
-                store.remove_model(model_id)
+        store.remove_models({a for a, _ in fault.ids if a is not None})
         store.write("drop_rows_of_no_model")
     elif cure is Cure.PAIR:
         store.write("drop_pairs", tables=batch)

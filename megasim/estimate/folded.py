@@ -40,7 +40,8 @@ def save_folded_sketches(store: Store, *, progress: Progress = NO_PROGRESS) -> i
                 batch["sketch"].append(fold.astype(np.float32))
                 batch["sketch_version"].append(FOLD_VERSION)
                 progress.advance(1)
-            store.write("add_folded_sketches", tables={"batch": batch})
+            with store.transaction():
+                store.write("add_folded_sketches", tables={"batch": batch})
     finally:
         progress.finish()
     return len(missing)

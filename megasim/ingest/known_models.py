@@ -14,8 +14,8 @@ class KnownModels:
     """The models of a store, and those that are about to be saved, whose ids are negative.
 
     >>> known = KnownModels([Model("a", path="/m/a.pt", id=1)])
-    >>> known.at("/m/a.pt").name, known.named("b")
-    ('a', None)
+    >>> [model.name for model in known.at("/m/a.pt")], known.named("b")
+    (['a'], None)
     """
 
     def __init__(self, models: Iterable[Model]) -> None:
@@ -55,9 +55,23 @@ class KnownModels:
         for model in models:
             self.add(replace(model, path=path))
 
-    def at(self, path: str | None) -> Model | None:
-        """Return the main model of the file at a path, the oldest where it has several names."""
-        return next(iter(self._by_path.get(path or "", {}).values()), None)
+    def rename_file(self, model_id: int, name: str) -> Model:
+        """Give a model another name, and its parts after it; return it."""
+        before = self._by_id[model_id]
+        models = [before, *self.parts_of(model_id)]
+        self.remove_file(model_id)
+        for model in models:
+            rest = model.name.removeprefix(before.name)
+            self.add(replace(model, name=name + rest) if rest != model.name else model)
+        return self._by_id[model_id]
+
+    def at(self, path: str | None) -> list[Model]:
+        """Return the main models of the file at a path, the oldest first: one for each name."""
+        return list(self._by_path.get(path or "", {}).values())
+
+    def parts_of(self, model_id: int) -> list[Model]:
+        """Return the further parts of the file whose main part is a model."""
+        return [self._by_id[i] for i in self._parts.get(model_id, [])]
 
     def twins(self, identity: Identity) -> list[Model]:
         """Return the main models of files of an identity, the oldest first."""

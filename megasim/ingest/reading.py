@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
-from megasim.anatomy.classification import CanonicalTensor, Rules, canonical_shape, classify_keys
+from megasim.anatomy.classification import (
+    CanonicalTensor,
+    ModelAnatomy,
+    Rules,
+    canonical_shape,
+    classify_keys,
+)
 from megasim.anatomy.natures import key_natures
 from megasim.checkpoint.opening import (
     BesideTensors,
@@ -22,9 +29,14 @@ from megasim.checkpoint.opening import (
 from megasim.fingerprint.stored_bytes import digest_together, digest_unread
 from megasim.fingerprint.tensor import Fingerprint, fingerprint_refs
 from megasim.store.rows import BesideRow, HeldModel, Model, ModelTensor, UnreadKey
+from megasim.words import Nature
+
+Shape = tuple[int, ...]
 
 # Large enough that a piece is worth its overhead, small enough that two cores end together.
 PIECE_BYTES = 64 << 20
+# The anatomy of a model of more keys is not kept for the next one: it takes tens of megabytes.
+_MOST_REMEMBERED = 20_000
 # Pieces in other processes, which a signal may not have reached, are waited for so long.
 _END_SECONDS = 1.0
 
@@ -102,11 +114,11 @@ def begin_reading(
         sketch_size: numbers a sketch.
         rules: anatomy rules; the built-in ones when None.
     """
-    shapes = {key: ref.shape for key, ref in checkpoint.tensors.items()}
-    shapes |= {key: tensor.shape or () for key, tensor in checkpoint.unread.items()}
-    anatomy = classify_keys(shapes, rules)
-    known = [_as_adapter(part) for part in anatomy.parts]
-    parts, unread_parts = _split(known, checkpoint.unread)
+    keys = tuple([(key, ref.shape, ref.dtype) for key, ref in checkpoint.tensors.items()])
+    others = tuple([(key, tensor.shape or ()) for key, tensor in checkpoint.unread.items()])
+    classify = _classified if len(keys) <= _MOST_REMEMBERED else _classified.__wrapped__
+    anatomy, natures = classify(keys, others, rules)
+    parts, unread_parts = _split(anatomy.parts, checkpoint.unread)
     refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in parts]
     pieces = pieces_of(refs)
     unread = [(part.sources[0], part) for part in unread_parts]
@@ -114,7 +126,7 @@ def begin_reading(
     return Reading(
         model=replace(model, family=anatomy.family, variant=anatomy.variant, layout=anatomy.layout),
         parts=parts,
-        natures=key_natures({k: (r.shape, r.dtype) for k, r in checkpoint.tensors.items()}),
+        natures=natures,
         refs=refs,
         futures=[executor.submit(fingerprint_refs, piece, sketch_size) for piece in pieces],
         sizes=[sum(ref.nbytes for ref in piece) for piece in pieces],
@@ -126,6 +138,25 @@ def begin_reading(
             for held in checkpoint.beside
         ],
     )
+
+
+# Files that lie together are often of one architecture.
+@lru_cache(maxsize=4)
+def _classified(
+    keys: tuple[tuple[str, Shape, str], ...],
+    others: tuple[tuple[str, Shape], ...],
+    rules: Rules | None,
+) -> tuple[ModelAnatomy, Mapping[str, Nature]]:
+    """Return what a model is and what each of its tensors is, and the natures of its keys.
+
+    Args:
+        keys: with shape and dtype. others: those that cannot be read.
+    """
+    shapes = {key: shape for key, shape, _ in keys} | dict(others)
+    anatomy = classify_keys(shapes, rules)
+    parts = tuple(map(_as_adapter, anatomy.parts))
+    natures = key_natures({key: (shape, dtype) for key, shape, dtype in keys})
+    return replace(anatomy, parts=parts), natures
 
 
 def assemble_ref(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from megasim.words import PartRole
@@ -89,10 +89,43 @@ class BesideRow:
 
 @dataclass(frozen=True)
 class HeldModel:
-    """A model and all that its state dict holds; `tied`: keys that share another key's tensor."""
+    """A model and all that its state dict holds; `tied`: keys that share another key's tensor.
+
+    Of a second copy of a file nothing is given but `twin_id`, the model in the store that holds the
+    same; else that is 0.
+    """
 
     model: Model
-    tensors: Sequence[ModelTensor]
+    tensors: Sequence[ModelTensor] = ()
     unread: Sequence[UnreadKey] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     beside: Sequence[BesideRow] = ()
+    twin_id: int = 0
+
+
+def copy_of_file(twins: Sequence[Model], model: Model) -> list[HeldModel]:
+    """Return the state dicts of a file again, as those of another file of equal content.
+
+    Args:
+        twins: of the state dicts of the file in the store, the main one first.
+        model: what is known of the other file, and its name; the further ones are called after it.
+
+    >>> copies = copy_of_file([Model("a", id=1), Model("a#ema", part="ema", id=2)], Model("b"))
+    >>> [(held.model.name, held.twin_id) for held in copies]
+    [('b', 1), ('b#ema', 2)]
+    """
+    return [
+        HeldModel(
+            replace(
+                twin,
+                id=0,
+                name=model.name + twin.name.removeprefix(twins[0].name),
+                path=model.path,
+                bytes=model.bytes,
+                mtime_ns=model.mtime_ns,
+                header_hash=model.header_hash,
+            ),
+            twin_id=twin.id,
+        )
+        for twin in twins
+    ]

@@ -58,6 +58,8 @@ class Lease:
         self._used_at = 0.0
         self._jobs = self._transactions = 0
         self._is_kept = self._is_closed = False
+        # no row is of an older version, as long as nobody else can have written one
+        self._is_current = False
         self._watcher: threading.Thread | None = None
         self._openings = 0
         self._open(mode, wait)
@@ -119,11 +121,15 @@ class Lease:
                 self._used_at = time.monotonic()
 
     @contextmanager
-    def job(self) -> Iterator[None]:
+    def job(self, *, keep_open: bool = False) -> Iterator[None]:
         """Be the one writer for the length of a block, and let others read beside it.
 
         Within it only a transaction opens the store for writing, and whoever has saved what there
         is to save says `release`.
+
+        Args:
+            keep_open: begin over the connection that is there, also if it shuts readers out: for a
+                job that asks little before it reads files, and may be done before it is idle.
 
         Raises:
             StoreLockedError: another process is.
@@ -133,7 +139,8 @@ class Lease:
             return
         with writer_lock(self.path, self.wait):
             self._jobs += 1
-            self.release()
+            if not keep_open:
+                self.release()
             try:
                 yield
             finally:
@@ -183,13 +190,14 @@ class Lease:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(POLL_SECONDS)
-        if not self._all_rows:
+        if not (self._all_rows or self._is_current):
             try:
                 notes = leave_old_rows_out(connection, self.path, mode)
             except BaseException:
                 connection.close()
                 raise
             self.left_out = self.left_out or notes
+            self._is_current = not notes
         self._connection = connection
         self._opened_as = mode
         self._used_at = time.monotonic()
@@ -203,6 +211,8 @@ class Lease:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+        if not self._jobs:
+            self._is_current = False
 
     def _watch(self) -> None:
         """Close the connection once nothing has used it for a while; then end."""

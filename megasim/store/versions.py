@@ -23,11 +23,13 @@ def leave_old_rows_out(
 ) -> tuple[str, ...]:
     """Leave the rows of older versions out of all that a connection says; return notes of it.
 
-    Costs a few milliseconds where there are none.
+    Costs some milliseconds where there are none.
 
     Raises:
         StoreTooNewError: some rows are of a version to come.
     """
+    if con.execute(statement("has_other_versions")).fetchall() == [(False,)]:
+        return ()
     found = con.execute(statement("rows_of_other_versions")).fetchall()
     models, names, distances, pairs, renames, estimates, newer = found[0]
     if newer:

@@ -165,13 +165,12 @@ def test_forgetting_several_is_one_change(path: Path) -> None:
         import os, sys
         from megasim import cli
         from megasim.store.rows import Store
-        remove, calls = Store.remove_model, []
-        def stop(self, model_id):
-            calls.append(model_id)
-            if len(calls) == 2:
+        write = Store.write
+        def stop(self, name, **given):
+            if name == "remove_models":
                 os.kill(os.getpid(), 9)
-            remove(self, model_id)
-        Store.remove_model = stop
+            write(self, name, **given)
+        Store.write = stop
         sys.exit(cli.run(["--db", sys.argv[1], "forget", "m0", "m1", "m2"]))
     """
     before = rows_of(path)
