@@ -25,7 +25,7 @@ class Store(Session):
     """The models of an open store, what they hold, and their pairs.
 
     >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as d, Store(Path(d) / "s.duckdb", "write") as store:
+    >>> with tempfile.TemporaryDirectory() as d, Store(f"{d}/s.duckdb", "write") as store:
     ...     store.models()
     []
     """
