@@ -1,19 +1,19 @@
 # make demo     a small family of models of known history, from files to findings
 # make test     everything that CI runs
 # make docs     the documentation as a site, in site/ (its links are checked by `make check`)
-# make wheel    the whole test suite on what was built: the wheel, with no checkout beside it
-# make matrix   the same on every Python from 3.11 to 3.14 that is here, and on the lowest versions
-# make bench    benchmarks against the limits of the machine (writes about 26 GB, removes them)
+# make wheel    the whole test suite on the built wheel, without the checkout
+# make matrix   the same on every installed Python from 3.11 to 3.14, and on the lowest versions
+# make bench    benchmarks against the limits of the machine (writes 26 GB and removes them)
 # make lock     renew requirements.lock (UPGRADE=--upgrade for newer versions)
-# make audit    ask the package index for known weaknesses of what is locked
-# make sbom     what is installed with its versions and licences, as CycloneDX, in dist/sbom.json
+# make audit    ask the package index for known vulnerabilities of the locked libraries
+# make sbom     all installed packages with versions and licences, as CycloneDX, in dist/sbom.json
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 2
-# What is not needed to work on megasim, in an environment of its own.
+# Tools that are not needed to work on megasim, in a separate environment.
 TOOLS  := cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.9
 
 .PHONY: help demo test lint types layers check docs wheel matrix bench bench-quick lock audit \
@@ -22,7 +22,7 @@ TOOLS  := cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.9
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
-# All that is locked, with hashes; torch (see requirements-torch.lock); megasim itself.
+# Everything that is locked, with hashes; torch (see requirements-torch.lock); megasim itself.
 $(VENV)/.installed: pyproject.toml requirements.lock requirements-torch.lock
 	@$(PYTHON) -c 'import sys; sys.exit("megasim needs Python 3.11 or newer; name one with PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -75,9 +75,14 @@ lock: $(VENV)/tools/.installed
 		--generate-hashes --no-emit-package torch --custom-compile-command 'make lock' $(UPGRADE) \
 		pyproject.toml -o requirements.lock
 
-# --strict: what cannot be looked up is a failure, not a clean bill.
+# --strict: a library that cannot be looked up is a failure, not a clean bill of health.
 audit: $(VENV)/tools/.installed
-	$(VENV)/tools/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+	@$(VENV)/tools/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock \
+		2> $(VENV)/audit.log; status=$$?; cat $(VENV)/audit.log >&2; \
+	! grep -q 'could not be audited' $(VENV)/audit.log || \
+		echo 'Not audited: this package index has no data on known vulnerabilities, as many mirrors' \
+			'do not. Run `make audit` where the main index can be reached.' >&2; \
+	exit $$status
 
 sbom: $(VENV)/.installed $(VENV)/tools/.installed
 	@mkdir -p dist

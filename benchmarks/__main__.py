@@ -31,7 +31,7 @@ _MARGINS = (
     ("compare", "without start", 0.7, "at least"),
     ("ingest", "/ BLAKE3", 100.0, "at most"),
     ("estimates", "ms a key", 600.0, "at most"),
-    ("accuracy", "standard error told %", 6.0, "at most"),
+    ("accuracy", "stated standard error %", 6.0, "at most"),
     ("one model more", "distances if run again", 0, "at most"),
     ("answer", "MiB", 1024.0, "at most"),
 )

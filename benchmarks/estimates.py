@@ -76,7 +76,7 @@ def measure_accuracy(db: Path, models: int) -> list[Row]:
     both = estimated.merge(exact, on=["model_a", "model_b", "component"], suffixes=("", "_exact"))
     both = both[both["l2_exact"] > 0]
     both["off"] = 100 * (both["l2"] / both["l2_exact"] - 1).abs()
-    both["told"] = 100 * both["l2_error"] / both["l2"]
+    both["stated"] = 100 * both["l2_error"] / both["l2"]
     rows: list[Row] = []
     for component, group in [*both.groupby("component"), ("all of these", both)]:
         off = group["off"].to_numpy(dtype=np.float64)
@@ -88,7 +88,7 @@ def measure_accuracy(db: Path, models: int) -> list[Row]:
                 "pairs": len(off),
                 "median off %": float(np.median(off)),
                 "95 % of pairs off %": float(np.quantile(off, 0.95)),
-                "standard error told %": float(group["told"].astype(float).mean()),
+                "stated standard error %": float(group["stated"].astype(float).mean()),
                 "within 1.5 %": float((off <= 1.5).mean()),
             }
         )

@@ -82,7 +82,7 @@ class _Commands(click.Group):
 @click.option(
     "--db",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The store [default: MEGASIM_DB, or megasim.duckdb in this folder].",
+    help="Path of the store [default: MEGASIM_DB, or megasim.duckdb in this folder].",
 )
 @click.option(
     "--wait",
@@ -142,8 +142,8 @@ def _first_steps(db: Path | None) -> str:
 def main() -> None:
     """Run the command line and exit.
 
-    What the process holds the system takes back at once, when Python would take a quarter of a
-    second to take its modules apart. Stores and files are closed by then.
+    The process ends without Python's own clean-up of modules, which would take a quarter of a
+    second. Stores and files are closed by then.
     """
     try:
         with stoppable(ENDING_SIGNALS):
@@ -184,7 +184,7 @@ def run(arguments: Sequence[str]) -> int:
         show_error(_system_error(error))
         return 1
     except MemoryError:
-        show_error(MegasimError("out of memory", "give less to it with --memory, or --workers 1"))
+        show_error(MegasimError("out of memory", "use less: a smaller --memory, or --workers 1"))
         return 1
     except Exception as error:
         if is_asked():  # what was under way may say it in words of its own
@@ -200,7 +200,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _with_endless_wait(arguments: Sequence[str]) -> list[str]:
-    """Return arguments in which a --wait without a number has one, which click cannot tell.
+    """Give a --wait without a number one, which click cannot do.
 
     >>> _with_endless_wait(["--wait", "models"]), _with_endless_wait(["--wait", "5", "models"])
     (['--wait=inf', 'models'], ['--wait', '5', 'models'])
@@ -217,14 +217,16 @@ def _system_error(error: OSError) -> MegasimError:
     if error.errno == errno.ENOSPC and not error.filename:
         # files name themselves; nothing must be left for Python to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return MegasimError("standard output: no space left", "make space where it is kept")
+        return MegasimError("standard output: no space left", "free some disk space")
     what = f"{printable(error.filename, 400)}: " if error.filename else ""
     why = error.strerror or printable(error, 300)
-    return MegasimError(f"{what}{why}", "check that the folder is there, its permissions and space")
+    return MegasimError(
+        f"{what}{why}", "check that the folder exists, its permissions and its free space"
+    )
 
 
 def _interrupted() -> int:
-    say("interrupted; what was done is saved, and the same command does the rest")
+    say("interrupted; finished work is saved, and the same command continues it")
     return 130
 
 

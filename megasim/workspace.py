@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from megasim.answers.maps import MapView
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
+    from megasim.exchange.merge_plan import MergePlan
     from megasim.findings.component_groups import ComponentGroup
     from megasim.findings.known_components import KnownComponent
     from megasim.findings.overview import FindingsReport
@@ -237,9 +238,9 @@ class Workspace(StoreJobs):
             UsageError: options that do not go together, or an unknown model.
         """
         if (layers and tiers) or (against is not None and not (layers or tiers)):
-            raise UsageError("--against goes with one of --layers and --tiers", "give one of them")
+            raise UsageError("--against needs either --layers or --tiers", "add one of them")
         if layers and metric != "l2":
-            raise UsageError("layers are drawn in l2", "leave --metric out")
+            raise UsageError("layers are drawn in l2 only", "leave out --metric")
         models = self._central(component, models, top, against)
         if not (layers or tiers):
             matrix = self.matrix(component, metric, models=models, weights_only=weights_only)
@@ -396,6 +397,32 @@ class Workspace(StoreJobs):
             estimate=estimate,
             progress=progress,
         )
+
+    def recipes(
+        self,
+        model: str,
+        *,
+        parents: Sequence[str] | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> list[Recipe]:
+        """Return the recipe of each component of a model; of an unknown architecture, of the whole.
+
+        See `recipe`.
+        """
+        from megasim.exchange.merge_plan import whole_components
+
+        name = self._name(model)
+        return [
+            self.recipe(name, c, parents=parents, estimate=estimate, progress=progress)
+            for c in whole_components(self.store, name)
+        ]
+
+    def merge_plan(self, model: str, recipes: Sequence[Recipe], rest: str = "") -> MergePlan:
+        """Return how a model is made again out of files. See `exchange.merge_plan`."""
+        from megasim.exchange.merge_plan import merge_plan
+
+        return merge_plan(self.store, self._name(model), recipes, rest)
 
     def direction(
         self,

@@ -1,6 +1,6 @@
--- What it takes to write a store anew at its true size, and to drop what no model holds.
--- `old` is the store that is read, `new` the one beside it. `copy_TABLE` copies a run of rows of
--- one table in their order; a test holds that there is one for every table of the schema.
+-- What it takes to rewrite a store without unused space, and to drop what no model holds.
+-- `old` is the store that is read, `new` the one that is written. `copy_…` copies a run of rows of
+-- {table} in their order; which statement copies which table is in `store/compaction.py`.
 
 -- name: attach_old
 -- The store to be copied.
@@ -18,7 +18,7 @@ detach new;
 -- name: strange_objects
 -- What people put into the old store beside what megasim makes: tables, views, macros, sequences.
 with object as (
-    select database_name, 'table ' || table_name as told
+    select database_name, 'table ' || table_name as name
     from duckdb_tables() where not internal and not temporary
     union all
     select database_name, 'view ' || view_name
@@ -29,49 +29,15 @@ with object as (
     union all
     select database_name, 'sequence ' || sequence_name from duckdb_sequences() where not temporary
 )
-select distinct o.told
+select distinct o.name
 from object o
-anti join object n on n.told = o.told and n.database_name = 'new'
+anti join object n on n.name = o.name and n.database_name = 'new'
 where o.database_name = 'old'
-order by o.told;
+order by o.name;
 
--- name: old_tables
--- The tables of the old store: how many rows, and one more than the last place of any.
-select 'model', count(*), coalesce(max(rowid), -1) + 1 from old.model
-union all
-select 'model_tensor', count(*), coalesce(max(rowid), -1) + 1 from old.model_tensor
-union all
-select 'tensor', count(*), coalesce(max(rowid), -1) + 1 from old.tensor
-union all
-select 'tensor_distance', count(*), coalesce(max(rowid), -1) + 1 from old.tensor_distance
-union all
-select 'tensor_linf', count(*), coalesce(max(rowid), -1) + 1 from old.tensor_linf
-union all
-select 'tensor_cossim', count(*), coalesce(max(rowid), -1) + 1 from old.tensor_cossim
-union all
-select 'model_pair', count(*), coalesce(max(rowid), -1) + 1 from old.model_pair
-union all
-select 'rename', count(*), coalesce(max(rowid), -1) + 1 from old.rename
-union all
-select 'renamed_key', count(*), coalesce(max(rowid), -1) + 1 from old.renamed_key
-union all
-select 'component_distance', count(*), coalesce(max(rowid), -1) + 1 from old.component_distance
-union all
-select 'imported_layer', count(*), coalesce(max(rowid), -1) + 1 from old.imported_layer
-union all
-select 'pair_group', count(*), coalesce(max(rowid), -1) + 1 from old.pair_group
-union all
-select 'unread_key', count(*), coalesce(max(rowid), -1) + 1 from old.unread_key
-union all
-select 'tied_key', count(*), coalesce(max(rowid), -1) + 1 from old.tied_key
-union all
-select 'beside', count(*), coalesce(max(rowid), -1) + 1 from old.beside
-union all
-select 'folded_sketch', count(*), coalesce(max(rowid), -1) + 1 from old.folded_sketch
-union all
-select 'profile', count(*), coalesce(max(rowid), -1) + 1 from old.profile
-union all
-select 'known_component', count(*), coalesce(max(rowid), -1) + 1 from old.known_component;
+-- name: rows_to_copy
+-- How many rows a table of the old store has, and one more than the last place of any.
+select count(*), coalesce(max(rowid), -1) + 1 from old.{table};
 
 -- name: store_bytes
 -- The bytes of the store: in use, and free within the file.
@@ -81,158 +47,54 @@ select
 from pragma_database_size()
 where database_name = current_database();
 
--- name: copy_model
--- Models, all of them.
-insert into new.model by name
-select * from old.model where rowid between $first and $last order by rowid;
+-- name: copy_all
+-- All rows.
+insert into new.{table} by name
+select * from old.{table} where rowid between $first and $last order by rowid;
 
--- name: copy_model_tensor
--- What models hold, all of it.
-insert into new.model_tensor by name
-select * from old.model_tensor where rowid between $first and $last order by rowid;
-
--- name: copy_tensor
--- Contents that some model holds.
-insert into new.tensor by name
-select t.*
-from old.tensor t
-where t.rowid between $first and $last and t.id in (select tensor_id from old.model_tensor)
-order by t.rowid;
-
--- name: copy_tensor_distance
--- Distances of contents that models hold.
-insert into new.tensor_distance by name
-select d.*
-from old.tensor_distance d
-where d.rowid between $first and $last
-    and d.tensor_a in (select tensor_id from old.model_tensor)
-    and d.tensor_b in (select tensor_id from old.model_tensor)
-order by d.rowid;
-
--- name: copy_tensor_linf
--- Largest differences of contents that models hold.
-insert into new.tensor_linf by name
-select d.*
-from old.tensor_linf d
-where d.rowid between $first and $last
-    and d.tensor_a in (select tensor_id from old.model_tensor)
-    and d.tensor_b in (select tensor_id from old.model_tensor)
-order by d.rowid;
-
--- name: copy_tensor_cossim
--- Cosine similarities of contents that models hold.
-insert into new.tensor_cossim by name
-select d.*
-from old.tensor_cossim d
-where d.rowid between $first and $last
-    and d.tensor_a in (select tensor_id from old.model_tensor)
-    and d.tensor_b in (select tensor_id from old.model_tensor)
-order by d.rowid;
-
--- name: copy_model_pair
--- Pairs of models.
-insert into new.model_pair by name
-select p.*
-from old.model_pair p
-where p.rowid between $first and $last
-    and p.model_a in (select id from old.model)
-    and p.model_b in (select id from old.model)
-order by p.rowid;
-
--- name: copy_rename
--- Renames of pairs of models.
-insert into new.rename by name
-select r.*
-from old.rename r
-where r.rowid between $first and $last
-    and r.model_a in (select id from old.model)
-    and r.model_b in (select id from old.model)
-order by r.rowid;
-
--- name: copy_renamed_key
--- Renamed keys of pairs of models.
-insert into new.renamed_key by name
-select r.*
-from old.renamed_key r
-where r.rowid between $first and $last
-    and r.model_a in (select id from old.model)
-    and r.model_b in (select id from old.model)
-order by r.rowid;
-
--- name: copy_component_distance
--- Sums of pairs of models.
-insert into new.component_distance by name
-select c.*
-from old.component_distance c
-where c.rowid between $first and $last
-    and c.model_a in (select id from old.model)
-    and c.model_b in (select id from old.model)
-order by c.rowid;
-
--- name: copy_imported_layer
--- Published layers of pairs of models.
-insert into new.imported_layer by name
-select i.*
-from old.imported_layer i
-where i.rowid between $first and $last
-    and i.model_a in (select id from old.model)
-    and i.model_b in (select id from old.model)
-order by i.rowid;
-
--- name: copy_pair_group
--- Groups of pairs of models.
-insert into new.pair_group by name
-select g.*
-from old.pair_group g
-where g.rowid between $first and $last
-    and g.model_a in (select id from old.model)
-    and g.model_b in (select id from old.model)
-order by g.rowid;
-
--- name: copy_unread_key
--- Tensors of models of which no values could be read.
-insert into new.unread_key by name
+-- name: copy_contents
+-- Rows of contents that some model holds.
+insert into new.{table} by name
 select x.*
-from old.unread_key x
-where x.rowid between $first and $last and x.model_id in (select id from old.model)
+from old.{table} x
+where x.rowid between $first and $last and x.id in (select tensor_id from old.model_tensor)
 order by x.rowid;
 
--- name: copy_tied_key
--- Keys of models that share a tensor.
-insert into new.tied_key by name
+-- name: copy_rows_of_contents
+-- Rows that belong to contents that some model holds.
+insert into new.{table} by name
 select x.*
-from old.tied_key x
-where x.rowid between $first and $last and x.model_id in (select id from old.model)
-order by x.rowid;
-
--- name: copy_beside
--- What stands in the files of models beside their state dicts.
-insert into new.beside by name
-select x.*
-from old.beside x
-where x.rowid between $first and $last and x.model_id in (select id from old.model)
-order by x.rowid;
-
--- name: copy_folded_sketch
--- Folded sketches of models.
-insert into new.folded_sketch by name
-select x.*
-from old.folded_sketch x
-where x.rowid between $first and $last and x.model_id in (select id from old.model)
-order by x.rowid;
-
--- name: copy_profile
--- Profiles of contents that some model holds.
-insert into new.profile by name
-select x.*
-from old.profile x
+from old.{table} x
 where x.rowid between $first and $last and x.tensor_id in (select tensor_id from old.model_tensor)
 order by x.rowid;
 
--- name: copy_known_component
--- Names that the user gave to components, all of them.
-insert into new.known_component by name
-select * from old.known_component where rowid between $first and $last order by rowid;
+-- name: copy_pairs_of_contents
+-- Rows of pairs of contents that models hold.
+insert into new.{table} by name
+select x.*
+from old.{table} x
+where x.rowid between $first and $last
+    and x.tensor_a in (select tensor_id from old.model_tensor)
+    and x.tensor_b in (select tensor_id from old.model_tensor)
+order by x.rowid;
+
+-- name: copy_rows_of_models
+-- Rows that belong to models.
+insert into new.{table} by name
+select x.*
+from old.{table} x
+where x.rowid between $first and $last and x.model_id in (select id from old.model)
+order by x.rowid;
+
+-- name: copy_pairs_of_models
+-- Rows of pairs of models.
+insert into new.{table} by name
+select x.*
+from old.{table} x
+where x.rowid between $first and $last
+    and x.model_a in (select id from old.model)
+    and x.model_b in (select id from old.model)
+order by x.rowid;
 
 -- name: drop_unheld_tensors
 -- Contents that no model holds any more.

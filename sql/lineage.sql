@@ -79,3 +79,19 @@ select
 from component_distances
 where keys_compared is not null
 order by model_a, model_b, component;
+
+-- name: keys_to_merge
+-- What a model calls its tensors, in the order of their canonical keys.
+select canonical_key, component, block, sources
+from model_tensor
+where model_id = $id
+order by canonical_key;
+
+-- name: commonest_dtype
+-- The dtypes of the elements of a model, that of most of them first.
+select t.dtype
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where mt.model_id = $id
+group by t.dtype
+order by sum(t.numel) desc, t.dtype;

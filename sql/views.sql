@@ -346,7 +346,7 @@ join model b on b.id = c.model_b;
 -- name: comment_views
 -- What each view and column means, for `describe` and for people.
 comment on view models is 'One row for each model in the store.';
-comment on column models.name is 'The unique name, as the user abbreviates it.';
+comment on column models.name is 'The unique name of the model.';
 comment on column models.source is 'checkpoint: fingerprinted here; imported: known from published distances; fingerprints: known from a fingerprint file.';
 comment on column models.family is 'SD1, SD2, SDXL, SDXL refiner, SD3, Flux, VAE (one alone) or generic; NULL when imported.';
 comment on column models.variant is 'inpainting, depth, …; empty for the plain model.';
@@ -366,10 +366,10 @@ comment on column models.ingested_at is 'When it was fingerprinted or imported (
 
 comment on column models.part is 'Which state dict of its file it is; empty for the first or only one.';
 comment on column models.part_role is 'weights, ema, teacher, discriminator, adapter or other.';
-comment on column models.file_model is 'Of another part of a file: the model that is the first part.';
+comment on column models.file_model is 'For a further part of a file: the name of the model that is its first part.';
 comment on column models.unread is 'How many of its tensors could not be read. See the table unread_key.';
 comment on column models.fingerprint_version is 'The version of megasim''s fingerprints that it was read with.';
-comment on column models.beside is 'What stands in its file beside the weights, and is not compared: optimizer, callback, ….';
+comment on column models.beside is 'What else its file contains, which is not compared: optimizer, callback, ….';
 
 comment on view layers is 'One row for each model and key.';
 comment on column layers.model is 'Name of the model.';
@@ -395,13 +395,13 @@ comment on column layers.content_hash is 'BLAKE3 over dtype and raw bytes.';
 comment on column layers.value_hash is 'Equal for equal numbers, whatever the dtype.';
 comment on column layers.fp16_hash is 'Equal for tensors that are equal once rounded to float16.';
 comment on column layers.bf16_hash is 'Equal for tensors that are equal once rounded to bfloat16.';
-comment on column layers.nature is 'weight, statistic, counter, index, mask, scale, code, schedule or unknown; NULL where the model was read before natures were told.';
-comment on column layers.representation is 'How its bytes stand for values: plain, …; NULL where not told yet.';
+comment on column layers.nature is 'weight, statistic, counter, index, mask, scale, code, schedule or unknown; NULL if the model was read by a version that did not know natures.';
+comment on column layers.representation is 'How its bytes represent values: plain, …; NULL if not known.';
 
-comment on view layer_distances is 'One row for each compared pair and canonical key. A pair stands once, the model that came first as model_a: look for a model in both columns.';
-comment on column layer_distances.model_a is 'The model of the pair that came to the store first.';
+comment on view layer_distances is 'One row for each compared pair and canonical key. Each pair appears once, with the model that was ingested first as model_a: look for a model in both columns.';
+comment on column layer_distances.model_a is 'The model of the pair that was ingested first.';
 comment on column layer_distances.model_b is 'The other model.';
-comment on column layer_distances.canonical_key is 'The key that both hold, as model_a names it.';
+comment on column layer_distances.canonical_key is 'The key of the tensor that both have, as model_a names it.';
 comment on column layer_distances.key_a is 'The key in the file of a; NULL where a lacks it.';
 comment on column layer_distances.key_b is 'The key in the file of b; NULL where b lacks it.';
 comment on column layer_distances.component is 'The component it belongs to.';
@@ -412,14 +412,14 @@ comment on column layer_distances.numel is 'How many elements were compared; NUL
 comment on column layer_distances.l0 is 'How many elements differ; NULL where there is no distance.';
 comment on column layer_distances.l1 is 'Sum of absolute differences.';
 comment on column layer_distances.l2 is 'Root of the sum of squared differences.';
-comment on column layer_distances.linf is 'Largest absolute difference; NULL where not asked for.';
-comment on column layer_distances.cossim is 'Mean cosine similarity of the columns; NULL where not asked for.';
+comment on column layer_distances.linf is 'Largest absolute difference; NULL if it was not computed.';
+comment on column layer_distances.cossim is 'Mean cosine similarity of the columns; NULL if it was not computed.';
 comment on column layer_distances.source is 'exact: computed here from the weights; imported: published by others.';
 comment on column layer_distances.origin is 'The published file of an imported distance.';
 comment on column layer_distances.nature is 'What the key is, as in layers. Weights and statistics enter the distances of components.';
 
-comment on view component_distances is 'One row for each pair and component. A pair stands once, the model that came first as model_a: look for a model in both columns.';
-comment on column component_distances.model_a is 'The model of the pair that came to the store first.';
+comment on view component_distances is 'One row for each pair and component. Each pair appears once, with the model that was ingested first as model_a: look for a model in both columns.';
+comment on column component_distances.model_a is 'The model of the pair that was ingested first.';
 comment on column component_distances.model_b is 'The other model.';
 comment on column component_distances.component is 'The component; vae where only the whole was measured.';
 comment on column component_distances.source is 'exact: computed here from the weights; imported: published by others; estimated: from the sketches.';
@@ -430,8 +430,8 @@ comment on column component_distances.identical is 'Of them: same dtype and byte
 comment on column component_distances.same_values is 'Of them: the same numbers in another dtype.';
 comment on column component_distances.same_at_fp16 is 'Of them: equal once rounded to float16.';
 comment on column component_distances.same_at_bf16 is 'Of them: equal once rounded to bfloat16.';
-comment on column component_distances.changed is 'Of them: none of these.';
-comment on column component_distances.renamed is 'Of them: found under another name by a rename.';
+comment on column component_distances.changed is 'Of them: different.';
+comment on column component_distances.renamed is 'Of them: found under another name in the other model.';
 comment on column component_distances.missing_a is 'Keys that a lacks.';
 comment on column component_distances.missing_b is 'Keys that b lacks.';
 comment on column component_distances.shape_mismatch is 'Keys of another shape, not compared.';
@@ -439,8 +439,8 @@ comment on column component_distances.non_finite is 'Keys with NaN or inf, witho
 comment on column component_distances.l0 is 'How many elements differ.';
 comment on column component_distances.l1 is 'Sum of absolute differences.';
 comment on column component_distances.l2 is 'Root of the sum of squared differences.';
-comment on column component_distances.linf is 'Largest absolute difference; NULL where not asked for.';
-comment on column component_distances.cossim is 'Mean over the keys of their column-wise cosine similarity; NULL where not asked for.';
+comment on column component_distances.linf is 'Largest absolute difference; NULL if it was not computed.';
+comment on column component_distances.cossim is 'Mean over the keys of their column-wise cosine similarity; NULL if it was not computed.';
 comment on column component_distances.l2_error is 'Standard error of l2: 0 where exact or imported.';
 comment on column component_distances.coverage is 'Keys compared over all keys of the component in either model, 0 to 1.';
 comment on column component_distances.keys_measured is 'Of the keys compared: those that l0 to cossim are taken over (weights and statistics; no counters, indices, masks, schedules, codes or scales). NULL where the source does not say.';

@@ -89,7 +89,7 @@ class Pattern:
             elif choice := token["choice"]:
                 depth += {"(": 1, "|": 0, ")": -1}[choice]
                 if depth not in ((0, 1) if choice == ")" else (1,)):
-                    raise ValueError("parentheses do not match, or stand one in another")
+                    raise ValueError("parentheses do not match, or are nested")
                 pieces.append("(?:" if choice == "(" else choice)
             else:
                 pieces.append(re.escape(token["text"]))

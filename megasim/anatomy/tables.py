@@ -81,5 +81,5 @@ def read_table(path: Path, columns: Sequence[str], required: Sequence[str]) -> l
         else:
             rows.append(Row(path, number, dict(zip(header, cells, strict=False))))
     if not header:
-        raise UsageError(f"{file}: there is no table in it", _REMEDY)
+        raise UsageError(f"{file}: it contains no table", _REMEDY)
     return rows

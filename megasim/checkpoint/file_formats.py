@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes, and what reads it; why others beside checkpoints are none."""
+"""What a file is by its first bytes, what reads it, and why a file is not a checkpoint."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ def format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
         raise ForeignFileError(source.path, "a text file, not a checkpoint", NOT_WEIGHTS)
     if not any(start):
         raise CheckpointError(
-            source.path, "not a checkpoint, it begins with zeros: a download cut short?", CUT_SHORT
+            source.path,
+            "not a checkpoint: it begins with zeros, perhaps an interrupted download",
+            CUT_SHORT,
         )
     raise ForeignFileError(source.path, "not a checkpoint of a known format", NOT_WEIGHTS)
 

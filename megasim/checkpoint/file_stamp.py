@@ -54,8 +54,8 @@ def check_unchanged(stamps: Mapping[Path, FileStamp]) -> None:
         if not same:
             raise CheckpointError(
                 path,
-                "changed while it was read; nothing of it is kept",
-                "run the command again once nothing writes to it",
+                "changed while it was being read; nothing of it was saved",
+                "run the command again when nothing writes to it any more",
             )
 
 

@@ -48,7 +48,10 @@ _FOREIGN: Final = {
     ".tflite": ("a TensorFlow Lite file", ""),
     ".msgpack": ("weights of Flax", ""),
     ".pkl": ("a pickle", "load it and save its tensors with torch.save or safetensors"),
-    ".npz": ("arrays of numpy, which are weights or not", "name the file itself if they are"),
+    ".npz": (
+        "numpy arrays, which may or may not be weights",
+        "name the file itself if they are weights",
+    ),
 }
 
 # The names Hugging Face gives to the weights of a folder, to their index, and to their shards.

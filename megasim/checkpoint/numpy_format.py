@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from tokenize import TokenError
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,16 @@ from megasim.words import Unread
 
 NPY_MAGIC: Final = b"\x93NUMPY"
 _MAX_HEADER = 10_000
+# What numpy raises; it reads a damaged header again with Python's tokenizer.
+_BAD_HEADER = (
+    KeyError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    RecursionError,
+    MemoryError,
+    TokenError,
+)
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -53,7 +64,10 @@ def read_npz(source: ByteSource, directory: ZipDirectory) -> FileContents:
             key = storable(name.removesuffix(".npy"))
             if entry.packed != entry.size:
                 raise CheckpointError(
-                    source.path, "its arrays are compressed", "save them with numpy.savez", key
+                    source.path,
+                    "its arrays are compressed",
+                    "save them with numpy.savez, which does not compress",
+                    key,
                 )
             offset = directory.data_offset(source, name)
             found[key], _ = _array(source, key, offset, entry.size)
@@ -78,7 +92,7 @@ def _array(
         sizes = tuple(int(n) for n in shape)
         if any(not 0 <= n < 1 << 62 for n in sizes):
             raise ValueError
-    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+    except _BAD_HEADER:
         raise CheckpointError(
             source.path, "a bad header of a numpy array", "get the file again", key
         ) from None

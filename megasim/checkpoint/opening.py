@@ -322,13 +322,13 @@ def _check_not_empty(checkpoint: Checkpoint) -> None:
     if unread and all(tensor.reason is Unread.PLACEHOLDER for tensor in unread.values()):
         raise CheckpointError(
             checkpoint.path,
-            f"it holds no values: all of its {len(unread)} tensors are placeholders",
+            f"it contains no values: all of its {len(unread)} tensors are placeholders",
             "DeepSpeed's ZeRO-3 leaves them so: join its shards with zero_to_fp32.py",
         )
     reasons = [f"key {printable(key, 80)}: {tensor.note}" for key, tensor in unread.items()]
     why = next(iter([*reasons, *map(printable, checkpoint.skipped.values())]), "")
     raise CheckpointError(
         checkpoint.path,
-        "no tensor in it that can be compared" + (f": {why}" if why else ""),
+        "it contains no tensor that can be compared" + (f": {why}" if why else ""),
         "name a file that holds weights",
     )

@@ -154,7 +154,7 @@ class _Machine:
 
     def protocol(self) -> None:
         if self.byte() > 5:
-            raise PickleError("the pickle is of a newer protocol than 5")
+            raise PickleError("the pickle uses a newer protocol than 5")
 
     def mark(self) -> None:
         if len(self.marks) > self.marks_room:

@@ -75,7 +75,7 @@ def parse_array(value: object) -> PickledArray | OddArray:
     name = NUMPY_DTYPES.get(code, code)
     if name not in STORAGE_DTYPES and name not in COMPLEX_PARTS:
         data = _raw(raw, None)
-        note = f"a numpy array of type {printable(code, 40)}, which is no number"
+        note = f"a numpy array of type {printable(code, 40)}, which is not a number"
         return OddArray("dtype", note, f"numpy {printable(code, 40)}", shape, data)
     part = COMPLEX_PARTS.get(name, name)
     stored = STORAGE_DTYPES[part]
@@ -120,11 +120,11 @@ def _described(dtype: object) -> tuple[str, bool]:
     if isinstance(dtype, Global):  # a scalar type by itself
         return dtype.path.rpartition(".")[2], False
     if not isinstance(dtype, Made) or not dtype.args:
-        raise BadArray("a numpy array of no type")
+        raise BadArray("a numpy array without a type")
     kind = dtype.args[0]
     code = kind.path.rpartition(".")[2] if isinstance(kind, Global) else kind
     if not isinstance(code, str):
-        raise BadArray("a numpy array of no type")
+        raise BadArray("a numpy array without a type")
     order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
     return code, isinstance(order, str) and order == ">"
 

@@ -85,7 +85,7 @@ def parse_storage(reference: object) -> Storage:
         or len(value) not in (5, 6)
         or not _is_text(value[0], "storage")
     ):
-        raise BadTensor("a reference that is no storage")
+        raise BadTensor("a reference that is not a storage")
     _, kind, key, _, numel, *rest = value
     name = kind.path.rpartition(".")[2] if isinstance(kind, Global) else ""
     if name not in STORAGE_CLASSES:

@@ -70,9 +70,9 @@ def findings_command(
             "findings need two models, or none for all pairs", "write `megasim findings A B`"
         )
     if component is not None and by is None:
-        raise UsageError("-c goes with --by", "leave it out: findings are of all components")
+        raise UsageError("-c needs --by", "leave -c out: findings cover all components")
     if by is not None and (shared or group is not None or len(models) != 2):
-        raise UsageError("--by is about two models", "write `megasim findings A B --by block`")
+        raise UsageError("--by needs two models", "write `megasim findings A B --by block`")
     if output is not None:
         endings = (".txt", ".json") if shared else (".csv", ".json") if by else _ENDINGS
         options.check_ending(output, endings)
@@ -83,7 +83,7 @@ def findings_command(
         return
     if shared:
         if models or group is not None:
-            raise UsageError("--groups is about all models", "leave the models and --group out")
+            raise UsageError("--groups covers all models", "leave out the models and --group")
         _groups(workspace, output, as_json)
         return
     if as_json or (output is not None and output.suffix.lower() == ".json"):
@@ -121,7 +121,7 @@ def _changes(found: Changes, output: Path | None, as_json: bool) -> None:
             if len(table):
                 limit = _ROWS if found.by == "layer" else None
                 show(table_text(table, limit, "-o layers.csv or --json shows all"))
-        show("\nshare: of the squared L2 of the component; relative: L2 over the norm in the first")
+        show("\nshare: of the squared L2 of the component; relative: L2 divided by the norm in A")
 
 
 @click.command("layers")
@@ -150,8 +150,8 @@ def layers_command(
 ) -> None:
     """List the layers of A and B, the most changed first, with their distances.
 
-    A and B may be named in either order; `share` is of the squared L2 of the component, `relative`
-    the L2 over the norm of the layer in A.
+    A and B may be named in either order. `share` is the share of the component's squared L2,
+    `relative` the L2 divided by the norm of the layer in A.
     """
     if output is not None:
         options.check_ending(output, (".csv", ".json"))

@@ -17,7 +17,9 @@ from megasim.errors import printable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from megasim.exchange.merge_plan import MergePlan
     from megasim.lineage.recipe_result import Recipe
+    from megasim.workspace import Workspace
 
 
 # Of more rivals the rest is in the JSON.
@@ -31,10 +33,22 @@ _MOST_RIVALS = 10
     "parents",
     type=options.Names(),
     shell_complete=complete_several_models,
-    help="Its parents, if they are known.",
+    help="The parents of MODEL, if they are known.",
 )
 @options.component
 @options.from_sketches
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["mbw", "mbw25"]),
+    help="Print the share of the second parent in each block as one line of 26 numbers, the base "
+    "first, or of the 25 without it.",
+)
+@options.output(
+    False,
+    "Recipe of the whole file: .yaml for mergekit, .mecha for sd-mecha, .json. With -c, other "
+    "components come from the heaviest parent.",
+)
 @options.as_json
 @click.pass_context
 def recipe_command(
@@ -43,17 +57,83 @@ def recipe_command(
     parents: list[str] | None,
     component: str | None,
     estimate: bool,
+    form: str | None,
+    output: Path | None,
     as_json: bool,
 ) -> None:
-    """Write MODEL as a weighted sum of other models, block by block, or say that it is not one."""
+    """Write MODEL as a weighted sum of other models, block by block, or say that it is not one.
+
+    With -c all, each component of MODEL in its turn. A file of -o can be run by the merge tool as
+    it is.
+    """
+    from megasim.exchange.recipe_files import RECIPE_ENDINGS
+
+    if output is not None:
+        options.check_ending(output, RECIPE_ENDINGS)
+    workspace = options.open_workspace(ctx)
+    every = component == "all" or (component is None and bool(form or output))
+    if every:
+        recipes = workspace.recipes(
+            model, parents=parents, estimate=estimate, progress=ConsoleProgress()
+        )
+    else:
+        recipes = [
+            workspace.recipe(
+                model, component, parents=parents, estimate=estimate, progress=ConsoleProgress()
+            )
+        ]
+    if form is not None:
+        _show_numbers(_plan(workspace, recipes, every), form)
+    if output is not None:
+        _write_recipe(workspace, recipes, every, output)
+    if form is not None or output is not None:
+        return
+    if as_json:
+        show_json([r.to_json() for r in recipes] if every else recipes[0].to_json())
+        return
+    for place, recipe in enumerate(recipes):
+        if place:
+            show("")
+        _show_recipe(recipe)
+
+
+def _plan(workspace: Workspace, recipes: list[Recipe], every: bool) -> MergePlan:
+    """Return how the file is made; with one recipe alone, the rest comes from its first parent."""
+    rest = "" if every or not recipes[0].parents else recipes[0].parents[0].model
+    return workspace.merge_plan(recipes[0].model, recipes, rest)
+
+
+def _show_numbers(plan: MergePlan, form: str) -> None:
+    from megasim.exchange.recipe_files import block_numbers
+
+    numbers, notes = block_numbers(plan, with_base=form == "mbw")
+    show(numbers)
+    for note in notes:
+        say(f"note: {note}")
+
+
+def _write_recipe(workspace: Workspace, recipes: list[Recipe], every: bool, output: Path) -> None:
+    """Write recipes as the ending of a file says."""
+    from megasim.exchange.recipe_files import mecha_text, mergekit_yaml
+    from megasim.output_files import write_file
+
+    ending = output.suffix.lower()
+    if ending == ".json":
+        options.write_json(
+            [r.to_json() for r in recipes] if every else recipes[0].to_json(), output
+        )
+        return
+    plan = _plan(workspace, recipes, every)
+    write_file(output, mecha_text(plan) if ending == ".mecha" else mergekit_yaml(plan))
+    for note in plan.notes:
+        say(note)
+    say(f"wrote {printable(output)}")
+
+
+def _show_recipe(recipe: Recipe) -> None:
+    """Print a recipe: weights, blocks, and the sets that explain nearly as much."""
     from megasim.lineage.recipe_result import percent, weighted_sum
 
-    recipe = options.open_workspace(ctx).recipe(
-        model, component, parents=parents, estimate=estimate, progress=ConsoleProgress()
-    )
-    if as_json:
-        show_json(recipe.to_json())
-        return
     show(recipe.sentence())
     if recipe.parents:
         show(table_text(_parents(recipe)))
@@ -72,7 +152,7 @@ def recipe_command(
         show(recipe.decides)
     if recipe.near_copies:
         names = ", ".join(printable(name, 60) for name in recipe.near_copies)
-        show(f"near-copies of it, left aside: {names}")
+        show(f"near-copies of it, left out: {names}")
     for note in recipe.notes:
         say(f"note: {note}")
 
@@ -86,19 +166,18 @@ def _parents(recipe: Recipe) -> pd.DataFrame:
 
 
 def blocks_table(recipe: Recipe) -> pd.DataFrame:
-    """Return the weights of each block as a table, blocks in the order of their numbers."""
+    """Return the weights of each block as a table, in the order of the network."""
     import pandas as pd
 
     from megasim.lineage.recipe_result import percent
 
-    ordered = sorted(recipe.blocks, key=lambda b: block_place(b.block))
     rows = [
         (
             b.block or "others",
             *(round(w, 4) for w in b.weights),
             None if isnan(b.unexplained) else percent(b.unexplained),
         )
-        for b in ordered
+        for b in recipe.blocks
     ]
     parents = [parent.model for parent in recipe.parents]
     return pd.DataFrame(rows, columns=["block", *parents, "unexplained"])
@@ -143,7 +222,7 @@ def direction_command(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Claimed recipes to check, as JSON or CSV with model, parents, weights.",
 )
-@click.option("--no-metadata", is_flag=True, help="Use no evidence from metadata.")
+@click.option("--no-metadata", is_flag=True, help="Ignore the metadata of the files.")
 @options.from_sketches
 @options.look
 @options.output(False, "Tree: .html, .png, .svg, .pdf, .dot, .graphml or .json.")
@@ -185,7 +264,7 @@ def lineage_command(
         for family in lineage.families:
             if len(family.models) > 1:
                 base = printable(family.root)
-                show(f"family of {len(family.models)}; likeliest base {base}")
+                show(f"family of {len(family.models)}; most likely base: {base}")
         for words, alone in (
             ("related to no other", lineage.unrelated),
             ("compared with no other", lineage.uncompared),

@@ -48,7 +48,7 @@ metric = click.option(
 weights_only = click.option(
     "--weights-only",
     is_flag=True,
-    help="Leave out running means and variances: what training moved by its steps.",
+    help="Leave out the running means and variances of normalisation layers.",
 )
 from_sketches = click.option(
     "--estimate",
@@ -61,7 +61,7 @@ workers = click.option(
 
 
 def output(required: bool, help_text: str) -> Callable[[F], F]:
-    """Return the option -o, whose ending decides the form."""
+    """Return the option -o, whose file ending decides the format."""
     return click.option(
         "-o",
         "--output",
@@ -72,7 +72,7 @@ def output(required: bool, help_text: str) -> Callable[[F], F]:
 
 
 class Names(click.ParamType[list[str]]):
-    """Names of models, parted by commas."""
+    """Names of models, separated by commas."""
 
     name = "A,B,…"
 
@@ -186,7 +186,7 @@ def open_workspace(
 ) -> Workspace:
     """Open the store of this call; it is closed when the command ends.
 
-    To "read" is to read all of one moment: nobody writes until the store is released or closed.
+    "read" gives one consistent state: nobody writes until the store is released or closed.
     """
     from megasim.workspace import open_store
 

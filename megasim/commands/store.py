@@ -191,7 +191,7 @@ def compare_command(
 ) -> int:
     """Compute the exact distances that are still missing, of all pairs or those of MODEL_MAP.
 
-    Each content is read once. You can stop it at any time: finished work is kept.
+    Each tensor is read once. You can stop it at any time: finished work is kept.
     """
     workspace = options.open_workspace(ctx, "update", memory=memory)
     if not workspace.store.models():
@@ -266,7 +266,7 @@ def _left_out(frame: pd.DataFrame) -> list[str]:
         count = int(old.sum())
         lines.append(
             f"{count} {'model was' if count == 1 else 'models were'} read by an older version, "
-            "which knew no parts and natures: run `megasim ingest --reread`"
+            "which did not know parts and natures: run `megasim ingest --reread`"
         )
     return [("\n" if i == 0 else "") + line for i, line in enumerate(lines)]
 

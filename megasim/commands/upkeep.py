@@ -21,7 +21,7 @@ _EXAMPLES = 3  # findings of one check that a terminal is shown
 def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> None:
     """Remove models from the store; their files are not touched.
 
-    All are removed, or none if it is interrupted. Contents that other models also hold stay.
+    All are removed, or none if it is interrupted. Tensors that other models share stay.
     """
     workspace = options.open_workspace(ctx, "read" if dry_run else "update")
     forgotten = list(dict.fromkeys(workspace.store.model_names(names)))
@@ -30,7 +30,7 @@ def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) ->
         show(f"{'would forget' if dry_run else 'forgot'} {printable(name)}")
     free = f"about {byte_text(freed)} of the store"
     say(
-        f"{free} would be free for `megasim compact` to give back"
+        f"{free} would be free, and `megasim compact` would give it back"
         if dry_run
         else f"{free} is free now; `megasim compact` gives it back"
     )
@@ -41,9 +41,9 @@ def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) ->
 @options.as_json
 @click.pass_context
 def compact_command(ctx: click.Context, memory: int, as_json: bool) -> None:
-    """Rewrite the store at its true size, without what no model holds any more.
+    """Rewrite the store without unused space and without data that no model needs any more.
 
-    The new file replaces the old one when it is complete; if interrupted, the old one stays.
+    The new file replaces the old one once it is complete; if interrupted, the old one stays.
     The disk needs room for both.
     """
     from megasim.jobs import compact
@@ -78,9 +78,11 @@ def migrate_command(ctx: click.Context) -> None:
 
 @click.command("doctor")
 @click.option(
-    "--files", is_flag=True, help="Read every file again, and hold its hashes against them."
+    "--files",
+    is_flag=True,
+    help="Read every file again and compare its hashes with the stored ones.",
 )
-@click.option("--repair", is_flag=True, help="Repair what can be, and mark the rest.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired, and mark the rest.")
 @options.workers
 @options.memory
 @options.as_json
@@ -90,9 +92,9 @@ def doctor_command(
 ) -> int:
     """Look for what is wrong in a store: lost rows, impossible values, contradictions.
 
-    Exits with 0 where the store is sound, or is so after --repair, and with 5 where it is not.
-    --repair invents nothing: sums are made again from the layers; distances that cannot be are
-    dropped for `megasim compare`, fingerprints are marked for `megasim ingest`.
+    Exits with 0 if the store is sound (with --repair: sound afterwards), and with 5 if it is not.
+    --repair invents nothing: sums are computed again from the layers, wrong distances are dropped
+    for `megasim compare`, and wrong fingerprints are marked for `megasim ingest`.
     """
     from megasim.jobs import doctor
 

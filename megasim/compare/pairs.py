@@ -137,7 +137,7 @@ def compare_models(
     for metric in metrics:
         if metric not in ON_REQUEST:
             raise UsageError(
-                f"{printable(metric)!r} is not a metric on request",
+                f"{printable(metric)!r} is not an optional metric",
                 f"choose from {', '.join(ON_REQUEST)}; l0, l1 and l2 are always computed",
             )
     result = CompareResult(pairs_asked=len(pairs))
@@ -294,7 +294,7 @@ def _check_against_hashes(position: Position, found: PairDistances) -> None:
             path = Path(next(iter(sorted(file_paths(refs[0])))))
             raise CheckpointError(
                 path,
-                "reads like another tensor, of which its fingerprint says that it is not",
+                "has the same values as a tensor whose fingerprint differs from its own",
                 "run `megasim ingest --reread` on both",
                 refs[0].key,
             )

@@ -57,7 +57,7 @@ def models_at(checkpoints: Mapping[int, Checkpoint], models: Iterable[int], path
 def _reopen(model: Model) -> Checkpoint:
     if model.path is None:
         raise UsageError(
-            f"{printable(model.name)} has no weights here: only published results of it are known",
+            f"{printable(model.name)} has no weights here: only published results are known",
             "run `megasim ingest` on its file to compare it",
         )
     if model.fingerprint_version not in COMPARABLE_VERSIONS:

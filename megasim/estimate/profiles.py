@@ -49,6 +49,6 @@ def model_profiles(store: Store, model: str) -> dict[str, MatrixProfile]:
     if lacks:
         raise NoAnswerError(
             f"{printable(model, 80)} was fingerprinted without norms of rows and columns",
-            "`megasim ingest --reread` its file, which keeps them",
+            "run `megasim ingest --reread` on its file, which saves them",
         )
     return found

@@ -117,7 +117,9 @@ def export_fingerprints(
     check_current(store, ids.values())
     given = {name: (names or {}).get(name, name) for name in ids}
     if len(set(given.values())) < len(given):
-        raise UsageError("two models would have one name in the file", "give each its own")
+        raise UsageError(
+            "two models would have the same name in the file", "give each its own name"
+        )
     sizes = {model.sketch_size for model in store.models() if model.name in ids}
     chosen = pd.DataFrame({"model_id": list(ids.values()), "name": list(given.values())})
     with parquet_file(path) as here:
@@ -157,7 +159,7 @@ def import_fingerprints(store: Store, path: Path) -> ImportResult:
                     CheckpointError(
                         path,
                         f"another model of the store is named {shown!r}",
-                        "rename that one, or `megasim forget` it, and import again",
+                        "rename that one, or remove it with `megasim forget`, and import again",
                     )
                 )
             continue
@@ -206,7 +208,7 @@ def _check_file(store: Store, path: Path) -> int:
             raise CheckpointError(path, f"{fault}, in {printable(model, 80)}", _OTHER_FILE, key)
         for (content,) in store.rows("fingerprint_file_contradictions", path=str(path)):
             raise CheckpointError(
-                path, f"two things are said of the content {content[:12]}…", _OTHER_FILE
+                path, f"it has two different entries for the content {content[:12]}…", _OTHER_FILE
             )
     except duckdb.Error as error:
         problem = printable(str(error).splitlines()[0])
@@ -221,7 +223,7 @@ def _check_versions(store: Store, path: Path, versions: Mapping[str, str]) -> in
     if form != str(FORMAT_VERSION):
         raise CheckpointError(
             path,
-            f"its form is of version {printable(form, 20)}",
+            f"its format is version {printable(form, 20)}",
             f"this megasim reads {FORMAT_VERSION}",
         )
     version = versions.get("fingerprint_version", "")

@@ -78,7 +78,7 @@ def load_json(path: Path) -> Any:
 def _once_each(items: list[tuple[str, Any]]) -> dict[str, Any]:
     twice = repeated(key for key, _ in items)
     if twice is not None:
-        raise ValueError(f"the key {printable(twice)!r} stands twice in one object")
+        raise ValueError(f"the key {printable(twice)!r} appears twice in one object")
     return dict(items)
 
 
@@ -99,7 +99,7 @@ def repeated(names: Iterable[str]) -> str | None:
 def checked_text(path: Path, value: object) -> str:
     """Return a name; what is no text, or no valid Unicode, is refused with CheckpointError."""
     if not isinstance(value, str):
-        refuse(path, f"{printable(value, 60)!r} stands where a name should")
+        refuse(path, f"{printable(value, 60)!r} is where a name should be")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -149,7 +149,9 @@ def pair_names(path: Path, known: PairMap = NO_MAP) -> PairNames:
         parts = stem.rsplit("_", 2)
         if len(parts) < 2 or not all(parts):
             raise CheckpointError(
-                path, "the name does not tell which models it is about", "name it group_a_b.json"
+                path,
+                "the file name does not say which models it is about",
+                "name it group_a_b.json",
             )
         a, b = parts[-2:]
         group = parts[0] if len(parts) == 3 else None

@@ -54,7 +54,7 @@ def read_model_map(path: Path | str) -> ModelMap:
     renamed: dict[str, str] = {}
     for group, pairs in _parse(path, content):
         if group in groups:
-            raise _bad(path, f"the group {printable(group)!r} stands there twice")
+            raise _bad(path, f"the group {printable(group)!r} appears twice")
         groups[group] = tuple(
             (
                 _name(models, renamed, a, _locate(path, file_a)),

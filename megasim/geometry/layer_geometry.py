@@ -152,7 +152,7 @@ def layer_figures(layers: LayerMatrices, models: Sequence[str], walk: Walk) -> L
     for name in models:
         if name not in place:
             raise UsageError(
-                f"the layers have no model {printable(name)!r}",
+                f"the layers do not include the model {printable(name)!r}",
                 "take the matrix and the layers of the same models",
             )
     chosen = np.array([place[name] for name in models], dtype=np.intp)

@@ -205,7 +205,7 @@ def _material(matrix: DistanceMatrix, negative_mass: float, distinct: int) -> li
         sentences.append(f"{distinct} of the {len(matrix.models)} models differ from each other.")
     if matrix.metric not in ("l2", "cossim"):
         sentences.append(
-            f"{matrix.metric} is no Euclidean distance: angles and dimensions are those of a "
+            f"{matrix.metric} is not a Euclidean distance: angles and dimensions are those of a "
             "picture that imitates it."
         )
     return sentences

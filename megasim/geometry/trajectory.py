@@ -142,7 +142,7 @@ def layer_groups(layers: LayerMatrices, by: str) -> dict[str, npt.NDArray[np.boo
         return {name: mask for name, mask in masks.items() if mask.any()}
     if by not in ("block", "role"):
         raise UsageError(
-            f"layers cannot be divided by {printable(by)!r}", "use block, role or attention"
+            f"layers cannot be grouped by {printable(by)!r}", "use block, role or attention"
         )
     labels = roles if by == "role" else np.array(layers.blocks, dtype=object)
     ordered = sorted(set(labels.tolist()), key=natural if by == "role" else block_place)
@@ -251,7 +251,7 @@ def _together(values: Floats, metric: str) -> Floats:
 
 def _chain(models: Sequence[str], chain: Sequence[str], metric: str) -> list[int]:
     if metric == "cossim":
-        raise UsageError("cossim is no length, so a chain has no steps in it", "use l2")
+        raise UsageError("cossim is not a length, so a chain has no steps in it", "use l2")
     if len(chain) < 2:
         raise UsageError("a chain needs at least two models", "name them in their order")
     if len(set(chain)) < len(chain):

@@ -115,7 +115,7 @@ class Loop:
             if given.kind == kind:
                 run(given)
                 if digest_of(given) != tile.digest:
-                    raise _UnfitError("its machine code makes something else of a known tile")
+                    raise _UnfitError("its machine code gives another result on a known tile")
                 return
         raise _UnfitError(f"there is no known tile for arguments of the types {kind}")
 
@@ -213,10 +213,10 @@ def compile_note(loop: Loop) -> str | None:
         return None
     if not any(_can_keep(folder) for folder in _folders()):
         return (
-            "compiling the inner loops, as on every run: no folder can keep them; "
-            "name one in NUMBA_CACHE_DIR"
+            "compiling the inner loops, as on every run, because there is no folder to write them "
+            "to: set NUMBA_CACHE_DIR"
         )
-    return "compiling the inner loops, once on this machine: some 10 to 30 seconds"
+    return "compiling the inner loops, once on this machine: takes 10 to 30 seconds"
 
 
 # --- what is kept ------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def _compiled(module: str, name: str, symbol: str, given: Prepared) -> bytes:
     kinds = [str(argument.type) for argument in loop.arguments]
     expected = ["ptr", "ptr", *_expected_kinds(arguments)]
     if kinds != expected or _parts_of_arrays() != _ARRAY_PARTS:
-        raise _UnfitError("numba hands over arguments otherwise than megasim expects")
+        raise _UnfitError("numba passes arguments differently from what megasim expects")
     parsed = llvm.parse_assembly(text + _entry(symbol, loop.name, kinds))
     for function in parsed.functions:
         if not function.is_declaration and function.name != symbol:

@@ -34,8 +34,8 @@ class TorchArithmetic:
             torch.zeros(1, dtype=torch.float64, device=self._device)
         except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
             raise UsageError(
-                f"no device {printable(device)!r} that torch can sum up float64 on",
-                f"leave out --device, or see what torch says: {printable(error, 120)}",
+                f"no device {printable(device)!r} on which torch can sum in float64",
+                f"leave out --device; torch says: {printable(error, 120)}",
             ) from None
         self._memory = memory
 

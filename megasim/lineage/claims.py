@@ -278,7 +278,7 @@ def _check_weights(
         found = f"{printable(parent.model, 60)}: found {parent.weight:.4g} ± {error / 3:.2g}"
         if wanted is None:
             if abs(parent.weight) <= max(0.01, error):
-                off.append(f"{found}, which is no share")
+                off.append(f"{found}, which is not a share")
         elif abs(parent.weight - wanted[parent.model]) > max(settings.claim_tolerance, error):
             off.append(f"{found}, claimed {wanted[parent.model]:.4g}")
     if off:
@@ -290,7 +290,7 @@ def _check_base(
     model: str, base: str, lineage: Lineage | None, graph: nx.DiGraph[str] | None
 ) -> tuple[ClaimVerdict, str]:
     if lineage is None or graph is None or model not in graph or base not in graph:
-        return ClaimVerdict.UNDECIDED, "no lineage to hold it against"
+        return ClaimVerdict.UNDECIDED, "no lineage to check it against"
     if model == base:
         return ClaimVerdict.UNDECIDED, "the claimed base is the model itself"
     graph, stands_for = _joined(graph)
@@ -298,7 +298,7 @@ def _check_base(
     if model == base:
         return (
             ClaimVerdict.UNDECIDED,
-            f"both hold the same {lineage.component}: it does not tell which came first",
+            f"both hold the same {lineage.component}, which does not show which came first",
         )
     if graph.nodes[model]["family"] != graph.nodes[base]["family"]:
         return ClaimVerdict.CONTRADICTED, "the two are of unrelated families"

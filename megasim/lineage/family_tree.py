@@ -81,7 +81,9 @@ def build_lineage(
         stated or {},
         ema_copies,
     )
-    notes = [f"{few} pair(s) share less than half of their keys: not told to be kin"] if few else []
+    notes = (
+        [f"{few} pair(s) share less than half of their keys: treated as unrelated"] if few else []
+    )
     same = same_weights(matrix, known.facts, weight_sets or {})
     edges = copy_edges(matrix, same, known, settings)
 

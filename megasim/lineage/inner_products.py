@@ -200,7 +200,7 @@ def direction(
         x, y = four.missing_pairs()[0]
         raise NoAnswerError(
             f"{printable(x)} and {printable(y)} have no distance over {matrix.component}",
-            "run `megasim compare`, or ask with --estimate, from the sketches",
+            "run `megasim compare`, or use --estimate, which takes the sketches",
         )
     place = [four.models.index(name) for name in (a, b, c, d)]
     squared = four.squared()
@@ -244,7 +244,7 @@ def require_l2(metric: str) -> None:
     if metric != "l2":
         raise UsageError(
             f"inner products follow from L2 distances only, not from {metric}",
-            "leave out --metric, or say --metric l2",
+            "leave out --metric, or use --metric l2",
         )
 
 

@@ -91,8 +91,8 @@ def recover_recipe(
         choice, rivals, aside = _search(question, most_left)
     if choice.found is not None and choice.claimed and is_uneven(question, choice.found):
         text = (
-            "it lies near the line of these models, but in each layer elsewhere on it, as an "
-            "epoch lies between others: no merge leaves that"
+            "it lies near the line of these models, but at another place in each layer, as "
+            "an epoch does between two others; a merge does not"
         )
         choice = replace(choice, judgement=replace(choice.judgement.refused(), reason=text))
     copies = tuple(question.names[i] for i in sorted(aside))

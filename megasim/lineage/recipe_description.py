@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from megasim.anatomy.block_order import block_place
 from megasim.lineage.inner_products import Floats, gram
 from megasim.lineage.recipe_choice import Choice
 from megasim.lineage.recipe_question import MODEL, Question
@@ -59,7 +60,7 @@ def describe(
             tuple(float(w) for w in fit.weights[b]),
             _ratio(float(fit.residual[b]), float(question.squared[b, model, parents].min())),
         )
-        for b, name in enumerate(question.blocks)
+        for b, name in sorted(enumerate(question.blocks), key=lambda x: block_place(x[1]))
     )
     claimed = choice.claimed
     described = tuple(

@@ -133,7 +133,7 @@ def comparable(
         which = "" if matrix.component == "all" else f"{printable(matrix.component)} "
         raise NoAnswerError(
             f"{printable(model)} has no {which}distances",
-            "run `megasim compare`, or ask with --estimate, from the sketches; `megasim models` "
+            "run `megasim compare`, or use --estimate, which takes the sketches; `megasim models` "
             "names the components it has",
         )
     notes: list[str] = []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megasim.errors import printable
-from megasim.wording import number_or_none
+from megasim.wording import listed, number_or_none
 from megasim.words import RecipeVerdict
 
 
@@ -65,7 +65,7 @@ class Recipe:
         rounding: the part of `unexplained` that storing the model in its precision leaves;
             NaN when not told.
         blockwise: whether the weights differ by block; `unexplained` is then of those.
-        blocks: the weights of each block; empty without layers.
+        blocks: the weights of each block, in the order of the network; empty without layers.
         rivals: other sets that leave nearly as little, or no more than 3 %, the simplest first;
             of an unclaimed recipe with what came nearest.
         same: models that hold the very same weights, and so were no candidates.
@@ -101,6 +101,10 @@ class Recipe:
         """Return the answer in one line."""
         estimated = ", estimated" if self.source == "estimated" else ""
         asked = f"{printable(self.model, 80)} ({self.component}{estimated})"
+        if not self.claimed and self.same:
+            return (
+                f"{asked}: the same weights as {listed(self.same, 4, 60)}, and no merge of others"
+            )
         if not self.claimed:
             return f"{asked}: no merge of these models: {self.reason}"
         by_block = ", weights differ by block" if self.blockwise else ""

@@ -84,7 +84,7 @@ def write_matrix(matrix: DistanceMatrix, path: Path, *, long: bool = False) -> b
     if ending not in MATRIX_ENDINGS:
         raise UsageError(
             f"a matrix cannot be written as {printable(path.name)}",
-            f"end the name in one of {', '.join(MATRIX_ENDINGS)}",
+            f"the file name must end in one of {', '.join(MATRIX_ENDINGS)}",
         )
     if ending == ".json":
         write_file(path, json.dumps(matrix_to_json(matrix), indent=1) + "\n")

@@ -38,7 +38,7 @@ _MOST_RECIPES = 20
 _NO_LAYERS = (
     "The layers of so many models are more than a report reads: this tree follows from the "
     "distances of the whole component. `megasim lineage` takes the layers too, and may draw some "
-    "steps otherwise."
+    "steps differently."
 )
 
 

@@ -24,6 +24,29 @@ from megasim.store.writer_lock import writer_lock
 # Rows of a table that are copied by one statement.
 _ROWS_AT_ONCE = 500_000
 
+# Table → the statement of `sql/compaction.sql` that copies what is needed of it. The version of the
+# schema and the texts of the views are those of the new store.
+COPIED_BY = {
+    "model": "copy_all",
+    "model_tensor": "copy_all",
+    "tensor": "copy_contents",
+    "tensor_distance": "copy_pairs_of_contents",
+    "tensor_linf": "copy_pairs_of_contents",
+    "tensor_cossim": "copy_pairs_of_contents",
+    "model_pair": "copy_pairs_of_models",
+    "rename": "copy_pairs_of_models",
+    "renamed_key": "copy_pairs_of_models",
+    "component_distance": "copy_pairs_of_models",
+    "imported_layer": "copy_pairs_of_models",
+    "pair_group": "copy_pairs_of_models",
+    "unread_key": "copy_rows_of_models",
+    "tied_key": "copy_rows_of_models",
+    "beside": "copy_rows_of_models",
+    "folded_sketch": "copy_rows_of_models",
+    "known_component": "copy_all",
+    "profile": "copy_rows_of_contents",
+}
+
 
 @dataclass(frozen=True)
 class Compaction:
@@ -73,7 +96,7 @@ def _compact(
             con.execute(statement("attach_old"), {"path": str(place)})
             if Path(f"{place}.wal").exists():
                 raise MegasimError(
-                    f"{printable(path)} was changed just now, by a process that was stopped",
+                    f"{printable(path)} was changed just now by a process that has ended",
                     "run `megasim compact` again",
                 )
             con.execute(statement("attach_new"), {"path": str(part)})
@@ -91,20 +114,24 @@ def _compact(
 
 def _copy(con: duckdb.DuckDBPyConnection, path: Path, progress: Progress) -> int:
     """Copy all rows of use, and return how many are left behind."""
-    strange = [told for (told,) in con.execute(statement("strange_objects")).fetchall()]
+    strange = [name for (name,) in con.execute(statement("strange_objects")).fetchall()]
     if strange:
         raise MegasimError(
-            f"{printable(path)} holds what megasim did not make: {printable(', '.join(strange))}",
-            "copy it to a file of its own and drop it here: it would be lost",
+            f"{printable(path)} contains more than megasim made: {printable(', '.join(strange))}",
+            "copy it to another file and drop it here; otherwise it would be lost",
         )
-    tables = con.execute(statement("old_tables")).fetchall()
-    dropped = sum(int(rows) for _, rows, _ in tables)
-    progress.start("Compacting", sum(places for _, _, places in tables), "rows")
+    places, dropped = {}, 0
+    for table in COPIED_BY:
+        query = statement("rows_to_copy").format(table=table)
+        ((rows, places[table]),) = con.execute(query).fetchall()
+        dropped += int(rows)
+    progress.start("Compacting", sum(places.values()), "rows")
     try:
-        for table, _, places in tables:
-            for first in range(0, places, _ROWS_AT_ONCE):
-                last = min(first + _ROWS_AT_ONCE, places) - 1
-                copied = con.execute(statement(f"copy_{table}"), {"first": first, "last": last})
+        for table, copy in COPIED_BY.items():
+            query = statement(copy).format(table=table)
+            for first in range(0, places[table], _ROWS_AT_ONCE):
+                last = min(first + _ROWS_AT_ONCE, places[table]) - 1
+                copied = con.execute(query, {"first": first, "last": last})
                 dropped -= int(copied.fetchall()[0][0])
                 progress.advance(last + 1 - first)
     finally:

@@ -134,9 +134,9 @@ def explained(error: duckdb.Error) -> MegasimError:
     file = FILE_AND_REASON.search(text)
     what = f"{printable(file[1], 400)}: {printable(file[2], 300)}" if file else printable(text, 300)
     if "No space left" in text or "disk full" in text.lower():
-        remedy = "make space on the disk; what was saved before is kept"
+        remedy = "free some disk space; what was saved before is kept"
     elif isinstance(error, duckdb.OutOfMemoryException):
-        remedy = "give it more with --memory; what was saved before is kept"
+        remedy = "allow more with --memory; what was saved before is kept"
     elif file:
         remedy = (
             "writing needs a .wal file beside the store: check the owner and permissions of both; "

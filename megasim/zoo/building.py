@@ -134,7 +134,9 @@ class _Manifest:
     def refuse_to_replace_others(self, plan: Sequence[ZooModel]) -> None:
         for path in (self._folder / planned.file for planned in plan):
             if self._is_new and path.exists():
-                raise UsageError(f"{path} exists, and no zoo made it", "choose another folder")
+                raise UsageError(
+                    f"{path} exists and was not made by the demo", "choose another folder"
+                )
 
     def add(self, planned: ZooModel) -> None:
         truth = {key: value for key, value in asdict(planned).items() if value or key == "parents"}

@@ -60,8 +60,8 @@ def test_a_rename_of_the_user_can_make_a_model_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "there is no table"),
-        ("# only a comment\n", "there is no table"),
+        ("", "it contains no table"),
+        ("# only a comment\n", "it contains no table"),
         ("family,component\n", "line 1.*'pattern' must stand once"),
         ("pattern,colour\n", "line 1.*'colour' is not one of them"),
         ("pattern,role\na.**,x,y\n", "line 2: 3 cells for 2 columns"),

@@ -133,7 +133,7 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
         zipped({k: v[:9] if "/data/" in k else v for k, v in unzipped(FILES["zip"]).items()}),
         "of which 9 are there",
     ),
-    "no tensors": (torch_bytes({"epoch": 3}), "no tensor in it"),
+    "no tensors": (torch_bytes({"epoch": 3}), "it contains no tensor"),
     "only codes": (
         torch_bytes({"c": torch.zeros(2).byte().view(torch.float4_e2m1fn_x2)}),
         "float4",
@@ -143,7 +143,7 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
     "header of 2**63": (b"\xff" * 7 + b"\x7f{}", "larger than 100 MB"),
     "header of 0x80 and much": (b"\x80" * 8 + b"{}", "larger than 100 MB"),
     "header of 100 MB": ((100_000_000).to_bytes(8, "little") + b"{}", "cut short"),
-    "a list for a header": (safetensors(b"{}"), "no tensor in it"),
+    "a list for a header": (safetensors(b"{}"), "it contains no tensor"),
     "a deep header": (safetensors(b'{"a":' + b"[" * 100_000), "nested too deeply"),
     "NaN": (safetensors(b'{"a":NaN}'), "NaN"),
     "twice": (safetensors(b'{"a":1,"a":2}'), "twice"),

@@ -22,25 +22,25 @@ def help_page() -> str:
     lines = [
         "# Commands",
         "",
-        "What `megasim COMMAND --help` says. Results go to stdout, all else to stderr; `-o`",
-        "decides the form by its ending.",
+        "The output of `megasim COMMAND --help`. Results go to stdout, everything else to",
+        "stderr; the file ending given to `-o` decides the format.",
         "",
         "Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked, too old or too new · 4",
         "some checkpoints unreadable, the rest saved · 5 `doctor` found something · 130",
         "interrupted, progress kept.",
         "",
-        "A model is named whole, or by any beginning of its name that no other name has.",
+        "A model is given by its full name, or by any prefix that no other model shares.",
         "",
-        "Bash completes commands, options, and the names of models and components after",
+        "For completion of commands, options, models and components in Bash, put this line",
         "",
         "```",
         'eval "$(_MEGASIM_COMPLETE=bash_source megasim)"',
         "```",
         "",
-        "in `~/.bashrc`; zsh after the same with `zsh_source` in `~/.zshrc`. For fish, write the",
+        "into `~/.bashrc`; for zsh the same with `zsh_source` into `~/.zshrc`. For fish, write the",
         "output of `_MEGASIM_COMPLETE=fish_source megasim` to",
-        "`~/.config/fish/completions/megasim.fish`. Names come from the store that `--db` or",
-        "`MEGASIM_DB` names, which is only read.",
+        "`~/.config/fish/completions/megasim.fish`. Names come from the store given by `--db` or",
+        "`MEGASIM_DB`, which is only read.",
     ]
     group = click.Context(cli.megasim, info_name="megasim", **cli.megasim.context_settings)
     for name in cli.COMMANDS:
@@ -63,9 +63,9 @@ def sql_page() -> str:
     lines = [
         "# SQL over the store",
         "",
-        "The store is one DuckDB file. Four views are a promise: their names, columns and types",
-        'stay. Ask them with `megasim sql "select …"`, with `--json` or `--csv`, or with any',
-        "DuckDB client while megasim does not write. What is missing is NULL, never 0.",
+        "The store is one DuckDB file. Four views are stable: their names, columns and types will",
+        'not change. Query them with `megasim sql "select …"`, with `--json` or `--csv`, or with',
+        "any DuckDB client while megasim is not writing. A missing value is NULL, never 0.",
     ]
     with open_store(":memory:") as store:
         for view in ("models", "layers", "layer_distances", "component_distances"):
@@ -91,7 +91,7 @@ VIEW_COLUMNS = """
 
 
 def comment_of(store: Workspace, view: str) -> str:
-    """Return what a view says of itself."""
+    """Return the comment on a view."""
     found = store.sql(f"select comment from duckdb_views() where view_name = '{view}'")
     return str(found["comment"].item())
 

@@ -98,9 +98,7 @@ def test_a_full_standard_output_is_one_error(compared: Path) -> None:
     with FULL.open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert done.stderr.endswith(
-        "error: standard output: no space left\n  make space where it is kept\n"
-    )
+    assert done.stderr.endswith("error: standard output: no space left\n  free some disk space\n")
 
 
 def test_a_log_that_cannot_be_made_is_no_full_disk(tmp_path: Path) -> None:

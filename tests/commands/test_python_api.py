@@ -22,6 +22,7 @@ METHODS = {
     "forget": ["forget", "bytes_held_alone"],
     "findings": ["findings", "shared_components", "changes"],
     "known": ["known", "add_known", "remove_known"],
+    "recipe": ["recipe", "recipes", "merge_plan"],
     "lineage": ["lineage_and_claims"],
     "sql": ["sql", "sql_example", "sql_examples"],
 }

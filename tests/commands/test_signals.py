@@ -67,7 +67,7 @@ def test_a_signal_ends_an_ingest_in_the_middle_of_a_tensor(tmp_path: Path, name:
     code, pieces, err = stop(
         getattr(signal, name), "--db", db, "ingest", folder, "--workers", "1", after=5
     )
-    assert (code, "interrupted; what was done is saved" in err) == (130, True)
+    assert (code, "interrupted; finished work is saved" in err) == (130, True)
     assert pieces < PIECES // 4
     with megasim.open_store(db) as store:
         assert store.models()["name"].tolist() in ([], ["a"])  # what was done, and no more
@@ -136,4 +136,4 @@ def test_an_error_of_the_database_that_says_interrupt_is_none(
 
     monkeypatch.setattr(cli.megasim, "main", fail)
     assert cli.run(["models"]) == 1
-    assert "make space on the disk" in capsys.readouterr().err
+    assert "free some disk space" in capsys.readouterr().err

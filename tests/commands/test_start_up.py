@@ -91,4 +91,4 @@ def test_what_was_compiled_is_kept_where_it_can_be(tmp_path: Path) -> None:
         assert told(note + fill, str(kept), str(home)).startswith("compiling the inner loops, once")
         assert list(tmp_path.glob("[kh]*/**/*.half_to_single-*.o"))
         assert told(note, str(kept), str(home)) == "None"
-    assert "as on every run: no folder" in told(note, unusable, unusable)
+    assert "as on every run, because there is no folder" in told(note, unusable, unusable)

@@ -157,7 +157,7 @@ def test_a_distance_that_contradicts_the_hashes_is_never_stored(tmp_path: Path) 
         )
         result = store.compare()
         assert (result.pairs_done, len(result.failed)) == (0, 1)
-        assert "fingerprint says that it is not" in result.failed[0].message
+        assert "fingerprint differs" in result.failed[0].message
         assert store.sql("select count(*) as n from tensor_distance")["n"][0] == 0
 
 

@@ -181,7 +181,7 @@ def test_a_missing_pair_contradicts_nothing() -> None:
 
 
 def test_of_two_zeros_of_which_one_is_wrong_both_go() -> None:
-    # 0 is the same as 1 and as 2, which differ; a fourth model cannot tell which is wrong.
+    # 0 is the same as 1 and as 2, which differ; a fourth model cannot say which is wrong.
     values = np.array([[0, 0, 0, 2], [0, 0, 5, np.nan], [0, 5, 0, np.nan], [2, np.nan, np.nan, 0]])
     verdict = judge_zeros(values)
     assert not verdict.silent

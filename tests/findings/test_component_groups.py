@@ -164,7 +164,7 @@ def test_what_cannot_be_exported(ingested: Store, tmp_path: Path) -> None:
     file = tmp_path / "f.parquet"
     with pytest.raises(UsageError, match="no such component"):
         export_fingerprints(ingested, file, component="lungs")
-    with pytest.raises(UsageError, match="one name"):
+    with pytest.raises(UsageError, match="same name"):
         export_fingerprints(ingested, file, names={"base": "half"})
     with pytest.raises(NoAnswerError, match="vae has fingerprints"):
         export_fingerprints(ingested, file, models=["vae"], component="unet")
@@ -183,7 +183,7 @@ ALTERED = {
     "norms that cannot be": "l2 = 'inf'::double",
     "names that are missing": "canonical_key = repeat('k', 5000)",
     "a key that stands twice": "canonical_key = 'k'",
-    "two things are said": "value_hash = repeat('0', 32)",
+    "two different entries": "value_hash = repeat('0', 32)",
 }
 
 

@@ -159,7 +159,7 @@ def test_chains_that_are_none(chain: str, message: str) -> None:
 
 
 def test_a_similarity_has_no_steps() -> None:
-    with pytest.raises(UsageError, match="no length"):
+    with pytest.raises(UsageError, match="not a length"):
         trajectory(DistanceMatrix.from_values("ab", np.ones((2, 2)), metric="cossim"), "ab")
 
 
@@ -167,5 +167,5 @@ def test_unknown_division() -> None:
     layers = LayerMatrices(
         ("a",), "unet", "l2", (), (), (), np.ones(0, np.int64), np.zeros((0, 1, 1))
     )
-    with pytest.raises(UsageError, match="cannot be divided"):
+    with pytest.raises(UsageError, match="cannot be grouped"):
         layer_groups(layers, "colour")

@@ -325,7 +325,7 @@ def test_a_run_of_epochs_is_followed(seventeen: Written) -> None:
 def test_a_tree_without_the_layers_is_said_to_be_so(
     seventeen: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "takes the layers too, and may draw some steps otherwise"
+    said = "takes the layers too, and may draw some steps differently"
     assert said not in seventeen.page.text
     monkeypatch.setattr("megasim.report.source._MOST_LAYERS", 0)
     assert said in written(seventeen.store, tmp_path, ["unet"]).page.text

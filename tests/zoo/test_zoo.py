@@ -253,7 +253,7 @@ def test_second_build_makes_only_what_is_missing(tmp_path: Path) -> None:
 def test_files_that_no_zoo_made_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "origin.safetensors").write_text("mine")
     for _ in range(2):
-        with pytest.raises(UsageError, match="no zoo made it"):
+        with pytest.raises(UsageError, match="was not made by the demo"):
             build_recipe_zoo(tmp_path)
     assert [f.name for f in tmp_path.iterdir()] == ["origin.safetensors"]
     assert (tmp_path / "origin.safetensors").read_text() == "mine"

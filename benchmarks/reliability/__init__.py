@@ -1,0 +1,1 @@
+"""The long run: kills, full disks, mutated files, changing files and many processes."""
