@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,7 +164,8 @@ def _open(
         config["threads"] = str(threads)
     try:
         con = duckdb.connect(str(path), read_only=read_only, config=config)
-        con.execute(statement("hide_progress_bar"))  # which connect() does not take
+        with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets has no bar
+            con.execute(statement("hide_progress_bar"))  # which connect() does not take
     except duckdb.Error as error:
         text = str(error)
         if "replaying WAL" in text:
