@@ -59,10 +59,12 @@ join batch b on b.component = mt.component
 order by mt.model_id;
 
 -- name: known_pairs
--- The pairs of which a component is known already, from whatever source.
+-- The pairs of which a component is known already, from whatever source; those of one model alone
+-- with $of, which is NULL for all.
 select distinct c.model_a, c.model_b
 from component_distance c
-join batch b on b.component = c.component;
+join batch b on b.component = c.component
+where $of::integer is null or $of in (c.model_a, c.model_b);
 
 -- name: add_estimates
 -- Estimates of pairs and components of which nothing better is known.

@@ -390,7 +390,8 @@ select * from summed order by model_a, model_b, component;
 -- name: matrix_values
 -- One value for each pair out of some components: l0 and l1 add, l2 is the root of the sum of
 -- squares, linf the maximum, cossim the mean over keys. Where the whole was measured, its parts
--- are left aside. A pair of which a component was compared and has no value has none.
+-- are left aside. A pair of which a component was compared and has no value has none. Of one model
+-- alone with $of, which is NULL for all pairs.
 with member as (
     select
         c.* exclude (keys_measured),
@@ -400,6 +401,7 @@ with member as (
     join batch b on b.component = c.component
     join chosen ca on ca.model_id = c.model_a
     join chosen cb on cb.model_id = c.model_b
+    where $of::integer is null or $of in (c.model_a, c.model_b)
     qualify c.component = $whole
         or not bool_or(c.component = $whole) over (partition by c.model_a, c.model_b)
 )

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from megasim.estimate.pairs import estimate_distances, read_key_contents, save_estimates
-from megasim.matrix.distance_matrix import DistanceMatrix
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.matrices import component_names, load_matrix
+from megasim.store.matrices import component_names, load_distances_of, load_matrix
 from megasim.store.rows import Pair, Store
 
 COLUMNS = ("component", "model", "l2", "error", "source", "keys_compared", "coverage")
+_COLUMNS_OF_PAIR = ("model_id", "value", "error", "source", "keys_compared", "coverage")
 
 
 def nearest_models(
@@ -35,29 +35,16 @@ def nearest_models(
     Returns:
         A frame with `COLUMNS`; `error` is the standard error, 0 where exact.
     """
-    store.require_model(model)
-    rows = []
+    model_id = store.require_model(model)
+    names = {i: name for name, i in store.model_ids().items()}
+    rows: list[tuple[object, ...]] = []
     for component in components or component_names(store, model):
-        save_estimates(store, [component], progress=progress)
-        matrix = load_matrix(store, component)
-        if model not in matrix.models:
-            continue
-        at = matrix.models.index(model)
-        others = [j for j in range(len(matrix.models)) if j != at]
-        known = [j for j in others if not np.isnan(matrix.values[at, j])]
-        known.sort(key=lambda j: (matrix.values[at, j], matrix.models[j]))
-        rows += [(component, matrix.models[j], *_cell(matrix, at, j)) for j in known[:k]]
+        save_estimates(store, [component], of=model_id, progress=progress)
+        found = load_distances_of(store, component, model)
+        near = list(zip(*(found[column].tolist() for column in _COLUMNS_OF_PAIR), strict=True))
+        near.sort(key=lambda pair: (pair[1], names[pair[0]]))
+        rows += [(component, names[other], *rest) for other, *rest in near[:k]]
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _cell(matrix: DistanceMatrix, i: int, j: int) -> tuple[float, float, str, int, float]:
-    return (
-        float(matrix.values[i, j]),
-        float(matrix.errors[i, j]),
-        str(matrix.sources[i, j]),
-        int(matrix.keys_compared[i, j]),
-        float(matrix.coverage[i, j]),
-    )
 
 
 def nearest_to_outsider(

@@ -31,8 +31,8 @@ from megasim.store.rows import Store
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 
-# Keys whose sketches are in memory at a time: 64 keys of 1,000 models are 66 MB.
-_KEYS_AT_ONCE = 64
+# Sketches that are in memory at a time: 64 keys of 1,000 models are 66 MB.
+_SKETCHES_AT_ONCE = 64_000
 
 
 @dataclass(frozen=True)
@@ -246,8 +246,9 @@ def read_key_contents(
         keys = keys[:: max(-(-len(keys) // most), 1)]
     progress.start("Estimating", len(keys), "keys")
     try:
-        for start in range(0, len(keys), _KEYS_AT_ONCE):
-            some = keys[start : start + _KEYS_AT_ONCE]
+        step = max(_SKETCHES_AT_ONCE // max(len(models), 1), 1)
+        for start in range(0, len(keys), step):
+            some = keys[start : start + step]
             for found in _read_batch(store, np.array(models), some):
                 yield found
                 progress.advance(1)
@@ -319,15 +320,22 @@ def _as_matrix(sketches: npt.NDArray[np.object_]) -> npt.NDArray[np.float32]:
 
 
 def save_estimates(
-    store: Store, components: Sequence[str], *, progress: Progress = NO_PROGRESS
+    store: Store,
+    components: Sequence[str],
+    *,
+    of: int | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> int:
     """Estimate every pair that holds a component and is not known yet; return how many rows.
 
     `components` may name groups, such as "vae" or "all". Only the models that take part in such
     a pair are computed against the others.
+
+    Args:
+        of: a model whose pairs alone are wanted, by its id; all pairs when None.
     """
     members = dict.fromkeys(c for name in components for c in member_names(store, name))
-    return sum(_save_component(store, component, progress) for component in members)
+    return sum(_save_component(store, component, of, progress) for component in members)
 
 
 def estimate_component(store: Store, component: str) -> pd.DataFrame:
@@ -342,15 +350,11 @@ def estimate_component(store: Store, component: str) -> pd.DataFrame:
     return estimate_distances(ids, range(len(ids)), keys).to_frame()
 
 
-def _save_component(store: Store, component: str, progress: Progress) -> int:
-    batch = {"batch": pd.DataFrame({"component": [component]})}
+def _save_component(store: Store, component: str, of: int | None, progress: Progress) -> int:
+    batch = {"batch": {"component": [component]}}
     ids = [int(i) for (i,) in store.rows("tensor_holders", tables=batch)]
-    place = {model_id: i for i, model_id in enumerate(ids)}
-    unknown = ~np.eye(len(ids), dtype=bool)
-    for a, b in store.rows("known_pairs", tables=batch):
-        if a in place and b in place:
-            unknown[place[a], place[b]] = unknown[place[b], place[a]] = False
-    new = _cover(unknown)
+    known = store.rows("known_pairs", tables=batch, of=of)
+    new = _open_rows(ids, known) if of is None else _open_row(ids, known, of)
     if not new:
         return 0
     keys = read_key_contents(store, ids, [component], progress=progress)
@@ -358,6 +362,22 @@ def _save_component(store: Store, component: str, progress: Progress) -> int:
     with store.transaction():
         store.write("add_estimates", tables={"batch": frame})
     return len(frame)
+
+
+def _open_rows(ids: Sequence[int], known: Iterable[tuple[int, int]]) -> list[int]:
+    """Return places of models that touch every pair that is not known."""
+    place = {model_id: i for i, model_id in enumerate(ids)}
+    unknown = ~np.eye(len(ids), dtype=bool)
+    for a, b in known:
+        if a in place and b in place:
+            unknown[place[a], place[b]] = unknown[place[b], place[a]] = False
+    return _cover(unknown)
+
+
+def _open_row(ids: Sequence[int], known: Iterable[tuple[int, int]], of: int) -> list[int]:
+    """Return the place of a model if any pair of it is not known."""
+    met = {model_id for pair in known for model_id in pair}
+    return [ids.index(of)] if of in ids and not met.issuperset({*ids} - {of}) else []
 
 
 def _cover(open_pairs: npt.NDArray[np.bool_]) -> list[int]:

@@ -54,7 +54,7 @@ def load_matrix(
         found = store.arrays("weight_values", tables=tables, metric=metric)
     else:
         whole = members[0] if component != "all" else ""
-        found = store.arrays("matrix_values", tables=tables, metric=metric, whole=whole)
+        found = store.arrays("matrix_values", tables=tables, metric=metric, whole=whole, of=None)
     i = np.array([place[x] for x in found["model_a"].tolist()], dtype=np.intp)
     j = np.array([place[x] for x in found["model_b"].tolist()], dtype=np.intp)
 
@@ -76,6 +76,29 @@ def load_matrix(
         keys_compared=square("keys_compared", 0, 0).astype(np.int64),
         coverage=square("coverage", np.nan, 1.0),
     )
+
+
+def load_distances_of(store: Store, component: str, model: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the L2 distances of one model, as `load_matrix` has them in its row, as columns.
+
+    Returns:
+        model_id of the other one, value, error, source, keys_compared and coverage; empty where
+        the model does not hold `component`.
+
+    Raises:
+        UsageError, NoAnswerError: see `load_matrix`.
+    """
+    members = member_names(store, component)
+    ids = holders(store, component, members, None)
+    of = ids.get(model, 0)
+    tables: dict[str, Any] = {
+        "batch": {"component": members},
+        "chosen": {"model_id": list(ids.values())},
+    }
+    whole = members[0] if component != "all" else ""
+    found = store.arrays("matrix_values", tables=tables, metric="l2", whole=whole, of=of)
+    first, second = found.pop("model_a"), found.pop("model_b")
+    return {"model_id": np.where(first == of, second, first), **found}
 
 
 def load_layers(

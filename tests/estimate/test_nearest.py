@@ -86,6 +86,18 @@ def test_nearest_uses_what_is_exact(folder: Path, capsys: pytest.CaptureFixture[
     assert sources["m5"] == ("estimated", True)
 
 
+def test_nearest_estimates_only_the_pairs_of_one_model(folder: Path) -> None:
+    with megasim.open_store() as store:
+        near = store.nearest("m4", ["block"], k=8)
+        rows = store.sql("select model_a, model_b from component_distances")
+        assert len(rows) == 7
+        assert ((rows["model_a"] == "m4") | (rows["model_b"] == "m4")).all()
+        matrix = store.matrix("block", estimate=True)  # of all pairs, those seven kept
+        row = matrix.values[matrix.models.index("m4")]
+        told = {model: row[matrix.models.index(model)] for model in near["model"]}
+        assert list(told.values()) == near["l2"].tolist() == sorted(told.values())
+
+
 def test_nearest_to_a_file_that_is_only_looked_at(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
