@@ -191,6 +191,13 @@ class Nature(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Axis(StrEnum):
+    """One of the two axes of a matrix whose slices have a norm in the profile."""
+
+    ROWS = "rows"
+    COLUMNS = "columns"
+
+
 class PartRole(StrEnum):
     """What one state dict of a file is."""
 

@@ -142,3 +142,32 @@ join (
 ) h on h.model_id = f.model_id
 where f.component = $component and f.sketch_version = $fold_version
 order by m.id;
+
+-- name: matrix_layouts
+-- Models of some components by the matrices that they hold, those with the same ones together.
+with layout as (
+    select
+        mt.model_id,
+        list(struct_pack(key := mt.canonical_key, shape := mt.shape) order by mt.canonical_key)
+            as matrices
+    from model_tensor mt
+    join batch b on b.component = mt.component
+    where mt.nature = 'weight' and len(mt.shape) >= 2
+    group by mt.model_id
+)
+select matrices, list(model_id order by model_id) as model_ids
+from layout
+group by matrices
+order by model_ids;
+
+-- name: profiles_of_axes
+-- The norms along some axes of keys, for each of some models.
+select mt.model_id, k.position, case when k.axis = 'rows' then p.rows else p.columns end
+from axes k
+join model_tensor mt on mt.canonical_key = k.key
+join members m on m.model_id = mt.model_id
+join profile p
+    on p.tensor_id = mt.tensor_id
+    and coalesce(octet_length(p.rows) = 2 * mt.shape[1], p.rows is null)
+    and coalesce(octet_length(p.columns) = 2 * mt.shape[2], p.columns is null)
+order by mt.model_id, k.position;
