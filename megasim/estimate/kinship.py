@@ -115,9 +115,7 @@ def kinship_test(
     return KinshipTest(tuple(ids), units, *_tested(total, variance, weight))
 
 
-def shared_units(
-    store: Store, a: str, b: str, component: str = "unet"
-) -> tuple[int, int]:
+def shared_units(store: Store, a: str, b: str, component: str = "unet") -> tuple[int, int]:
     """Return how many hidden units two models both hold, and how many of B are A's in any order.
 
     A unit is found again where a unit of the other model has the same norm on every axis, to the

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
 import numpy as np
+import numpy.typing as npt
 
+from megasim.estimate.kinship import KinshipTest
 from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.inner_products import Floats
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,17 @@ def same_weights(
 
 
 def related_groups(
-    matrix: DistanceMatrix, norms: Mapping[str, float], settings: LineageSettings = SETTINGS
+    matrix: DistanceMatrix,
+    norms: Mapping[str, float],
+    settings: LineageSettings = SETTINGS,
+    kinship: KinshipTest | None = None,
 ) -> list[list[str]]:
     """Return the families: models whose weights are related, largest family first.
 
-    With norms, two models are related when the cosine of their raw weights,
-    (‖a‖² + ‖b‖² − D²) / 2‖a‖‖b‖, is above that of the settings and they are of one scale.
+    Two models of one scale are related when the order of their hidden units says so, at the error
+    rate of the settings over all pairs. Where these are too few to decide, or none are known, two
+    models with norms are related when the cosine of their raw weights,
+    (‖a‖² + ‖b‖² − D²) / 2‖a‖‖b‖, is above that of the settings.
     Models without a norm are joined to the family of their nearest model, unless nothing of it is
     within ten times the distances inside. Models that share no distance are not related.
     """
@@ -114,7 +123,11 @@ def related_groups(
         one_scale = (largest > 0) & (
             largest <= settings.same_scale * np.minimum(size[:, None], size)
         )
-    linked = (cosine > settings.related_cosine) & one_scale
+    linked = cosine > settings.related_cosine
+    if kinship is not None:
+        kin, unrelated = _by_hidden_units(matrix.models, kinship, settings)
+        linked = (linked & ~unrelated) | (kin & np.isfinite(matrix.values))
+    linked &= one_scale
     unknown = np.isnan(product) & np.isfinite(matrix.values)
     groups = nx.utils.UnionFind(range(len(matrix.models)))
     longest: dict[int, float] = {}
@@ -129,6 +142,26 @@ def related_groups(
             longest[groups[i]] = max(inside, length)
     found = [[matrix.models[i] for i in sorted(group)] for group in groups.to_sets()]
     return sorted(found, key=lambda g: (-len(g), g[0]))
+
+
+def _by_hidden_units(
+    models: Sequence[str], kinship: KinshipTest, settings: LineageSettings
+) -> tuple[Bools, Bools]:
+    """Return (N, N) which pairs the test proves related, and which it shows to be unrelated.
+
+    A pair is shown to be unrelated where even the upper end of what its correlation may be, three
+    standard errors above, is less than related models have.
+    """
+    place = {model: i for i, model in enumerate(kinship.models)}
+    known = np.array([model in place for model in models])
+    at = np.array([place.get(model, 0) for model in models])
+    pairs = np.ix_(at, at)
+    both = np.outer(known, known)
+    with np.errstate(invalid="ignore"):
+        kin = both & (kinship.log_p[pairs] < kinship.log_threshold(settings.kinship_error_rate))
+        most = kinship.correlation[pairs] + 3 / np.sqrt(kinship.freedom[pairs])
+        unrelated = both & ~kin & (most < settings.unrelated_correlation)
+    return kin, unrelated
 
 
 def family_distances(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from megasim.estimate.kinship import KinshipTest
 from megasim.lineage.edges import (
     KnownHistory,
     copy_edges,
@@ -45,6 +46,7 @@ def build_lineage(
     ema_copies: Collection[tuple[str, str]] = (),
     weight_sets: Mapping[str, str] | None = None,
     merges: Sequence[Recipe] | None = None,
+    kinship: KinshipTest | None = None,
     settings: LineageSettings = SETTINGS,
 ) -> Lineage:
     """Return the families of the models of a matrix and the tree in each.
@@ -68,6 +70,7 @@ def build_lineage(
             of models that are not named, those at distance 0 are the same.
         merges: the recipes of all merges, where they are known already, as from a tree of the same
             distances that took other evidence.
+        kinship: what the order of their hidden units says of the models.
 
     Raises:
         UsageError: a metric other than L2.
@@ -91,7 +94,8 @@ def build_lineage(
     norms = norms_of(known.facts.values(), matrix.component)
     if len(norms) < len(same.kept):
         notes.append("not all norms are known: unrelated families may stand as one")
-    parts = [distinct.subset(group) for group in related_groups(distinct, norms, settings)]
+    groups = related_groups(distinct, norms, settings, kinship)
+    parts = [distinct.subset(group) for group in groups]
     families = [family_distances(p, known.facts, layers, layers_l1, changed) for p in parts]
 
     rounding = rounding_of(known.facts.values(), matrix.component)

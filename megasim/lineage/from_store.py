@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from megasim.estimate.kinship import kinship_test
 from megasim.estimate.points import nearest_by_sketch, sketched_distances
 from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
 from megasim.lineage.evidence import norms_of, rounding_of
@@ -153,6 +154,7 @@ def lineage_and_claims(
         pairs=pairs,
         ema_copies=ema_copies,
         weight_sets=load_weight_sets(store, component),
+        kinship=kinship_test(store, component, models=matrix.models),
     )
     lineage = from_weights = build(facts=blind)
     claims = list(claimed)
