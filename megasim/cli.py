@@ -35,6 +35,7 @@ COMMANDS = {
     "matrix": "matrix",
     "heatmap": "matrix",
     "nearest": "matrix",
+    "kinship": "matrix",
     "map": "geometry",
     "trajectory": "geometry",
     "histogram": "geometry",

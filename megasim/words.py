@@ -198,6 +198,16 @@ class Axis(StrEnum):
     COLUMNS = "columns"
 
 
+class Kinship(StrEnum):
+    """What the order of their hidden units says of two models."""
+
+    RELATED = "related"
+    PERMUTED = "permuted copy"
+    NOT_FOUND = "none found"  # not where their units stand in one order
+    UNDECIDED = "undecided"  # neither shown
+    NOT_TESTABLE = "not testable"  # no hidden units that both hold, or no profiles
+
+
 class PartRole(StrEnum):
     """What one state dict of a file is."""
 

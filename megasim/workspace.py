@@ -279,6 +279,23 @@ class Workspace(StoreJobs):
                 self.store, Path(model), components, k=k, executor=executor, progress=progress
             )
 
+    def kinship(
+        self,
+        model: str,
+        others: Sequence[str] | None = None,
+        components: Sequence[str] | None = None,
+        *,
+        progress: Progress = NO_PROGRESS,
+    ) -> pd.DataFrame:
+        """Return whether a model and others are of one origin, with p-values.
+
+        See `kinship_table`.
+        """
+        from megasim.answers.kinship import kinship_table
+
+        name, names = self._name(model), self._names(others)
+        return kinship_table(self.store, name, names, components, progress=progress)
+
     # Layers
 
     def layers(

@@ -35,7 +35,7 @@ class UnitAxis(NamedTuple):
 class HiddenUnits(NamedTuple):
     """So many units that nothing outside of the network tells apart, and where they stand."""
 
-    count: int
+    size: int
     axes: tuple[UnitAxis, ...]
 
 
@@ -54,7 +54,7 @@ def hidden_units(shapes: Mapping[str, Shape]) -> list[HiddenUnits]:
 
     >>> for units in hidden_units({"0.gate_up_proj.weight": (128, 32),
     ...                            "0.down_proj.weight": (32, 64)}):
-    ...     print(units.count, [(a.key, str(a.axis), a.start) for a in units.axes])
+    ...     print(units.size, [(a.key, str(a.axis), a.start) for a in units.axes])
     64 [('0.gate_up_proj.weight', 'rows', 0), ('0.gate_up_proj.weight', 'rows', 64), \
 ('0.down_proj.weight', 'columns', 0)]
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,54 @@ def nearest_command(
         show_json(records(frame))
     else:
         show(table_text(frame))
+
+
+@click.command("kinship")
+@click.argument("model", metavar="MODEL", shell_complete=complete_models)
+@click.argument("others", metavar="[OTHER]...", nargs=-1, shell_complete=complete_models)
+@click.option(
+    "-c",
+    "--component",
+    "components",
+    multiple=True,
+    shell_complete=complete_components,
+    help="Only this component; may be given several times.  [default: the whole model]",
+)
+@options.as_json
+@click.pass_context
+def kinship_command(
+    ctx: click.Context,
+    model: str,
+    others: tuple[str, ...],
+    components: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Test whether MODEL and others are of one origin, with p-values.
+
+    From the order of hidden units, which training keeps and which is a matter of chance in models
+    that were trained apart. Finds copies with permuted units too. Reads no file; without OTHER, all
+    models are tested.
+    """
+    frame = options.open_workspace(ctx).kinship(
+        model, others or None, components or None, progress=ConsoleProgress()
+    )
+    if as_json:
+        show_json(records(frame))
+        return
+    frame["p_value"] = frame["p_value"].map(_p_value_text)
+    frame["correlation"] = frame["correlation"].round(3)
+    show(table_text(frame.drop(columns=["model", "log10_p"])))
+
+
+def _p_value_text(p_value: float) -> str:
+    """Return a p-value to two digits; smaller ones than have been checked are not told apart.
+
+    >>> _p_value_text(0.0321), _p_value_text(4.2e-9), _p_value_text(0.0)
+    ('0.032', '4.2e-09', '< 1e-12')
+    """
+    if isnan(p_value):
+        return "–"
+    return f"{p_value:.2g}" if p_value >= 1e-12 else "< 1e-12"
 
 
 @click.command("heatmap")

@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from megasim.estimate.kinship import KinshipTest
+from megasim.estimate.kinship import ERROR_RATE, KinshipTest
 from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.inner_products import Floats
 from megasim.lineage.settings import SETTINGS, LineageSettings
@@ -107,8 +107,8 @@ def related_groups(
 ) -> list[list[str]]:
     """Return the families: models whose weights are related, largest family first.
 
-    Two models of one scale are related when the order of their hidden units says so, at the error
-    rate of the settings over all pairs. Where these are too few to decide, or none are known, two
+    Two models of one scale are related when the order of their hidden units says so, at an error
+    rate of 1 % over all pairs. Where these are too few to decide, or none are known, two
     models with norms are related when the cosine of their raw weights,
     (‖a‖² + ‖b‖² − D²) / 2‖a‖‖b‖, is above that of the settings.
     Models without a norm are joined to the family of their nearest model, unless nothing of it is
@@ -125,7 +125,7 @@ def related_groups(
         )
     linked = cosine > settings.related_cosine
     if kinship is not None:
-        kin, unrelated = _by_hidden_units(matrix.models, kinship, settings)
+        kin, unrelated = _by_hidden_units(matrix.models, kinship)
         linked = (linked & ~unrelated) | (kin & np.isfinite(matrix.values))
     linked &= one_scale
     unknown = np.isnan(product) & np.isfinite(matrix.values)
@@ -144,24 +144,14 @@ def related_groups(
     return sorted(found, key=lambda g: (-len(g), g[0]))
 
 
-def _by_hidden_units(
-    models: Sequence[str], kinship: KinshipTest, settings: LineageSettings
-) -> tuple[Bools, Bools]:
-    """Return (N, N) which pairs the test proves related, and which it shows to be unrelated.
-
-    A pair is shown to be unrelated where even the upper end of what its correlation may be, three
-    standard errors above, is less than related models have.
-    """
+def _by_hidden_units(models: Sequence[str], kinship: KinshipTest) -> tuple[Bools, Bools]:
+    """Return (N, N) which pairs the test shows to be related, and which to be unrelated."""
     place = {model: i for i, model in enumerate(kinship.models)}
     known = np.array([model in place for model in models])
     at = np.array([place.get(model, 0) for model in models])
-    pairs = np.ix_(at, at)
-    both = np.outer(known, known)
-    with np.errstate(invalid="ignore"):
-        kin = both & (kinship.log_p[pairs] < kinship.log_threshold(settings.kinship_error_rate))
-        most = kinship.correlation[pairs] + 3 / np.sqrt(kinship.freedom[pairs])
-        unrelated = both & ~kin & (most < settings.unrelated_correlation)
-    return kin, unrelated
+    both, pairs = np.outer(known, known), np.ix_(at, at)
+    kin, unrelated = kinship.related(ERROR_RATE), kinship.unrelated(ERROR_RATE)
+    return both & kin[pairs], both & unrelated[pairs]
 
 
 def family_distances(

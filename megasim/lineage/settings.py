@@ -77,14 +77,10 @@ class LineageSettings:
         worth_telling: weights that leave more than this are not worth a word.
 
     Families:
-        kinship_error_rate: the chance, over all pairs that are tested, that hidden units say of any
-            two unrelated models that they are related. Stated, not tuned.
-        unrelated_correlation: models whose hidden units correlate less than this, three standard
-            errors above included, are unrelated. Networks trained ten times as long as their
-            base, on other data, still stand at 0.26 to 0.6 (`benchmarks/kinship.py`).
         related_cosine: raw weights of two models with a larger cosine are related. Trained apart
             they have a cosine of about 0, fine-tuned 0.9 and more. All families of the forests
-            are right by it. Not valid where models share large parts by construction.
+            are right by it. Where models share large parts by construction it is not valid; there
+            the order of hidden units decides (`megasim.estimate.kinship`).
         gap: without norms, families part where nothing of one is within this factor of the
             distances inside the other. Judgement; tested on the published families.
         least_common: models that share less than this share of their keys are not called

@@ -1,0 +1,82 @@
+"""Which models are of one origin, by the order of their hidden units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from megasim.estimate.kinship import (
+    ERROR_RATE,
+    PERMUTED_SHARE,
+    KinshipTest,
+    kinship_test,
+    shared_units,
+)
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.matrices import component_names
+from megasim.store.rows import Store
+from megasim.words import Kinship
+
+COLUMNS = ("component", "model", "other", "kinship", "p_value", "log10_p", "correlation", "units")
+
+
+def kinship_table(
+    store: Store,
+    model: str,
+    others: Sequence[str] | None = None,
+    components: Sequence[str] | None = None,
+    *,
+    progress: Progress = NO_PROGRESS,
+) -> pd.DataFrame:
+    """Return the test of a model against others, the surest kin first, with no file read.
+
+    Columns: component; model; other; kinship, a `Kinship` at a chance of 1 % of any false one among
+    the pairs of a component; p_value, of the pair by itself, 0 where it is below 1e-308; log10_p;
+    correlation, -1 to 1, of the norms that belong to the hidden units; units, how many were
+    compared. NULL where there are none.
+
+    Args:
+        others: all other models when None.
+        components: "all", the whole model, when None; with one other each component as well.
+
+    Raises:
+        UsageError: an unknown model.
+    """
+    names = list(store.model_ids(others)) if others is not None else list(store.model_ids())
+    names = [name for name in names if name != model]
+    wanted = list(components or ["all"])
+    if components is None and len(names) == 1:
+        wanted += component_names(store, model)
+    rows = []
+    for component in wanted:
+        test = kinship_test(store, component, models=[model, *names], progress=progress)
+        found = _rows_of(store, component, test)
+        rows += sorted(found, key=lambda row: (np.inf if row[5] is None else row[5], row[2]))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows_of(store: Store, component: str, test: KinshipTest) -> list[tuple[object, ...]]:
+    """Return a row for each of the test's models but the first, against which it stands."""
+    tested = int((test.units[0, 1:] > 0).sum())
+    related, unrelated = test.related(ERROR_RATE, tested), test.unrelated(ERROR_RATE, tested)
+    model = test.models[0]
+    rows: list[tuple[object, ...]] = []
+    for i, other in enumerate(test.models[1:], 1):
+        units = int(test.units[0, i])
+        if not units:
+            nothing = (Kinship.NOT_TESTABLE, None, None, None, 0)
+            rows.append((component, model, other, *nothing))
+            continue
+        if related[0, i]:
+            kinship = Kinship.RELATED
+        else:
+            kinship = Kinship.NOT_FOUND if unrelated[0, i] else Kinship.UNDECIDED
+            held, found = shared_units(store, model, other, component)
+            if found >= PERMUTED_SHARE * held:
+                kinship = Kinship.PERMUTED
+        log_p = float(test.log_p[0, i])
+        numbers = (float(np.exp(log_p)), log_p / np.log(10), float(test.correlation[0, i]), units)
+        rows.append((component, model, other, kinship, *numbers))
+    return rows
