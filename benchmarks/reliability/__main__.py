@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +53,10 @@ def _phases(short: bool, minutes: float) -> dict[str, _Phase]:
     }
 
 
+def _stop(*_: object) -> None:
+    Report.asked_to_stop = True
+
+
 def main() -> int:
     """Run the phases, and return the exit code."""
     parser = argparse.ArgumentParser(
@@ -67,6 +72,7 @@ def main() -> int:
     unknown = set(given.only or ()) - set(phases)
     if unknown:
         parser.error(f"no such phase: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, _stop)
     reports = []
     with tempfile.TemporaryDirectory(dir=given.folder, ignore_cleanup_errors=True) as folder:
         for name, phase in phases.items():

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.stores import Report, copy_store, faults, must, scratch, write_models
+from benchmarks.reliability.forked import must
+from benchmarks.reliability.stores import Report, copy_store, faults, scratch, write_models
 from megasim.checkpoint.tensors import TensorReader
 from megasim.workspace import open_store
 
@@ -69,6 +70,8 @@ def measure_changes(folder: Path, count: int, seed: int = 0) -> Report:
     report, rng = Report("changes"), random.Random(seed)
     done = {"ingest": 0, "compare": 0}
     for i in range(count):
+        if Report.asked_to_stop:
+            break
         kind = "compare" if i % 2 else "ingest"
         path = models / rng.choice(paths).name
         change = rng.choice(_CHANGES)

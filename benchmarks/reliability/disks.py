@@ -12,18 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.reliability.forked import must, run
 from benchmarks.reliability.kills import Job, jobs
-from benchmarks.reliability.stores import (
-    Report,
-    answers,
-    copy_store,
-    faults,
-    must,
-    names,
-    run,
-    same,
-    scratch,
-)
+from benchmarks.reliability.stores import Report, answers, copy_store, faults, names, same, scratch
 
 _ROOMY = "1g"
 _KINDS = ("ingest", "compare", "import", "migrate", "doctor", "compact")
@@ -49,6 +40,8 @@ def measure_disks(folder: Path, count: int, models: int = 6) -> Report:
             start = job.start.stat().st_size if job.start else 0
             enough = _enough(disk, job, start, need)
             for i in range(share):
+                if Report.asked_to_stop:
+                    break
                 # from barely more than what is there to a little less than what is enough; the last
                 # one is enough for the log, and not for the store that it is to be written to
                 room = start + int((enough - start) * (i + 0.5) / share)

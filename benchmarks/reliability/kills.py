@@ -21,16 +21,15 @@ from pathlib import Path
 
 import duckdb
 
+from benchmarks.reliability.forked import begin, must, run
 from benchmarks.reliability.stores import (
     Report,
     answers,
     command,
     copy_store,
     faults,
-    must,
     names,
     remove_store,
-    run,
     same,
     scratch,
     spread,
@@ -92,6 +91,8 @@ def measure_kills(folder: Path, count: int, seed: int = 0, models: int = 6) -> R
         truth, seconds, writes = _undisturbed(place, job, exact)
         points = spread(writes, (share + 1) // 2) if writes else []
         for i in range(share):
+            if Report.asked_to_stop:
+                break
             db = place / "victim.duckdb"
             before = _begin(db, job)
             if i < len(points):
@@ -166,15 +167,11 @@ def _kill_at_write(db: Path, job: Job, name: str, number: int) -> bool:
 
 
 def _kill_at(db: Path, job: Job, seconds: float) -> bool:
-    process = subprocess.Popen(
-        command(db, *job.arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    return process.returncode == -signal.SIGKILL
+    process = begin(db, *job.arguments)
+    process.join(seconds)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def _examine(
@@ -201,9 +198,9 @@ def _examine(
     if db.exists() and job.name in ("compare", "forget", "compact"):
         check("unsound as it was left", lambda: faults(db))
     done = run(db, *job.arguments)
-    if job.name == "forget" and done.returncode == 2 and "no model" in done.stderr:
-        done.returncode = 0  # they are forgotten already
-    if done.returncode:
+    # where the kill came too late, they are forgotten already
+    forgotten = job.name == "forget" and done.returncode == 2 and "no model" in done.stderr
+    if done.returncode and not forgotten:
         report.tell(f"{job.name} {report.done}: exit {done.returncode}: {done.stderr[-300:]}")
         return
     check("another answer", lambda: same(answers(db), truth))

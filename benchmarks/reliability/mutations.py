@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from benchmarks.reliability.stores import Report, faults, must, scratch, write_models
+from benchmarks.reliability.forked import must
+from benchmarks.reliability.stores import Report, faults, scratch, write_models
 from megasim.checkpoint import file_stamp
 from megasim.checkpoint.opening import TensorReader, TensorRef, find_checkpoints, open_checkpoint
 from megasim.errors import MegasimError
@@ -172,6 +173,10 @@ def measure_mutations(folder: Path, count: int, workers: int, seed: int = 0) -> 
             report.done += sum(counted.values())
             for what in wrong:
                 report.tell(what)
+            if Report.asked_to_stop:
+                for process in tuple(pool._processes.values()):
+                    process.terminate()
+                break
             if i % 15 == 0:
                 print(f"  mutations: {report.done:,}, {len(report.wrong)} wrong", flush=True)
     others = _others(place / "others", count // 100, seed, report)

@@ -13,16 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.reliability.stores import (
-    Report,
-    faults,
-    matrices,
-    must,
-    run,
-    same,
-    scratch,
-    write_models,
-)
+from benchmarks.reliability.forked import must, run
+from benchmarks.reliability.stores import Report, faults, matrices, same, scratch, write_models
 
 _ASKED: tuple[tuple[object, ...], ...] = (
     ("models",),
@@ -49,14 +41,15 @@ def measure_processes(
     db = place / "s.duckdb"
     for path in paths:
         must(db, "ingest", path)
-    end = time.monotonic() + 60 * minutes
+    began = time.monotonic()
+    end = began + 60 * minutes
     codes: dict[str, int] = {}
     lock = threading.Lock()
 
     def work(number: int) -> None:
         rng = random.Random(seed * 1000 + number)
         own = paths[number::workers]
-        while time.monotonic() < end:
+        while time.monotonic() < end and not Report.asked_to_stop:
             action = rng.choice(("ingest", "compare", "forget", "ask", "ask", "compact"))
             path = rng.choice(own) if own else paths[0]
             if action == "ingest":
@@ -98,7 +91,7 @@ def measure_processes(
         report.tell(f"unsound: {fault}")
     report.figures = {
         "workers": workers,
-        "minutes": minutes,
+        "minutes": round((time.monotonic() - began) / 60, 1),
         "commands and exit codes": dict(sorted(codes.items())),
     }
     shutil.rmtree(place, ignore_errors=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import numpy as np
@@ -21,14 +19,17 @@ from megasim.doctor.diagnosis import examine
 from megasim.resources import resource_path
 from megasim.store.rows import Store
 
-# How much time and space the commands of one phase may take before something hangs.
-_PATIENCE = 600
 _VIEWS = ("layers", "layer_distances", "component_distances")
 
 
 @dataclass
 class Report:
-    """What a phase did: how often, what went wrong, and figures worth telling."""
+    """What a phase did: how often, what went wrong, and figures worth telling.
+
+    A SIGTERM ends all phases early; what was done until then is told.
+    """
+
+    asked_to_stop: ClassVar[bool] = False
 
     phase: str
     done: int = 0
@@ -78,20 +79,6 @@ def _tensors(seed: int, rows: int) -> dict[str, torch.Tensor]:
 def command(db: Path, *arguments: object) -> list[str]:
     """Return the command line of megasim on a store."""
     return [sys.executable, "-m", "megasim.cli", "-q", "--db", str(db), *map(str, arguments)]
-
-
-def run(db: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command on a store."""
-    return subprocess.run(
-        command(db, *arguments), capture_output=True, text=True, timeout=_PATIENCE, check=False
-    )
-
-
-def must(db: Path, *arguments: object) -> None:
-    """Run a command that has to succeed."""
-    done = run(db, *arguments)
-    if done.returncode:
-        raise RuntimeError(f"{arguments}: exit {done.returncode}: {done.stderr[-400:]}")
 
 
 def matrices(db: Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -181,11 +168,6 @@ def scratch(folder: Path, phase: str) -> Path:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     return place
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Return the environment for a process that is to find this checkout."""
-    return {**os.environ, **more}
 
 
 def spread(things: Sequence[Any], count: int) -> list[Any]:

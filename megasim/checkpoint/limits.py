@@ -1,7 +1,7 @@
 """What one checkpoint may cost before it is refused: a budget for each way in which a small file
 can take gigabytes, or never end.
 
-The defaults let through what people train and publish: 200,000 tensors, or a header of 32 MiB. A
+The defaults let through what people train and publish: 120,000 tensors, or a header of 32 MiB. A
 file at all of them at once takes some hundred megabytes and some seconds to open. `Limits.times`
 raises all of them together, for an honest giant.
 """
@@ -24,6 +24,7 @@ _ABSURD: Final = 1000  # times a limit: no honest giant
 # What each limit counts, as an error says it.
 _WHAT: Final = {
     "tensors": "tensors",
+    "empty_tensors": "tensors without elements",
     "entries": "entries",
     "key_bytes": "bytes of key names",
     "name_bytes": "bytes in one name",
@@ -47,6 +48,7 @@ class Limits:
 
     Attributes:
         tensors: that stand in it, whatever their size.
+        empty_tensors: those without elements, which cost a file nothing.
         entries: of its zip directory, and of the dicts and lists in its pickle.
         key_bytes: of all key names together. Nested dicts join the names of their levels.
         name_bytes: of one key name.
@@ -64,9 +66,10 @@ class Limits:
         sparse_elements: that one sparse tensor stores; one of more is not decoded.
     """
 
-    tensors: int = 200_000
+    tensors: int = 120_000
+    empty_tensors: int = 20_000
     entries: int = 500_000
-    key_bytes: int = 32 << 20
+    key_bytes: int = 16 << 20
     name_bytes: int = 4096
     header_bytes: int = 32 << 20
     header_values: int = 3_000_000
@@ -105,8 +108,8 @@ class Limits:
 def too_many(name: str, limit: int) -> str:
     """Return what an error says of a limit that a file is beyond.
 
-    >>> too_many("tensors", 200_000)
-    'more than 200,000 tensors, the limit for one file'
+    >>> too_many("tensors", 120_000)
+    'more than 120,000 tensors, the limit for one file'
     """
     return f"more than {limit:,} {_WHAT[name]}, the limit for one file"
 
@@ -154,7 +157,7 @@ def raised_limits(factor: float) -> Iterator[None]:
 
     >>> with raised_limits(2):
     ...     limits_in_force().tensors
-    400000
+    240000
     """
     before = _factor.set(factor)
     try:

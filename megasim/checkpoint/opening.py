@@ -10,6 +10,7 @@ from pathlib import Path
 
 from megasim.checkpoint.contents import (
     BesideTensors,
+    FileContents,
     StateDictContents,
     UnreadTensor,
     storable,
@@ -210,6 +211,7 @@ def _readable(path: Path) -> Iterator[None]:
 def _open_file(path: Path, limits: Limits) -> Checkpoint:
     with ByteSource(path, limits) as source:
         contents = format_reader(source)(source)
+        limits.check("empty_tensors", _count_empty(contents), path)
         identity = identify(source, contents.header)
     main = contents.main
     return Checkpoint(
@@ -227,6 +229,13 @@ def _open_file(path: Path, limits: Limits) -> Checkpoint:
         contents.others,
         contents.beside,
     )
+
+
+def _count_empty(contents: FileContents) -> int:
+    """Return how many tensors of a file have no elements."""
+    parts = (contents.main, *contents.others)
+    read = sum(0 in ref.shape for part in parts for ref in part.tensors.values())
+    return read + sum(0 in (odd.shape or ()) for part in parts for odd in part.unread.values())
 
 
 def _open_folder(folder: Path, limits: Limits) -> Checkpoint:

@@ -92,6 +92,8 @@ class _Machine:
                 opcode = data[self.position]
                 self.position += 1
                 if opcode == _STOP:
+                    if len(memo) > memo_limit:
+                        raise self.too_large("memo")
                     return self.stack.pop()
                 operations[opcode](self)
             left -= _ROUND

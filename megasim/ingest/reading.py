@@ -209,9 +209,15 @@ def _unread_key(key: str, part: CanonicalTensor, tensor: UnreadTensor) -> Unread
         reason=tensor.reason,
         dtype=tensor.dtype,
         shape=tensor.shape,
-        numel=None if tensor.shape is None else prod(tensor.shape),
+        numel=None if tensor.shape is None else _count(tensor.shape),
         note=tensor.note,
     )
+
+
+def _count(shape: tuple[int, ...]) -> int | None:
+    """Return how many elements a shape has; None for more than anybody could store."""
+    count = prod(shape)
+    return count if count < 1 << 63 else None
 
 
 def _beside_row(held: BesideTensors) -> BesideRow:

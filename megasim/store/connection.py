@@ -78,10 +78,11 @@ def connect(
             "writing needs a .wal file beside the store: check the permissions of the folder, or "
             "copy the store elsewhere and name it with --db",
         )
-    fresh = not exists
+    if not exists:
+        _create(path)
     con = _open(path, read_only=mode == "read", memory=memory, threads=threads)
     try:
-        version = _schema_version(con, path, fresh)
+        version = _schema_version(con, path)
         newest = migrations()[-1][0]
         if version > newest:
             raise StoreTooNewError(
@@ -108,6 +109,27 @@ def connect(
     return con
 
 
+def _create(path: Path) -> None:
+    """Make an empty store that appears whole or not at all; leave one that appears meanwhile.
+
+    What the database leaves of a file whose first writes are cut short it cannot open again.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.new")
+    part.unlink(missing_ok=True)
+    try:
+        with _open(part, read_only=False, memory=None, threads=1) as con:
+            _migrate(con, 0)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+        part.with_name(f"{part.name}.wal").unlink(missing_ok=True)
+
+
 def migrate_store(path: Path) -> list[str]:
     """Bring a store up to the schema of this megasim, and return the names of what was new.
 
@@ -116,7 +138,7 @@ def migrate_store(path: Path) -> list[str]:
     """
     _require_store(path)
     with _open(path, read_only=True, memory=None, threads=None) as con:
-        version = _schema_version(con, path, fresh=False)
+        version = _schema_version(con, path)
     connect(path, "update").close()
     return [name for number, name, _ in migrations() if number > version]
 
@@ -199,9 +221,7 @@ def _open(
     return con
 
 
-def _schema_version(con: duckdb.DuckDBPyConnection, path: Path, fresh: bool) -> int:
-    if fresh:
-        return 0
+def _schema_version(con: duckdb.DuckDBPyConnection, path: Path) -> int:
     try:
         ((version,),) = con.execute(statement("schema_version")).fetchall()
     except duckdb.CatalogException:

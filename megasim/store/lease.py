@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import duckdb
@@ -87,7 +87,7 @@ class Lease:
         if self._transactions:
             yield  # a part of the one around it
             return
-        with self._lock, nullcontext() if self._jobs else writer_lock(self.path, self.wait):
+        with self._lock, nullcontext() if self._jobs else self._as_writer():
             if wait is None:
                 wait = max(self.wait, _JOB_SECONDS) if self._jobs else self.wait
             self._transactions += 1
@@ -105,6 +105,19 @@ class Lease:
             finally:
                 self._transactions -= 1
                 self._used_at = time.monotonic()
+
+    @contextmanager
+    def _as_writer(self) -> Iterator[None]:
+        """Be the one writer. Whoever waits for that keeps nobody out of the store meanwhile: the
+        writer may need to open it before it can end.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(writer_lock(self.path))
+            except StoreLockedError:
+                self.release()
+                held.enter_context(writer_lock(self.path, self.wait))
+            yield
 
     @contextmanager
     def rolled_back(self) -> Iterator[None]:
@@ -137,7 +150,7 @@ class Lease:
         if self._jobs:
             yield
             return
-        with writer_lock(self.path, self.wait):
+        with self._as_writer():
             self._jobs += 1
             if not keep_open:
                 self.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,59 @@ def test_an_interrupted_first_run_is_taken_up(tmp_path: Path) -> None:
         connect(tmp_path / "s.duckdb", "read")
     connect(tmp_path / "s.duckdb", "write").close()
     connect(tmp_path / "s.duckdb", "read").close()
+
+
+def test_a_store_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Killed at each step of its making: the same command makes it."""
+    steps = """if True:
+        import os, sys
+        import duckdb
+        from megasim.store import connection
+        wanted, calls = int(sys.argv[2]), 0
+        def counted(function):
+            def stop(*given, **named):
+                global calls
+                calls += 1
+                if calls == wanted:
+                    os.kill(os.getpid(), 9)
+                return function(*given, **named)
+            return stop
+        connection._migrate = counted(connection._migrate)
+        connection.migrations = counted(connection.migrations)
+        os.link = counted(os.link)
+        connection.Path.unlink = counted(connection.Path.unlink)
+        connection.connect(connection.Path(sys.argv[1]), "write").close()
+    """
+    path = tmp_path / "s.duckdb"
+    killed = 0
+    for step in range(1, 100):
+        run = [sys.executable, "-c", steps, str(path), str(step)]
+        done = subprocess.run(run, capture_output=True, text=True)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        killed += 1
+        connect(path, "write").close()
+        path.unlink()
+    assert killed > 3
+    assert path.exists()
+
+
+def test_two_that_make_one_store_at_once_share_it(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "s.duckdb"
+    migrate = database._migrate
+
+    def meanwhile(con, version):
+        if not path.exists():
+            with duckdb.connect(str(path)) as other:  # another process was faster
+                migrate(other, 0)
+                other.execute("insert into model (id, name, source) values (1, 'a', 'imported')")
+        migrate(con, version)
+
+    monkeypatch.setattr(database, "_migrate", meanwhile)
+    with connect(path, "write") as con:
+        assert con.execute("select name from model").fetchall() == [("a",)]
+    assert [p.name for p in tmp_path.iterdir()] == ["s.duckdb"]
 
 
 def test_views_follow_the_code(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import megasim
 from megasim.errors import StoreLockedError
+from megasim.store import writer_lock
+from megasim.store.lease import Lease
 from tests.models import nudged, random_model, write_model
 
 # A line for each piece of work, which begins when a line has come in, and one when its distances
@@ -187,3 +191,32 @@ def test_a_writer_that_was_killed_holds_nothing_up(tmp_path: Path, models: Path)
     first.process.kill()
     first.process.wait()
     assert command(db, "--wait", "0", "ingest", models).returncode == 0
+
+
+def test_who_waits_to_write_keeps_nobody_out(tmp_path: Path, monkeypatch) -> None:
+    """Else the writer that is waited for could not save what it has, and both would wait."""
+    path = tmp_path / "s.duckdb"
+    megasim.open_store(path).close()
+    waits, done = threading.Event(), threading.Event()
+
+    def sleep(seconds: float) -> None:
+        waits.set()
+        time.sleep(seconds)
+
+    def write() -> None:
+        with lease.transaction():
+            done.set()
+
+    with writer_lock.writer_lock(path):
+        lease = Lease(path, "update", wait=60)
+        assert lease._connection is not None
+        patched = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+        monkeypatch.setattr(writer_lock, "time", patched)
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert waits.wait(60)
+        assert lease._connection is None
+        assert not done.is_set()
+    thread.join(60)
+    assert done.is_set()
+    lease.close()
