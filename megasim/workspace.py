@@ -15,30 +15,34 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megasim.errors import UsageError
+import duckdb
+
+from megasim.errors import MegasimError, UsageError, printable
 from megasim.jobs import DEFAULT_MEMORY, StoreJobs, usable_cores
+from megasim.notebook import html_table
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode, store_path
 from megasim.store.lease import DEFAULT_WAIT
 from megasim.store.matrices import load_layers, main_component
+from megasim.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
     from megasim.answers.changes import By, Changes
+    from megasim.answers.lineages import LineageView
     from megasim.answers.maps import MapView
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
     from megasim.exchange.merge_plan import MergePlan
-    from megasim.findings.component_groups import ComponentGroup
+    from megasim.findings.component_groups import ComponentGroups
     from megasim.findings.known_components import KnownComponent
     from megasim.findings.overview import FindingsReport
     from megasim.findings.verdicts import Finding
     from megasim.lineage.claims import CheckedClaim
     from megasim.lineage.inner_products import ChangeSimilarity
     from megasim.lineage.recipe_result import Recipe
-    from megasim.lineage.result import Lineage
     from megasim.matrix.distance_matrix import LayerMatrices
     from megasim.plots.style import Style
     from megasim.report.page import ReportResult
@@ -74,6 +78,21 @@ class Workspace(StoreJobs):
     write nothing but estimates, and files that were asked for. The file of the store is open
     while it is used, and half a second longer: other processes read and write in between.
     """
+
+    def __repr__(self) -> str:
+        path = printable(self.store.path, 200)
+        try:
+            ((models, pairs, compared),) = self.store.rows("store_counts")
+        except (MegasimError, duckdb.Error):
+            return f"<megasim store {path}, closed or in use>"
+        return (
+            f"<megasim store {path}: {counted(models, 'model')}, "
+            f"{compared:,} of {counted(pairs, 'pair')} compared>"
+        )
+
+    def _repr_html_(self) -> str:
+        columns = ["name", "family", "variant", "format", "dtypes", "keys", "parameters"]
+        return html_table(self.models()[columns], repr(self)[1:-1])
 
     # The store and its tables
 
@@ -132,7 +151,7 @@ class Workspace(StoreJobs):
 
         return load_changes(self.store, self._name(a), self._name(b), by, component)
 
-    def shared_components(self) -> list[ComponentGroup]:
+    def shared_components(self) -> ComponentGroups:
         """Return the groups of models that hold the same component, the largest first."""
         from megasim.findings.component_groups import shared_components
 
@@ -471,7 +490,7 @@ class Workspace(StoreJobs):
         use_metadata: bool = True,
         estimate: bool = False,
         progress: Progress = NO_PROGRESS,
-    ) -> Lineage:
+    ) -> LineageView:
         """Return the family tree of the models. See `lineage_and_claims`."""
         return self.lineage_and_claims(
             component,
@@ -498,7 +517,7 @@ class Workspace(StoreJobs):
         claims_file: Path | None = None,
         estimate: bool = False,
         progress: Progress = NO_PROGRESS,
-    ) -> tuple[Lineage, list[CheckedClaim]]:
+    ) -> tuple[LineageView, list[CheckedClaim]]:
         """Return the family tree of the models, and what the weights say of what is claimed.
 
         See `load_lineage`.
@@ -507,10 +526,11 @@ class Workspace(StoreJobs):
             top: only so many models: the one in their middle, and those nearest to it.
             claims_file: more claims to check. See `read_claims`.
         """
+        from megasim.answers.lineages import LineageView
         from megasim.lineage.claims import read_claims
         from megasim.lineage.from_store import load_lineage
 
-        return load_lineage(
+        found, checked = load_lineage(
             self.store,
             component or main_component(self.store),
             models=self._central(component, models, top, None),
@@ -519,6 +539,7 @@ class Workspace(StoreJobs):
             estimate=estimate,
             progress=progress,
         )
+        return LineageView(**vars(found)), checked
 
     # All of it
 

@@ -603,6 +603,13 @@ join tensor_cossim c
     on c.tensor_a = j.tensor_low and c.tensor_b = j.tensor_high and c.rows = j.rows
 where not j.is_same and $metric = 'cossim';
 
+-- name: store_counts
+-- How many models there are, how many pairs of those with files, and how many were compared.
+select
+    (select count(*) from model),
+    (select count(*) * (count(*) - 1) // 2 from model where source = 'checkpoint')::bigint,
+    (select count(*) from model_pair where done);
+
 -- name: show_models
 -- The view of all models, in the order they came.
 select v.* from models v join model m on m.name = v.name order by m.id;

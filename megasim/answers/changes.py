@@ -13,6 +13,7 @@ from megasim.anatomy.classification import component_title
 from megasim.answers.layers import pair_layers
 from megasim.errors import UsageError, printable
 from megasim.findings.verdicts import component_order
+from megasim.notebook import html_lines, html_table
 from megasim.store.rows import Store
 from megasim.wording import counted, four_digits
 from megasim.words import MISSING, TIERS, Status
@@ -47,6 +48,13 @@ class Changes:
     def __repr__(self) -> str:
         names = f"{printable(self.model_a, 80)} → {printable(self.model_b, 80)}"
         return f"<changes by {self.by}, {names}: {len(self.table)} rows>"
+
+    def _repr_html_(self) -> str:
+        tables = [
+            html_table(table, headline) if len(table) else html_lines([headline])
+            for headline, table in self.sections()
+        ]
+        return "".join([html_lines([repr(self)[1:-1]]), *tables])
 
     def to_frame(self) -> pd.DataFrame:
         """Return the table."""

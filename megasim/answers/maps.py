@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from megasim.geometry.comparable import one_architecture
 from megasim.geometry.map import MapResult, map_models
+from megasim.notebook import html_picture
 from megasim.store.matrices import MOST_LAYERED_MODELS, layers_beneath, load_matrix
 from megasim.store.rows import Store
 
@@ -17,13 +18,18 @@ if TYPE_CHECKING:
 
 
 class MapView(MapResult):
-    """A map that draws itself; a notebook shows its verdict and coordinates."""
+    """A map that draws itself; a notebook shows the drawing."""
 
     def plot(self, style: Style | None = None) -> Figure:
         """Return the figure. See `map_figure`."""
         from megasim.plots.map import map_figure
 
         return map_figure(self, style)
+
+    def _repr_html_(self) -> str:
+        from megasim.plots.figure_files import figure_bytes
+
+        return html_picture(figure_bytes(self.plot(), "png", 90), repr(self)[1:-1])
 
 
 def load_map(

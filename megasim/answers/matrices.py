@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megasim.anatomy.classification import component_title
 from megasim.errors import UsageError
-from megasim.matrix.distance_matrix import DistanceMatrix
+from megasim.matrix.distance_matrix import DistanceMatrix, coverage_note
+from megasim.notebook import html_picture, html_table
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import load_matrix, main_component
 from megasim.store.rows import Store
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from megasim.answers.maps import MapView
     from megasim.plots.style import Style
+
+
+_MOST_TABLED = 30  # models, of which a notebook shows a table; of more, the heatmap
 
 
 class MatrixView(DistanceMatrix):
@@ -43,7 +48,12 @@ class MatrixView(DistanceMatrix):
         return MapView(**vars(map_models(self, path=path, complete=complete)))
 
     def _repr_html_(self) -> str:
-        return str(self.to_frame().style.format(precision=4, na_rep="–").to_html())
+        if len(self.models) > _MOST_TABLED:
+            from megasim.plots.figure_files import figure_bytes
+
+            return html_picture(figure_bytes(self.heatmap(), "png", 90), repr(self)[1:-1])
+        note = f"{component_title(self.component)}, {self.metric}: {coverage_note(self)}"
+        return html_table(self.to_frame(), note, index=True)
 
 
 def matrix_view(

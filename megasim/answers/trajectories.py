@@ -19,6 +19,7 @@ from megasim.geometry.trajectory import (
     summary_table,
     trajectory,
 )
+from megasim.notebook import html_table
 from megasim.store.matrices import layers_beneath, load_matrix
 from megasim.store.rows import Store
 
@@ -48,7 +49,11 @@ class TrajectoryView(tuple[Trajectory, ...]):
         return trajectory_figure(self, title=title, style=style)
 
     def _repr_html_(self) -> str:
-        return str(self.summary().to_html(float_format="{:.4g}".format, na_rep="–"))
+        return html_table(self.summary(), repr(self), index=True)
+
+    def __repr__(self) -> str:
+        chain = [printable(name, 40) for name in self[0].models] if self else []
+        return f"<trajectory of {len(self)} parts: {' → '.join(chain)}>"
 
 
 def load_trajectories(

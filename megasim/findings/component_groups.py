@@ -11,6 +11,7 @@ from megasim.anatomy.classification import component_members, component_title
 from megasim.findings.known_components import Fingerprints, load_known, names_of, short
 from megasim.findings.pair_sentences import VERDICT_WORDS, component_list
 from megasim.findings.verdicts import NEVER_USED, Finding, FindingsReader, component_order
+from megasim.notebook import html_lines
 from megasim.store.rows import Pair, Store
 from megasim.wording import counted, joined, listed
 from megasim.words import ModelSource, Source, Verdict, weakest
@@ -78,6 +79,16 @@ class ComponentGroup:
             "known_as": list(self.known_as),
             "fingerprints": list(self.fingerprints),
         }
+
+
+class ComponentGroups(list[ComponentGroup]):
+    """Groups that show themselves in a notebook as sentences."""
+
+    def __repr__(self) -> str:
+        return f"<{counted(len(self), 'group')} of models with the same component>"
+
+    def _repr_html_(self) -> str:
+        return html_lines(group_sentences(self, fingerprints=True), "Shared components")
 
 
 def of_files(models: Collection[str]) -> str:
@@ -305,7 +316,7 @@ def main_components(held: Sequence[str]) -> tuple[str, ...]:
     return (*known, *generic[:_MOST_GENERIC])
 
 
-def shared_components(store: Store, equalities: Equalities | None = None) -> list[ComponentGroup]:
+def shared_components(store: Store, equalities: Equalities | None = None) -> ComponentGroups:
     """Return the groups of models that hold the same component, largest first.
 
     Two models or more; one alone where its component has a name. See `known_components`.
@@ -335,9 +346,11 @@ def shared_components(store: Store, equalities: Equalities | None = None) -> lis
                 groups.append(group)
     groups = [group for group in groups if len(group.models) > 1 or group.known_as]
     order = component_order()
-    return sorted(
-        groups,
-        key=lambda g: (-len(g.models), order.get(g.component, -1), g.component, g.models),
+    return ComponentGroups(
+        sorted(
+            groups,
+            key=lambda g: (-len(g.models), order.get(g.component, -1), g.component, g.models),
+        )
     )
 
 

@@ -40,6 +40,7 @@ from megasim.findings.verdicts import (
     chosen_pairs,
     component_order,
 )
+from megasim.notebook import html_lines
 from megasim.store.rows import Pair, Store
 from megasim.wording import counted, listed
 from megasim.words import RelationKind, Source, Verdict
@@ -98,6 +99,15 @@ class FindingsReport:
     groups: tuple[ComponentGroup, ...]
     health: tuple[HealthNote, ...]
     claims: tuple[MetadataClaim, ...]
+
+    def __repr__(self) -> str:
+        return f"<findings, {self.page().headline}>"
+
+    def _repr_html_(self) -> str:
+        page = self.page(whole=False)
+        return html_lines([page.headline]) + "".join(
+            html_lines(section.lines, section.title) for section in page.sections
+        )
 
     @property
     def findings(self) -> list[Finding]:

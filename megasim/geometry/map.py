@@ -63,6 +63,10 @@ class MapResult:
     evidence: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        what = f"{printable(self.matrix.component)} of {len(self.models)} models"
+        return f"<map, {what}: {self.verdict}>"
+
     @property
     def models(self) -> tuple[str, ...]:
         """The N model names."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megasim.errors import printable
+from megasim.notebook import html_lines, html_table
 from megasim.wording import listed, number_or_none
 from megasim.words import RecipeVerdict
 
@@ -91,6 +92,23 @@ class Recipe:
     reason: str = ""
     decides: str = ""
     near_copies: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<recipe, {self.sentence()}>"
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        weights = pd.DataFrame(
+            [(p.model, p.weight, p.error, p.spread) for p in self.parents],
+            columns=["parent", "weight", "standard error", "spread over layers"],
+        )
+        blocks = pd.DataFrame(
+            [(b.block or "others", *b.weights, b.unexplained) for b in self.blocks],
+            columns=["block", *(p.model for p in self.parents), "unexplained"],
+        )
+        tables = [html_table(table) for table in (weights, blocks) if len(table)]
+        return "".join([html_lines([self.sentence()]), *tables, html_lines(self.notes)])
 
     @property
     def claimed(self) -> bool:

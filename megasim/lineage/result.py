@@ -10,7 +10,7 @@ import numpy as np
 from megasim.errors import printable
 from megasim.lineage.evidence import Evidence
 from megasim.lineage.recipe_result import Recipe
-from megasim.wording import number_or_none
+from megasim.wording import counted, number_or_none
 from megasim.words import EdgeKind
 
 
@@ -103,6 +103,13 @@ class Lineage:
     recipes: tuple[Recipe, ...]
     notes: tuple[str, ...]
     uncompared: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        count = sum(len(family.models) for family in self.families)
+        what = f"{printable(self.component)} of {count} models"
+        count = sum(len(family.models) > 1 for family in self.families)
+        families = counted(count, "family").replace("familys", "families")
+        return f"<lineage, {what}: {counted(len(self.edges), 'step')} in {families}>"
 
     @property
     def unrelated(self) -> tuple[str, ...]:

@@ -88,6 +88,10 @@ class DistanceMatrix:
             coverage=np.where(np.isnan(v), np.nan, 1.0),
         )
 
+    def __repr__(self) -> str:
+        what = f"{printable(self.component)}, {self.metric} of {len(self.models)} models"
+        return f"<distance matrix, {what}: {coverage_note(self)}>"
+
     @property
     def complete(self) -> bool:
         """Whether every pair has a value."""

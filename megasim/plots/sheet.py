@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,6 +17,15 @@ _TITLE, _NOTE = 12.5, 9.0  # typographic points
 _EDGE = 0.14  # inches
 
 
+class ShownFigure(Figure):
+    """A figure that shows itself in a notebook, whatever its backend."""
+
+    def _repr_png_(self) -> bytes:
+        out = BytesIO()
+        self.savefig(out, format="png", dpi=90, metadata={"Software": None})
+        return out.getvalue()
+
+
 class Sheet:
     """A figure in the making; see `heading` for what all have in common.
 
@@ -25,7 +35,7 @@ class Sheet:
 
     def __init__(self, width: float, height: float, style: Style, scale: float = 1.0) -> None:
         self.width, self.height, self.style, self.scale = width, height, style, scale
-        self.figure = Figure(figsize=(width, height), facecolor=style.theme.paper)
+        self.figure: Figure = ShownFigure(figsize=(width, height), facecolor=style.theme.paper)
         FigureCanvasAgg(self.figure)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:

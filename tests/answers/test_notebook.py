@@ -1,25 +1,109 @@
-"""In a notebook: a store opens with and without ipywidgets, and answers show themselves."""
+"""In a notebook: a store opens with and without ipywidgets, and answers show themselves.
+
+`python -m tests.answers.test_notebook FOLDER` runs the notebooks of the docs again and keeps their
+output; `megasim demo` was run in FOLDER before.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.answers.notebooks import executed
-from tests.exchange.merged_models import sd_store
+from tests.answers.notebooks import executed, nbclient, nbformat
+from tests.exchange.merged_models import merged, store_of
+from tests.small_sd import TEXT, UNET, VAE, StateDict, cast, small_sd, trained
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def small_demo() -> dict[str, StateDict]:
+    """Return small models called as those of the demo, of about the same history."""
+    import torch
+
+    base = small_sd()
+    ends = [cast(trained(base, i, UNET, TEXT), torch.float16) for i in (1, 2)]
+    mixes = {f"mix-{s}": merged(ends, lambda _, s=s: (1 - s / 100, s / 100)) for s in (30, 70)}
+    chain = {f"chain-{i}": cast(trained(base, 10 + i, UNET), torch.float16) for i in (1, 2, 3)}
+    half = cast(base, torch.float16)
+    return {
+        "base-fp16": half,
+        "new-decoder": trained(half, 5, VAE + "decoder"),
+        "mix-00": ends[0],
+        "mix-100": ends[1],
+        **mixes,
+        **chain,
+    }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sd_store(tmp_path_factory.mktemp("notebook")).parent
+    here = tmp_path_factory.mktemp("notebook")
+    (here / "demo").mkdir()
+    store_of(here / "demo", small_demo()).rename(here / "demo" / "demo.duckdb")
+    return here
+
+
+def kinds(outputs: Iterable[Any]) -> list[list[str]]:
+    """Return what a cell shows: the forms of each of its outputs."""
+    return [sorted(output.get("data", {"text": ""})) for output in outputs]
 
 
 @pytest.mark.parametrize("widgets", [True, False], ids=["ipywidgets", "no-ipywidgets"])
-def test_a_store_opens_in_a_kernel(folder: Path, widgets: bool) -> None:
-    (opened,) = executed(
-        ["import megasim\nstore = megasim.open_store('s.duckdb')\nlen(store.models())"],
-        folder,
-        widgets=widgets,
-    )
-    assert opened[-1]["data"]["text/plain"] == "5"
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebooks_of_the_docs_run(folder: Path, path: Path, widgets: bool) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shown = executed([cell.source for cell in cells], folder, widgets=widgets)
+    for cell, outputs in zip(cells, shown, strict=True):
+        assert kinds(outputs) == kinds(cell.outputs), cell.source
+
+
+def test_answers_show_themselves_and_are_short_in_words(folder: Path) -> None:
+    answers = [
+        "store",
+        "store.findings('base-fp16', 'new-decoder')",
+        "store.shared_components()",
+        "store.changes('mix-00', 'mix-30')",
+        "store.recipe('mix-30')",
+        "store.matrix('unet')",
+        "store.map('unet')",
+        "store.lineage('unet')",
+        "store.trajectory(['base-fp16', 'chain-1', 'chain-2'])",
+    ]
+    first = "import megasim\nstore = megasim.open_store('demo/demo.duckdb', 'read')"
+    for outputs in executed([first, *answers], folder)[1:]:
+        (output,) = outputs
+        assert set(output["data"]) == {"text/html", "text/plain"}
+        text = output["data"]["text/plain"]
+        assert text.startswith("<")
+        assert len(text) < 200
+
+
+def test_a_store_that_is_closed_shows_that(folder: Path) -> None:
+    from megasim.workspace import open_store
+
+    store = open_store(folder / "demo" / "demo.duckdb", "read")
+    assert "9 models, 36 of 36 pairs compared" in repr(store)
+    store.close()
+    assert "closed" in repr(store)
+
+
+def test_what_a_model_is_called_is_never_markup() -> None:
+    from megasim.answers.matrices import MatrixView
+
+    matrix = MatrixView.from_values(["<script>", "b"], [[0, 1], [1, 0]])
+    assert "<script>" not in matrix._repr_html_()
+
+
+if __name__ == "__main__":
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        where = {"metadata": {"path": sys.argv[1]}}
+        nbclient.NotebookClient(notebook, kernel_name="python3", resources=where).execute()
+        for cell in notebook.cells:
+            cell.metadata = {}
+        nbformat.write(notebook, path)
