@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+import megasim
 from megasim import cli, open_store
 from megasim.store.statements import purpose_of
 from megasim.workspace import Workspace
@@ -109,8 +110,9 @@ def test_generated_pages_are_up_to_date(name: str) -> None:
 
 def test_every_package_is_installed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    packages = {path.parent for path in (ROOT / "megasim").rglob("__init__.py")}
-    named = {".".join(path.relative_to(ROOT).parts) for path in packages}
+    package = Path(megasim.__file__).parent
+    packages = {path.parent for path in package.rglob("__init__.py")}
+    named = {".".join(path.relative_to(package.parent).parts) for path in packages}
     beside = {"megasim.sql", "megasim.sql.migrations", "megasim.data"}
     assert set(listed["tool"]["setuptools"]["packages"]) == named | beside
 
