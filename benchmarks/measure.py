@@ -1,4 +1,4 @@
-"""Run a command, and tell how long it took and how much memory of its own it held."""
+"""Run a command and measure its time and its own memory."""
 
 from __future__ import annotations
 

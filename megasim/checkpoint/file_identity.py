@@ -1,4 +1,4 @@
-"""What tells one checkpoint file from another without reading it all."""
+"""What distinguishes one checkpoint file from another without reading all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the system says of a file that nobody changes: held against it again once it was read."""
+"""What the system says about a file; checked again after reading, to see that it did not change."""
 
 from __future__ import annotations
 

@@ -197,10 +197,10 @@ def walk_foreign(folder: Path) -> Iterator[tuple[Path, str, str]]:
     Each with what it is, and what to do, "" where nothing is known. Hidden names are passed over.
     """
     for path in sorted(folder.rglob("*")):
-        told = _FOREIGN.get(path.suffix)
+        foreign = _FOREIGN.get(path.suffix)
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if told is not None and not hidden and path.is_file():
-            yield path, *told
+        if foreign is not None and not hidden and path.is_file():
+            yield path, *foreign
 
 
 def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:

@@ -4,8 +4,8 @@ A dict whose values are dicts of tensors is taken apart by what its entries hold
 names. What only trains (an optimizer is known by its content) is beside. An entry with a name that
 wrappers give to the model (`state_dict`, `model` …) is the model, and every other state dict is a
 part of its own: a copy (`ema`, `teacher`), another network (`discriminator`), or more. Without such
-a name, a copy or an adversary is told by its name; two state dicts of the same keys and shapes are
-two parts; and all others are one network whose pieces stand under their names, as in
+a name, a copy or an adversary is recognised by its own name; two state dicts with the same keys and
+shapes are two parts; and all others are one network of named pieces, as in
 {"encoder": …, "decoder": …}.
 """
 
@@ -127,7 +127,7 @@ def script_parts(
     """
     walk = StateDictWalk(path, limits)
     found = walk.script_parameters(root, classes)
-    held = {
+    weights = {
         f"constants.{i}": walk.parse(f"constants.{i}", value)
         for i, value in enumerate(constants if isinstance(constants, list | tuple) else [])
         if is_tensor(value)
@@ -135,9 +135,9 @@ def script_parts(
     split = _Split(walk)
     split.set_apart("", found.apart)
     if not found.tensors:
-        return Parts(Part("", PartRole.WEIGHTS, held), [], split.beside)
-    if held:
-        split.beside.append(Beside("constants", PartRole.OTHER, held))
+        return Parts(Part("", PartRole.WEIGHTS, weights), [], split.beside)
+    if weights:
+        split.beside.append(Beside("constants", PartRole.OTHER, weights))
     return Parts(Part("", PartRole.WEIGHTS, found.tensors), [], split.beside)
 
 
@@ -171,13 +171,13 @@ class _Split:
             if wrapper is not None:
                 plain = {wrapper: nets[wrapper]}
             found = self.network(place, plain, role, max(level, 1)) if plain else []
-            for key, held in nets.items():
+            for key, member in nets.items():
                 if key not in plain:
                     other = _role(key) or (role if role is not PartRole.WEIGHTS else PartRole.OTHER)
-                    found += self.take(_join(place, key), held, other, level + 1)
+                    found += self.take(_join(place, key), member, other, level + 1)
         self.set_apart(place, direct)
-        for key, held in training.items():
-            found += self.training(_join(place, key), key, held, level)
+        for key, member in training.items():
+            found += self.training(_join(place, key), key, member, level)
         return found
 
     def network(
@@ -185,13 +185,13 @@ class _Split:
     ) -> list[Part]:
         """Return one network out of state dicts that lie side by side, and those like another."""
         if len(nets) == 1:
-            ((key, held),) = nets.items()
-            inner = self.entries(held) or {}
-            listed = type(key) is int and self.is_state_dict(held)  # [state dict, optimizer]
+            ((key, member),) = nets.items()
+            inner = self.entries(member) or {}
+            listed = type(key) is int and self.is_state_dict(member)  # [state dict, optimizer]
             wraps = any(k in _WRAPPERS or _role(k) for k in inner)
             if key in _WRAPPERS or level or listed or wraps:
-                return self.take(_join(place, key), held, role, level + 1)
-        inside = (item for held in nets.values() for item in self.walk.reach(held))
+                return self.take(_join(place, key), member, role, level + 1)
+        inside = (item for member in nets.values() for item in self.walk.reach(member))
         if role is PartRole.OTHER and not any(map(self.is_state_dict, inside)):
             self.set_apart(place, nets)
             return []
@@ -199,23 +199,23 @@ class _Split:
         first: list[dict[str, Pickled]] = []
         twins: dict[object, object] = {}
         members: dict[object, object] = {}
-        for key, held in nets.items():
-            found = self.walk.state_dict(held)
-            if self.is_state_dict(held) and any(_are_alike(found.tensors, t) for t in first):
-                twins[key] = held
+        for key, member in nets.items():
+            found = self.walk.state_dict(member)
+            if self.is_state_dict(member) and any(_are_alike(found.tensors, t) for t in first):
+                twins[key] = member
                 continue
-            if self.is_state_dict(held):
+            if self.is_state_dict(member):
                 first.append(found.tensors)
-            members[key] = held
+            members[key] = member
             joined.update({f"{_text(key)}.{name}": t for name, t in found.tensors.items()})
             self.set_apart(_join(place, key), found.apart)
         if len(members) == 1 and twins:
-            ((key, held),) = members.items()
-            parts = self.take(_join(place, key), held, role, level + 1)
+            ((key, member),) = members.items()
+            parts = self.take(_join(place, key), member, role, level + 1)
         else:
             parts = [Part(place, role, joined)] if joined else []
-        for key, held in twins.items():
-            parts += self.take(_join(place, key), held, PartRole.OTHER, level + 1)
+        for key, member in twins.items():
+            parts += self.take(_join(place, key), member, PartRole.OTHER, level + 1)
         return parts
 
     def whole(self, place: str, value: object, role: PartRole) -> list[Part]:
@@ -240,9 +240,9 @@ class _Split:
             self.set_apart("", {place: value})
             return []
         found: list[Part] = []
-        for name, held in entries.items():
-            if self.walk.count(held):
-                found += self.training(_join(place, name), name, held, level + 1)
+        for name, member in entries.items():
+            if self.walk.count(member):
+                found += self.training(_join(place, name), name, member, level + 1)
         return found
 
     def set_apart(
@@ -256,8 +256,8 @@ class _Split:
             else:
                 found = self.walk.state_dict(value)
                 tensors = found.tensors
-                for inner, held in found.apart.items():
-                    odd = [item for item in self.walk.reach(held) if is_tensor(item)]
+                for inner, member in found.apart.items():
+                    odd = [item for item in self.walk.reach(member) if is_tensor(item)]
                     tensors |= {
                         f"{inner}.{i}": self.walk.parse(inner, t) for i, t in enumerate(odd)
                     }

@@ -172,10 +172,10 @@ def _sparse(args: tuple[object, ...], depth: int) -> Pickled:
     count = 1 if layout == "coo" else 2
     if not all(is_tensor(item) for item in items[: count + 1]):
         raise BadTensor("a sparse tensor without indices and values")
-    held = [parse_tensor(item, depth + 1) for item in items[: count + 1]]
+    parsed = [parse_tensor(item, depth + 1) for item in items[: count + 1]]
     shape = parse_sizes(items[count + 1]) if len(items) > count + 1 else ()
-    values = held[-1]
-    indices = tuple(i for i in held[:-1] if isinstance(i, PickledTensor))
+    values = parsed[-1]
+    indices = tuple(i for i in parsed[:-1] if isinstance(i, PickledTensor))
     note = f"a sparse tensor of layout {printable(layout, 20)}"
     odd = _odd(note, items, depth, shape=shape, dtype=getattr(values, "dtype", None))
     if (
@@ -239,10 +239,10 @@ def _subclass(args: tuple[object, ...], depth: int) -> Pickled:
         note = _RAGGED
     elif is_tensor(local):
         found = parse_tensor(local, depth + 1)
-        held = getattr(found, "shape", None)
-        if held == shape:  # of one rank, or a copy on each
+        here = getattr(found, "shape", None)
+        if here == shape:  # of one rank, or a copy on each
             return found
-        note = f"a DTensor, of which this file holds {_times(held)} of {_times(shape)}"
+        note = f"a DTensor, of which this file holds {_times(here)} of {_times(shape)}"
     return _odd(note, args[2:], depth, shape=shape)
 
 

@@ -59,11 +59,11 @@ def read_torch_zip(source: ByteSource) -> FileContents:
     limits = source.limits
     raw = directory.read(source, f"{base}data.pkl", "pickle_bytes")
     pickled = _pickle(source, raw, 0)
-    held = f"{base}constants.pkl"
-    if held in directory.entries:
+    constants_file = f"{base}constants.pkl"
+    if constants_file in directory.entries:
         kind = "torchscript"
         classes = _script_classes(source, directory, base)
-        constants = _constants(source, directory.read(source, held, "pickle_bytes"))
+        constants = _constants(source, directory.read(source, constants_file, "pickle_bytes"))
         found = script_parts(source.path, pickled.value, classes, constants, limits)
     else:
         kind = "torch-zip"
@@ -177,14 +177,14 @@ def _contents(
     parts = [_state_dict(source, part, span) for part in (found.main, *found.others)]
     beside = tuple(
         BesideTensors(
-            held.place,
-            held.role,
-            {k: place(source.path, k, t, span, source.limits) for k, t in held.tensors.items()},
+            item.place,
+            item.role,
+            {k: place(source.path, k, t, span, source.limits) for k, t in item.tensors.items()},
         )
-        for held in found.beside
+        for item in found.beside
     )
     refs = [ref for part in parts for ref in part.tensors.values()]
-    refs += [t for held in beside for t in held.tensors.values() if isinstance(t, TensorRef)]
+    refs += [t for item in beside for t in item.tensors.values() if isinstance(t, TensorRef)]
     check_unfolded(source, refs)
     return FileContents(kind, parts[0], found.metadata, header, tuple(parts[1:]), beside)
 

@@ -310,10 +310,10 @@ def sql_command(
     from megasim.answers.tables import QueryNote
 
     workspace = options.open_workspace(ctx)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", QueryNote)
         frame = workspace.sql(query) if query is not None else workspace.sql_example(str(example))
-    for warning in told:
+    for warning in caught:
         say(f"note: {warning.message}")
     workspace.store.release()  # who reads what is printed may take his time
     if as_json:

@@ -112,11 +112,11 @@ def doctor_command(
         show_json(found.to_json())
         return 0 if found.is_sound else CHECK_FAILED
     for fault in found.faults:
-        show(f"{fault.check}: {len(fault.told):,}")
-        for told in fault.told[:_EXAMPLES]:
-            show(f"  {printable(told, 400)}")
-        if len(fault.told) > _EXAMPLES:
-            show(f"  and {len(fault.told) - _EXAMPLES:,} more, which --json lists")
+        show(f"{fault.check}: {len(fault.found):,}")
+        for text in fault.found[:_EXAMPLES]:
+            show(f"  {printable(text, 400)}")
+        if len(fault.found) > _EXAMPLES:
+            show(f"  and {len(fault.found) - _EXAMPLES:,} more, which --json lists")
         show(f"  {'done' if repair else 'with --repair'}: {fault.cure}")
     for file in found.files or ():
         (show if file.is_damage else say)(

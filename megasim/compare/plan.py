@@ -83,7 +83,7 @@ class PairPlan:
     def pieces(self, progress: Progress) -> Iterator[PlannedPiece]:
         """Yield pieces, in the order of the keys; each pair of contents is in one of them.
 
-        `progress` is told of the elements that need not be read.
+        `progress` counts the elements that need not be read.
         """
         size = max(1, _PLANNED_LAYERS // len(self._pairs["model_a"]))
         for start in range(0, len(self._keys["canonical_key"]), size):

@@ -30,7 +30,7 @@ _KEYS_AT_ONCE = 64
 _MOST_PIVOTS = 64
 _ROUNDING = 1e-5
 
-Told = tuple[str, int | None, int | None]
+Observation = tuple[str, int | None, int | None]
 
 
 class About(StrEnum):
@@ -100,12 +100,12 @@ class Fault:
 
     Attributes:
         check: its name in `CHECKS`.
-        told: each finding in words.
-        ids: of each finding, the two ids that `CHECKS` says what they are of.
+        found: each thing that is wrong, in words.
+        ids: for each of them, two ids; `CHECKS` says of what.
     """
 
     check: str
-    told: tuple[str, ...]
+    found: tuple[str, ...]
     ids: tuple[tuple[int | None, int | None], ...]
 
     @property
@@ -115,7 +115,7 @@ class Fault:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `megasim doctor --json` promises of a fault."""
-        return {"check": self.check, "found": list(self.told), "cure": str(self.cure)}
+        return {"check": self.check, "found": list(self.found), "cure": str(self.cure)}
 
 
 def find_faults(store: Store, *, progress: Progress = NO_PROGRESS) -> list[Fault]:
@@ -131,15 +131,15 @@ def find_faults(store: Store, *, progress: Progress = NO_PROGRESS) -> list[Fault
         for name in CHECKS:
             found = list(_COMPUTED[name](store) if name in _COMPUTED else _asked(store, name))
             if found:
-                told, a, b = zip(*found, strict=True)
-                faults.append(Fault(name, told, tuple(zip(a, b, strict=True))))
+                texts, a, b = zip(*found, strict=True)
+                faults.append(Fault(name, texts, tuple(zip(a, b, strict=True))))
             progress.advance(1)
     finally:
         progress.finish()
     return faults
 
 
-def _asked(store: Store, name: str) -> list[Told]:
+def _asked(store: Store, name: str) -> list[Observation]:
     """Return what a statement finds."""
     values: Mapping[str, Any] = {
         "dtypes": list(STORAGE_DTYPES),
@@ -151,10 +151,10 @@ def _asked(store: Store, name: str) -> list[Told]:
     return store.rows(name, tables={"length_factors": factors}, **asks)
 
 
-def _against_triangles(store: Store) -> Iterator[Told]:
+def _against_triangles(store: Store) -> Iterator[Observation]:
     """Exact L2 under one key: no distance exceeds the way round by a third content.
 
-    All three sides are told of: which one is wrong, the inequality does not say.
+    All three sides are reported: the inequality does not say which one is wrong.
     """
     keys = [key for (key,) in store.rows("keys_of_triangles")]
     seen: set[tuple[int, int]] = set()
@@ -190,7 +190,7 @@ def _broken_triangles(sides: Mapping[str, npt.NDArray[Any]]) -> Iterator[tuple[i
             yield int(ids[x]), int(ids[y]), int(ids[k])
 
 
-def _sums(store: Store) -> Iterator[Told]:
+def _sums(store: Store) -> Iterator[Observation]:
     """Rows of component_distance beside the same sums made anew from the layers."""
     yield from _asked(store, "components_that_cannot_be")
     known = store.pairs()
@@ -200,7 +200,7 @@ def _sums(store: Store) -> Iterator[Told]:
         yield from store.rows("sums_that_do_not_follow", tables={"batch": pair_table(some)})
 
 
-def _estimates(store: Store) -> Iterator[Told]:
+def _estimates(store: Store) -> Iterator[Observation]:
     """Estimates in the store beside the same made anew from the sketches."""
     for (component,) in store.rows("estimated_components"):
         try:
@@ -212,7 +212,7 @@ def _estimates(store: Store) -> Iterator[Told]:
         )
 
 
-_COMPUTED: Mapping[str, Callable[[Store], Iterator[Told]]] = {
+_COMPUTED: Mapping[str, Callable[[Store], Iterator[Observation]]] = {
     "distances_against_triangles": _against_triangles,
     "sums_that_do_not_follow": _sums,
     "estimates_that_do_not_follow": _estimates,

@@ -71,12 +71,12 @@ def examine(
         mend: whether to repair; the store must be open to write.
     """
     faults = find_faults(store, progress=progress)
-    told = None
+    checked = None
     if files:
-        told = tuple(check_files(store, executor=executor, progress=progress))
+        checked = tuple(check_files(store, executor=executor, progress=progress))
     remaining: list[Fault] = []
     if mend:
-        wrong = [id_ for file in told or () for id_ in file.contents]
+        wrong = [id_ for file in checked or () for id_ in file.contents]
         against_files = Fault(
             "contents_that_were_altered",
             tuple(f"content {id_}: not that of its file" for id_ in wrong),
@@ -87,7 +87,7 @@ def examine(
     return Diagnosis(
         checks=len(CHECKS),
         faults=tuple(faults),
-        files=told,
+        files=checked,
         repaired=mend,
         remaining=tuple(remaining),
         notes=tuple(_notes(store)),
@@ -95,4 +95,4 @@ def examine(
 
 
 def _notes(store: Store) -> list[str]:
-    return [told for (told,) in store.rows("doctor_notes", version=FINGERPRINT_VERSION)]
+    return [checked for (checked,) in store.rows("doctor_notes", version=FINGERPRINT_VERSION)]

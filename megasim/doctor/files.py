@@ -56,9 +56,9 @@ def check_files(
             continue
         if model.fingerprint_version not in COMPARABLE_VERSIONS:
             continue  # to be read again anyway
-        told = _check(store, model, Path(model.path), executor, progress)
-        if told is not None:
-            yield told
+        problem = _check(store, model, Path(model.path), executor, progress)
+        if problem is not None:
+            yield problem
 
 
 def _check(
@@ -75,12 +75,12 @@ def _check(
         return fault(f"its file cannot be read: {error.message}")
     if again.identity != model.identity:
         return fault("its file changed since it was fingerprinted: ingest it again")
-    held = {row[0]: row[1:] for row in store.rows("contents_under_keys", id=model.id)}
+    stored = {row[0]: row[1:] for row in store.rows("contents_under_keys", id=model.id)}
     wrong: dict[str, int] = {}
     for tensor in tensors:
-        here = held.pop(tensor.canonical_key, None)
-        said = tuple(getattr(tensor.fingerprint, name) for name in _HASHES)
-        if here is not None and said != here[1:]:
+        here = stored.pop(tensor.canonical_key, None)
+        computed = tuple(getattr(tensor.fingerprint, name) for name in _HASHES)
+        if here is not None and computed != here[1:]:
             wrong[tensor.canonical_key] = here[0]
     if wrong:
         some = ", ".join(printable(key, 80) for key in sorted(wrong)[:3])

@@ -89,15 +89,15 @@ class ComponentEstimate:
 
     def counts(self) -> dict[str, Ints]:
         """Return status → (R, N) how many keys, of every status and of those renamed."""
-        held = np.array(self.holds, dtype=np.float32)
-        both = (held[:, self.rows].T @ held).astype(np.int32)
-        total = held.sum(axis=0, dtype=np.int32)
+        holding = np.array(self.holds, dtype=np.float32)
+        both = (holding[:, self.rows].T @ holding).astype(np.int32)
+        total = holding.sum(axis=0, dtype=np.int32)
         counts = {status: self.counted[..., i] for i, status in enumerate(COUNTED)}
-        told = self.counted.sum(axis=-1, dtype=np.int32)
-        told -= counts["renamed"] + counts["keys_measured"]
+        equal = self.counted.sum(axis=-1, dtype=np.int32)
+        equal -= counts["renamed"] + counts["keys_measured"]
         return {
             **counts,
-            "changed": both - told,
+            "changed": both - equal,
             "missing_a": total[None, :] - both,
             "missing_b": total[self.rows][:, None] - both,
             "keys_compared": both - counts["shape_mismatch"] - counts["non_finite"],
@@ -153,8 +153,8 @@ class Estimates:
         frames = []
         for component, estimate in self.components.items():
             counts = estimate.counts()
-            held = counts["keys_compared"] + counts["missing_a"] + counts["missing_b"]
-            r, j = np.nonzero(once & (held + counts["shape_mismatch"] + counts["non_finite"] > 0))
+            keys = counts["keys_compared"] + counts["missing_a"] + counts["missing_b"]
+            r, j = np.nonzero(once & (keys + counts["shape_mismatch"] + counts["non_finite"] > 0))
             i = self.rows[r]
             swap = ids[i] > ids[j]
             data = {status: count[r, j] for status, count in counts.items()}

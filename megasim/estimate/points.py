@@ -47,7 +47,7 @@ def sketched_distances(
     ids = holders(store, component, members, models)
     n = len(ids)
     squared, variance = np.zeros((n, n)), np.zeros((n, n))
-    common, held = np.zeros((n, n), dtype=np.int64), np.zeros((n, n), dtype=np.int64)
+    common, either = np.zeros((n, n), dtype=np.int64), np.zeros((n, n), dtype=np.int64)
     layers: dict[str, Floats] = {}
     for _, key in read_key_contents(store, list(ids.values()), members, progress=progress):
         if not key.measured.any():
@@ -56,7 +56,7 @@ def sketched_distances(
         if with_layers:
             layers[key.key] = np.sqrt(d2)
         here = key.place >= 0
-        held += here[:, None] | here
+        either += here[:, None] | here
         known = np.isfinite(d2)
         common += known
         if not known.all():
@@ -80,7 +80,7 @@ def sketched_distances(
         sources=np.where(apart & ~none, "estimated", "").astype("U9"),
         errors=np.where(none & apart, np.nan, error),
         keys_compared=np.where(apart, common, 0),
-        coverage=np.where(none & apart, np.nan, common / np.maximum(held, 1)),
+        coverage=np.where(none & apart, np.nan, common / np.maximum(either, 1)),
     )
     if not layers:
         return matrix, None

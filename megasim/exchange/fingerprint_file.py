@@ -151,8 +151,8 @@ def import_fingerprints(store: Store, path: Path) -> ImportResult:
         tensors = _with_natures([_model_tensor(row) for row in rows])
         shown = printable(name, 80)
         if name in known:
-            told = {(t.canonical_key, t.fingerprint.content_hash) for t in tensors}
-            if told <= set(store.rows("contents_of_model", id=known[name].id)):
+            contents = {(t.canonical_key, t.fingerprint.content_hash) for t in tensors}
+            if contents <= set(store.rows("contents_of_model", id=known[name].id)):
                 result.left_out.append(f"{shown}: is known with the same contents.")
             else:
                 result.failed.append(

@@ -82,7 +82,7 @@ class _Import:
     result: ImportResult
     ids: dict[str, int]
     maps: dict[Path, PairMap] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
+    noted: set[str] = field(default_factory=set)
 
     def map_beside(self, file: Path) -> PairMap:
         path = file.parent / MAP_NAME
@@ -150,8 +150,8 @@ class _Import:
             self.add_matrices(found, origin)
 
     def _tell_of_files(self, name: str, files: Sequence[str]) -> None:
-        if len(files) > 1 and name not in self.told:
-            self.told.add(name)
+        if len(files) > 1 and name not in self.noted:
+            self.noted.add(name)
             self.result.notes.append(
                 f"{MAP_NAME} gives the name {printable(name)} to {len(files)} files "
                 f"({_listed(files)}); here it is one model."

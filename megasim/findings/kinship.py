@@ -1,4 +1,4 @@
-"""What tells whether whole models are related: equal parts, distances, norms, EMA copies."""
+"""Evidence that whole models are related: equal parts, distances, norms, EMA copies."""
 
 from __future__ import annotations
 

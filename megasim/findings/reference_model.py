@@ -39,7 +39,7 @@ def central_model(
 
 
 def reference_model(matrix: DistanceMatrix) -> str:
-    """Return the model that others are best held against.
+    """Return the model that others are best compared with.
 
     Of the models of which most pairs are known by layer, it is the one with the least median
     distance to the others.

@@ -1,4 +1,4 @@
-"""How the models of a store are related: of which pairs to tell, when there are many."""
+"""How the models of a store are related, and which pairs to report when there are many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Series of models told by the number in their names: epochs, steps, versions."""
+"""Series of models by the number in their names: epochs, steps, versions."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ class PlaneTest:
             what lies outside, as a multiple of what unrelated steps leave there.
         outside_left_out: the least and the greatest of it when models are left out; NaN where
             too few models are left.
-        held: (N − 2,) share of the variance within 1, 2 … dimensions.
-        held_by_walk: (N − 2,) the same of the steps at right angles.
+        explained: (N − 2,) share of the variance within 1, 2 … dimensions.
+        explained_by_walk: (N − 2,) the same for the steps at right angles.
         models: N.
         groups: in how many parts they were left out.
         direction: along the path of the walk.
@@ -95,8 +95,8 @@ class PlaneTest:
     reference: float
     outside: float
     outside_left_out: tuple[float, float]
-    held: Floats
-    held_by_walk: Floats
+    explained: Floats
+    explained_by_walk: Floats
     models: int
     groups: int
     direction: PathDirection
@@ -131,22 +131,22 @@ def plane_test(squared: Floats, walk: Walk | None = None) -> PlaneTest:
     shares, plain, references, noise = _shares(squared, walk)
     ratios = _outside(shares, references, noise)
     left_out = _left_out_ratios(squared, walk)
-    held = 0
+    dimensions = 0
     if distinct_models(squared) < LEAST_MODELS:
         verdict = TOO_FEW
     else:
-        verdict, held = _verdict(shares, references, ratios, left_out)
-    k = (held or 2) - 1
+        verdict, dimensions = _verdict(shares, references, ratios, left_out)
+    k = (dimensions or 2) - 1
     return PlaneTest(
         verdict=verdict,
-        dimensions=held,
+        dimensions=dimensions,
         planarity=_at(shares, 1),
         orthogonal_walk=_at(plain, 1),
         reference=_at(references, 1),
         outside=_at(ratios, k),
         outside_left_out=_range(left_out[:, k]) if k < left_out.shape[1] else (np.nan, np.nan),
-        held=shares,
-        held_by_walk=plain,
+        explained=shares,
+        explained_by_walk=plain,
         models=len(squared),
         groups=len(left_out),
         direction=direction,

@@ -205,7 +205,7 @@ def _original(argument: Any) -> Any:
 
 
 def compile_note(loop: Loop) -> str | None:
-    """Return what to tell a user who has to wait for the compiler, or None.
+    """Return a note for a user who has to wait for the compiler, or None.
 
     Compiling all loops of a pass takes some 10 seconds of one core, once a machine.
     """

@@ -1,4 +1,4 @@
-"""Recipes and base models that are claimed, in metadata or in a file, held against the weights."""
+"""Recipes and base models claimed in metadata or in a file, checked against the weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Claim:
 
     Attributes:
         parents: names as they are written; of one parent, it is the base.
-        weights: as many as parents, or none when they are not told.
+        weights: as many as parents, or none when they are not stated.
         origin: where it is written.
     """
 

@@ -45,9 +45,9 @@ def load_model_facts(
             dtypes.setdefault(name, dtype)
     facts = []
     for model in store.models():
-        for held in (norms[model.name], own[model.name]):
-            if component not in held and members & held.keys():
-                held[component] = sum(held[p] ** 2 for p in sorted(members & held.keys())) ** 0.5
+        for known in (norms[model.name], own[model.name]):
+            if component not in known and members & known.keys():
+                known[component] = sum(known[p] ** 2 for p in sorted(members & known.keys())) ** 0.5
         facts.append(
             ModelFacts(
                 name=model.name,

@@ -129,7 +129,7 @@ def lineage_and_claims(
 ) -> tuple[Lineage, list[CheckedClaim]]:
     """Return the family tree of the models of a matrix, and what the weights say of claims.
 
-    Claims are held against a tree that was built without them. See `build_lineage` and
+    Claims are checked against a tree that was built without them. See `build_lineage` and
     `check_claims`.
 
     Args:

@@ -67,7 +67,7 @@ def describe(
         _rival(question, c)
         for c in (rivals if claimed else _simplest_first(question, found, rivals))
     )
-    told = question.rounding[MODEL] > 0
+    is_known = question.rounding[MODEL] > 0
     return Recipe(
         model=question.names[model],
         component=question.component,
@@ -78,7 +78,7 @@ def describe(
             if claimed
         ),
         unexplained=_ratio(residual, nearest),
-        rounding=_ratio(question.rounding[MODEL] ** 2, nearest) if told else float("nan"),
+        rounding=_ratio(question.rounding[MODEL] ** 2, nearest) if is_known else float("nan"),
         blockwise=blockwise and claimed,
         blocks=block_weights if question.layers is not None and claimed else (),
         rivals=described,
@@ -127,7 +127,7 @@ def _what_decides(question: Question, rivals: Sequence[Rival], claimed: bool) ->
     if not claimed and len(rivals) < 2:
         return "a parent that is not in the store may be missing: ingest more of its relatives"
     return (
-        "the scatter of the weights over layers tells: that of a merge is small, unless its "
+        "the scatter of the weights over layers decides: that of a merge is small, unless its "
         "weights differ by block; name the parents with --from to see each set by block"
     )
 

@@ -228,7 +228,7 @@ def check_parents(
     for i, j in zip(rows, cols, strict=True):
         raise UsageError(
             f"{printable(part.models[i])} and {printable(part.models[j])} hold the same "
-            f"{matrix.component}: their weights cannot be told apart",
+            f"{matrix.component}: their weights cannot be distinguished",
             "leave one of them out of --from",
         )
 

@@ -100,7 +100,7 @@ def hull_distances(squared: Floats) -> Floats:
 
     It is the reciprocal of the point's diagonal entry in the pseudo-inverse of the centred
     −½ D². What rounding leaves below zero of its eigenvalues is taken for zero, and each has a
-    ridge of 1e-9 of the largest distance, so that a point inside the hull is told as very near.
+    ridge of 1e-9 of the largest distance, so that a point inside the hull is reported as very near.
 
     Args:
         squared: (N, N) squared distances; all zero gives zeros.

@@ -72,7 +72,7 @@ class LineageSettings:
             of that: among many candidates 1.0 a + 1.0 b − 1.0 c is near by chance. Judgement;
             tested where it leaves 0.57 % and the true sum, trained further, 1.5 %.
         rival: sets that leave at most this times what the best leaves, noise included, explain
-            nearly as much; and weights by block are told when those of the whole leave more.
+            nearly as much; and weights by block are reported when those of the whole leave more.
             Judgement.
         worth_telling: weights that leave more than this are not worth a word.
 

@@ -95,7 +95,7 @@ def family_steps(
     Args:
         squared: (N, N) squared distances.
         layers: L2 by layer of the same models.
-        l1: the L1 of the same layers, by which J is told; 0 where not known.
+        l1: the L1 of the same layers, which determines J; 0 where not known.
         changed: (N, N) how many elements differ, NaN where that tells nothing; counted where
             layers tell of how many.
     """
@@ -175,9 +175,9 @@ def negentropies(layers: LayerMatrices, l1: LayerMatrices) -> Floats:
         if key not in at:
             continue
         l2 = layers.values[k] * np.sqrt(numel)
-        told = (l2 > 0) & (l1.values[at[key]] > 0)
-        if told.any():
-            mean = l1.values[at[key]][told] / l2[told]
+        known = (l2 > 0) & (l1.values[at[key]] > 0)
+        if known.any():
+            mean = l1.values[at[key]][known] / l2[known]
             excess = NORMAL_L1 * (mean / np.median(mean) - 1)
-            found[k][told] = NEGENTROPY * np.square(excess)
+            found[k][known] = NEGENTROPY * np.square(excess)
     return found

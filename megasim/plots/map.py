@@ -200,8 +200,8 @@ def _draw_third_axis(sheet: Sheet, art: MapArt, left: float, top: float, tall: f
 def _draw_spectrum(axes: Axes, result: MapResult, sheet: Sheet) -> None:
     """Draw how much the first dimensions hold together, beside unrelated steps."""
     # N points lie in N − 1 dimensions, which hold all
-    own = np.append(result.test.held, 1.0)[:8]
-    walk = np.append(result.test.held_by_walk, 1.0)[:8]
+    own = np.append(result.test.explained, 1.0)[:8]
+    walk = np.append(result.test.explained_by_walk, 1.0)[:8]
     places, k, theme = np.arange(1, len(own) + 1), sheet.scale, sheet.style.theme
     axes.bar(places, 100 * own, color=PLAIN, width=0.62, lw=0)
     axes.plot(places, 100 * walk, "D", ms=4 * k, mfc=theme.paper, mec=theme.ink, mew=0.9 * k)

@@ -57,7 +57,7 @@ def _distances_lead(source: ReportSource) -> tuple[str, ...]:
         return ()
     pairs = pairs[np.argsort(matrix.values[pairs[:, 0], pairs[:, 1]], kind="stable")]
 
-    def told(pair: npt.NDArray[np.intp]) -> str:
+    def described(pair: npt.NDArray[np.intp]) -> str:
         a, b = (printable(matrix.models[i], 60) for i in pair)
         value, coverage = matrix.values[tuple(pair)], matrix.coverage[tuple(pair)]
         over = f", over {100 * coverage:.3g} % of the keys" if coverage < _NEARLY_ALL else ""
@@ -71,8 +71,8 @@ def _distances_lead(source: ReportSource) -> tuple[str, ...]:
     )
     title = printable(component_title(matrix.component))
     return (
-        f"{of} nearest two that differ in the {title} are {told(pairs[0])}, "
-        f"the farthest {told(pairs[-1])}.",
+        f"{of} nearest two that differ in the {title} are {described(pairs[0])}, "
+        f"the farthest {described(pairs[-1])}.",
     )
 
 

@@ -168,9 +168,9 @@ def trajectory_section(source: ReportSource) -> Section:
                 blocks += _chain_blocks(source, component, chain)
     if blocks:
         return Section("trajectories", title, tuple(blocks))
-    text = "No names tell a series of three or more models by a number; name one with --path."
+    text = "No names form a numbered series of three or more models; give one with --path."
     if chains:
-        text = "The distances along the series that the names tell are not all known."
+        text = "Not all distances along the series given by the names are known."
     return Section("trajectories", title, (note(text),))
 
 

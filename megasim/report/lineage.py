@@ -1,4 +1,4 @@
-"""The section of a report about descent: the family tree, recipes, and claims held against them."""
+"""The section of a report about descent: the family tree, recipes, and checked claims."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _claims_table(checked: Sequence[CheckedClaim]) -> DataTable:
     return table(
         shown,
         [frame_file("claims", frame, "the table")],
-        caption="What the metadata claims, held against the weights.",
+        caption="What the metadata claims, checked against the weights.",
         columns=["claim", "verdict", "reason"],
     )
 

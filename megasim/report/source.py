@@ -66,16 +66,16 @@ class ReportSource:
                     f"the path leaves the models of the report: {printable(name)!r}",
                     "name it among --models too",
                 )
-        held = [name for name, _ in store.rows("components")]
+        present = [name for name, _ in store.rows("components")]
         if components is None:
-            shown = main_components(held)
+            shown = main_components(present)
         else:
             shown = tuple(components)
             for name in shown:
-                if not set(member_names(store, name)) & set(held):
+                if not set(member_names(store, name)) & set(present):
                     raise UsageError(
                         f"no model in the store has a component {printable(name)!r}",
-                        "there are: " + (", ".join(map(printable, held)) or "none"),
+                        "there are: " + (", ".join(map(printable, present)) or "none"),
                     )
         return cls(store, chosen, set(chosen) == set(known), shown, order)
 
@@ -130,7 +130,7 @@ class ReportSource:
 
     @cached_property
     def center(self) -> str:
-        """The model the others are held against: the first of the path, or `central_model`."""
+        """The model that others are compared with: the first of the path, or `central_model`."""
         if self.path:
             return self.path[0]
         return central_model(self.store, self.components, self.pairs, self.matrix)

@@ -102,7 +102,7 @@ def test_repair_ingest_and_compare_give_back_what_was_there(
     with duckdb.connect(str(path)) as con:
         con.execute(ONE_OF_EACH[check])
     repaired = diagnosed(path, mend=True)
-    assert repaired.is_sound, [fault.told for fault in repaired.remaining]
+    assert repaired.is_sound, [fault.found for fault in repaired.remaining]
     with open_store(path, "update") as store:
         store.ingest(sound.parent / "models")
         store.compare(metrics=("linf", "cossim"))
@@ -260,7 +260,7 @@ def test_sound_stores_are_found_sound(
 ) -> None:
     make(tmp_path, shared)
     found = diagnosed(tmp_path / "s.duckdb", files=True)
-    assert [fault.told[:3] for fault in found.faults] == []
+    assert [fault.found[:3] for fault in found.faults] == []
     assert found.files == ()
     repaired = diagnosed(tmp_path / "s.duckdb", mend=True)
     assert repaired.is_sound
