@@ -162,6 +162,12 @@ class Walker:
     def _walk_batch(self, reader: TensorReader, batch: Batch) -> Iterator[Walked]:
         data = self._buffer.view(np.uint8)
         batch.read(reader, data)
+        memory = data.data
+        # before the walk, which may make −0 a 0 where it lies
+        contents = [
+            blake3(extent.title).update(memory[begin : begin + extent.nbytes]).hexdigest()
+            for extent, begin in zip(batch.extents, batch.begins, strict=True)
+        ]
         dtypes = [ref.dtype for ref in batch.refs]
         jobs = self._jobs(dtypes, batch.extents)
         jobs[:, At.BEGIN] = batch.begins
@@ -179,14 +185,10 @@ class Walker:
                     one_values[i] = bool((raw == raw[:1]).all())
             self._take(dtype, jobs[chosen], raws)
         self._finish(jobs)
-        memory = data.data
         moments = self._arenas.moments[: len(dtypes)].tolist()
         counts = self._arenas.counts[: len(dtypes)].tolist()
-        for i, (job, begin, count) in enumerate(
-            zip(jobs.tolist(), batch.begins, tiles.tolist(), strict=True)
-        ):
+        for i, (job, count) in enumerate(zip(jobs.tolist(), tiles.tolist(), strict=True)):
             extent = batch.extents[i]
-            content = blake3(extent.title).update(memory[begin : begin + extent.nbytes])
             first = job[At.DIGEST] * _DIGEST_BYTES
             end = first + count * _DIGEST_BYTES
             hashes = {}
@@ -195,9 +197,7 @@ class Walker:
                 if name == "integer" and counts[i][state.BEYOND_INT64]:
                     digest += _BEYOND_INT64
                 hashes[name] = blake3(title + digest).hexdigest(16)
-            yield self._walked(
-                job, content.hexdigest(), hashes, moments[i], counts[i], one_values[i]
-            )
+            yield self._walked(job, contents[i], hashes, moments[i], counts[i], one_values[i])
 
     # Both
 

@@ -102,6 +102,20 @@ def test_content_hash_is_blake3_of_dtype_and_bytes(tmp_path: Path) -> None:
     assert fingerprint(tmp_path, transposed).content_hash == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_content_hash_knows_minus_zero(tmp_path: Path, dtype: torch.dtype) -> None:
+    """The walk takes −0 for 0 in the hashes of values, not in that of the bytes."""
+    x = torch.randn(3 * TILE, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[5], x[TILE + 7] = -0.0, -0.0
+    name = str(dtype).removeprefix("torch.")
+    raw = x.view(torch.uint8).numpy().tobytes()
+    got = fingerprint(tmp_path, x)
+    assert got.content_hash == blake3(f"{name}:".encode() + raw).hexdigest()
+    positive = fingerprint(tmp_path, x + 0.0)
+    assert positive.content_hash != got.content_hash
+    assert (positive.value_hash, positive.fp16_hash) == (got.value_hash, got.fp16_hash)
+
+
 @quick
 @given(tensor=tensors())
 def test_rounding_hashes_are_those_of_the_rounded_tensor(
