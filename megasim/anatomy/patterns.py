@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from megasim.errors import printable
 
@@ -37,7 +38,7 @@ def _required_names(pattern: str) -> tuple[frozenset[str], ...]:
     return tuple(required)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pattern:
     """A key with wildcards.
 
@@ -50,7 +51,7 @@ class Pattern:
     """
 
     text: str
-    regex: re.Pattern[str]
+    expression: str  # the same as a regular expression
     wildcards: frozenset[str]  # the names of {i} and {name}, and "rest" for a last **
     # What spares most regex matches: sets of names, of each of which a matching key has one; and
     # a text that stands in every matching key.
@@ -59,7 +60,7 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Compile a pattern.
+        """Read a pattern.
 
         Raises:
             ValueError: not a pattern; the message says why.
@@ -101,11 +102,16 @@ class Pattern:
             names.append("rest")
         return cls(
             text=text,
-            regex=re.compile("".join(pieces), re.DOTALL),
+            expression="".join(pieces),
             wildcards=frozenset(names),
             required=_required_names(text),
             needle=max(literals, key=len),
         )
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The expression, compiled once a key may fit: most patterns are of other families."""
+        return re.compile(self.expression, re.DOTALL)
 
     def match(self, key: str) -> dict[str, str] | None:
         """Return what the wildcards matched, or None when the key does not fit."""

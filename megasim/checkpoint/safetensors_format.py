@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from megasim.checkpoint.contents import (
     METADATA_LIMIT,
@@ -142,8 +142,10 @@ def _naturals(value: JSON) -> tuple[int, ...] | None:
     """A list of plain integers, none negative or absurd, as a tuple; None for all else."""
     if not isinstance(value, list):
         return None
-    numbers = tuple(n for n in value if type(n) is int and 0 <= n < _MAX_DIMENSION)
-    return numbers if len(numbers) == len(value) else None
+    for n in value:
+        if type(n) is not int or not 0 <= n < _MAX_DIMENSION:
+            return None
+    return tuple(cast(list[int], value))
 
 
 def _check_cover(source: ByteSource, spans: list[tuple[int, int, str]], data_offset: int) -> None:

@@ -11,6 +11,7 @@ would have to be three.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ COMPARABLE_VERSIONS = frozenset({3, FINGERPRINT_VERSION})
 
 _HASHED_ELEMENTS = 1 << 20  # at a time, where nothing but the hash is taken
 _NO_SKETCH: Singles = np.empty(0, dtype=np.float32)
+_walkers = threading.local()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,8 +108,16 @@ def fingerprint_refs(
     Raises CheckpointError when a tensor cannot be read.
     """
     with TensorReader() as reader:
-        found = dict(Walker(sketch_size).walk(reader, refs))
+        found = dict(_walker(sketch_size).walk(reader, refs))
     return [_fingerprint_of(ref, found[i]) for i, ref in enumerate(refs)]
+
+
+def _walker(sketch_size: int) -> Walker:
+    """Return the walker of this thread: its buffers serve for one piece of a file after another."""
+    kept: Walker | None = getattr(_walkers, "kept", None)
+    if kept is None or kept.sketch_size != sketch_size:
+        kept = _walkers.kept = Walker(sketch_size)
+    return kept
 
 
 def content_hashes(refs: Sequence[TensorRef]) -> list[str]:

@@ -145,7 +145,7 @@ def _converts_halves() -> bool:
     return bool(known.get("f16c")) or platform.machine().lower() in ("aarch64", "arm64")
 
 
-_widen, narrow = (
+widen, narrow = (
     (_widen_by_hardware, _narrow_by_hardware)
     if _converts_halves()
     else (_widen_by_bits, _narrow_by_bits)
@@ -159,7 +159,7 @@ _widen, narrow = (
 def half_to_single(half: Halves, out: Singles) -> None:
     """float16, as its bits, to float32, exactly; `out` may be longer."""
     for i in range(half.shape[0]):
-        out[i] = _widen(half[i])
+        out[i] = widen(half[i])
 
 
 @compiled()
@@ -177,7 +177,7 @@ def round_to_half(single: Singles, out: Halves) -> np.uint32:
         value = single[i]
         half = narrow(value)
         out[i] = half
-        lost |= bits_of(value) ^ bits_of(_widen(half))
+        lost |= bits_of(value) ^ bits_of(widen(half))
     return lost
 
 

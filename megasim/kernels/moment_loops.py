@@ -20,6 +20,7 @@ from megasim.kernels.compiled import (
     fill_tile,
     larger,
     single_of,
+    widen,
 )
 from megasim.kernels.state import (
     COUNT,
@@ -35,6 +36,7 @@ from megasim.kernels.state import (
     ZEROS,
     Counts,
     Doubles,
+    Halves,
     Singles,
 )
 
@@ -53,6 +55,24 @@ def _survey(x: Singles) -> tuple[np.float64, np.float64, np.int64, np.uint32]:
     for i in range(x.shape[0]):
         magnitude = abs(x[i])
         total += x[i]
+        size += magnitude
+        zeros = count_if(zeros, magnitude == np.float32(0))
+        largest = larger(largest, bits_of(magnitude))
+    return np.float64(total), np.float64(size), np.int64(zeros), largest
+
+
+@compiled(REORDER)
+def widen_and_survey(
+    half: Halves, single: Singles
+) -> tuple[np.float64, np.float64, np.int64, np.uint32]:
+    """Convert float16, given as their bits, to float32, and return what `_survey` does of them."""
+    total, size = np.float32(0), np.float32(0)
+    zeros, largest = np.int32(0), np.uint32(0)
+    for i in range(half.shape[0]):
+        value = widen(half[i])
+        single[i] = value
+        magnitude = abs(value)
+        total += value
         size += magnitude
         zeros = count_if(zeros, magnitude == np.float32(0))
         largest = larger(largest, bits_of(magnitude))
@@ -139,8 +159,20 @@ def add_double(x: Doubles, moments: Doubles, counts: Counts) -> bool:
 @compiled()
 def add_single(x: Singles, scratch: Doubles, moments: Doubles, counts: Counts) -> int:
     """Add elements to the sums, no more than `scratch` holds; returns how they were summed."""
+    return add_surveyed(x, _survey(x), scratch, moments, counts)
+
+
+@compiled()
+def add_surveyed(
+    x: Singles,
+    survey: tuple[np.float64, np.float64, np.int64, np.uint32],
+    scratch: Doubles,
+    moments: Doubles,
+    counts: Counts,
+) -> int:
+    """As `add_single`, of elements of which `survey` is known."""
     n = x.shape[0]
-    total, size, zeros, largest = _survey(x)
+    total, size, zeros, largest = survey
     if largest >= SINGLE_INF:
         _mark(x, counts)
         return NOT_FINITE

@@ -31,7 +31,14 @@ from megasim.kernels.hash_loops import (
     hash_integer_tiles,
     hash_words,
 )
-from megasim.kernels.moment_loops import IN_DOUBLE, IN_SINGLE, add_double, add_single
+from megasim.kernels.moment_loops import (
+    IN_DOUBLE,
+    IN_SINGLE,
+    add_double,
+    add_single,
+    add_surveyed,
+    widen_and_survey,
+)
 from megasim.kernels.profile_loops import finish_norms, profile_doubles, profile_singles
 from megasim.kernels.sketch_loops import finish_sketch, sketch_tile
 from megasim.kernels.state import (
@@ -170,14 +177,15 @@ def walk_halves(
             n = part.shape[0]
             if counts[VARIES] < 2:
                 _compare_halves(part, counts)
+            zeros = counts[ZEROS]
             if n < TILE or start % 4:
                 fill_tile(part, half)
                 half_to_single(half, single)
                 tile = scratch.half_words
+                how = add_single(single[:n], scratch.double, moments, counts)
             else:
-                half_to_single(part, single)
-            zeros = counts[ZEROS]
-            how = add_single(single[:n], scratch.double, moments, counts)
+                survey = widen_and_survey(part, single)
+                how = add_surveyed(single, survey, scratch.double, moments, counts)
             if how:
                 _fold_tile(scratch, sums, job, job[At.TILE] + t, n, how, matrix)
                 is_nonzero = zeros == counts[ZEROS]
