@@ -49,6 +49,17 @@ def _empty_into(sums: Doubles, recent: Singles) -> None:
 
 
 @compiled()
+def add_row(tile: int, squares: float, matrix: Matrix) -> None:
+    """Add a tile of one row to a profile, whose squares `matrix.recent` has already."""
+    width = matrix.width
+    row = tile * TILE // width
+    if matrix.has_rows:
+        matrix.rows[row] += squares
+    if (tile + 1) * TILE == (row + 1) * width and (row + 1) % _RUN == 0:
+        _empty_into(matrix.columns[:width], matrix.recent[:width])
+
+
+@compiled()
 def profile_singles(x: Singles, tile: int, squares: float, matrix: Matrix) -> None:
     """Add a tile of finite float32, whose squares keep to its range, to a profile.
 

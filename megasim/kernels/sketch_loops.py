@@ -19,11 +19,28 @@ def _fold_block(block: Singles, signs: Singles, out: Singles) -> None:
         out[i] += block[i] * signs[i]
 
 
+@compiled(REORDER)
+def _fold_block_and_squares(block: Singles, signs: Singles, out: Singles, squares: Singles) -> None:
+    for i in range(block.shape[0]):
+        out[i] += block[i] * signs[i]
+        squares[i] += block[i] * block[i]
+
+
 @compiled()
 def fold_tile(
-    x: Singles, tile: int, signs: Singles, folding: Folding, folded: Singles, sketch: Doubles
+    x: Singles,
+    tile: int,
+    signs: Singles,
+    folding: Folding,
+    folded: Singles,
+    sketch: Doubles,
+    squares: Singles,
 ) -> None:
-    """Add a tile to the sketch, block by block; see `megasim.fingerprint.sketch`."""
+    """Add a tile to the sketch, block by block; see `megasim.fingerprint.sketch`.
+
+    Args:
+        squares: (TILE,) to which the squares are added, each to its own; or empty.
+    """
     size = folding.block
     per_tile = TILE // size
     for b in range(per_tile):
@@ -36,11 +53,12 @@ def fold_tile(
         window = np.int64(((z >> _32 & _31_BITS) * np.uint64(folding.period)) >> np.uint64(31))
         if z >> np.uint64(63):
             window += signs.shape[0] // 2
-        _fold_block(
-            x[b * size : (b + 1) * size],
-            signs[window : window + size],
-            folded[offset : offset + size],
-        )
+        block = x[b * size : (b + 1) * size]
+        window_signs, out = signs[window : window + size], folded[offset : offset + size]
+        if squares.shape[0]:
+            _fold_block_and_squares(block, window_signs, out, squares[b * size : (b + 1) * size])
+        else:
+            _fold_block(block, window_signs, out)
     if (tile + 1) % folding.flush == 0:
         for i in range(folded.shape[0]):
             sketch[i] += folded[i]
@@ -56,10 +74,14 @@ def sketch_tile(
     folding: Folding,
     folded: Singles,
     sums: Doubles,
+    squares: Singles,
 ) -> None:
-    """Add the first `size` elements of a tile, padded with zeros, to the sketch."""
+    """Add the first `size` elements of a tile, padded with zeros, to the sketch.
+
+    `squares` is as `fold_tile` takes it, and empty where the tensor is kept whole.
+    """
     if folding.buckets:
-        fold_tile(x, tile, signs, folding, folded, sums)
+        fold_tile(x, tile, signs, folding, folded, sums, squares)
     else:
         fill_tile(x[:size], sums[tile * TILE : tile * TILE + size])
 

@@ -39,7 +39,7 @@ from megasim.kernels.moment_loops import (
     add_surveyed,
     widen_and_survey,
 )
-from megasim.kernels.profile_loops import finish_norms, profile_doubles, profile_singles
+from megasim.kernels.profile_loops import add_row, finish_norms, profile_doubles, profile_singles
 from megasim.kernels.sketch_loops import finish_sketch, sketch_tile
 from megasim.kernels.state import (
     LOST_BFLOAT16,
@@ -133,16 +133,25 @@ def _fold_tile(
     scratch: Scratch, sums: Sums, job: Counts, tile: int, n: int, how: int, matrix: Matrix
 ) -> None:
     """Add a finite tile to the sketch and the profile of its tensor."""
+    folding = _folding_of(job)
+    at = tile * TILE % max(matrix.width, 1)
+    # most tiles lie within a row: their squares are added in the loop of the sketch
+    within = n == TILE and at + TILE <= matrix.width and how == IN_SINGLE
+    if not (matrix.has_columns and folding.buckets > 0):
+        within = False
     sketch_tile(
         scratch.single,
         n,
         tile,
         scratch.signs,
-        _folding_of(job),
+        folding,
         _sketch_room(job, sums.folded),
         _sketch_room(job, sums.sketch),
+        matrix.recent[at : at + (TILE if within else 0)],
     )
-    if matrix.width:
+    if within:
+        add_row(tile, sums.moments[job[At.SLOT], SQUARES], matrix)
+    elif matrix.width:
         if how == IN_SINGLE:
             squares = sums.moments[job[At.SLOT], SQUARES]
             profile_singles(scratch.single[:n], tile, squares, matrix)
