@@ -128,7 +128,7 @@ def _compare_singles(part: Singles, counts: Counts) -> None:
             return
 
 
-@compiled()
+@inlined
 def _fold_tile(
     scratch: Scratch, sums: Sums, job: Counts, tile: int, n: int, how: int, matrix: Matrix
 ) -> None:
