@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from megasim.kernels.compiled import REORDER, compiled, narrow, root
+from megasim.kernels.compiled import REORDER, compiled, inlined, narrow, root
 from megasim.kernels.state import COUNT, M2, MEAN, TILE, Doubles, Halves, Matrix, Singles
 
 _RUN = 64
@@ -48,7 +48,7 @@ def _empty_into(sums: Doubles, recent: Singles) -> None:
         recent[i] = 0
 
 
-@compiled()
+@inlined
 def add_row(tile: int, squares: float, matrix: Matrix) -> None:
     """Add a tile of one row to a profile, whose squares `matrix.recent` has already."""
     width = matrix.width

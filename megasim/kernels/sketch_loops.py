@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from megasim.kernels.compiled import REORDER, compiled, fill_tile
+from megasim.kernels.compiled import REORDER, compiled, fill_tile, inlined
 from megasim.kernels.state import TILE, Doubles, Folding, Singles
 
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -26,7 +26,7 @@ def _fold_block_and_squares(block: Singles, signs: Singles, out: Singles, square
         squares[i] += block[i] * block[i]
 
 
-@compiled()
+@inlined
 def fold_tile(
     x: Singles,
     tile: int,
@@ -65,7 +65,7 @@ def fold_tile(
             folded[i] = 0
 
 
-@compiled()
+@inlined
 def sketch_tile(
     x: Singles,
     size: int,
