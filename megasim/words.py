@@ -128,6 +128,7 @@ class RelationKind(StrEnum):
     DAMAGED = "damaged"  # equal but for NaN or inf
     PART_OF = "part_of"  # some keys of the other, and nothing else
     OVERLAP = "overlap"  # equal where both have keys, and each has others beside
+    SHARDS = "shards"  # of one model, as their names say, without a key in common
     RESCALED = "rescaled"  # the same adapter with another alpha
     WIDENED = "widened"  # some tensors have more elements, and the new ones are zero
     ALL_BUT_FEW = "all_but_few"  # equal but for a few keys

@@ -440,9 +440,9 @@ where not ta.is_constant
 group by p.model_a, p.model_b, a.component
 order by p.model_a, p.model_b, a.component;
 
--- name: differing_keys
--- The keys of one pair that are not equal in any tier, or that one model lacks, with the numbers
--- of both tensors; and under which key the model that lacks one holds the same tensor.
+-- name: keys_of_status
+-- The keys of one pair that have one of some statuses, with the numbers of both tensors; and of
+-- those that one model lacks, under which key it holds the same tensor.
 select
     j.component, j.canonical_key, j.block, j.status, j.nature,
     case
@@ -464,7 +464,7 @@ left join tensor ta on ta.id = j.tensor_a
 left join tensor tb on tb.id = j.tensor_b
 where j.model_a = $model_a
     and j.model_b = $model_b
-    and j.status not in ('identical', 'same_values', 'same_at_fp16', 'same_at_bf16')
+    and list_contains($statuses, j.status)
 order by j.component, j.canonical_key;
 
 -- name: contents_in_common

@@ -158,7 +158,8 @@ select tensor_a::integer as tensor_a, tensor_b::integer as tensor_b, rows::bigin
 create or replace temp table work as
 with finite as (
     select
-        mt.model_id, mt.canonical_key, mt.canonical_shape, mt.shape, mt.tensor_id, t.value_hash
+        mt.model_id, mt.canonical_key, mt.canonical_shape, mt.shape, mt.tensor_id, t.value_hash,
+        t.numel
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
     where t.nans + t.infs = 0
@@ -180,6 +181,7 @@ both_sides as (
         a.value_hash          as value_a,
         b.value_hash          as value_b,
         a.shape[1]            as rows,
+        a.numel,
         r.key_a is not null   as renamed
     from keys k
     join finite a on a.canonical_key = k.canonical_key
@@ -194,6 +196,7 @@ met as (
         least(l.tensor_a, l.tensor_b)    as tensor_a,
         greatest(l.tensor_a, l.tensor_b) as tensor_b,
         min(coalesce(l.rows, 1))         as rows,
+        any_value(l.numel)               as numel,
         min(l.canonical_key)             as canonical_key,
         bool_or(l.renamed)               as renamed
     from both_sides l
@@ -209,6 +212,7 @@ select
     m.tensor_a,
     m.tensor_b,
     m.rows,
+    m.numel,
     m.canonical_key,
     m.renamed
         or m.tensor_a in (from many_keyed)
@@ -244,7 +248,7 @@ select tensor_a, tensor_b, rows from work where is_ambiguous;
 -- The planned pairs; those of one position are computed side by side.
 select
     (dense_rank() over (
-        order by canonical_key, rows, needs_distance, needs_linf, needs_cossim
+        order by canonical_key, rows, numel, needs_distance, needs_linf, needs_cossim
     ))::integer as position,
     tensor_a, tensor_b, rows, needs_distance, needs_linf, needs_cossim
 from work

@@ -8,7 +8,7 @@ create or replace macro current_fingerprint() as 4;
 -- version 3 lacks profiles alone: its hashes, norms and sketches are those of 4
 create or replace macro is_comparable(version) as coalesce(version in (3, 4), false);
 create or replace macro current_metric() as 1;
-create or replace macro current_rename() as 2;
+create or replace macro current_rename() as 3;
 
 -- name: macro_tensor_digest
 -- A text that changes with anything that is kept of a content but its sketch.

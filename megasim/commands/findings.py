@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,7 +64,7 @@ def findings_command(
     """Say which components are unchanged, what changed, and what is odd.
 
     For two models A and B, the pairs of a group, or all pairs. With --json, a list with one item
-    per pair and component.
+    per pair and component; `relations` in it says how the two models are related as wholes.
     """
     if len(models) not in (0, 2):
         raise UsageError(
@@ -87,7 +88,7 @@ def findings_command(
         _groups(workspace, output, as_json)
         return
     if as_json or (output is not None and output.suffix.lower() == ".json"):
-        rows = [f.to_json() for f in workspace.pair_findings(a, b, group=group)]
+        rows = _finding_rows(workspace, a, b, group)
         if output is None:
             show_json(rows)
         else:
@@ -104,6 +105,26 @@ def findings_command(
     form = {".md": report.to_markdown, ".html": report.to_html}
     write_file(output, form[ending]() if ending in form else report.to_text(whole=True))
     say(f"wrote {printable(output)}")
+
+
+def _finding_rows(
+    workspace: Workspace, a: str | None, b: str | None, group: str | None
+) -> list[dict[str, Any]]:
+    """Return a row for each pair and component, with what is said of the pair as a whole."""
+    of_pair: dict[frozenset[str], list[str]] = defaultdict(list)
+    relations = workspace.findings(a, b, group=group).relations
+    for relation in relations:
+        of_pair[frozenset((relation.model, relation.other))].append(relation.text)
+    asked = None if a is None else [relation.text for relation in relations]
+    return [
+        {
+            **finding.to_json(),
+            "relations": of_pair[frozenset((finding.model_a, finding.model_b))]
+            if asked is None  # of two named models, also what their other parts are
+            else asked,
+        }
+        for finding in workspace.pair_findings(a, b, group=group)
+    ]
 
 
 def _changes(found: Changes, output: Path | None, as_json: bool) -> None:

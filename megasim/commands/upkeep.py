@@ -69,8 +69,7 @@ def migrate_command(ctx: click.Context) -> None:
     """
     from megasim.jobs import migrate
 
-    root = ctx.find_root()
-    done = migrate(root.obj, wait=root.params["wait"])
+    done = migrate(ctx.find_root().obj)
     for name in done:
         show(name.replace("_", " "))
     if not done:

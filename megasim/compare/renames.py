@@ -8,9 +8,12 @@ tensors are no evidence, and neither is a content that stands more than once in 
 repeated weights). Once larger tensors have tied two models together, small ones that are not
 constant, such as biases and norms, are evidence too.
 
-Where no content is equal, names and shapes are tried: first a branch of one model that lies whole
-in the other under another prefix; then, if every key has its counterpart, shapes in their order,
-which the norms must not contradict. Each rename says on what it rests.
+Keys whose names are the same but for case, spaces and underscores are the same where their shapes
+are. Where no content is equal, names and shapes are tried: first a branch of one model that lies
+whole in the other under another prefix; then, if every key has its counterpart, shapes in their
+order, which the norms must not contradict. Neither brings a few keys together beside others that
+are equal under one name: those are rather lost in one model, and new in the other. Each rename says
+on what it rests.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 # Raised when other renames would be found.
-RENAME_VERSION = 2
+RENAME_VERSION = 3
 # Without a single equal content, a substitution that leaves some keys of both models without a
 # counterpart is believed only if it fits this many.
 LEAST_KEYS_BY_STRUCTURE = 8
@@ -95,11 +98,53 @@ def find_renames(a: Side, b: Side) -> list[Rename]:
         return []
     told = _Told(_evidence(a, b, left, right), sorted(left))
     found = _by_content(told, left, right)
+    found += _by_spelling(left, right)
     if not found:
-        return _by_structure(left, right, told) or _by_shapes(left, right)
+        # Beside content that is equal under equal names, a few others are rather lost and new.
+        alike = _hold_equal(a, b)
+        found = _by_structure(left, right, told, few=not alike)
+        return found or ([] if alike else _by_shapes(left, right))
     # Between models that larger tensors tie together small ones are evidence too, such as biases.
     small = _Told(_evidence(_with_small(a), _with_small(b), left, right), sorted(left))
     return found + _by_content(small, left, right)
+
+
+def _by_spelling(left: dict[str, NamedTensor], right: dict[str, NamedTensor]) -> list[Rename]:
+    """Return the renames of keys whose names are the same but for case, spaces and underscores.
+
+    Their keys are taken out of both sides.
+    """
+    spelled_a, spelled_b = (_keys_by_spelling(side) for side in (left, right))
+    by_prefixes: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for name in sorted(spelled_a.keys() & spelled_b.keys()):
+        (ka, *more), (kb, *others) = spelled_a[name], spelled_b[name]
+        if not more and not others and left[ka].shape == right[kb].shape:
+            by_prefixes.setdefault(substitution(ka, kb), []).append((ka, kb))
+    found = [
+        Rename(prefix_a, prefix_b, tuple(sorted(keys)), 0, "structure")
+        for (prefix_a, prefix_b), keys in sorted(by_prefixes.items())
+    ]
+    for rename in found:
+        _take(rename, left, right)
+    return found
+
+
+def _keys_by_spelling(side: Side) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for key in sorted(side):
+        names.setdefault(re.sub("[ _]", "", key.lower()), []).append(key)
+    return names
+
+
+def _hold_equal(a: Side, b: Side) -> bool:
+    """Whether a tensor that is evidence is equal, at least once rounded, under one name in both."""
+    return any(
+        key in b and not tensor.trivial and _are_equal(tensor, b[key]) for key, tensor in a.items()
+    )
+
+
+def _are_equal(a: NamedTensor, b: NamedTensor) -> bool:
+    return any(x is not None and x == y for x, y in zip(a.contents, b.contents, strict=False))
 
 
 def _with_small(side: Side) -> Side:
@@ -248,11 +293,14 @@ def _take(rename: Rename, left: dict[str, NamedTensor], right: dict[str, NamedTe
         del left[ka], right[kb]
 
 
-def _by_structure(left: Side, right: Side, told: _Told) -> list[Rename]:
+def _by_structure(left: Side, right: Side, told: _Told, *, few: bool) -> list[Rename]:
     """Return the one substitution that places a whole branch of one side in the other.
 
     No key under one of its two prefixes is left behind, and it covers most of the smaller side; or,
     of few keys, all of both sides.
+
+    Args:
+        few: whether few keys may be renamed so.
     """
     renames = []
     for prefix_a in _prefixes(left):
@@ -263,7 +311,7 @@ def _by_structure(left: Side, right: Side, told: _Told) -> list[Rename]:
             if rename is None:
                 continue
             fits_all = len(rename.keys) == len(left) == len(right)
-            fits_all = fits_all and _matrices(left) >= LEAST_MATRICES
+            fits_all = few and fits_all and _matrices(left) >= LEAST_MATRICES
             if len(rename.keys) < LEAST_KEYS_BY_STRUCTURE and not fits_all:
                 continue
             branches = (_count(left, prefix_a), _count(right, prefix_b))

@@ -67,7 +67,9 @@ def _donors(pair: PairComparison, model_id: int, parts: Sequence[Finding]) -> li
     """
     equal, kinship = pair.kinship.equal, pair.kinship
     apart = kinship.distance(pair.a, pair.b)
-    classes = {equal.class_of(model_id, pair.own(model_id, f.component)) for f in parts}
+    classes = {
+        equal.class_of(model_id, name) for f in parts for name in pair.own(model_id, f.component)
+    }
     holders = [
         other
         for other in sorted(equal.components_of)

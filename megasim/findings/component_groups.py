@@ -235,7 +235,7 @@ class Equalities:
         first: dict[Hashable, ModelComponent] = {}
         for (model_id, component), fact in self.reader.facts.items():
             self.components_of[model_id].add(component)
-            unread = self.reader.unread.signature(model_id, component)
+            unread = self.reader.unread.signature(model_id, (component,))
             if component in NEVER_USED or not fact.telling or unread is None:
                 continue
             for tier, name in _SIGNATURES:
@@ -248,7 +248,8 @@ class Equalities:
     def _add_finding(self, finding: Finding, a: int, b: int) -> None:
         if finding.verdict == Verdict.ABSENT or finding.component in NEVER_USED:
             return
-        parts = tuple(zip((a, b), self.reader.rows.names_of(a, b, finding.component), strict=True))
+        names = self.reader.rows.names_of(a, b, finding.component)
+        parts = ((a, names[0][0]), (b, names[1][0]))
         if finding.verdict != Verdict.ABSENT_A:
             self.components_of[a].add(parts[0][1])
         if finding.verdict != Verdict.ABSENT_B:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from megasim.errors import printable
 from megasim.findings.details import TIER_WORDS
-from megasim.findings.differing_keys import DifferingKey, missing_from, name_differing
+from megasim.findings.differing_keys import (
+    DifferingKey,
+    key_names,
+    missing_from,
+    name_differing,
+)
 from megasim.findings.pair_comparison import IN_WORDS, PairComparison, Relation, titles
+from megasim.findings.rounded_keys import EqualKeys, equal_keys, odd_sentence
+from megasim.findings.shard_names import are_shards_of_one, shard_name
 from megasim.findings.unread_keys import unread_kinds
 from megasim.findings.verdicts import NEVER_USED, Finding
 from megasim.wording import counted, joined
-from megasim.words import Nature, PartRole, RelationKind, Status, Verdict, weakest
+from megasim.words import MISSING, Nature, PartRole, RelationKind, Status, Verdict
 
-_SHARD = re.compile(r"-0*(\d+)-of-0*(\d+)$")
 # Models that share a smaller part of the keys of the smaller one are not said to overlap.
 _LEAST_OVERLAP = 0.5
 
@@ -24,18 +29,21 @@ def relation_of_equals(pair: PairComparison) -> Relation | None:
     compared = [*pair.equal, *pair.contained, *pair.not_read]
     if not pair.is_telling(compared):
         return None
-    tiers = [f.counts.weakest_tier for f in compared if f.counts and f.counts.unchanged]
-    tier = weakest(tiers)
+    equal = equal_keys(pair, compared)
+    assert equal.tier is not None  # something telling is equal
+    tier = equal.tier
     if pair.not_read:
         return _same_as_read(pair, tier)
     held = [*pair.contained, *pair.further]
     a_has_more = bool(pair.only_a) or any(f.missing_b for f in held)
     b_has_more = bool(pair.only_b) or any(f.missing_a for f in held)
     if a_has_more and b_has_more:
-        return _overlap(pair, tier)
+        return _overlap(pair, equal)
     if a_has_more or b_has_more:
         part, whole = (pair.b, pair.a) if a_has_more else (pair.a, pair.b)
-        return _part_of(pair, part, whole, tier)
+        return _part_of(pair, part, whole, equal)
+    if equal.odd:
+        return _all_but_odd(pair, tier, equal)
     if any(f.verdict != Verdict.CONTAINED for f in pair.further):
         keys = name_differing(pair.differing_in(pair.further))
         text = f"{pair.names()} hold the same weights but for {keys}{IN_WORDS.get(tier, '')}"
@@ -65,10 +73,23 @@ def under_other_keys(pair: PairComparison) -> Relation | None:
     whole = pair.opposite(inside)
     if pair.unread_in(inside):
         return None
+    if sum(pair.evidence.values()) >= shared.tensors:
+        return None  # they stand under the same keys, or a rename brought them together
     key = shared.key_in_second if inside == low else shared.key_in_first
     text = f"all {counted(shared.tensors, 'tensor')} of {pair.name(inside)} that can tell models "
     text += f"apart stand in {pair.name(whole)} under other keys, as {printable(key, 120)}"
     return pair.relation(RelationKind.PART_OF, inside, whole, text, directed=False)
+
+
+def shards_of_one_model(pair: PairComparison) -> Relation | None:
+    """Return the relation of two shards of one model; only their names can tell that."""
+    names = [pair.model(model_id).name for model_id in (pair.a, pair.b)]
+    if not are_shards_of_one(*names):
+        return None
+    first, second = sorted(filter(None, map(shard_name, names)), key=lambda shard: shard.number)
+    text = f"{pair.names()} have no key in common: by their names, they are shards "
+    text += f"{first.number} and {second.number} of the {first.total} of one model"
+    return pair.relation(RelationKind.SHARDS, pair.b, pair.a, text, directed=False)
 
 
 def _same(pair: PairComparison, text: str) -> Relation:
@@ -112,9 +133,23 @@ def _formats(pair: PairComparison) -> str:
     return ""
 
 
+def _all_but_odd(pair: PairComparison, tier: Verdict, equal: EqualKeys) -> Relation:
+    """Say which few keys are equal only once rounded, and what the others are."""
+    model = pair.cast_model(tier)
+    if model is not None:
+        other = pair.opposite(model)
+        text = f"{pair.name(model)} is {pair.name(other)} cast to {pair.half_dtypes(model)}"
+    else:
+        model, other = pair.b, pair.a
+        text = f"{pair.names()} hold the same weights{IN_WORDS.get(tier, '')}"
+    common = sum(f.counts.common for f in pair.common if f.counts is not None)
+    text += f", but for {len(equal.odd):,} of {counted(common, 'key')}: {equal.odd_text()}"
+    return pair.relation(RelationKind.ALL_BUT_FEW, model, other, text, directed=False)
+
+
 def _cast(pair: PairComparison, tier: Verdict) -> Relation:
-    model = pair.rounded_model()
-    if model is not None and tier != Verdict.SAME_VALUES:
+    model = pair.cast_model(tier)
+    if model is not None:
         other = pair.opposite(model)
         text = f"{pair.name(model)} is {pair.name(other)} cast to {pair.half_dtypes(model)}"
         return pair.relation(RelationKind.CAST, model, other, text)
@@ -136,23 +171,35 @@ def _same_as_read(pair: PairComparison, tier: Verdict) -> Relation:
     return pair.relation(RelationKind.SAME_AS_READ, pair.b, pair.a, text, directed=False)
 
 
-def _overlap(pair: PairComparison, tier: Verdict) -> Relation | None:
+def _overlap(pair: PairComparison, equal: EqualKeys) -> Relation | None:
     counts = [f.counts for f in pair.findings if f.counts is not None]
     shared = sum(c.unchanged for c in counts)
     fewer = shared + min(sum(c.missing_a for c in counts), sum(c.missing_b for c in counts))
     if shared < _LEAST_OVERLAP * fewer:
         return None
     text = f"{pair.names()} are equal in the {counted(shared, 'key')} that both hold"
-    text += IN_WORDS.get(tier, "")
-    for model, side, alone in (
-        (pair.a, Status.MISSING_B, pair.only_a),
-        (pair.b, Status.MISSING_A, pair.only_b),
-    ):
-        text += f"; {pair.name(model)} alone holds {_what_is_missing(pair, side, alone)}"
+    text += IN_WORDS.get(equal.tier or Verdict.IDENTICAL, "") + odd_sentence(equal)
+    text += _unused_that_differ(pair)
+    text += held_alone(pair)
     return pair.relation(RelationKind.OVERLAP, pair.b, pair.a, text, directed=False)
 
 
-def _part_of(pair: PairComparison, part: int, whole: int, tier: Verdict) -> Relation:
+def held_alone(pair: PairComparison) -> str:
+    """Say what each of two models holds that the other lacks, in clauses; "" for nothing."""
+    text = ""
+    for model, side, gone in (
+        (pair.a, Status.MISSING_B, Verdict.ABSENT_B),
+        (pair.b, Status.MISSING_A, Verdict.ABSENT_A),
+    ):
+        absent = [f for f in pair.findings if f.verdict == gone]
+        held = _what_is_missing(pair, side, absent)
+        text += f"; {pair.name(model)} alone holds {held}" if held else ""
+    return text
+
+
+def _part_of(pair: PairComparison, part: int, whole: int, equal: EqualKeys) -> Relation:
+    tier = equal.tier or Verdict.IDENTICAL
+    beside = odd_sentence(equal) + _unused_that_differ(pair)
     side = Status.MISSING_B if part == pair.b else Status.MISSING_A
     absent = pair.only_a if part == pair.b else pair.only_b
     keys = missing_from(pair.differing_in([*absent, *pair.contained, *pair.further]), side)
@@ -160,8 +207,10 @@ def _part_of(pair: PairComparison, part: int, whole: int, tier: Verdict) -> Rela
         again = joined(sorted({key.repeats for key in keys if key.repeats})[:3])
         text = f"{pair.names()} hold the same weights{IN_WORDS.get(tier, '')}; {pair.name(whole)} "
         text += f"holds {_what_is_missing(pair, side, absent)} beside, which repeats {again}"
-        return _same(pair, text)
-    text = _containment_text(pair, part, whole, tier, side, absent)
+        if not beside:
+            return _same(pair, text)
+        return pair.relation(RelationKind.ALL_BUT_FEW, part, whole, text + beside, directed=False)
+    text = _containment_text(pair, part, whole, tier, side, absent) + beside
     return pair.relation(RelationKind.PART_OF, part, whole, text, directed=False)
 
 
@@ -177,12 +226,12 @@ def _containment_text(
     counts = [f.counts for f in pair.findings if f.counts is not None]
     shared = sum(c.unchanged for c in counts)
     lacking = sum(c.missing_b if part == pair.b else c.missing_a for c in counts)
-    rounded = pair.rounded_model() if tier in (Verdict.SAME_AT_FP16, Verdict.SAME_AT_BF16) else None
+    rounded = pair.cast_model(tier)
     cast = f" cast to {pair.half_dtypes(rounded)}" if rounded is not None else ""
     how = "" if cast else IN_WORDS.get(tier, "")
-    shard = _SHARD.search(pair.model(part).name)
+    shard = shard_name(pair.model(part).name)
     if shard is not None:
-        return f"{small} is shard {shard[1]} of {shard[2]} of {large}{how}"
+        return f"{small} is shard {shard.number} of {shard.total} of {large}{cast}{how}"
     by_component = not pair.contained and not pair.further and not cast
     has_core = pair.unet in pair.equal or shared > lacking
     if by_component and not has_core:
@@ -200,7 +249,7 @@ def _containment_text(
 
 def _what_is_missing(pair: PairComparison, side: Status, absent: Sequence[Finding]) -> str:
     """Name the components that one side lacks, and the keys of those that both hold in part."""
-    partial = [*pair.contained, *pair.further]
+    partial = [*pair.contained, *pair.altered, *pair.further]
     # "Other keys" names nothing: a marker among them may decide how the model must be run.
     unnamed = [f for f in absent if f.component == "other"]
     absent = [f for f in absent if f.component != "other"]
@@ -235,7 +284,7 @@ def _pruned(
     if pair.unet is not None and any(f.component == "ema" for f in dropped):
         alike = (full, small) in pair.kinship.ema_as_unet
         text += "; the EMA copy was the same" if alike else "; it keeps the raw UNet"
-    if tier != Verdict.IDENTICAL and pair.rounded_model() == small:
+    if pair.cast_model(tier) == small:
         text += f", cast to {pair.half_dtypes(small)}"
     return pair.relation(RelationKind.PRUNED, small, full, text)
 
@@ -266,10 +315,35 @@ def _same_where_used(pair: PairComparison, tier: Verdict) -> Relation:
     else:
         keys = pair.differing_in(pair.equal)
         if keys and all(key.nature == Nature.COUNTER for key in keys):
-            text = f"{pair.names()} hold the same weights{how}; counters of training steps differ"
+            model = pair.cast_model(tier)
+            text = f"{pair.names()} hold the same weights{how}"
+            if model is not None:
+                text = f"{pair.name(model)} is {pair.name(pair.opposite(model))} cast to "
+                text += pair.half_dtypes(model)
+            text += _unused_that_differ(pair)
             return pair.relation(RelationKind.SAME_WHERE_USED, pair.b, pair.a, text, directed=False)
         text = f"{pair.names()} differ only in keys that are never used"
     return pair.relation(RelationKind.SAME_WHERE_USED, pair.b, pair.a, text + how, directed=False)
+
+
+def _unused_that_differ(pair: PairComparison) -> str:
+    """Say what differs in components that are equal where they are used, in clauses; "" for none.
+
+    Of counters of training steps and of what a family never uses; whole position ids, which are
+    made anew where they are missing, are not worth a word here.
+    """
+    keys = pair.differing_in(f for f in pair.equal if f.verdict == Verdict.SAME_WHERE_USED)
+    counters = [key for key in keys if key.nature == Nature.COUNTER]
+    text = ""
+    if any(key.status not in MISSING for key in counters):
+        text += "; counters of training steps differ"
+    for model, side in ((pair.a, Status.MISSING_B), (pair.b, Status.MISSING_A)):
+        if alone := missing_from(counters, side):
+            text += f"; {pair.name(model)} alone holds counters of training steps "
+            text += f"({key_names(alone)})"
+    if any(key.status not in MISSING and key.nature != Nature.COUNTER for key in keys):
+        text += "; keys that are never used differ"
+    return text
 
 
 def _are(findings: Sequence[Finding]) -> str:

@@ -12,9 +12,11 @@ from megasim.errors import printable
 from megasim.findings.key_lists import brief_items
 from megasim.store.rows import Store
 from megasim.wording import counted
-from megasim.words import MISSING, Nature, Status
+from megasim.words import MISSING, TIERS, Nature, Status
 
+DIFFERING = tuple(status for status in Status if status not in TIERS)
 _SAME_NORM = 1e-6
+_ROUNDED_NORM = 2.0**-8  # the largest relative error of a rounding to bfloat16, and its half
 _MOST_ITEMS = 8
 
 
@@ -33,7 +35,7 @@ class TensorNumbers:
 
 @dataclass(frozen=True, slots=True)
 class DifferingKey:
-    """One key that is not equal in any tier, or that one model lacks.
+    """One key that is not identical, or that one model lacks.
 
     Attributes:
         a, b: its tensor in either model; None where it is missing.
@@ -56,9 +58,12 @@ class DifferingKey:
         alpha = self.key.rpartition(".")[2] == "alpha"
         return alpha and self.status == Status.CHANGED and self.a is not None and self.a.numel == 1
 
-    @property
-    def widened(self) -> bool:
-        """Whether one of the two has more elements along one dimension, and those are all zero."""
+    def is_widened(self, *, rounded: bool = False) -> bool:
+        """Whether one of the two has more elements along one dimension, and those are all zero.
+
+        Args:
+            rounded: whether one of them is rounded to half precision, and its norms with it.
+        """
         if self.a is None or self.b is None or self.status != Status.SHAPE_MISMATCH:
             return False
         narrow, wide = sorted((self.a, self.b), key=lambda tensor: tensor.numel)
@@ -69,18 +74,24 @@ class DifferingKey:
         if wide.zeros - narrow.zeros != wide.numel - narrow.numel:
             return False
         norms = ((narrow.l1, wide.l1), (narrow.l2, wide.l2), (narrow.linf, wide.linf))
+        near = _ROUNDED_NORM if rounded else _SAME_NORM
         return all(
-            x is not None and y is not None and math.isclose(x, y, rel_tol=_SAME_NORM)
-            for x, y in norms
+            x is not None and y is not None and math.isclose(x, y, rel_tol=near) for x, y in norms
         )
 
 
-def load_differing_keys(store: Store, a: int, b: int) -> list[DifferingKey]:
-    """Return the keys in which two models differ, from a to b; none of published distances."""
+def load_differing_keys(
+    store: Store, a: int, b: int, statuses: Collection[Status] = DIFFERING
+) -> list[DifferingKey]:
+    """Return the keys of some statuses of two models, from a to b; none of published distances.
+
+    Without statuses, those that are not equal in any tier.
+    """
     low, high = min(a, b), max(a, b)
     found = []
+    stored = [status if a == low else status.other_side for status in statuses]
     for component, key, block, status, nature, repeats, *numbers in store.rows(
-        "differing_keys", model_a=low, model_b=high
+        "keys_of_status", model_a=low, model_b=high, statuses=list(map(str, stored))
     ):
         sides = _tensor(*numbers[:7]), _tensor(*numbers[7:])
         told = Status(status)

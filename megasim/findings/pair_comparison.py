@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from megasim.anatomy.classification import unused_reason
 from megasim.errors import printable
 from megasim.findings.component_facts import ComponentFacts
 from megasim.findings.component_groups import used_components
@@ -16,7 +17,7 @@ from megasim.findings.kinship import Kinship, SharedContents, ordered
 from megasim.findings.pair_sentences import component_list, pair_sentences
 from megasim.findings.verdicts import NEVER_USED, Finding
 from megasim.store.rows import Model
-from megasim.words import RelationKind, Source, Verdict
+from megasim.words import RelationKind, Source, Status, Verdict
 
 # The cosine of weights trained from the same start is near 1, of unrelated ones near 0.
 LEAST_COSINE = 0.5
@@ -118,12 +119,13 @@ class PairComparison:
         self.unet = next((f for f in self.common if f.component == "unet"), None)
         # Estimates may be there for some components only; those do not tell of whole models.
         self.complete = all(
-            self.kinship.equal.used(model_id) <= {self.own(model_id, c) for c in present} | present
+            self.kinship.equal.used(model_id)
+            <= present.union(*(self.own(model_id, component) for component in present))
             for model_id in (self.a, self.b)
         )
 
-    def own(self, model_id: int, component: str) -> str:
-        """Return what one of the two models calls the component of a finding."""
+    def own(self, model_id: int, component: str) -> tuple[str, ...]:
+        """Return what one of the two models calls the component of a finding; mostly one name."""
         names = self.kinship.reader.rows.names_of(self.a, self.b, component)
         return names[0] if model_id == self.a else names[1]
 
@@ -138,8 +140,28 @@ class PairComparison:
 
     def differing_in(self, findings: Iterable[Finding]) -> list[DifferingKey]:
         """Return those of some components."""
-        wanted = {c for f in findings for c in (f.component, self.own(self.b, f.component))}
-        return [key for key in self.differing if key.component in wanted]
+        return self._of(self.differing, findings)
+
+    def keys_in(
+        self, findings: Iterable[Finding], statuses: Collection[Status]
+    ) -> list[DifferingKey]:
+        """Return the keys of some statuses in some components."""
+        keys = load_differing_keys(self.kinship.reader.store, self.a, self.b, statuses)
+        return self._of(keys, findings)
+
+    def is_unused(self, key: DifferingKey) -> bool:
+        """Whether the families of both models never use a key."""
+        families = (self.kinship.reader.rows.family(model_id) for model_id in (self.a, self.b))
+        return all(unused_reason(family, key.component, key.key) for family in families)
+
+    def _of(self, keys: Iterable[DifferingKey], findings: Iterable[Finding]) -> list[DifferingKey]:
+        wanted = {
+            name
+            for f in findings
+            for model_id in (self.a, self.b)
+            for name in (f.component, *self.own(model_id, f.component))
+        }
+        return [key for key in keys if key.component in wanted]
 
     def unread_in(self, model_id: int) -> bool:
         """Whether a model has keys whose values could not be read."""
@@ -170,7 +192,11 @@ class PairComparison:
     def facts(self, model_id: int, findings: Iterable[Finding]) -> list[ComponentFacts]:
         """Return what is known of one model's components, where it has tensors here."""
         facts = self.kinship.reader.facts
-        found = (facts.get((model_id, self.own(model_id, f.component))) for f in findings)
+        found = (
+            facts.get((model_id, name))
+            for f in findings
+            for name in self.own(model_id, f.component)
+        )
         return [fact for fact in found if fact is not None]
 
     def is_kin(self) -> bool:
@@ -211,6 +237,14 @@ class PairComparison:
             if half and half <= _HALF and not self._dtypes(other) & _HALF:
                 return model
         return None
+
+    def cast_model(self, tier: Verdict) -> int | None:
+        """Return the model that is the other cast to half precision, where a tier fits that."""
+        model = self.rounded_model()
+        if model is None or tier not in (Verdict.SAME_AT_FP16, Verdict.SAME_AT_BF16):
+            return None
+        fits = tier == Verdict.SAME_AT_FP16 or "bfloat16" in self._dtypes(model)
+        return model if fits else None
 
     def half_dtypes(self, model_id: int) -> str:
         """Return the dtypes of a model in half precision, e.g. "float16"."""

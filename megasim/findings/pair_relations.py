@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from megasim.findings.changed_models import replaced, tuned
-from megasim.findings.containment import relation_of_equals, under_other_keys
+from megasim.findings.containment import (
+    relation_of_equals,
+    shards_of_one_model,
+    under_other_keys,
+)
 from megasim.findings.pair_comparison import PairComparison, Relation
 from megasim.findings.small_differences import all_but_few, damaged, kept_ema, rescaled, widened
 
@@ -15,8 +19,8 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
     they may be equal but for one thing, or but for a few keys. Only then is it said that
     components were replaced or trained.
     """
-    if not pair.common or not pair.complete:
-        found = under_other_keys(pair)
+    if not any(f.counts is None or f.counts.common for f in pair.common) or not pair.complete:
+        found = under_other_keys(pair) or shards_of_one_model(pair)
         return [found] if found else []
     if not pair.altered and not pair.other_networks:
         if pair.unproven:

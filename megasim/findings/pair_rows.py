@@ -65,20 +65,22 @@ class PairRows:
         self._store = store
         self._families: dict[int, str] = {}
         self._shapes: dict[tuple[int, str], Counter[str]] = {}
-        renamed = list(store.rows("renamed_components"))
-        self._counterparts = {(a, b, component): other for a, b, component, other in renamed}
-        # How many components each of them has keys in common with, under another name.
-        self._split = Counter((a, b, component) for a, b, component, _ in renamed)
-        self._joined = Counter((a, b, other) for a, b, _, other in renamed)
+        # What the second model calls the components of the first, as far as renames say.
+        self._counterparts: dict[tuple[int, int, str], list[str]] = defaultdict(list)
+        self._joined: Counter[tuple[int, int, str]] = Counter()
+        for a, b, component, other in store.rows("renamed_components"):
+            self._counterparts[a, b, component].append(other)
+            self._joined[a, b, other] += 1
 
-    def names_of(self, a: int, b: int, component: str) -> tuple[str, str]:
+    def names_of(self, a: int, b: int, component: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return what the component of a finding between a and b is called in either model.
 
         A rename may bring together what two families call otherwise: SDXL's first text encoder
-        is that of SD1.
+        is that of SD1. Several names where one model has in several components what the other has
+        in one, as "enc" and "dec" beside the "module" of a wrapper.
         """
-        low, high = min(a, b), max(a, b)
-        names = component, self._counterparts.get((low, high, component), component)
+        others = self._counterparts.get((min(a, b), max(a, b), component))
+        names = (component,), tuple(others or (component,))
         return names if a < b else names[::-1]
 
     def is_regrouped(self, a: int, b: int, component: str) -> bool:
@@ -87,9 +89,8 @@ class PairRows:
         "enc" is only a part of "module" where that holds "module.enc" and "module.dec".
         """
         pair = min(a, b), max(a, b)
-        other = self._counterparts.get((*pair, component))
-        split = self._split[*pair, component]
-        return other is not None and max(split, self._joined[*pair, other]) > 1
+        others = self._counterparts.get((*pair, component), [])
+        return len(others) > 1 or any(self._joined[*pair, other] > 1 for other in others)
 
     def renames(self, a: int, b: int) -> list[tuple[str, str, int, int]]:
         """Return (prefix in a, prefix in b, keys, of them with equal content) of each rename.
@@ -133,15 +134,16 @@ class PairRows:
     def _with_leftovers(self, pair: Pair, rows: Sequence[ComponentRow]) -> list[ComponentRow]:
         """Count what a rename left behind in b where the rest of its component went."""
         by_component = {row.component: row for row in rows}
-        for row in rows:
-            left = by_component.get(self._counterparts.get((*pair, row.component), ""))
-            if row.counts is None or left is None or left.counts is None:
-                continue
-            if not left.counts.common and not left.counts.missing_b:
-                missing_a = row.counts.missing_a + left.counts.missing_a
-                counts = replace(row.counts, missing_a=missing_a)
-                by_component[row.component] = replace(row, counts=counts)
-                del by_component[left.component]
+        for component in [row.component for row in rows]:
+            for other in self._counterparts.get((*pair, component), ()):
+                row, left = by_component.get(component), by_component.get(other)
+                if row is None or left is None or row.counts is None or left.counts is None:
+                    continue
+                if not left.counts.common and not left.counts.missing_b:
+                    missing_a = row.counts.missing_a + left.counts.missing_a
+                    counts = replace(row.counts, missing_a=missing_a)
+                    by_component[component] = replace(row, counts=counts)
+                    del by_component[other]
         return list(by_component.values())
 
     def exact_layers(
@@ -156,7 +158,7 @@ class PairRows:
         if not components:
             return {}
         a, b = pair
-        of = {self._counterparts.get((a, b, c), c): c for c in components}
+        of = {other: c for c in components for other in self._counterparts.get((a, b, c), ())}
         of |= {component: component for component in components}
         found = self._store.rows("finding_layers", model_a=a, model_b=b, components=list(of))
         return _by_component(_layer(of[component], *row) for component, *row in found)

@@ -212,8 +212,8 @@ def model_verdict(findings: Sequence[Finding]) -> Verdict:
     """Return the verdict of two whole models, from the components that are used.
 
     Components that only training needs do not count. Models that share components and hold
-    others alone are equal where both have keys, or partly changed; models without a component in
-    common are other networks.
+    others alone are equal where both have keys, or partly changed; of models without a component
+    in common no shape can disagree.
 
     Args:
         findings: of one pair.
@@ -221,8 +221,8 @@ def model_verdict(findings: Sequence[Finding]) -> Verdict:
     used = [f for f in findings if f.component not in NEVER_USED and f.verdict != Verdict.ABSENT]
     common = [f for f in used if not f.verdict.is_absent]
     verdicts = {finding.verdict for finding in common}
-    if not common or verdicts == {Verdict.OTHER_ARCHITECTURE}:
-        return Verdict.OTHER_ARCHITECTURE
+    if verdicts <= {Verdict.DISJOINT, Verdict.OTHER_ARCHITECTURE}:
+        return weakest([*verdicts, Verdict.DISJOINT])
     if len(verdicts) == 1 and len(common) == len(used):
         return verdicts.pop()
     partial = {Verdict.SAME_AS_READ, Verdict.CONTAINED, Verdict.NOT_READ}

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, pairwise
 
 import networkx as nx
 
+from megasim.errors import printable
 from megasim.findings.component_groups import Equalities
 from megasim.findings.kinship import ComponentSet, Kinship, ordered
 from megasim.findings.pair_comparison import PairComparison, Relation
 from megasim.findings.pair_relations import pair_relations
+from megasim.findings.shard_names import shard_name
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, FindingsReader, chosen_pairs
 from megasim.store.rows import Pair, Store
 from megasim.wording import listed
 from megasim.words import RelationKind
 
-# Of up to so many models of equal components every pair is described.
-_MOST_IN_ALL_PAIRS = 12
+# Of up to so many models of equal components every pair is looked at.
+_MOST_IN_ALL_PAIRS = 48
 _SHOWN_SAME = 12
 
 __all__ = ["Relation", "model_relations", "relation_sentences"]
@@ -34,8 +37,9 @@ def model_relations(
     """Return the relations of pairs of models; unrelated models have none.
 
     Of named pairs, or of few, every relation is returned; of the other parts of the files of named
-    models, what is equal. Of many, as few as tie the models of equal weights together, and for each
-    such family the relation to its nearest model.
+    models, what is equal. Of many pairs, those of models of equal weights, and for each such family
+    the relation to its nearest model. Where more than `_MOST_IN_ALL_PAIRS` models are of equal
+    weights but not of equal bytes, as few relations as tie them together.
 
     Raises:
         UsageError: an unknown model or group.
@@ -49,7 +53,7 @@ def model_relations(
         ties = _ties(kinship, known)
         chosen = [*ties, *_nearest_pairs(kinship, known, ties)]
     if pairs is None:
-        return _relations(kinship, chosen)
+        return _with_all_of_same_bytes(_relations(kinship, chosen))
     of_parts = _relations(kinship, _pairs_of_other_parts(store, kinship.reader, chosen))
     equal_parts = [r for r in of_parts if r.kind in (RelationKind.SAME_WEIGHTS, RelationKind.CAST)]
     found = [*_relations(kinship, chosen), *equal_parts]
@@ -80,20 +84,53 @@ def relation_sentences(
 ) -> list[tuple[RelationKind, str]]:
     """Return kind and text of relations; models that are all the same are named together.
 
+    What holds of one of them and another model is said once: it holds of all.
+
     Args:
         whole: whether to name all of these, or twelve at most.
     """
     most = None if whole else _SHOWN_SAME
-    same: nx.Graph[str] = nx.Graph()
-    same.add_edges_from((r.other, r.model) for r in relations if r.same_bytes)
-    together = [sorted(names) for names in nx.connected_components(same) if len(names) > 2]
-    merged = {name for names in together for name in names}
+    together = [names for names in _same_bytes(relations) if len(names) > 2]
+    stands_for = {name: names[0] for names in together for name in names}
     sentences = [
         (RelationKind.SAME_WEIGHTS, f"{listed(names, most)} hold the same weights")
         for names in together
     ]
-    sentences += [(r.kind, r.text) for r in relations if not r.same_bytes or r.model not in merged]
+    said: set[tuple[RelationKind, frozenset[str]]] = set()
+    for relation in relations:
+        ends = frozenset(stands_for.get(n, n) for n in (relation.model, relation.other))
+        again = ends & stands_for.keys() and (relation.kind, ends) in said
+        if not again and not (len(ends) == 1 and relation.same_bytes):
+            sentences.append((relation.kind, relation.text))
+            said.add((relation.kind, ends))
     return sorted(sentences, key=lambda sentence: sentence[0].rank)
+
+
+def _same_bytes(relations: Sequence[Relation]) -> list[list[str]]:
+    """Return the sets of models that hold the same bytes."""
+    same: nx.Graph[str] = nx.Graph()
+    same.add_edges_from((r.other, r.model) for r in relations if r.same_bytes)
+    return [sorted(names) for names in nx.connected_components(same)]
+
+
+def _with_all_of_same_bytes(relations: Sequence[Relation]) -> list[Relation]:
+    """Add the pairs of models that hold the same bytes, as others of them tell."""
+    known = {frozenset((r.model, r.other)) for r in relations}
+    same = [r for r in relations if r.same_bytes]
+    evidence = {name: r.evidence for r in same for name in (r.model, r.other)}
+    added = [
+        replace(
+            same[0],
+            model=b,
+            other=a,
+            text=f"{printable(a, 80)} and {printable(b, 80)} hold the same weights",
+            evidence=evidence[b],
+        )
+        for names in _same_bytes(relations)
+        for a, b in combinations(names, 2)
+        if frozenset((a, b)) not in known
+    ]
+    return sorted([*relations, *added], key=lambda relation: relation.kind.rank)
 
 
 def _relations(kinship: Kinship, pairs: Sequence[Pair]) -> list[Relation]:
@@ -136,8 +173,8 @@ class _Families:
 def _ties(kinship: Kinship, known: set[Pair]) -> list[Pair]:
     """Return few pairs that tie together the models whose components are all equal.
 
-    Of each set of them a spanning tree of the closest relations; then each model that is a part
-    of another, and each whose UNet is the EMA copy of another.
+    Of each large set of them a spanning tree of the closest relations; then each model that is a
+    part of another, each whose UNet is the EMA copy of another, and shards that follow each other.
     """
     sets: dict[ComponentSet, list[int]] = defaultdict(list)
     for model_id in sorted(kinship.equal.components_of):
@@ -148,7 +185,22 @@ def _ties(kinship: Kinship, known: set[Pair]) -> list[Pair]:
         wholes = [others[0] for other, others in sets.items() if components < other]
         ties += [ordered(ids[0], whole) for whole in wholes[:1]]
     ties += [ordered(*pair) for pair in kinship.ema_as_unet]
+    ties += _neighbouring_shards(kinship)
     return [pair for pair in dict.fromkeys(ties) if pair in known]
+
+
+def _neighbouring_shards(kinship: Kinship) -> list[Pair]:
+    """Return the pairs of shards that follow each other, as their names say."""
+    shards = [
+        (*shard, model.id)
+        for model in kinship.reader.models.values()
+        if (shard := shard_name(model.name)) is not None
+    ]
+    return [
+        ordered(one[-1], other[-1])
+        for one, other in pairwise(sorted(shards))
+        if (one[0], one[2]) == (other[0], other[2])
+    ]
 
 
 def _tied(kinship: Kinship, ids: Sequence[int], known: set[Pair]) -> list[Pair]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from megasim.findings.differing_keys import key_names, missing_from, name_differing
+from megasim.errors import printable
+from megasim.findings.containment import held_alone
+from megasim.findings.differing_keys import DifferingKey, key_names, name_differing
+from megasim.findings.identity import COUNTERPARTS, Counts
 from megasim.findings.pair_comparison import IN_WORDS, PairComparison, Relation
+from megasim.findings.rounded_keys import MOST_FEW, equal_keys, odd_sentence
 from megasim.wording import counted, four_digits
-from megasim.words import RelationKind, Source, Status, Verdict, weakest
-
-# More keys than this are not few.
-_MOST_FEW = 8
+from megasim.words import MISSING, RelationKind, Source, Verdict
 
 
 def damaged(pair: PairComparison) -> Relation | None:
@@ -49,9 +50,9 @@ def kept_ema(pair: PairComparison) -> Relation | None:
 
 def rescaled(pair: PairComparison) -> Relation | None:
     """Return the relation of adapters whose factors are equal, and whose alpha is not."""
-    if not _is_alike_elsewhere(pair) or any(f.source != Source.EXACT for f in pair.common):
+    if not _is_equal_elsewhere(pair) or any(f.source != Source.EXACT for f in pair.common):
         return None
-    keys = pair.differing_in(pair.altered)
+    keys = _of_both(pair)
     if not keys or not all(key.is_alpha for key in keys):
         return None
     values = {(k.a.mean, k.b.mean) for k in keys if k.a is not None and k.b is not None}
@@ -60,18 +61,22 @@ def rescaled(pair: PairComparison) -> Relation | None:
         ((before, after),) = values
         if before is not None and after is not None:
             text += f": {four_digits(before)} → {four_digits(after)}"
-    text += f" in {counted(len(keys), 'key')}"
+    text += f" in {counted(len(keys), 'key')}{_as_rounded(pair)}{held_alone(pair)}"
     return pair.relation(RelationKind.RESCALED, pair.b, pair.a, text, directed=False)
 
 
 def widened(pair: PairComparison) -> Relation | None:
     """Return the relation when some tensors of one have more elements, which are all zero."""
-    if not _is_alike_elsewhere(pair):
+    if not _is_equal_elsewhere(pair):
         return None
-    if any(f.counts is None or f.counts.differing > f.counts.shape_mismatch for f in pair.altered):
+    if any(
+        f.counts is None or _differing(f.counts) > f.counts.shape_mismatch for f in pair.altered
+    ):
         return None
-    keys = pair.differing_in(pair.altered)
-    if not keys or not all(key.widened for key in keys):
+    keys = _of_both(pair)
+    tier = equal_keys(pair, pair.common).tier
+    cast = pair.cast_model(tier) if tier is not None else None
+    if not keys or not all(key.is_widened(rounded=cast is not None) for key in keys):
         return None
     wider = {k.b.numel > k.a.numel for k in keys if k.a is not None and k.b is not None}
     if len(wider) > 1:
@@ -84,45 +89,70 @@ def widened(pair: PairComparison) -> Relation | None:
         shapes = (first.a.shape, first.b.shape)
         before, after = shapes if wide == pair.b else shapes[::-1]
         text += f" from {before} to {after}"
+    if cast is not None:
+        text += f", {pair.name(cast)} cast to {pair.half_dtypes(cast)}"
     text += "; the new elements are zero, the norms are the same"
+    text += (" but for rounding" if cast is not None else "") + held_alone(pair)
     return pair.relation(RelationKind.WIDENED, wide, narrow, text, directed=False)
 
 
-def _is_alike_elsewhere(pair: PairComparison) -> bool:
-    """Whether the two hold the same keys, and telling ones of them are equal."""
+def _of_both(pair: PairComparison) -> list[DifferingKey]:
+    """Return the keys of changed components that both models hold, and that are not equal."""
+    return [key for key in pair.differing_in(pair.altered) if key.status not in MISSING]
+
+
+def _differing(counts: Counts) -> int:
+    """Return how many keys that both hold are not equal in any tier."""
+    return counts.read - counts.unchanged
+
+
+def _as_rounded(pair: PairComparison) -> str:
+    tier = equal_keys(pair, pair.common).tier
+    return "" if tier is None else IN_WORDS.get(tier, "")
+
+
+def _is_equal_elsewhere(pair: PairComparison) -> bool:
+    """Whether components that did not change are equal where both have keys, and telling."""
     return (
-        not (pair.only_a or pair.only_b or pair.other_networks or pair.not_read)
+        bool(pair.altered)
+        and not (pair.other_networks or pair.not_read)
         and pair.is_telling(pair.common)
-        and len(pair.equal) + len(pair.altered) == len(pair.common)
+        and len(pair.equal) + len(pair.contained) + len(pair.altered) == len(pair.common)
     )
 
 
 def all_but_few(pair: PairComparison) -> Relation | None:
     """Return the relation of models that are equal but for a few keys.
 
-    Of a component with several keys more must be equal than differ; a component of one key may be
-    another altogether, as a head.
+    Of a component with several keys no fewer must be equal than differ; one of a single key may be
+    another altogether, as a head, where it is the smaller part of the model.
     """
-    counts = [f.counts for f in pair.common]
-    if pair.other_networks or not pair.altered or any(c is None for c in counts):
+    if pair.other_networks or not pair.altered or any(f.counts is None for f in pair.common):
         return None
     if any(f.source != Source.EXACT for f in pair.common):
         return None
-    known = [c for c in counts if c is not None]
-    changed = sum(c.read - c.unchanged for c in known)
-    missing = sum(c.missing_a + c.missing_b for c in known)
-    telling = sum(pair.evidence.get(f.component, 0) for f in pair.common)
-    if changed + missing > _MOST_FEW or telling < changed + missing:
+    counts = {f.component: f.counts for f in pair.common if f.counts is not None}
+    changed = sum(map(_differing, counts.values()))
+    telling = sum(pair.evidence.get(component, 0) for component in counts)
+    if changed > MOST_FEW or telling < changed or not _mostly_in_common(pair):
         return None
-    if pair.only_a or pair.only_b:
-        return None
+    equal_parameters = sum(fact.parameters for fact in pair.facts(pair.a, pair.equal))
     for finding in pair.altered:
-        assert finding.counts is not None
-        differing = finding.counts.read - finding.counts.unchanged
-        whole = finding.counts.common == 1 and finding is not pair.core()
-        if not whole and pair.evidence.get(finding.component, 0) < differing:
+        held = counts[finding.component]
+        size = sum(fact.parameters for fact in pair.facts(pair.a, [finding]))
+        replaced = held.common == 1 and size < equal_parameters
+        if held.unchanged < _differing(held) and not replaced:
             return None
     return pair.relation(*_ends(pair), _all_but_few_text(pair, changed), directed=False)
+
+
+def _mostly_in_common(pair: PairComparison) -> bool:
+    """Whether the two hold in common at least half of the keys of the smaller one."""
+    used = [*pair.common, *pair.only_a, *pair.only_b]
+    counts = [f.counts for f in used if f.counts is not None]
+    common = sum(c.common for c in counts)
+    alone = min(sum(c.missing_a for c in counts), sum(c.missing_b for c in counts))
+    return common >= COUNTERPARTS * (common + alone)
 
 
 def _ends(pair: PairComparison) -> tuple[RelationKind, int, int]:
@@ -134,23 +164,23 @@ def _ends(pair: PairComparison) -> tuple[RelationKind, int, int]:
 
 def _all_but_few_text(pair: PairComparison, changed: int) -> str:
     known = [f.counts for f in pair.common if f.counts is not None]
-    tier = weakest(c.weakest_tier for c in known if c.unchanged)
-    keys = pair.differing_in(pair.altered)
-    of_both = [key for key in keys if key.a is not None and key.b is not None]
-    total = sum(c.common for c in known)
-    but = f"but for {changed:,} of {counted(total, 'key')}"
-    if of_both:
-        but += f": {key_names(of_both)}"
-    model = pair.rounded_model()
-    if model is not None and tier in (Verdict.SAME_AT_FP16, Verdict.SAME_AT_BF16):
+    equal = equal_keys(pair, pair.common)
+    tier = equal.tier or Verdict.IDENTICAL
+    named = [key_names(keys)] if (keys := _of_both(pair)) else []
+    named += [
+        f"{printable(key.canonical_key, 200)} ({printable(key.kind, 40)})"
+        for f in pair.common
+        for key in f.unread.other_bytes
+    ]
+    but = f"but for {changed:,} of {counted(sum(c.common for c in known), 'key')}"
+    but += f": {', '.join(named)}" if named else ""
+    model = pair.cast_model(tier)
+    if model is not None:
         other = pair.opposite(model)
         text = f"{pair.name(model)} is {pair.name(other)} cast to {pair.half_dtypes(model)}, {but}"
     else:
         text = f"{pair.names()} hold the same weights{IN_WORDS.get(tier, '')}, {but}"
-    for owner, side in ((pair.a, Status.MISSING_B), (pair.b, Status.MISSING_A)):
-        alone = missing_from(pair.differing_in([*pair.altered, *pair.contained]), side)
-        if alone:
-            text += f"; {pair.name(owner)} alone holds {name_differing(alone)}"
+    text += odd_sentence(equal) + held_alone(pair)
     unread = [key for f in pair.common for key in f.unread.unknown]
     if unread:
         text += f"; {counted(len(unread), 'key')} could not be read"

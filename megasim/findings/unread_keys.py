@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from megasim.anatomy.natures import key_natures
@@ -146,12 +146,14 @@ class UnreadKeys:
             read_in_b=len(read_in_b),
         )
 
-    def signature(self, model_id: int, component: str) -> tuple[tuple[str, ...], ...] | None:
+    def signature(
+        self, model_id: int, components: Collection[str]
+    ) -> tuple[tuple[str, ...], ...] | None:
         """Return what is equal for components whose unread keys are known to be equal.
 
         None where they cannot be known; () where all was read.
         """
-        keys = [key for key in self.of(model_id).values() if key.component == component]
+        keys = [key for key in self.of(model_id).values() if key.component in components]
         signatures = [key.signature for key in keys]
         known = [signature for signature in signatures if signature is not None]
         return tuple(sorted(known)) if len(known) == len(signatures) else None

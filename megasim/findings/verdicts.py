@@ -15,6 +15,7 @@ from megasim.findings.component_facts import ComponentFacts, load_component_fact
 from megasim.findings.details import ComponentEvidence, Detail, LayerRow, component_detail
 from megasim.findings.identity import MOSTLY, Counts, component_verdict, is_rounding_level
 from megasim.findings.pair_rows import ComponentRow, PairRows
+from megasim.findings.shard_names import are_shards_of_one
 from megasim.findings.unread_keys import NOTHING_UNREAD, UnreadKeys, UnreadPair
 from megasim.store.rows import Pair, Store
 from megasim.words import TIERS, ModelSource, Source, Verdict
@@ -242,14 +243,17 @@ class FindingsReader:
         verdict = self._verdict(a, b, replace(row, counts=counts), layers, unused)
         distances = {layer.key: layer.l2 for layer in layers if layer.l2 is not None}
         rounding = verdict == Verdict.CHANGED and row.is_imported and is_rounding_level(distances)
-        first, second = self._facts_of(a, b, row.component)
+        dtypes = [
+            tuple(sorted({dtype for fact in facts for dtype in fact.dtypes}))
+            for facts in self._facts_of(a, b, row.component)
+        ]
         evidence = ComponentEvidence(
             *names,
             counts=counts,
             layers=layers,
             unused=unused,
-            dtypes_a=first.dtypes if first else (),
-            dtypes_b=second.dtypes if second else (),
+            dtypes_a=dtypes[0],
+            dtypes_b=dtypes[1],
             layout_a=self.models[a].layout,
             layout_b=self.models[b].layout,
             rounding=rounding,
@@ -294,9 +298,11 @@ class FindingsReader:
         counts = row.counts
         if counts is None or not (counts.missing_a and counts.missing_b) or counts.unchanged:
             return False
+        if not counts.common and are_shards_of_one(self.models[a].name, self.models[b].name):
+            return True  # each has others of the shapes of one model
         of_a, of_b = (
-            self.rows.shapes(model_id, name)
-            for model_id, name in zip((a, b), self.rows.names_of(a, b, row.component), strict=True)
+            sum((self.rows.shapes(model_id, name) for name in names), Counter())
+            for model_id, names in zip((a, b), self.rows.names_of(a, b, row.component), strict=True)
         )
         return (of_a & of_b).total() >= max(1, MOSTLY * min(of_a.total(), of_b.total()))
 
@@ -317,21 +323,24 @@ class FindingsReader:
         if row.counts is None or not row.counts.unchanged:
             return False
         of_a, of_b = (
-            self.unread.signature(model_id, name)
-            for model_id, name in zip((a, b), self.rows.names_of(a, b, row.component), strict=True)
+            self.unread.signature(model_id, names)
+            for model_id, names in zip((a, b), self.rows.names_of(a, b, row.component), strict=True)
         )
         if of_a is None or of_a != of_b:
             return False
         first, second = self._facts_of(a, b, row.component)
-        if first is not None and second is not None and not row.renamed:
-            return first.same_where_used(second)
+        if first and second and not row.renamed:
+            return first[0].same_where_used(second[0])
         return bool(layers) and row.counts.differing == len(unused)
 
     def _facts_of(
         self, a: int, b: int, component: str
-    ) -> tuple[ComponentFacts | None, ComponentFacts | None]:
-        name_a, name_b = self.rows.names_of(a, b, component)
-        return self.facts.get((a, name_a)), self.facts.get((b, name_b))
+    ) -> tuple[list[ComponentFacts], list[ComponentFacts]]:
+        of_a, of_b = (
+            [fact for name in names if (fact := self.facts.get((model_id, name))) is not None]
+            for model_id, names in zip((a, b), self.rows.names_of(a, b, component), strict=True)
+        )
+        return of_a, of_b
 
     def _absent_in_both(self, a: int, b: int, findings: Sequence[Finding]) -> list[Finding]:
         """Of what makes images, say also what neither model has."""

@@ -57,6 +57,10 @@ _KIND_WORDS = {
     RelationKind.SAME_AS_READ: "are the same as another as far as they were read",
     RelationKind.PRUNED: "are pruned copies of another",
     RelationKind.PART_OF: "are part of another",
+    RelationKind.OVERLAP: "are equal to another where both have keys",
+    RelationKind.SHARDS: "are shards of one model",
+    RelationKind.RESCALED: "are another adapter with another alpha",
+    RelationKind.WIDENED: "are another widened with zeros",
     RelationKind.ALL_BUT_FEW: "differ from another in a few keys",
     RelationKind.VAE_REPLACED: "have another VAE put in",
     RelationKind.TEXT_ENCODER_REPLACED: "have another text encoder put in",
@@ -79,9 +83,7 @@ def findings_section(source: ReportSource) -> Section:
     shown = _shown_relations(relations)
     blocks: list[Block] = [bullets(shown)] if shown else []
     if not relations:
-        blocks.append(
-            note("No two of these models are kin: their weights do not resemble each other.")
-        )
+        blocks.append(note("No relation between any two of these models was found."))
     if len(relation_sentences(relations)) > len(shown):
         blocks.append(say("All of them, pair by pair, are in relations.csv."))
     if len(pairs) <= MOST_DETAILED_PAIRS:

@@ -370,3 +370,24 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
         store.ingest(models)
         store.compare()
         assert np.array_equal(store.matrix("block").values, resumed)
+
+
+def test_models_of_several_sizes_meet_under_one_key(tmp_path: Path) -> None:
+    """Two pairs of models; all four have one row under the same key."""
+    sizes = {"small": 128, "large": 192}
+    states = {
+        f"{name}-{i}": {"lin.weight": torch.full((1, size, 1, 1), i + 1.0)}
+        for name, size in sizes.items()
+        for i in range(2)
+    }
+    paths = [write_model(tmp_path / f"{name}.safetensors", state) for name, state in states.items()]
+    with megasim.open_store(tmp_path / "store.duckdb") as workspace:
+        workspace.ingest(*paths)
+        assert workspace.compare().pairs_done == 6
+        found = workspace.sql(
+            "select model_a, model_b, l2 from layer_distances where l2 is not null"
+        )
+        distances = {(a, b): l2 for a, b, l2 in found.itertuples(index=False)}
+    assert distances == {
+        (f"{name}-0", f"{name}-1"): pytest.approx(size**0.5) for name, size in sizes.items()
+    }

@@ -188,3 +188,20 @@ def test_constants_are_never_evidence() -> None:
         {"enc.w": tensor("w"), "enc.b": ones}, {"e.0.weight": tensor("w"), "e.0.bias": ones}
     )
     assert [r.keys for r in found] == [(("enc.w", "e.0.weight"),)]
+
+
+def test_names_that_differ_in_case_spaces_and_underscores_alone() -> None:
+    """As two releases of SevenNet spell their layers; the weights are others."""
+    names = ("edge_embedding.coeffs", "0_convolution.weight", "1_convolution.weight")
+    others = ("EdgeEmbedding.coeffs", "0 convolution.weight", "1 convolution.weight")
+    a = {name: tensor(f"a{i}", f"{i + 2}x8") for i, name in enumerate(names)}
+    b = {name: tensor(f"b{i}", f"{i + 2}x8") for i, name in enumerate(others)}
+    found = find_renames(a | {"only.a": tensor("x")}, b | {"only.b": tensor("y")})
+    assert [pair for rename in found for pair in rename.keys] == [
+        (names[1], others[1]),
+        (names[2], others[2]),
+        (names[0], others[0]),
+    ]
+    assert {(rename.basis, rename.support) for rename in found} == {("structure", 0)}
+    b["edge embedding.coeffs"] = b["EdgeEmbedding.coeffs"]  # which of the two is not clear
+    assert len(find_renames(a, b)) == 2

@@ -2,79 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from html import escape
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megasim.findings.component_groups import group_sentences, shared_components
+from megasim.findings.component_groups import shared_components
 from megasim.findings.overview import findings_report
 from megasim.findings.relations import model_relations
 from megasim.findings.verdicts import pair_findings
 from megasim.store.rows import Store
 from megasim.words import RelationKind
 from megasim.workspace import open_store
+from tests.findings.told import related, told
 from tests.models import random_model
-from tests.small_sd import UNET, cast, compared_store, small_sd, with_ema
+from tests.small_networks import convolutional, language_model, lora, noise
+from tests.small_sd import cast, compared_store, small_sd, with_ema
 
 StateDict = dict[str, torch.Tensor]
 
 
 def relation_texts(store: Store) -> list[str]:
     return [relation.text for relation in model_relations(store)]
-
-
-def related(folder: Path, **models: StateDict) -> list[str]:
-    """Return what is said of some models: in text, and as it is in JSON."""
-    with Store(compared_store(folder, models)) as store:
-        report = findings_report(store)
-        told = [
-            relation["text"] for relation in json.loads(json.dumps(report.to_json()))["relations"]
-        ]
-        assert told == relation_texts(store)
-        assert all(sentence in report.to_text() for sentence in told)
-        assert all(escape(sentence) in report.to_html() for sentence in told)
-        return told
-
-
-def noise(seed: int, *shape: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
-
-
-def language_model(seed: int, head: bool = True) -> StateDict:
-    names = [f"self_attn.{k}_proj" for k in "qkvo"] + ["mlp.up_proj", "mlp.down_proj"]
-    state = {"model.embed_tokens.weight": noise(seed, 32, 8)}
-    for layer in range(2):
-        for at, name in enumerate(names):
-            state[f"model.layers.{layer}.{name}.weight"] = noise(100 * seed + 10 * layer + at, 8, 8)
-        state[f"model.layers.{layer}.input_layernorm.weight"] = torch.ones(8)
-    return state | ({"lm_head.weight": noise(seed + 7, 32, 8)} if head else {})
-
-
-def convolutional(seed: int, batches: int) -> StateDict:
-    state: StateDict = {}
-    for layer in range(3):
-        at = f"features.{layer}."
-        state[at + "conv.weight"] = noise(10 * seed + layer, 8, 4, 3, 3)
-        state[at + "bn.weight"] = torch.ones(8)
-        state[at + "bn.running_mean"] = noise(10 * seed + layer + 5, 8)
-        state[at + "bn.running_var"] = noise(10 * seed + layer + 6, 8).abs()
-        state[at + "bn.num_batches_tracked"] = torch.tensor(batches)
-    return state
-
-
-def lora(seed: int, alpha: float) -> StateDict:
-    state: StateDict = {}
-    for at, name in enumerate(("down_blocks_0_to_q", "mid_block_to_k", "up_blocks_1_to_v")):
-        state[f"lora_unet_{name}.lora_down.weight"] = noise(10 * seed + at, 4, 32)
-        state[f"lora_unet_{name}.lora_up.weight"] = noise(10 * seed + at + 5, 32, 4)
-        state[f"lora_unet_{name}.alpha"] = torch.tensor(alpha)
-    return state
 
 
 WHOLE = random_model(1)
@@ -89,53 +40,6 @@ def test_two_keys_of_four_bit_for_bit_are_a_part(tmp_path: Path) -> None:
         (relation,) = model_relations(store)
     assert relation.text == "part is a part of whole: 1 of its 4 keys"
     assert relation.kind == RelationKind.PART_OF
-
-
-def test_a_cast_with_one_key_more_one_less_or_one_moved(tmp_path: Path) -> None:
-    moved = {k: v.clone() for k, v in HALF.items()}
-    moved["block.2.weight"].view(torch.int16)[0, 0] += 1  # one unit in the last place
-    (one,) = related(tmp_path / "moved", full=WHOLE, half=moved)
-    assert one == "half is full cast to float16, but for 1 of 4 keys: block.2.weight"
-    (more,) = related(
-        tmp_path / "more", full=WHOLE, half=HALF | {"extra.weight": noise(9, 9, 9).half()}
-    )
-    assert more == "half is full cast to float16, plus its extra"
-    less = {key: HALF[key] for key in list(HALF)[1:]}
-    (fewer,) = related(tmp_path / "less", full=WHOLE, half=less)
-    assert fewer == "half is full cast to float16, without block.0.weight"
-
-
-def test_the_unet_of_a_cast_that_lost_keys_was_not_fine_tuned(tmp_path: Path) -> None:
-    base = small_sd(1)
-    time = UNET + "time_embed.0.weight"
-    (text,) = related(
-        tmp_path,
-        base=base | {time: noise(3, 8, 8)},
-        half=cast(base, torch.float16),
-    )
-    assert text == f"half is base cast to float16, without {time}"
-
-
-def test_a_convolution_widened_with_zeros(tmp_path: Path) -> None:
-    base = random_model(3) | {"conv.weight": noise(4, 8, 4, 3, 3)}
-    zeros = torch.zeros(8, 5, 3, 3)
-    wide = base | {"conv.weight": torch.cat([base["conv.weight"], zeros], 1)}
-    filled = base | {"conv.weight": torch.cat([base["conv.weight"], zeros + 0.1], 1)}
-    texts = related(tmp_path, base=base, wide=wide, filled=filled)
-    assert texts[0] == (
-        "wide is base with conv.weight widened from 8x4x3x3 to 8x9x3x3; "
-        "the new elements are zero, the norms are the same"
-    )
-    assert "base and filled hold the same weights, but for 1 of 5 keys: conv.weight" in texts
-
-
-def test_a_lora_of_which_only_alpha_differs(tmp_path: Path) -> None:
-    (text,) = related(tmp_path, a=lora(1, 8), b=lora(1, 4))
-    assert text == "a and b are the same adapter with another alpha: 8 → 4 in 3 keys"
-
-
-def test_two_loras_with_one_alpha_are_no_kin(tmp_path: Path) -> None:
-    assert related(tmp_path, a=lora(1, 8), b=lora(2, 8)) == []
 
 
 def test_two_files_that_each_hold_keys_alone(tmp_path: Path) -> None:
@@ -159,6 +63,23 @@ def test_shards_without_an_index(tmp_path: Path) -> None:
     assert "m-00001-of-00002 is shard 1 of 2 of whole" in texts
     assert "m-00002-of-00002 is shard 2 of 2 of whole" in texts
     assert not any("changed" in text for text in texts)
+
+
+def test_shards_whose_whole_is_not_here(tmp_path: Path) -> None:
+    keys = list(whole := language_model(3))
+    shards = {
+        f"m-0000{i + 1}-of-00003": {key: whole[key] for key in keys[6 * i : 6 * i + 6]}
+        for i in range(3)
+    }
+    path = compared_store(tmp_path, shards | {"n-00002-of-00003": random_model(3)})
+    texts = told(path)
+    start = "m-00001-of-00003 and m-00002-of-00003 have no key in common: by their names, they are"
+    assert texts[0] == f"{start} shards 1 and 2 of the 3 of one model"
+    assert len(texts) == 3
+    with Store(path) as store:
+        verdicts = {pair.verdict for pair in findings_report(store).pairs}
+        assert verdicts == {"disjoint"}  # no shape of theirs disagrees
+        assert "another architecture" not in findings_report(store).to_text()
 
 
 def test_tied_weights_and_a_trained_head(tmp_path: Path) -> None:
@@ -232,21 +153,6 @@ def test_no_unet_is_spoken_of_where_there_is_none(tmp_path: Path) -> None:
     assert "UNet" not in text
 
 
-def test_weights_that_stand_twice_under_other_keys(tmp_path: Path) -> None:
-    base = random_model(1)
-    average = {
-        **{"module.a." + key: value for key, value in base.items()},
-        **{"module.b." + key: value for key, value in base.items()},
-        "n_averaged": torch.tensor(5),
-    }
-    with Store(compared_store(tmp_path, {"base": base, "average": average})) as store:
-        assert not any(
-            "average, average" in text for text in group_sentences(shared_components(store))
-        )
-        (text,) = relation_texts(store)
-    assert text.startswith("all 4 tensors of base that can tell models apart stand in average")
-
-
 def test_a_model_that_holds_a_component_twice_counts_once(tmp_path: Path) -> None:
     decoder = random_model(1)
     train = {
@@ -270,6 +176,28 @@ def test_what_holds_for_a_clique_is_said_for_all_its_pairs(tmp_path: Path) -> No
         assert len(same) == 6
         text = findings_report(store).to_text()
     assert "copy0, copy1, copy2, copy3 hold the same weights" in text
+
+
+@pytest.mark.parametrize("most", [2, 48])
+def test_what_holds_for_many_is_said_for_all_their_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Ten copies and four casts of them, as a few described pairs tell and as all of them do."""
+    monkeypatch.setattr("megasim.findings.relations._MOST_IN_ALL_PAIRS", most)
+    models = {f"copy{i}": dict(WHOLE) for i in range(10)} | {f"half{i}": HALF for i in range(4)}
+    path = compared_store(tmp_path, models)
+    with Store(path) as store:
+        relations = model_relations(store)
+        lines = findings_report(store).to_text().splitlines()
+    kinds = {frozenset((r.model, r.other)): r.kind for r in relations}
+    assert len(kinds) == len(relations)
+    alike = [pair for pair, kind in kinds.items() if kind == RelationKind.SAME_WEIGHTS]
+    assert len(alike) == 10 * 9 // 2 + 4 * 3 // 2
+    if most > len(models):
+        assert len(kinds) == 14 * 13 // 2
+    said = [line for line in lines if "cast to float16" in line]
+    assert said == ["  half0 is copy0 cast to float16"]  # it holds of all that are the same
+    assert "  half0, half1, half2, half3 hold the same weights" in lines
 
 
 def test_many_renamed_tensors_are_one_line(tmp_path: Path) -> None:
@@ -378,30 +306,6 @@ def test_other_keys_that_one_model_lacks_are_named_in_the_headline(tmp_path: Pat
     marked = {**plain, "v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
     texts = related(tmp_path, eps=plain, v=marked)
     assert texts == ["eps is v without 2 keys (v_pred, ztsnr)"]
-
-
-@pytest.mark.parametrize("wrapper", ["a_swa", "swa"])
-def test_components_of_a_wrapped_model_are_not_taken_for_one_another(
-    tmp_path: Path, wrapper: str
-) -> None:
-    plain = {f"{name}.weight": noise(i, 40, 40) for i, name in enumerate(("dec", "enc"))}
-    wrapped = {f"module.{key}": value for key, value in plain.items()}
-    torch.save(plain, tmp_path / "plain.pt")
-    torch.save({**wrapped, "n_averaged": torch.tensor(5)}, tmp_path / f"{wrapper}.pt")
-    with open_store(tmp_path / "store.duckdb") as workspace:
-        workspace.ingest(*sorted(tmp_path.glob("*.pt")))
-        workspace.compare()
-        (text,) = relation_texts(workspace.store)
-        assert text.startswith(("plain is swa without n_averaged", "all 2 tensors of a_swa"))
-        # all of "module" is neither "dec" nor "enc"
-        assert shared_components(workspace.store) == []
-
-
-def test_a_small_model_renamed_and_cast_at_once_is_a_cast(tmp_path: Path) -> None:
-    full = {"enc.w": noise(1, 30, 20), "enc.b": noise(2, 30), "dec.w": noise(3, 20, 30)}
-    names = ("e.0.weight", "e.0.bias", "d.0.weight")
-    half = {name: value.half() for name, value in zip(names, full.values(), strict=True)}
-    assert related(tmp_path, a=full, b=half) == ["b is a cast to float16"]
 
 
 def test_codes_of_a_quantised_model_have_no_cosine_with_weights(tmp_path: Path) -> None:

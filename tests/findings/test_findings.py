@@ -192,7 +192,7 @@ def test_whole_models(store: Store) -> None:
         "no-positions": "same_where_used",
         "tuned": "partly_changed",
         "unet": "contained",
-        HOSTILE: "other_architecture",
+        HOSTILE: "disjoint",
     }
 
 
