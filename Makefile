@@ -16,7 +16,7 @@ JOBS   ?= 2
 # Tools that are not needed to work on megasim, in a separate environment.
 TOOLS  := cyclonedx-bom==7.5.0 pip-audit==2.10.1 uv==0.13.9
 
-.PHONY: help demo test lint types layers check docs wheel matrix bench bench-quick lock audit \
+.PHONY: help demo test lint types layers check docs wheel matrix bench bench-quick reliability lock audit \
 	sbom clean
 
 help:
@@ -51,7 +51,11 @@ check: $(VENV)/.installed
 bench-quick: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --quick
 
-test: lint types layers check bench-quick
+# A short form of `python -m benchmarks.reliability`, whose figures are in docs/reliability.md.
+reliability: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.reliability --short
+
+test: lint types layers check bench-quick reliability
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

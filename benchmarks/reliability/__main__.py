@@ -38,11 +38,11 @@ _Phase = Callable[[Path], Report]
 def _phases(short: bool, minutes: float) -> dict[str, _Phase]:
     if short:
         return {
-            "kills": lambda f: measure_kills(f, 7, models=2),
+            "kills": lambda f: measure_kills(f, 4, models=2),
             "disks": lambda f: measure_disks(f, 2, models=2),
-            "mutations": lambda f: measure_mutations(f, 2_000, workers=1),
-            "changes": lambda f: measure_changes(f, 4),
-            "processes": lambda f: measure_processes(f, 0.03, workers=2, models=3),
+            "mutations": lambda f: measure_mutations(f, 1_000, workers=1),
+            "changes": lambda f: measure_changes(f, 2),
+            "processes": lambda f: measure_processes(f, 0.03, workers=2, models=2),
         }
     return {
         "kills": lambda f: measure_kills(f, 300),

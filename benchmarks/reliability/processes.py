@@ -23,8 +23,12 @@ _ASKED: tuple[tuple[object, ...], ...] = (
     ("sql", "select count(*) from layer_distances"),
     ("doctor",),
 )
-# What a question is answered where there is nothing to answer with yet.
-_NOTHING_YET = (1, 2)
+# What commands end with where models are not there, or nothing to answer with yet.
+_NOT_THERE = {
+    "ask": ("the store is empty", "no distances", "no model", "one model", "not compared"),
+    "compare": ("the store is empty",),
+    "forget": ("no model",),
+}
 
 
 def measure_processes(
@@ -62,9 +66,8 @@ def measure_processes(
                 arguments = (action,)
             done = run(db, "--wait", *arguments)
             fine = done.returncode == 0 or (
-                "Traceback" not in done.stderr
-                and action in ("ask", "forget", "compare")
-                and done.returncode in _NOTHING_YET
+                done.returncode in (1, 2)
+                and any(words in done.stderr for words in _NOT_THERE.get(action, ()))
             )
             with lock:
                 report.done += 1

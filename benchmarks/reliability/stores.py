@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import duckdb
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from megasim.doctor.diagnosis import examine
-from megasim.resources import resource_path
 from megasim.store.rows import Store
 
 _VIEWS = ("layers", "layer_distances", "component_distances")
@@ -130,23 +128,6 @@ def remove_store(path: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
         else:
             beside.unlink(missing_ok=True)
-
-
-def write_older(source: Path, target: Path) -> None:
-    """Write what a store holds as a store of the first schema, as an older version left it."""
-    remove_store(target)
-    with duckdb.connect(str(target)) as con:
-        con.execute(resource_path("sql", "migrations/0001_create_store.sql").read_text("utf-8"))
-        con.execute("insert into schema_version values (1, 'create_store')")
-        con.execute(f"attach '{source}' as newer (read_only)")
-        asked = "select table_name, column_name from duckdb_columns() where database_name = ?"
-        newer = set(con.execute(asked, ["newer"]).fetchall())
-        own = con.execute(asked, [target.stem]).fetchall()
-        for table in sorted({table for table, _ in own} - {"schema_version", "view_text"}):
-            columns = [f'"{c}"' for t, c in own if t == table and (t, c) in newer]
-            if columns:
-                listed = ", ".join(columns)
-                con.execute(f"insert into {table} by name select {listed} from newer.{table}")
 
 
 def same(found: dict[str, list[tuple[Any, ...]]], truth: dict[str, list[tuple[Any, ...]]]) -> str:

@@ -70,7 +70,9 @@ def _check(
     if not path.exists():
         return fault("its file is gone")
     try:
-        again, tensors = fingerprint_checkpoint(store, path, executor=executor, progress=progress)
+        again, tensors = fingerprint_checkpoint(
+            store, path, executor=executor, part=model.part, progress=progress
+        )
     except MegasimError as error:
         return fault(f"its file cannot be read: {error.message}")
     if again.identity != model.identity:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megasim.anatomy.classification import Rules
 from megasim.checkpoint.opening import Checkpoint, FileIdentity, default_name, open_checkpoint
-from megasim.errors import CheckpointError
+from megasim.errors import CheckpointError, printable
 from megasim.fingerprint.sketch import DEFAULT_SIZE
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.ingest.reading import Reading, begin_reading
@@ -111,17 +111,24 @@ def fingerprint_checkpoint(
     path: Path,
     *,
     executor: Executor,
+    part: str | None = None,
     rules: Rules | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> tuple[Model, list[ModelTensor]]:
-    """Return the main part of a checkpoint and its fingerprints, and save nothing.
+    """Return one part of a checkpoint and its fingerprints, and save nothing.
+
+    Args:
+        part: where it lies in the file; the main part when None.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, or has no such part.
     """
     sizes = {model.sketch_size for model in store.models() if model.sketch_size is not None}
     checkpoint = open_checkpoint(path.resolve())
-    alone = replace(checkpoint, others=(), beside=())
+    wanted = next((p for p in checkpoint.parts if part is None or p.place == part), None)
+    if wanted is None:
+        raise CheckpointError(path, f"it has no part {printable(part, 80)}", "ingest it again")
+    alone = replace(wanted, others=(), beside=())
     size = max(sizes, default=DEFAULT_SIZE)
     model = describe(alone, default_name(alone.path), size)
     reading = begin_file(model, alone, executor=executor, rules=rules, size=size)

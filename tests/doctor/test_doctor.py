@@ -17,6 +17,7 @@ from megasim.doctor.checks import CHECKS, find_faults
 from megasim.doctor.diagnosis import Diagnosis, examine
 from megasim.store.rows import Store
 from tests.doctor.damages import DAMAGES
+from tests.doctor.sound_stores import STORES, of_estimates, of_published_pairs
 from tests.models import nudged, random_model, write_model
 
 
@@ -122,6 +123,7 @@ def test_every_check_has_a_damage() -> None:
     }
     assert by_hand | others == set(CHECKS)
     assert len(DAMAGES) >= 40
+    assert len(STORES) >= 20
 
 
 def test_files_are_held_against_the_store(path: Path, sound: Path) -> None:
@@ -160,98 +162,6 @@ def test_a_file_that_went_or_changed_is_told_and_is_no_damage(
     assert "a: its file is gone" in told.err
     assert "b: its file changed since" in told.err
     assert "c: its file cannot be read" in told.err
-
-
-def of_published_pairs(folder: Path, shared: Path) -> None:
-    with open_store(folder / "s.duckdb") as store:
-        store.import_path(shared / "published" / "v2" / "aobp.json")
-        store.import_path(shared / "published" / "v1")
-
-
-def of_estimates(folder: Path, shared: Path) -> None:
-    base = random_model(3, shape=(64, 64))
-    for i in range(5):
-        write_model(folder / f"m{i}.safetensors", nudged(base, i))
-    with open_store(folder / "s.duckdb") as store:
-        store.ingest(folder)
-        store.compare(models=["m0", "m1"])
-        store.nearest("m2", ["block"])
-
-
-def of_fingerprints(folder: Path, shared: Path) -> None:
-    for i in range(2):
-        write_model(folder / f"m{i}.safetensors", random_model(i))
-    with open_store(folder / "own.duckdb") as store:
-        store.ingest(folder)
-        store.export_fingerprints(folder / "f.parquet")
-    with open_store(folder / "s.duckdb") as store:
-        store.import_path(folder / "f.parquet")
-
-
-def of_odd_tensors(folder: Path, shared: Path) -> None:
-    base = {
-        "empty": torch.zeros(0, 4),
-        "scalar": torch.tensor(3.0),
-        "zeros": torch.zeros(300),
-        "ones": torch.ones(5000),
-        "whole": torch.arange(600),
-        "big": torch.full((3,), 2**62),
-        "flags": torch.tensor([True, False, True]),
-        "double": torch.randn(700, dtype=torch.float64) * 1e200,
-        "tiny": torch.randn(700, dtype=torch.float64) * 1e-200,
-        "inf": torch.tensor([1.0, float("inf")] * 200),
-        "half": torch.randn(3000).half(),
-        "brain": torch.randn(3000).bfloat16(),
-        "eight": torch.randn(3000).to(torch.float8_e4m3fn),
-        "line": torch.randn(300, 300),
-    }
-    torch.manual_seed(0)
-    write_model(folder / "a.pt", base)
-    changed = {
-        key: value + 1 if value.dtype not in (torch.bool, torch.float8_e4m3fn) else value.roll(1)
-        for key, value in base.items()
-    }
-    write_model(folder / "b.pt", changed)
-    write_model(folder / "c.pt", {k: v for k, v in changed.items() if k != "line"})
-    with open_store(folder / "s.duckdb") as store:
-        store.ingest(folder)
-        store.compare(metrics=("linf", "cossim"))
-
-
-def of_replaced_and_forgotten(folder: Path, shared: Path) -> None:
-    for i in range(4):
-        write_model(folder / f"m{i}.safetensors", nudged(random_model(0), i))
-    with open_store(folder / "s.duckdb") as store:
-        store.ingest(folder)
-        store.compare(models=["m0", "m1", "m2"])
-        store.forget("m1")
-        write_model(folder / "m2.safetensors", random_model(7))
-        store.ingest(folder)
-        store.compare(metrics=("linf",))
-
-
-def of_nothing(folder: Path, shared: Path) -> None:
-    open_store(folder / "s.duckdb").close()
-
-
-def of_the_zoo(folder: Path, shared: Path) -> None:
-    from megasim.zoo.building import TRUTH, build_zoo
-
-    build_zoo(TRUTH, folder / "zoo", seed=0, width=1 / 64)
-    with open_store(folder / "s.duckdb") as store:
-        store.ingest(folder / "zoo")
-        store.compare()
-
-
-STORES = (
-    of_nothing,
-    of_published_pairs,
-    of_estimates,
-    of_fingerprints,
-    of_odd_tensors,
-    of_replaced_and_forgotten,
-    of_the_zoo,
-)
 
 
 @pytest.mark.parametrize("make", STORES, ids=lambda make: make.__name__)
