@@ -167,6 +167,7 @@ class StoreJobs:
         metrics: Sequence[str] = (),
         nearest: int | None = None,
         component: str = "all",
+        estimate: bool = False,
         device: str | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
@@ -177,11 +178,19 @@ class StoreJobs:
         Args:
             nearest: only the pairs of each model with so many nearest ones, by estimate.
             component: what `nearest` goes by.
+            estimate: read no file: estimate all distances that are not known from the sketches, and
+                keep them until they are computed. Other answers use them, and mark them.
             workers: threads, or how many pieces `executor` runs at a time; the cores when None.
             executor: runs the pieces of work instead of threads; it is not shut down.
         """
-        from megasim.compare.pairs import compare_models
+        from megasim.compare.pairs import CompareResult, compare_models
 
+        if estimate:
+            from megasim.estimate.pairs import save_estimates
+            from megasim.store.matrices import component_names
+
+            names = component_names(self.store)
+            return CompareResult(estimated=save_estimates(self.store, names, progress=progress))
         pairs = self.pairs_of(models=models, groups=groups, model_map=model_map)
         if nearest is not None:
             from megasim.estimate.nearest import nearest_pairs

@@ -13,9 +13,9 @@ order by rms_change desc, model_a, model_b, canonical_key
 limit 20;
 
 -- name: shared_vae
--- Which models share the very same VAE?
+-- Which models share the same VAE, once rounded to fp16? As `findings --groups` counts them.
 with held as (
-    select model, md5(string_agg(canonical_key || value_hash, chr(10) order by canonical_key)) as vae
+    select model, md5(string_agg(canonical_key || fp16_hash, chr(10) order by canonical_key)) as vae
     from layers
     where component in ('vae_encoder', 'vae_decoder', 'vae_quant')
     group by model
@@ -26,9 +26,9 @@ group by vae
 order by models desc, who;
 
 -- name: shared_text_encoder
--- Which models share the very same text encoder?
+-- Which models share the same text encoder, once rounded to fp16? Keys that are never used count.
 with held as (
-    select model, md5(string_agg(canonical_key || value_hash, chr(10) order by canonical_key)) as te
+    select model, md5(string_agg(canonical_key || fp16_hash, chr(10) order by canonical_key)) as te
     from layers
     where component like 'text_encoder%'
     group by model

@@ -8,7 +8,8 @@ select distinct model_a, model_b from component_distance order by model_a, model
 -- name: finding_components
 -- What is known of the components of some pairs.
 select
-    c.model_a, c.model_b, c.component, c.source, c.unproven, c.keys_compared, c.l2, c.l2_error,
+    c.model_a, c.model_b, c.component,
+    proven_source(c.source, c.keys_compared, c.identical, c.same_values) as source, c.unproven, c.keys_compared, c.l2, c.l2_error,
     c.renamed, c.keys_measured,
     c.identical, c.same_values, c.same_at_fp16, c.same_at_bf16, c.changed,
     c.missing_a, c.missing_b, c.shape_mismatch, c.non_finite

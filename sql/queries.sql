@@ -398,7 +398,9 @@ select * from summed order by model_a, model_b, component;
 -- alone with $of, which is NULL for all pairs.
 with member as (
     select
-        c.* exclude (keys_measured),
+        c.* exclude (keys_measured) replace (
+            proven_source(c.source, c.keys_compared, c.identical, c.same_values) as source
+        ),
         -- published sums do not say what they were taken over
         coalesce(c.keys_measured, c.keys_compared) as keys_measured
     from component_distance c

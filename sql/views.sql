@@ -82,6 +82,17 @@ case
     else measured
 end;
 
+-- name: macro_proven_source
+-- Where a distance comes from: one that equal hashes prove to be 0 is no estimate.
+-- Not a promise: what users query is component_distances.
+create or replace macro proven_source(source, keys_compared, identical, same_values) as
+    if(
+        source = 'estimated' and keys_compared > 0
+            and coalesce(keys_compared = identical + same_values, false),
+        'exact',
+        source
+    );
+
 -- name: view_models
 -- One row for each model.
 create or replace view models as
@@ -338,7 +349,9 @@ create or replace view component_distances as
 select
     a.name as model_a,
     b.name as model_b,
-    c.* exclude (model_a, model_b, version)
+    c.* exclude (model_a, model_b, version) replace (
+        proven_source(c.source, c.keys_compared, c.identical, c.same_values) as source
+    )
 from component_distance c
 join model a on a.id = c.model_a
 join model b on b.id = c.model_b;
@@ -422,7 +435,7 @@ comment on view component_distances is 'One row for each pair and component. Eac
 comment on column component_distances.model_a is 'The model of the pair that was ingested first.';
 comment on column component_distances.model_b is 'The other model.';
 comment on column component_distances.component is 'The component; vae where only the whole was measured.';
-comment on column component_distances.source is 'exact: computed here from the weights; imported: published by others; estimated: from the sketches.';
+comment on column component_distances.source is 'exact: computed here from the weights, or proved by their hashes; imported: published by others; estimated: from the sketches.';
 comment on column component_distances.origin is 'The published file of an imported distance.';
 comment on column component_distances.unproven is 'True for a published 0 that may mean identical or not compared.';
 comment on column component_distances.keys_compared is 'How many keys of both models were compared; NULL where the source does not say.';

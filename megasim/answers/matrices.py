@@ -69,8 +69,8 @@ def matrix_view(
     """Return the distance matrix of a component. See `load_matrix`.
 
     Args:
-        estimate: whether pairs that were not compared are estimated from the sketches; these
-            estimates are saved, and marked.
+        estimate: whether pairs that were not compared are estimated from the sketches; the
+            estimates are marked, and not kept. `compare` with `estimate` keeps them.
         weights_only: leave out the running statistics of normalisation layers.
 
     Raises:
@@ -86,7 +86,10 @@ def matrix_view(
 
         if metric != "l2":
             raise UsageError("only l2 can be estimated", "leave --estimate out, or ask for l2")
-        save_estimates(store, [component], progress=progress)
+        with store.unsaved():
+            save_estimates(store, [component], progress=progress)
+            found = load_matrix(store, component, metric, models=models)
+        return MatrixView(**vars(found))
     found = load_matrix(store, component, metric, models=models, weights_only=weights_only)
     return MatrixView(**vars(found))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -80,8 +81,23 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     >>> records(pd.DataFrame({"model": ["a"], "l2": [float("nan")]}))
     [{'model': 'a', 'l2': None}]
     """
-    found: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", date_format="iso"))
-    return found
+    columns = list(map(str, frame.columns))
+    rows = zip(*(frame.iloc[:, i].tolist() for i in range(len(columns))), strict=True)
+    return [dict(zip(columns, map(_json_value, row), strict=True)) for row in rows]
+
+
+def _json_value(value: Any) -> Any:
+    """Return a frame's value as JSON has it, with all digits of a number."""
+    if isinstance(value, dict):
+        return {key: _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list) or type(value).__name__ == "ndarray":
+        return [_json_value(inner) for inner in value]
+    plain = _plain(value)
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return None
+    if hasattr(plain, "isoformat"):
+        return plain.isoformat()
+    return plain.item() if hasattr(plain, "item") else plain
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -171,6 +171,11 @@ def _named_path(text: str) -> tuple[str, Path]:
     shell_complete=complete_components,
     help="The component that --nearest uses.",
 )
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Read no file: estimate what is not known from the sketches, and keep it, marked.",
+)
 @click.option("--device", help="Torch device for the arithmetic, e.g. cuda; needs torch.")
 @options.workers
 @options.memory
@@ -184,6 +189,7 @@ def compare_command(
     groups: tuple[str, ...],
     nearest: int | None,
     component: str,
+    estimate: bool,
     device: str | None,
     workers: int | None,
     memory: int,
@@ -196,7 +202,10 @@ def compare_command(
     workspace = options.open_workspace(ctx, "update", memory=memory)
     if not workspace.store.models():
         raise NoAnswerError("the store is empty", "start with `megasim ingest PATH…`")
-    _tell_of_compiling("add_halves")
+    if estimate and (models or groups or model_map or metrics or nearest):
+        raise UsageError("--estimate is of all pairs", "leave the other options out")
+    if not estimate:
+        _tell_of_compiling("add_halves")
     result = workspace.compare(
         models=models,
         groups=groups or None,
@@ -204,12 +213,15 @@ def compare_command(
         metrics=metrics,
         nearest=nearest,
         component=component,
+        estimate=estimate,
         device=device,
         workers=workers,
         progress=ConsoleProgress(),
     )
     if as_json:
         show_json(result.to_json())
+    elif estimate:
+        show(f"{result.estimated:,} distances of components estimated; no file was read")
     else:
         show(
             f"{result.pairs_done} of {result.pairs_asked} pairs compared, "

@@ -68,6 +68,7 @@ class CompareResult:
         tensors_read: contents read: each once for a key that it stands under.
         bytes_read: bytes of these contents.
         files_read: models out of which they were read.
+        estimated: distances of components that were estimated from the sketches instead.
         failed: models that could not be read; their pairs are left open.
     """
 
@@ -78,6 +79,7 @@ class CompareResult:
     tensors_read: int = 0
     bytes_read: int = 0
     files_read: int = 0
+    estimated: int = 0
     failed: list[MegasimError] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:

@@ -26,8 +26,8 @@ def nearest_models(
 ) -> pd.DataFrame:
     """Return the k models nearest to `model` for each component, nearest first.
 
-    Exact distances are used where they are known, estimates elsewhere. A model that has nothing
-    to compare is left out, so fewer than k may come back.
+    Exact distances are used where they are known, estimates elsewhere; none of these is kept. A
+    model that has nothing to compare is left out, so fewer than k may come back.
 
     Args:
         components: all that the model holds when None.
@@ -39,8 +39,9 @@ def nearest_models(
     names = {i: name for name, i in store.model_ids().items()}
     rows: list[tuple[object, ...]] = []
     for component in components or component_names(store, model):
-        save_estimates(store, [component], of=model_id, progress=progress)
-        found = load_distances_of(store, component, model)
+        with store.unsaved():
+            save_estimates(store, [component], of=model_id, progress=progress)
+            found = load_distances_of(store, component, model)
         near = list(zip(*(found[column].tolist() for column in _COLUMNS_OF_PAIR), strict=True))
         near.sort(key=lambda pair: (pair[1], names[pair[0]]))
         rows += [(component, names[other], *rest) for other, *rest in near[:k]]
@@ -96,8 +97,9 @@ def nearest_pairs(
 
     Models that have files only; ids, smaller first.
     """
-    save_estimates(store, [component], progress=progress)
-    matrix = load_matrix(store, component)
+    with store.unsaved():
+        save_estimates(store, [component], progress=progress)
+        matrix = load_matrix(store, component)
     ids = {m.name: m.id for m in store.models() if m.source == "checkpoint"}
     keep = [i for i, name in enumerate(matrix.models) if name in ids]
     values = matrix.values[np.ix_(keep, keep)].copy()

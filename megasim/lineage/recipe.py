@@ -96,7 +96,11 @@ def recover_recipe(
         )
         choice = replace(choice, judgement=replace(choice.judgement.refused(), reason=text))
     copies = tuple(question.names[i] for i in sorted(aside))
-    return describe(question, choice, rivals, candidates.same, copies)
+
+    def ask_of(names: list[str]) -> Question:
+        return ask(matrix, model, names, layers, rounding or {}, [], settings)
+
+    return describe(question, choice, rivals, candidates.same, copies, ask_of)
 
 
 def _asked_weights(question: Question, parents: Sequence[str]) -> Candidate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,12 +21,18 @@ def describe(
     rivals: Sequence[Candidate],
     same: tuple[str, ...],
     near_copies: tuple[str, ...],
+    ask_of: Callable[[list[str]], Question],
 ) -> Recipe:
-    """Return the result with errors, blocks and rivals."""
-    total, model, found = question.total, MODEL, choice.found
+    """Return the result with errors, blocks and rivals.
+
+    Args:
+        ask_of: gives the question of the model and some parents alone. The weights are of that: of
+            all layers that these have in common, whatever other candidates there were.
+    """
+    found = choice.found
     if found is None:
         return Recipe(
-            model=question.names[model],
+            model=question.names[MODEL],
             component=question.component,
             verdict=choice.judgement.verdict,
             parents=(),
@@ -41,9 +47,12 @@ def describe(
             reason=choice.judgement.reason,
             near_copies=near_copies,
         )
-    heaviest = sorted(
-        zip(found.weights, found.parents, strict=True), key=lambda x: (-x[0], question.names[x[1]])
-    )
+    searched = question
+    question = _alone(searched, found, ask_of)
+    total, model = question.total, MODEL
+    named = [question.names.index(searched.names[p]) for p in found.parents]
+    shares = fit_weights(total[None], model, named).weights[0]
+    heaviest = sorted(zip(shares, named, strict=True), key=lambda x: (-x[0], question.names[x[1]]))
     parents = [p for _, p in heaviest]
     nearest = float(total[model, parents].min())
     whole = fit_weights(total[None], model, parents)
@@ -64,8 +73,8 @@ def describe(
     )
     claimed = choice.claimed
     described = tuple(
-        _rival(question, c)
-        for c in (rivals if claimed else _simplest_first(question, found, rivals))
+        _rival(searched, c)
+        for c in (rivals if claimed else _simplest_first(searched, found, rivals))
     )
     is_known = question.rounding[MODEL] > 0
     return Recipe(
@@ -84,11 +93,20 @@ def describe(
         rivals=described,
         same=same,
         source=question.source,
-        notes=tuple(question.notes),
+        notes=tuple(searched.notes),
         reason=choice.judgement.reason,
-        decides=_what_decides(question, described, claimed),
+        decides=_what_decides(searched, described, claimed),
         near_copies=near_copies,
     )
+
+
+def _alone(
+    question: Question, found: Candidate, ask_of: Callable[[list[str]], Question]
+) -> Question:
+    """Return the question of the model and a set of parents alone, if all of it can be asked."""
+    names = [question.names[p] for p in found.parents]
+    alone = ask_of(names)
+    return alone if set(names) < set(alone.names) else question
 
 
 def _simplest_first(

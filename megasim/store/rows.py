@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy.typing as npt
@@ -103,6 +103,10 @@ class Store(Session):
         """Hold a model in the store for the length of a block, under an id of its own."""
         with self._lease.rolled_back():
             yield saving.add_unsealed(self, HeldModel(model, tensors))
+
+    def unsaved(self) -> AbstractContextManager[None]:
+        """Change the store for the length of a block, and for it alone."""
+        return self._lease.rolled_back()
 
     def move_models(self, paths: Mapping[int, str]) -> None:
         """Note where the files of models, and of their further parts, lie now."""

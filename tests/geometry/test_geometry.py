@@ -383,7 +383,7 @@ def test_layers_with_gaps_are_counted_and_never_zero() -> None:
 def test_layers_must_hold_the_models() -> None:
     _, layers = walks()
     other = matrix_of(np.random.default_rng(1).normal(size=(3, 2)), ["m0", "m1", "x"])
-    with pytest.raises(UsageError, match="no model 'x'"):
+    with pytest.raises(UsageError, match="do not include the model 'x'"):
         map_models(other, layers=layers)
 
 

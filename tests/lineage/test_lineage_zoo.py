@@ -159,7 +159,7 @@ def test_without_distances_the_sketches_are_offered(sketches: Workspace) -> None
 def test_measured_and_estimated_distances_are_not_mixed(ingested: Path, tmp_path: Path) -> None:
     some = ["north", "east", "two"]
     with open_store(shutil.copy(ingested, tmp_path / "mixed.duckdb")) as store:
-        store.matrix("unet", estimate=True)
+        store.compare(estimate=True)
         estimated = store.recipe("two")
         assert estimated.source == "estimated"
         store.compare(models=some)
