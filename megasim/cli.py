@@ -29,6 +29,7 @@ COMMANDS = {
     "compact": "upkeep",
     "migrate": "upkeep",
     "doctor": "upkeep",
+    "verify": "verification",
     "findings": "findings",
     "layers": "findings",
     "known": "findings",
@@ -76,7 +77,7 @@ class _Commands(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 3 store locked, too old or too new · "
-    "4 some checkpoints unreadable, the rest saved · 5 `doctor` found something · "
+    "4 some checkpoints unreadable, the rest saved · 5 a check found something · 6 not proved · "
     "130 interrupted, progress kept.",
 )
 @click.version_option(__version__, prog_name="megasim")

@@ -12,6 +12,8 @@ EXTRAS = {
 }
 # The exit code of a check that found something.
 CHECK_FAILED = 5
+# The exit code of a check that found nothing wrong, and could not prove all that was asked.
+NOT_PROVED = 6
 
 
 def printable(text: object, limit: int = 200) -> str:
@@ -53,6 +55,7 @@ class CheckpointError(MegasimError):
 
     def __init__(self, path: Path | str, problem: str, remedy: str = "", key: str = "") -> None:
         self.path = Path(path)
+        self.problem = problem
         self.key = key
         where = printable(path, 400) + (f": key {printable(key)}" if key else "")
         super().__init__(f"{where}: {problem}", remedy)

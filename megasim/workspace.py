@@ -10,7 +10,7 @@ Each method opens no more than its own work needs: a command waits for its own i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from megasim.answers.maps import MapView
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
+    from megasim.answers.verification import Verification
     from megasim.exchange.merge_plan import MergePlan
     from megasim.findings.component_groups import ComponentGroups
     from megasim.findings.known_components import KnownComponent
@@ -459,6 +460,29 @@ class Workspace(StoreJobs):
         from megasim.exchange.merge_plan import merge_plan
 
         return merge_plan(self.store, self._name(model), recipes, rest)
+
+    def verify(
+        self,
+        a: str | Path,
+        b: str | Path,
+        allow: Collection[str] = (),
+        *,
+        against: Path | str | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> Verification:
+        """Return whether b is a, up to what is allowed. See `verification.verify_keys`.
+
+        Args:
+            a, b: a file or folder where there is one of that name, else a model of the store.
+            allow: of "cast", "prune", "rename", "quant".
+            against: a .parquet file of fingerprints, of which `a` is a model.
+        """
+        from megasim.answers.held_keys import keys_of, keys_of_fingerprints
+        from megasim.answers.verification import verify_keys
+
+        given = (lambda: self.store, progress)
+        first = keys_of(a, *given) if against is None else keys_of_fingerprints(against, str(a))
+        return verify_keys(first, keys_of(b, *given), allow)
 
     def direction(
         self,

@@ -25,10 +25,14 @@ from megasim.commands.console import (
 from megasim.errors import NoAnswerError, UsageError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
+    from megasim.errors import CheckpointError
     from megasim.store.connection import Mode
 
+_EACH = 3  # files of one kind that are passed over, each with a line of its own
 _ROWS = 200  # rows of a table that a terminal is shown
 
 
@@ -110,11 +114,27 @@ def ingest_command(
         ):
             for name in found:
                 show(f"{verb} {printable(name)}")
-        for error in result.passed_over:
-            say(f"skipped {error.message}")
+        for line in _passed_over(result.passed_over):
+            say(f"skipped {line}")
         note = f"; {len(result.known)} already known" if result.known else ""
         say(f"read {byte_text(result.bytes_read)} of {_count(result, 'added', 'replaced')}{note}")
     return show_failures(result.failed)
+
+
+def _passed_over(errors: Sequence[CheckpointError]) -> list[str]:
+    """Return a line for each file that was passed over, and one for many of a kind."""
+    kinds: dict[tuple[str, str], list[CheckpointError]] = {}
+    for error in errors:
+        kinds.setdefault((error.problem, error.path.suffix), []).append(error)
+    lines = []
+    for (problem, suffix), alike in kinds.items():
+        if len(alike) <= _EACH:
+            lines += [error.message for error in alike]
+            continue
+        what = f"files ending in {printable(suffix, 20)}" if suffix else "files without an ending"
+        first = printable(alike[0].path, 200)
+        lines.append(f"{len(alike):,} {what}: each is {problem}; the first is {first}")
+    return lines
 
 
 def _tell_of_compiling(loop: str) -> None:

@@ -317,3 +317,19 @@ def test_what_folders_name_and_cannot_be_opened_has_a_reason(
         "snapshots/0/model.safetensors: a link to ../../blobs/absent, which is not there"
         in told.err
     )
+
+
+def test_many_files_of_a_kind_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "models"
+    write_model(folder / "good.safetensors", random_model(0))
+    for i in range(30):
+        (folder / f"note{i}.pt").write_text("a note")
+        (folder / f"words{i}.bin").write_text("some words")
+    (folder / "graph.onnx").write_bytes(b"onnx")
+    assert cli.run(["--db", str(tmp_path / "s.duckdb"), "ingest", str(folder)]) == 0
+    skipped = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert len(skipped) == 3
+    assert sum("30 files ending in .pt: each is a text file" in line for line in skipped) == 1
+    assert sum("graph.onnx: an ONNX file" in line for line in skipped) == 1
