@@ -281,11 +281,12 @@ class StoreJobs:
         return self.store.bytes_held_alone(self.store.model_names(models))
 
 
-def migrate(path: Path | str | None = None) -> list[str]:
+def migrate(path: Path | str | None = None, *, wait: float = DEFAULT_WAIT) -> list[str]:
     """Bring a store up to the schema of this megasim. See `connection.migrate_store`."""
     from megasim.store.connection import migrate_store
+    from megasim.store.writer_lock import when_free
 
-    return migrate_store(store_path(path))
+    return when_free(lambda: migrate_store(store_path(path)), wait)
 
 
 def compact(

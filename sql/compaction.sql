@@ -48,7 +48,7 @@ from pragma_database_size()
 where database_name = current_database();
 
 -- name: copy_all
--- All rows.
+-- All rows of a table that lose nothing by what no model holds.
 insert into new.{table} by name
 select * from old.{table} where rowid between $first and $last order by rowid;
 

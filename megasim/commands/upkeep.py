@@ -69,7 +69,8 @@ def migrate_command(ctx: click.Context) -> None:
     """
     from megasim.jobs import migrate
 
-    done = migrate(ctx.find_root().obj)
+    root = ctx.find_root()
+    done = migrate(root.obj, wait=root.params["wait"])
     for name in done:
         show(name.replace("_", " "))
     if not done:

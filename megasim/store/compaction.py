@@ -15,11 +15,11 @@ from typing import Any
 
 import duckdb
 
-from megasim.errors import MegasimError, printable
+from megasim.errors import MegasimError, StoreLockedError, printable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import connect
 from megasim.store.statements import statement
-from megasim.store.writer_lock import writer_lock
+from megasim.store.writer_lock import when_free, writer_lock
 
 # Rows of a table that are copied by one statement.
 _ROWS_AT_ONCE = 500_000
@@ -80,7 +80,7 @@ def compact_store(
     place = path.resolve()
     part = place.with_name(f"{place.name}.compacting")
     with writer_lock(place, wait):
-        return _compact(place, part, path, memory, progress)
+        return when_free(lambda: _compact(place, part, path, memory, progress), wait)
 
 
 def _compact(
@@ -93,7 +93,7 @@ def _compact(
         connect(part, "write").close()
         # held until its name is taken, so that nobody writes to it
         with duckdb.connect(":memory:", config=_config(part, memory)) as con:
-            con.execute(statement("attach_old"), {"path": str(place)})
+            _attach(con, place)
             if Path(f"{place}.wal").exists():
                 raise MegasimError(
                     f"{printable(path)} was changed just now by a process that has ended",
@@ -110,6 +110,19 @@ def _compact(
         _remove(part)
         raise
     return Compaction(before, place.stat().st_size, dropped)
+
+
+def _attach(con: duckdb.DuckDBPyConnection, place: Path) -> None:
+    """Attach the old store, to read."""
+    try:
+        con.execute(statement("attach_old"), {"path": str(place)})
+    except duckdb.IOException as error:
+        if "Could not set lock" not in str(error):
+            raise
+        raise StoreLockedError(
+            f"{printable(place)} is in use by another process",
+            "wait until it is done (see --wait), or stop it; what it has saved is kept",
+        ) from None
 
 
 def _copy(con: duckdb.DuckDBPyConnection, path: Path, progress: Progress) -> int:

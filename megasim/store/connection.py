@@ -25,6 +25,7 @@ from megasim.store.statements import named_statements, statement
 
 Mode = Literal["read", "update", "write"]
 DEFAULT_STORE = "megasim.duckdb"
+IN_MEMORY = ":memory:"  # what the database calls a store that is no file
 
 _CREATES = re.compile(r"\bcreate or replace (macro|view)\b")
 _COMMENTS_ON = re.compile(r"^(comment on (?:view|column))\b ?", re.MULTILINE)
@@ -78,7 +79,7 @@ def connect(
             "writing needs a .wal file beside the store: check the permissions of the folder, or "
             "copy the store elsewhere and name it with --db",
         )
-    if not exists:
+    if not exists and str(path) != IN_MEMORY:
         _create(path)
     con = _open(path, read_only=mode == "read", memory=memory, threads=threads)
     try:

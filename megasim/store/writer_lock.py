@@ -10,17 +10,39 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from megasim.errors import StoreLockedError, printable
 
 if sys.platform != "win32":  # where the database's own lock has to do
     import fcntl
 
+T = TypeVar("T")
+
 # Between two attempts to get hold of a lock.
 POLL_SECONDS = 0.02
+
+
+def when_free(work: Callable[[], T], wait: float) -> T:
+    """Return what `work` returns, which is tried again while another process has the store.
+
+    Args:
+        wait: seconds until it is given up.
+
+    Raises:
+        StoreLockedError: it was not free in that time.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            return work()
+        except StoreLockedError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager

@@ -43,10 +43,11 @@ PLACED = {
     "findings": {"a", "b"},
     "direction": {"a", "b", "c", "d"},
     "trajectory": {"chain"},
+    "verify": {"a", "b"},
 }
 # How a result is shown or written is not the work of a method.
 LOOK = {"size", "font", "theme", "title"}  # `style` of what draws
-SHOWN = {*LOOK, "output", "as_json", "as_csv", "long", "form", "help"}
+SHOWN = {*LOOK, "output", "junit", "as_json", "as_csv", "long", "form", "help"}
 OPENING = {"memory"}  # of `open_store`
 
 

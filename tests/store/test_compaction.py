@@ -199,9 +199,15 @@ def test_a_store_that_was_killed_before_its_views_opens(path: Path, tmp_path: Pa
         import os, pathlib, sys
         from megasim.store import connection
         connection._make_views = lambda *_: os.kill(os.getpid(), 9)
-        connection.connect(pathlib.Path(sys.argv[1]), "write")
+        path, unlimited = pathlib.Path(sys.argv[1]), {"memory": None, "threads": None}
+        if sys.argv[2] == "as it was":  # when stores were made under their own name
+            connection._migrate(connection._open(path, read_only=False, **unlimited), 0)
+        connection.connect(path, "write")
     """
-    assert subprocess.run([sys.executable, "-c", die, str(new)], check=False).returncode == -9
+    run = [sys.executable, "-c", die, str(new)]
+    assert subprocess.run([*run, "as it is"], check=False).returncode == -9
+    assert not new.exists()
+    assert subprocess.run([*run, "as it was"], check=False).returncode == -9
     with open_store(new, "read") as store:
         assert store.models().empty
     # older views are made anew for who reads, and the store stays as it is

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import megasim
+from megasim import jobs
 from megasim.errors import StoreLockedError
 from megasim.store import writer_lock
 from megasim.store.lease import Lease
@@ -220,3 +221,27 @@ def test_who_waits_to_write_keeps_nobody_out(tmp_path: Path, monkeypatch) -> Non
     thread.join(60)
     assert done.is_set()
     lease.close()
+
+
+@pytest.mark.parametrize("job", ["compact", "migrate"])
+def test_what_opens_the_store_itself_waits_for_readers(tmp_path: Path, job: str) -> None:
+    path = tmp_path / "s.duckdb"
+    megasim.open_store(path).close()
+    hold = (
+        "import sys, duckdb; con = duckdb.connect(sys.argv[1], read_only=True); print(1, flush=1)"
+    )
+    hold += "; print(1, flush=True); sys.stdin.readline()"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert reader.stdout is not None and reader.stdin is not None
+    assert reader.stdout.readline() == b"1\n"
+    work = getattr(jobs, job)
+    with pytest.raises(StoreLockedError):
+        work(path, wait=0)
+    waiting = threading.Thread(target=work, args=(path,), kwargs={"wait": 600})
+    waiting.start()
+    reader.communicate(b"\n")
+    waiting.join(600)
+    assert not waiting.is_alive()
+    work(path, wait=0)
