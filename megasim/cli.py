@@ -98,7 +98,7 @@ class _Commands(click.Group):
     "--limits",
     type=click.FloatRange(1),
     metavar="FACTOR",
-    help="Multiply what one file may cost before it is refused, for honest giants "
+    help="Multiply the limits on what one file may cost before it is refused "
     "[default: MEGASIM_LIMITS, or 1].",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")

@@ -36,7 +36,7 @@ def usable_cores() -> int:
 class StoreJobs:
     """An open store and the jobs that write to it, or write it out. `Workspace` adds the answers.
 
-    A model is named whole, or by any beginning of its name that no other name has.
+    A model is given by its full name, or by any prefix that no other model shares.
     """
 
     def __init__(

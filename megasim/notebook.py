@@ -1,4 +1,4 @@
-"""How answers show themselves in a notebook: tables, lines and pictures as HTML, all escaped."""
+"""How answers are displayed in a notebook: tables, lines and pictures as HTML, all escaped."""
 
 from __future__ import annotations
 

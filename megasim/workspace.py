@@ -74,7 +74,7 @@ def open_store(
 class Workspace(StoreJobs):
     """An open store, its jobs and its answers. Use it as a context manager.
 
-    A model is named whole, or by any beginning of its name that no other name has. Without a
+    A model is given by its full name, or by any prefix that no other model shares. Without a
     component, the UNet is used, or every component if no model has one. Methods that answer
     write nothing but estimates, and files that were asked for. The file of the store is open
     while it is used, and half a second longer: other processes read and write in between.
@@ -165,7 +165,7 @@ class Workspace(StoreJobs):
         return load_known(self.store)
 
     def add_known(self, name: str, model: str, component: str = "vae") -> list[KnownComponent]:
-        """Give a component of a model a name, by which it is known from then on.
+        """Give a component of a model a name, by which it is recognised from then on.
 
         See `known_components.add_known`.
         """
@@ -174,7 +174,7 @@ class Workspace(StoreJobs):
         return add_known(self.store, name, self._name(model), component)
 
     def remove_known(self, name: str) -> int:
-        """Forget the name of a component, and return of how many it was."""
+        """Forget the name of a component; return how many components had it."""
         from megasim.findings.known_components import remove_known
 
         return remove_known(self.store, name)
@@ -307,7 +307,7 @@ class Workspace(StoreJobs):
         *,
         progress: Progress = NO_PROGRESS,
     ) -> pd.DataFrame:
-        """Return whether a model and others are of one origin, with p-values.
+        """Test whether a model and others have a common origin, with p-values.
 
         See `kinship_table`.
         """

@@ -177,7 +177,7 @@ def parse_sizes(value: object) -> tuple[int, ...]:
     if isinstance(value, Made) and len(value.args) == 1:  # torch.Size((2, 3))
         value = value.args[0]
     if isinstance(value, tuple | list) and len(value) > _MAX_DIMENSIONS:
-        raise BadTensor("a shape of an absurd length")
+        raise BadTensor("a shape with far too many dimensions")
     sizes = tuple(n for n in value if is_natural(n)) if isinstance(value, tuple | list) else ()
     if not isinstance(value, tuple | list) or len(sizes) != len(value):
         raise BadTensor("a malformed shape or stride")

@@ -71,7 +71,7 @@ def findings_command(
             "findings need two models, or none for all pairs", "write `megasim findings A B`"
         )
     if component is not None and by is None:
-        raise UsageError("-c needs --by", "leave -c out: findings cover all components")
+        raise UsageError("-c needs --by", "leave out -c: findings cover all components")
     if by is not None and (shared or group is not None or len(models) != 2):
         raise UsageError("--by needs two models", "write `megasim findings A B --by block`")
     if output is not None:
@@ -214,11 +214,11 @@ def _groups(workspace: Workspace, output: Path | None, as_json: bool) -> None:
 
 @click.group("known")
 def known_command() -> None:
-    """Give components names by which they are known wherever they turn up.
+    """Name components, so that they are recognised wherever they occur.
 
-    `megasim findings` and `findings --groups` then say "known as" it. A name goes by what the
-    component holds where its family uses it, once rounded to float16, so a cast is known, too.
-    megasim brings no names of its own.
+    `megasim findings` and `findings --groups` then say "known as NAME". What counts is the content
+    of the keys that the family uses, rounded to float16, so a cast is recognised too. megasim comes
+    with no names of its own.
     """
 
 
@@ -235,7 +235,7 @@ def known_command() -> None:
 )
 @click.pass_context
 def add_known_command(ctx: click.Context, name: str, model: str, component: str) -> None:
-    """Call a component of MODEL by NAME from now on."""
+    """Give a component of MODEL the name NAME."""
     from megasim.findings.known_components import short
 
     for known in options.open_workspace(ctx, "update").add_known(name, model, component):

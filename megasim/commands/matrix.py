@@ -147,7 +147,7 @@ def kinship_command(
     components: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Test whether MODEL and others are of one origin, with p-values.
+    """Test whether MODEL and others have a common origin, with p-values.
 
     From the order of hidden units, which training keeps and which is a matter of chance in models
     that were trained apart. Finds copies with permuted units too. Reads no file; without OTHER, all

@@ -147,7 +147,7 @@ class Look:
         if output is None or output.suffix.lower() not in (*FIGURE_ENDINGS, ".html"):
             if self.size or self.font or self.title or self.theme != "light":
                 raise UsageError(
-                    "--size, --font, --theme and --title are of a figure",
+                    "--size, --font, --theme and --title apply to figures only",
                     f"write one with -o, as {' or '.join(FIGURE_ENDINGS)}",
                 )
             return None
@@ -165,15 +165,15 @@ def look(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="WxH",
         help="Width and height in inches, as 16x9; text and cells follow it.",
     )
-    @click.option("--font", default="", help="Family of the font, one that is installed.")
+    @click.option("--font", default="", help="Font family; it must be installed.")
     @click.option(
         "--theme",
         default="light",
         show_default=True,
         type=click.Choice(["light", "dark", "print"]),
-        help="Colours of the figure; print needs no colour.",
+        help="Colours of the figure; `print` also works without colour.",
     )
-    @click.option("--title", default="", help="Title in place of the figure's own.")
+    @click.option("--title", default="", help="Title instead of the default one.")
     @wraps(command)
     def looking(*args: Any, size: str, font: str, theme: str, title: str, **kwargs: Any) -> Any:
         return command(*args, look=Look(size, font, theme, title), **kwargs)

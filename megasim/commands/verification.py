@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=options.Names(),
     default="",
     metavar="cast,prune,…",
-    help="What may be otherwise in B: cast, prune, rename, quant.",
+    help="Differences that are allowed in B: cast, prune, rename, quant.",
 )
 @click.option(
     "--against",
@@ -42,13 +42,13 @@ def verify_command(
     junit: Path | None,
     as_json: bool,
 ) -> int:
-    """Say whether model B is model A, up to what is allowed: a gate for pipelines.
+    """Check that model B is model A, apart from allowed differences: a gate for pipelines.
 
     A and B are files, folders, or models of the store. With --against, A is a model of that file,
-    and may be left out where the file tells of one.
+    and may be left out if the file has only one.
 
-    Exits with 0 where it is proved, with 5 where B differs, and with 6 where nothing contradicts
-    it and not all of it can be proved, as of quantised tensors, whose codes are not decoded.
+    Exits with 0 if this is proved, with 5 if B differs, and with 6 if nothing contradicts it but
+    not all of it can be proved, e.g. for quantised tensors, whose codes are not decoded.
     """
     from megasim.answers.held_keys import keys_of, keys_of_fingerprints
     from megasim.answers.verification import verify_keys

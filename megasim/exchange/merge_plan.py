@@ -170,7 +170,7 @@ def _donor(recipe: Recipe, parents: Iterable[str], models: Mapping[str, Model]) 
 def _with_file(model: Model) -> Model:
     if model.source != ModelSource.CHECKPOINT or not model.path or model.part:
         raise NoAnswerError(
-            f"{printable(model.name)} is no file of its own",
+            f"{printable(model.name)} is not a file of its own",
             "ingest its checkpoint, or name other parents with --from",
         )
     return model

@@ -30,8 +30,8 @@ def full_name(typed: str, known: Collection[str], where: str = "") -> str:
         return begun[0]
     if begun:
         raise UsageError(
-            f"{printable(typed)!r} is the beginning of {len(begun)} names of models",
-            f"type more of the one you mean: {_listed(begun)}",
+            f"{printable(typed)!r} is the beginning of {len(begun)} model names",
+            f"use a longer prefix: {_listed(begun)}",
         )
     raise no_such_model(typed, known, where)
 

@@ -167,7 +167,7 @@ def parse_size(text: str) -> tuple[float, float]:
     width, height = float(found[1]), float(found[2])
     if min(width, height) < _LEAST or max(width, height) > _MOST:
         raise UsageError(
-            f"{printable(text)} inches are no size for a figure",
+            f"{printable(text)} inches are not a possible size for a figure",
             f"each side may be {_LEAST:g} to {_MOST:g}",
         )
     return width, height

@@ -121,7 +121,7 @@ def test_a_model_is_named_by_the_beginning_of_its_name(store: Path) -> None:
         assert set(workspace.layer_changes(against="x0")["model"]) == {names[0]}
         assert workspace.heatmap(layers=True, against="x0").axes
         assert workspace.map(path=["x2", "x0"], models=["x0", "x1", "x2"]).matrix.models[2] == "x2"
-        with pytest.raises(UsageError, match=r"beginning of 4 names.*\n.*x01-mix.*x11-mix"):
+        with pytest.raises(UsageError, match=r"beginning of 4 model names.*\n.*x01-mix.*x11-mix"):
             workspace.nearest("x")
         with pytest.raises(UsageError, match="no such model: ''"):
             workspace.matrix(models=[""])
