@@ -35,7 +35,9 @@ from benchmarks.reliability.stores import Report
 _Phase = Callable[[Path], Report]
 
 
-def _phases(short: bool, minutes: float) -> dict[str, _Phase]:
+def _phases(
+    short: bool, minutes: float, kills: int, commands: list[str] | None
+) -> dict[str, _Phase]:
     if short:
         return {
             "kills": lambda f: measure_kills(f, 4, models=2),
@@ -45,7 +47,7 @@ def _phases(short: bool, minutes: float) -> dict[str, _Phase]:
             "processes": lambda f: measure_processes(f, 0.03, workers=2, models=2),
         }
     return {
-        "kills": lambda f: measure_kills(f, 300),
+        "kills": lambda f: measure_kills(f, kills, commands=commands),
         "disks": lambda f: measure_disks(f, 60),
         "mutations": lambda f: measure_mutations(f, 300_000, workers=2),
         "changes": lambda f: measure_changes(f, 100),
@@ -65,10 +67,12 @@ def main() -> int:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", action="append", help="a phase; may be given several times")
     parser.add_argument("--minutes", type=float, default=45.0)
+    parser.add_argument("--kills", type=int, default=300, help="how many [default: 300]")
+    parser.add_argument("--command", action="append", help="to kill; may be given several times")
     parser.add_argument("--folder", type=Path, help="for scratch files [default: a temporary one]")
     parser.add_argument("-o", "--output", type=Path, help="the figures as JSON")
     given = parser.parse_args()
-    phases = _phases(given.short, given.minutes)
+    phases = _phases(given.short, given.minutes, given.kills, given.command)
     unknown = set(given.only or ()) - set(phases)
     if unknown:
         parser.error(f"no such phase: {', '.join(sorted(unknown))}")

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +77,19 @@ def jobs(place: Path, models: int) -> list[Job]:
     ]
 
 
-def measure_kills(folder: Path, count: int, seed: int = 0, models: int = 6) -> Report:
-    """Kill commands so often, half at random and half at exact writes."""
+def measure_kills(
+    folder: Path,
+    count: int,
+    seed: int = 0,
+    models: int = 6,
+    commands: Collection[str] | None = None,
+) -> Report:
+    """Kill commands so often, half at random and half at exact writes; all kinds when None."""
     place = scratch(folder, "kills")
     report = Report("kills")
     rng = random.Random(seed)
     exact = _can_trace(place)
-    todo = jobs(place, models)
+    todo = [job for job in jobs(place, models) if commands is None or job.name in commands]
     by_job = {job.name: 0 for job in todo}
     at_writes = 0
     for number, job in enumerate(todo):
