@@ -207,7 +207,7 @@ def _examine(
         check("unsound as it was left", lambda: faults(db))
     done = run(db, *job.arguments)
     # where the kill came too late, they are forgotten already
-    forgotten = job.name == "forget" and done.returncode == 2 and "no model" in done.stderr
+    forgotten = job.name == "forget" and done.returncode == 2 and "no such model" in done.stderr
     if done.returncode and not forgotten:
         report.tell(f"{job.name} {report.done}: exit {done.returncode}: {done.stderr[-300:]}")
         return

@@ -25,9 +25,9 @@ _ASKED: tuple[tuple[object, ...], ...] = (
 )
 # What commands end with where models are not there, or nothing to answer with yet.
 _NOT_THERE = {
-    "ask": ("the store is empty", "no distances", "no model", "one model", "not compared"),
+    "ask": ("the store is empty", "no pair of models", "no model", "fewer than two"),
     "compare": ("the store is empty",),
-    "forget": ("no model",),
+    "forget": ("no such model",),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import struct
 import zipfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import save
 
 from megasim import cli, open_store
+from megasim.checkpoint import pickle_reader, strict_json
 from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits, limits_in_force, raised_limits
 from megasim.checkpoint.opening import open_checkpoint
 from megasim.errors import CheckpointError, UsageError
@@ -333,3 +335,27 @@ def test_many_files_of_a_kind_are_one_line(
     assert len(skipped) == 3
     assert sum("30 files ending in .pt: each is a text file" in line for line in skipped) == 1
     assert sum("graph.onnx: an ONNX file" in line for line in skipped) == 1
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors"])
+def test_a_signal_ends_the_reading_of_a_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_model(tmp_path / name, random_model(0, keys=20))
+    opcodes = pickle_reader._OPERATIONS
+
+    def then_signal(work: Callable[[Any], object]) -> Callable[[Any], object]:
+        def run(given: Any) -> object:
+            signal.raise_signal(signal.SIGINT)
+            return work(given)
+
+        return run
+
+    late = {ord("R"): then_signal(opcodes[ord("R")])}
+    patched = [late.get(code, work) for code, work in enumerate(opcodes)]
+    monkeypatch.setattr(pickle_reader, "_OPERATIONS", patched)
+    monkeypatch.setattr(strict_json, "_unique", then_signal(strict_json._unique))
+    db = tmp_path / "s.duckdb"
+    assert cli.run(["--db", str(db), "ingest", str(tmp_path / name)]) == 130
+    monkeypatch.undo()
+    assert cli.run(["--db", str(db), "ingest", str(tmp_path / name)]) == 0
