@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,14 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def render_template(name: str, /, **values: Any) -> str:
+def render_template(
+    name: str, /, *, filters: Mapping[str, Callable[[str], Any]] | None = None, **values: Any
+) -> str:
     """Return a page of HTML out of a template; what a model says is escaped in it.
 
     Args:
         name: of its file, with the room that it is in, e.g. "plots/lineage.html.j2".
+        filters: what the template calls to form its texts, by name.
         values: by the names that the template has for them; one that is missing is an error.
     """
     from jinja2 import Environment, StrictUndefined
@@ -48,5 +52,6 @@ def render_template(name: str, /, **values: Any) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= filters or {}
     text = (_PACKAGE / name).read_text(encoding="utf-8")
     return environment.from_string(text).render(values)

@@ -574,6 +574,7 @@ class Workspace(StoreJobs):
         models: Sequence[str] | None = None,
         components: Sequence[str] | None = None,
         path: Sequence[str] | None = None,
+        one_file: bool = False,
         progress: Progress = NO_PROGRESS,
     ) -> ReportResult:
         """Write the report. See `write_report`."""
@@ -585,5 +586,6 @@ class Workspace(StoreJobs):
             models=self._names(models),
             components=components,
             path=self._names(path),
+            one_file=one_file,
             progress=progress,
         )

@@ -273,8 +273,11 @@ def remove_known_command(ctx: click.Context, name: str) -> None:
     "-o",
     "--output",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for index.html and its data.",
+    type=click.Path(path_type=Path),
+    help="Folder for index.html and its data; with --one-file a name ending in .html too.",
+)
+@click.option(
+    "--one-file", is_flag=True, help="Keep the data within the page, so that it can be mailed."
 )
 @options.models
 @click.option(
@@ -290,17 +293,23 @@ def remove_known_command(ctx: click.Context, name: str) -> None:
 def report_command(
     ctx: click.Context,
     output: Path,
+    one_file: bool,
     models: list[str] | None,
     components: tuple[str, ...],
     path: list[str] | None,
 ) -> None:
     """Write everything as one page that opens from disk, with a CSV behind each figure."""
+    if output.is_file() and not (one_file and output.suffix.lower() == ".html"):
+        raise UsageError(
+            f"{printable(output)} is a file", "name a folder, or a .html file with --one-file"
+        )
     workspace = options.open_workspace(ctx)
     result = workspace.report(
         output,
         models=models,
         components=components or None,
         path=path,
+        one_file=one_file,
         progress=ConsoleProgress(),
     )
     for sentence in result.lead:

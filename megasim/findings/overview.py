@@ -116,11 +116,11 @@ class FindingsReport:
 
     def health_lines(self, *, whole: bool = False) -> list[str]:
         """Return the oddities, gravest first, those that models share said once."""
-        models: dict[str, list[str]] = defaultdict(list)
-        for note in sorted(self.health, key=lambda note: note.rank):
-            models[note.text].append(note.model)
         most = None if whole else _SHOWN_MODELS
-        return [f"{listed(names, most)}: {text}" for text, names in models.items()]
+        return [
+            f"{listed([note.model for note in alike], most)}: {alike[0].text}"
+            for alike in shared_oddities(self.health)
+        ]
 
     def claim_lines(self, *, whole: bool = False) -> list[str]:
         """Return what the metadata claims, a line for each model that claims something."""
@@ -163,7 +163,7 @@ class FindingsReport:
         ]
         lines = [text for _, text in relation_sentences(self.relations, whole=whole)]
         if not self.pairs:
-            lines = _condensed(self.relations, whole)
+            lines = condensed_relations(self.relations, whole)
         related = FindingsSection("How they are related", tuple(lines))
         most = None if whole else _MOST_CLAIMS
         claims = _most(self.claim_lines(whole=whole), most, "models")
@@ -249,6 +249,14 @@ def findings_report(
     )
 
 
+def shared_oddities(notes: Iterable[HealthNote]) -> list[list[HealthNote]]:
+    """Return the notes with those of one text together, the gravest first."""
+    alike: dict[str, list[HealthNote]] = defaultdict(list)
+    for note in sorted(notes, key=lambda note: note.rank):
+        alike[note.text].append(note)
+    return list(alike.values())
+
+
 def _pair_reports(reader: FindingsReader, pairs: Sequence[Pair]) -> list[PairReport]:
     by_pair: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in reader.findings(pairs, details=True):
@@ -309,8 +317,12 @@ def _pair_section(pair: PairReport) -> FindingsSection:
     return FindingsSection(title, pair.sentences)
 
 
-def _condensed(relations: Sequence[Relation], whole: bool) -> list[str]:
-    """Return relations of many models: what changed between several pairs is said once."""
+def condensed_relations(relations: Sequence[Relation], whole: bool = False) -> list[str]:
+    """Return relations of many models: what changed between several pairs is said once.
+
+    Args:
+        whole: whether to name all pairs, however many.
+    """
     texts_of: dict[RelationKind, list[str]] = defaultdict(list)
     pairs: dict[str, list[str]] = defaultdict(list)
     tuned = {frozenset((r.model, r.other)) for r in relations if r.what}

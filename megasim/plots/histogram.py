@@ -19,7 +19,7 @@ from megasim.plots.style import SMALLEST, Style
 _BINS = 60
 # inches: a panel, the gap with its title above it, the axis below all of them
 _WIDTH, _PANEL, _GAP, _FOOT = 8.5, 1.35, 0.55, 0.55
-_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161")
+_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e01", "#cc78bc", "#ca9161")
 _TITLES = {
     "attn1": "attn1 (self-attention)",
     "attn2": "attn2 (cross-attention)",

@@ -30,8 +30,8 @@ RAW = "raw"  # L2 as it is
 _MOST_ROLES = 9  # with a colour of their own
 _OTHER_ROLES = "#c9c9c9"
 _ROLES = (
-    *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4"),
-    *("#ece133", "#56b4e9"),
+    *("#0173b2", "#de8f05", "#029e73", "#d55e01", "#cc78bc", "#ca9161", "#fbafe4"),
+    *("#ece133", "#56b4e8"),
 )  # seaborn's colours for the colour-blind, without its grey
 _LEAST_ROW = 0.055  # inches
 _DECADES = 1e5  # most that the scale spans

@@ -49,9 +49,10 @@ _GREY_TIERS = (
     *("#b4b4b4", "#8a8a8a", "#5e5e5e", "#333333", "#c4c4c4"),
 )
 _ONE_SIDED = {Verdict.ABSENT_A, Verdict.ABSENT_B}
-# Okabe and Ito's colours, the strongest first; further groups have a letter alone.
+# Nearly Okabe and Ito's colours, the strongest first: none is one that a theme has, since letters
+# are inked for these whatever the theme. Further groups have a letter alone.
 _GROUP_COLOURS = (
-    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"),
+    *("#0072b1", "#e69f00", "#009e72", "#cc79a6", "#56b4e8", "#d55e01", "#f0e442"),
     "#999999",
 )
 _FURTHER = "#dddddd"

@@ -38,7 +38,7 @@ _WIDE = 10  # columns up to which they have room
 _LEAST_FONT = 5.0  # typographic points of a number in a cell; smaller, it is left out
 _WIDTH = 9.15  # inches of what a page shows beside its contents
 _TALL, _ROW = 2.5, 0.21
-_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161")
+_COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e01", "#cc78bc", "#ca9161")
 
 
 def trajectory_figure(

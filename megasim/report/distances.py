@@ -9,7 +9,7 @@ from megasim.anatomy.classification import component_title
 from megasim.errors import NoAnswerError, printable
 from megasim.findings.layer_changes import layer_rows
 from megasim.findings.reference_model import known_by_layer, reference_model
-from megasim.matrix.distance_matrix import coverage_note
+from megasim.matrix.distance_matrix import DistanceMatrix, coverage_note
 from megasim.plots.heatmap import heatmap_figure
 from megasim.plots.layers import RMS, layer_grid, layers_figure
 from megasim.report.parts import (
@@ -23,10 +23,8 @@ from megasim.report.parts import (
     say,
 )
 from megasim.report.source import ReportSource
-from megasim.wording import counted
+from megasim.wording import counted, joined
 
-# Up to this many models a heatmap has its values written in, and is small enough for SVG.
-_MOST_WRITTEN = 14
 # Rows of layers × pairs up to which every key has its own; beyond, keys of a block and role are
 # summed up, so that the file stays small.
 _MOST_KEYS = 15_000
@@ -37,10 +35,21 @@ _NEARLY_ALL = 0.95
 def heatmap_section(source: ReportSource) -> Section:
     """Return the distance matrix of each component as a heatmap."""
     blocks: list[Block] = []
+    equal: list[str] = []
     for component in source.components:
-        blocks += _heatmap(source, component)
+        if _all_equal(source.matrix(component)):
+            equal.append(printable(component_title(component)))
+        else:
+            blocks += _heatmap(source, component)
+    if equal:
+        blocks.append(note(f"No figure where all models that hold it are equal: {joined(equal)}."))
     none = (note("No component is known."),)
     return Section("distances", "Distances", tuple(blocks) or none, _distances_lead(source))
+
+
+def _all_equal(matrix: DistanceMatrix) -> bool:
+    """Return whether all models, two or more, are at distance 0 from each other."""
+    return len(matrix.models) > 1 and not matrix.condensed().any()
 
 
 def _distances_lead(source: ReportSource) -> tuple[str, ...]:
@@ -88,9 +97,6 @@ def _heatmap(source: ReportSource, component: str) -> list[Block]:
         ]
     if not known.size:
         return [note(f"{title}: none of the pairs of {n} models was compared.")]
-    if len(known) == n * (n - 1) // 2 and not known.any():
-        who = "both" if n == 2 else f"all {n}"
-        return [say(f"{title}: {who} models are at distance 0 from each other.")]
     answer = source.ask("report_distances", components=source.members(component))
     name = file_name("distances", component)
     caption = (
@@ -105,7 +111,6 @@ def _heatmap(source: ReportSource, component: str) -> list[Block]:
             alt=f"Heatmap of the {title} distances of {n} models",
             caption=caption,
             files=[answer_file(name, answer)],
-            vector=n <= _MOST_WRITTEN,
         )
     ]
 
@@ -114,14 +119,14 @@ def where_section(source: ReportSource) -> Section:
     """Return layers × pairs: one model against the others, and where they differ."""
     blocks: list[Block] = []
     for component in source.components:
+        if _all_equal(source.matrix(component)):
+            continue
         try:
             blocks += _where(source, component)
         except NoAnswerError:
             title = printable(component_title(component))
             blocks.append(note(f"{title}: no two models have a known distance layer by layer."))
-    return Section(
-        "where", "Where the change is", tuple(blocks) or (note("No component is known."),)
-    )
+    return Section("where", "Where the change is", tuple(blocks) or (note("Nothing is changed."),))
 
 
 def _where(source: ReportSource, component: str) -> list[Block]:
@@ -159,6 +164,5 @@ def _where(source: ReportSource, component: str) -> list[Block]:
             f"nearest first. A row is {what}, its colour {unit}; rows follow the network from "
             "input to output.",
             files=[answer_file(name, answer)],
-            vector=columns <= 40,
         )
     ]

@@ -16,8 +16,9 @@ from megasim.findings.component_groups import (
     shared_components,
 )
 from megasim.findings.health import BROKEN_POSITIONS, NON_FINITE, HealthNote, model_health
+from megasim.findings.overview import condensed_relations, shared_oddities
 from megasim.findings.pair_sentences import VERDICT_WORDS, pair_sentences
-from megasim.findings.relations import Relation, model_relations, relation_sentences
+from megasim.findings.relations import Relation, model_relations
 from megasim.findings.tier_overview import tier_overview
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, component_order
 from megasim.plots.overview import (
@@ -46,10 +47,8 @@ from megasim.store.rows import Pair
 from megasim.wording import counted, joined, listed
 from megasim.words import ModelSource, RelationKind, Verdict
 
-_MOST_RELATIONS = 40  # sentences on the page
-_MOST_OF_A_KIND = 6  # of them, where there are more
-_MOST_GROUPS = 14
-_VECTOR_ROWS = 45
+_MOST_GROUPS = 20
+_MOST_NAMED = 8  # models of a group, at the top
 _KIND_WORDS = {
     RelationKind.SAME_WEIGHTS: "hold the same weights as another",
     RelationKind.CAST: "are another cast to half precision",
@@ -80,12 +79,12 @@ def findings_section(source: ReportSource) -> Section:
         text = "No pair of these models was compared: run `megasim compare`."
         return Section("findings", "Findings", (note(text),), (text,))
     relations = _relations(source, pairs)
-    shown = _shown_relations(relations)
+    shown = condensed_relations(relations)
     blocks: list[Block] = [bullets(shown)] if shown else []
     if not relations:
         blocks.append(note("No relation between any two of these models was found."))
-    if len(relation_sentences(relations)) > len(shown):
-        blocks.append(say("All of them, pair by pair, are in relations.csv."))
+    if shown:
+        blocks.append(say("What is alike is said once; relations.csv has it pair by pair."))
     if len(pairs) <= MOST_DETAILED_PAIRS:
         entries = _entries(source.equalities.reader.findings(pairs, details=True))
         blocks.append(Details(f"{counted(len(pairs), 'pair')}, component by component", entries))
@@ -101,20 +100,6 @@ def _relations(source: ReportSource, pairs: Sequence[Pair]) -> list[Relation]:
     names = {i: model.name for i, model in source.equalities.reader.models.items()}
     named = [(names[a], names[b]) for a, b in pairs]
     return model_relations(source.store, named, equalities=source.equalities)
-
-
-def _shown_relations(relations: Sequence[Relation]) -> list[str]:
-    """Return the sentences for the page; of many, some of each kind."""
-    sentences = relation_sentences(relations)
-    if len(sentences) <= _MOST_RELATIONS:
-        return [text for _, text in sentences]
-    seen: Counter[str] = Counter()
-    shown = []
-    for kind, text in sentences:
-        seen[kind] += 1
-        if seen[kind] <= _MOST_OF_A_KIND:
-            shown.append(text)
-    return shown
 
 
 def _entries(findings: Iterable[Finding]) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -203,11 +188,10 @@ def _shared_lead(source: ReportSource, groups: Sequence[ComponentGroup]) -> tupl
     for group in _largest(groups)[:2]:
         rounded = "" if group.verdict == Verdict.IDENTICAL else ", once rounded,"
         parts.append(
-            f"the same {group.title}{rounded} is in {len(group.models)} of "
-            f"{len(source.models)} models ({listed(group.models, 4)})"
+            f"The same {group.title}{rounded} is in {len(group.models)} of "
+            f"{len(source.models)} models: {listed(group.models, _MOST_NAMED)}."
         )
-    text = "; ".join(parts)
-    return (f"{text[0].upper()}{text[1:]}.",) if text else ()
+    return tuple(parts)
 
 
 def _largest(groups: Sequence[ComponentGroup]) -> list[ComponentGroup]:
@@ -246,7 +230,6 @@ def _sharing_picture(source: ReportSource) -> list[Block]:
         "lettered by size. Equal signatures in signatures.csv are the evidence for models whose "
         "weights were read; published results count where they prove it.",
         files=files,
-        vector=len(grid.models) <= _VECTOR_ROWS,
     )
     return [drawn]
 
@@ -282,7 +265,6 @@ def _tier_picture(source: ReportSource) -> list[Block]:
         caption=f"{title}: {counted(len(pairs), 'pair')}, those of one pattern side by side. "
         "Blue is unchanged, in the tiers of the legend; orange is changed.",
         files=[answer_file("unchanged", answer)],
-        vector=len(pairs) <= _VECTOR_ROWS,
     )
     return [drawn]
 
@@ -307,14 +289,25 @@ def health_section(source: ReportSource) -> Section:
         [[n.model, n.kind.replace("_", " "), n.text] for n in notes],
         columns=["model", "oddity", "what"],
     )
-    files = [frame_file("oddities", frame, "the table")]
+    files = [frame_file("oddities", frame, "the oddities, model by model")]
+    folded = pd.DataFrame(
+        [
+            [
+                listed([n.model for n in alike], _MOST_NAMED),
+                alike[0].kind.replace("_", " "),
+                alike[0].text,
+            ]
+            for alike in shared_oddities(notes)
+        ],
+        columns=["models", "oddity", "what"],
+    )
     if len(answer.frame):
         files.append(answer_file("broken_layers", answer))
     odd = len({n.model for n in notes})
     return Section(
         "health",
         title,
-        (table(frame, files, caption=f"{odd} of {counted(len(source.models), 'model')}."),),
+        (table(folded, files, caption=f"{odd} of {counted(len(source.models), 'model')}."),),
         _health_lead(notes),
     )
 
@@ -344,12 +337,13 @@ def models_section(source: ReportSource) -> Section:
     ]
     renames = source.ask("report_renames")
     if len(renames.frame):
+        alike = renames.frame.groupby(["component", "renamed"], sort=False).size().reset_index()
         blocks.append(
             table(
-                renames.frame,
+                alike.rename(columns={"renamed": "keys_renamed", 0: "pairs"}),
                 [answer_file("renames", renames)],
-                caption="How many keys of a pair stand under another name in the other.",
-                most=8,
+                caption="Keys that stand under another name in the other model of a pair: how "
+                "many, and in how many pairs; renames.csv names them.",
             )
         )
     return Section("models", "Models", tuple(blocks))

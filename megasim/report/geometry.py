@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 
 from megasim.anatomy.classification import component_title
 from megasim.errors import NoAnswerError, printable
 from megasim.geometry.chains import Chain, find_chains
+from megasim.geometry.comparable import one_architecture, over_the_same_keys
 from megasim.geometry.map import MapResult, map_models
 from megasim.geometry.plane_test import TOO_FEW, distinct_models
 from megasim.geometry.trajectory import (
@@ -41,11 +41,8 @@ from megasim.wording import counted
 _MOST_MAPS = 3
 _WORTH_A_MAP = 7  # different contents; of the first component, any number
 _MOST_CHAINS = 4
-_MOST_VECTOR = 40
 # Among more models, a number in a name is more often an index than a version; epochs stay.
 _MOST_VERSIONED = 60
-# Pairs that cover less of a component than this are of other shapes: of another family.
-_SAME_KEYS = 0.98
 
 
 def map_section(source: ReportSource) -> Section:
@@ -59,7 +56,8 @@ def map_section(source: ReportSource) -> Section:
         try:
             found = _map(source, component)
         except NoAnswerError as error:
-            blocks.append(note(_sentence(error.message)))
+            if source.matrix(component).condensed().any():  # equal models need no map
+                blocks.append(note(_sentence(error.message)))
             continue
         distinct = distinct_models(np.square(found.matrix.values))
         if drawn and distinct < _WORTH_A_MAP:
@@ -70,14 +68,16 @@ def map_section(source: ReportSource) -> Section:
         blocks += _map_blocks(source, component, found)
         lead = lead or _map_lead(component, found)
     if not blocks:
-        blocks.append(note("No component is known, so there is no map."))
+        blocks.append(note("There is no map: no component is known that differs."))
     return Section("map", "Map of directions", tuple(blocks), lead)
 
 
 def _map(source: ReportSource, component: str) -> MapResult:
     whole = source.matrix(component)
-    matrix = comparable_part(whole)
     n = len(whole.models)
+    # the same models as `megasim map` shows, but for those that were not compared with all others
+    alike, left_out = one_architecture(whole)
+    matrix = alike.largest_complete()
     if len(matrix.models) < min(n, 3):
         title = printable(component_title(component))
         raise NoAnswerError(
@@ -93,22 +93,13 @@ def _map(source: ReportSource, component: str) -> MapResult:
             f"The layers of so many models are not looked into; `megasim map -c {component} "
             "--models …` does it for some."
         )
-    return map_models(matrix, path=path if len(path) > 1 else (), layers=layers, without_layers=why)
-
-
-def comparable_part(matrix: DistanceMatrix) -> DistanceMatrix:
-    """Return the models that were all compared with each other over the same keys."""
-    return _same_keys(matrix).largest_complete()
-
-
-def _same_keys(matrix: DistanceMatrix) -> DistanceMatrix:
-    """Return the matrix without pairs of which parts have another shape, or are missing.
-
-    What such a pair lacks would bend the map. Published values do not say what they cover.
-    """
-    partial = (matrix.coverage < _SAME_KEYS) & (matrix.keys_compared > 0)
-    np.fill_diagonal(partial, False)
-    return replace(matrix, values=np.where(partial, np.nan, matrix.values))
+    return map_models(
+        matrix,
+        path=path if len(path) > 1 else (),
+        layers=layers,
+        without_layers=why,
+        left_out=left_out,
+    )
 
 
 def _map_blocks(source: ReportSource, component: str, found: MapResult) -> list[Block]:
@@ -137,7 +128,6 @@ def _map_blocks(source: ReportSource, component: str, found: MapResult) -> list[
             alt=f"Map of {counted(n, 'model')} by their {title} distances: {found.verdict}",
             caption=caption,
             files=files,
-            vector=n <= _MOST_VECTOR,
         ),
         Details("The evidence, and what it does not show", ((title, found.evidence),)),
     ]
@@ -179,7 +169,7 @@ def _chain_blocks(source: ReportSource, component: str, chain: Chain) -> list[Bl
     if not set(chain.models) <= set(whole.models):
         return []
     matrix = whole.subset(chain.models)
-    steps = np.diagonal(_same_keys(matrix).values, 1)
+    steps = np.diagonal(over_the_same_keys(matrix).values, 1)
     if np.isnan(steps).any() or not steps.any():
         return []
     found = _trajectories(matrix, chain, source.layers(component, chain.models))
@@ -194,7 +184,8 @@ def _chain_blocks(source: ReportSource, component: str, chain: Chain) -> list[Bl
     label = printable(chain.label, 60)
     kind = "" if source.path else ", a series by the number in its names"
     title = printable(component_title(component))
-    summary = summary_table(found).reset_index()
+    # the figures of a direction are read to three digits, lengths to four
+    summary = summary_table(found).round({"coherence": 4}).reset_index()
     return [
         picture(
             trajectory_figure(found),

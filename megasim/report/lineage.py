@@ -12,9 +12,10 @@ from megasim.errors import printable
 from megasim.findings.reference_model import known_by_layer
 from megasim.lineage.claims import CheckedClaim
 from megasim.lineage.from_store import lineage_and_claims
+from megasim.lineage.recipe_result import Recipe, weighted_sum
 from megasim.lineage.result import Lineage
 from megasim.matrix.distance_matrix import DistanceMatrix
-from megasim.plots.lineage import LABELLED, lineage_figure
+from megasim.plots.lineage import lineage_figure
 from megasim.report.parts import (
     Block,
     DataTable,
@@ -35,6 +36,7 @@ from megasim.wording import counted
 from megasim.words import ClaimVerdict
 
 _MOST_RECIPES = 20
+_MOST_LED = 4  # of them, at the top
 _NO_LAYERS = (
     "The layers of so many models are more than a report reads: this tree follows from the "
     "distances of the whole component. `megasim lineage` takes the layers too, and may draw some "
@@ -94,7 +96,6 @@ def _lineage(
             alt=f"Family tree of {counted(len(matrix.models), 'model')}",
             caption=caption,
             files=files,
-            vector=len(matrix.models) <= LABELLED,
         )
     )
     if len(found.edges) <= _MOST_RECIPES * 3:
@@ -122,16 +123,26 @@ def _claims_table(checked: Sequence[CheckedClaim]) -> DataTable:
 
 
 def _lead(found: Lineage, checked: Sequence[CheckedClaim]) -> tuple[str, ...]:
-    wrong = [claim for claim in checked if claim.verdict == ClaimVerdict.CONTRADICTED]
-    if wrong:
-        text = f"{wrong[0].claim.sentence()}: {wrong[0].reason}"
-        several = f"{len(wrong)} claims" if len(wrong) > 1 else "a claim"
-        return (f"The weights contradict {several} of the metadata, e.g. {text}".rstrip(".") + ".",)
+    """Return the merges that were recovered, and the claims that the weights contradict."""
+    said = []
     merges = [recipe for recipe in found.recipes if recipe.claimed]
     if merges:
-        text = f"{counted(len(merges), 'merge')} recovered from the weights, e.g. "
-        return ((text + merges[0].sentence()).rstrip(".") + ".",)
-    return ()
+        of = "One merge was" if len(merges) == 1 else f"{len(merges)} merges were"
+        shown = "; ".join(_recipe(recipe) for recipe in merges[:_MOST_LED])
+        more = f"; and {len(merges) - _MOST_LED} more" if len(merges) > _MOST_LED else ""
+        said.append(f"{of} recovered from the weights: {shown}{more}.")
+    wrong = [claim for claim in checked if claim.verdict == ClaimVerdict.CONTRADICTED]
+    if wrong:
+        several = f"{len(wrong)} claims" if len(wrong) > 1 else "a claim"
+        first = f"{wrong[0].claim.sentence()}: {wrong[0].reason}".rstrip(".")
+        among = ", e.g." if len(wrong) > 1 else ":"
+        said.append(f"The weights contradict {several} of the metadata{among} {first}.")
+    return tuple(said)
+
+
+def _recipe(recipe: Recipe) -> str:
+    terms = weighted_sum([(p.model, p.weight) for p in recipe.parents])
+    return f"{printable(recipe.model, 60)} = {terms}"
 
 
 def _edge_frame(found: Lineage) -> pd.DataFrame:

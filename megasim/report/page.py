@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from markupsafe import Markup
+
 from megasim.errors import printable
 from megasim.output_files import write_if_new
+from megasim.plots.figure_files import figure_variables
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.report.distances import heatmap_section, where_section
 from megasim.report.findings import (
@@ -20,14 +23,16 @@ from megasim.report.findings import (
 )
 from megasim.report.geometry import map_section, trajectory_section
 from megasim.report.lineage import lineage_section
-from megasim.report.parts import Section
+from megasim.report.parts import DataFile, Section, unbroken
 from megasim.report.source import ReportSource
+from megasim.report.trust import trust_section
 from megasim.resources import __version__, render_template
 from megasim.store.rows import Store
 from megasim.wording import counted
 
-_LEAD = 5  # sentences at the top
-_TELLING = ("findings", "shared", "health", "lineage", "map", "distances")  # the most first
+_LEAD = 6  # sections that have a say at the top
+_TELLING = ("lineage", "shared", "findings", "trust", "health", "map", "distances")  # most first
+_FOLDER = "data"
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,16 @@ class ReportResult:
 
 
 _SECTIONS: tuple[Callable[[ReportSource], Section], ...] = (
-    findings_section,
+    lineage_section,
     shared_section,
-    health_section,
+    findings_section,
     heatmap_section,
     map_section,
     where_section,
     trajectory_section,
-    lineage_section,
+    health_section,
     models_section,
+    trust_section,
 )
 
 
@@ -67,6 +73,7 @@ def write_report(
     models: Sequence[str] | None = None,
     components: Sequence[str] | None = None,
     path: Sequence[str] | None = None,
+    one_file: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> ReportResult:
     """Write `index.html`, which needs nothing else, and a folder `data` beside it.
@@ -77,6 +84,8 @@ def write_report(
         folder: made where it is not there; files of other names in it are left alone.
         models: names; all of the store when None.
         components: those that get figures; the ones that make images when None.
+        one_file: keep the data within the page, so that it can be mailed; `folder` may then be
+            the file to write, a name that ends in .html.
         path: models in their order, for the map and the trajectory; series of epochs or versions
             are found by their names when None.
 
@@ -85,10 +94,13 @@ def write_report(
         OSError: the folder cannot be written to; raised before the work.
     """
     source = ReportSource.of(store, models, components, path)
-    data = folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    if one_file and folder.suffix.lower() == ".html":
+        page = folder
+    where = page.parent if one_file else page.parent / _FOLDER
+    where.mkdir(parents=True, exist_ok=True)
     # a folder that cannot be written to is an error before the work
-    with TemporaryFile(dir=data):
+    with TemporaryFile(dir=where):
         pass
     sections = []
     progress.start("Writing the report", len(_SECTIONS), "sections")
@@ -99,20 +111,23 @@ def write_report(
     finally:
         progress.finish()
     leading = sorted((s for s in sections if s.lead), key=lambda s: _TELLING.index(s.slug))[:_LEAD]
-    lead = tuple(
-        sentence for section in sections if section in leading for sentence in section.lead
-    )
-    return _write(folder, source, sections, lead)
+    lead = tuple(sentence for section in leading for sentence in section.lead)
+    return _write(page, source, sections, lead, one_file)
 
 
 def _write(
-    folder: Path, source: ReportSource, sections: Sequence[Section], lead: tuple[str, ...]
+    page: Path,
+    source: ReportSource,
+    sections: Sequence[Section],
+    lead: tuple[str, ...],
+    one_file: bool,
 ) -> ReportResult:
-    data = folder / "data"
-    contents = {data / file.name: file.content for s in sections for file in s.files()}
+    data = page.parent / _FOLDER
+    contents: dict[Path, bytes] = {}
+    if not one_file:
+        contents = {data / file.name: file.content for s in sections for file in s.files()}
     # the page last: where it is new, all that it points to is there
-    page = folder / "index.html"
-    contents[page] = _page(source, sections, lead).encode("utf-8")
+    contents[page] = _page(source, sections, lead, one_file).encode("utf-8")
     for path, content in contents.items():
         write_if_new(path, content)
     return ReportResult(
@@ -123,16 +138,36 @@ def _write(
     )
 
 
-def _page(source: ReportSource, sections: Sequence[Section], lead: tuple[str, ...]) -> str:
+def _page(
+    source: ReportSource, sections: Sequence[Section], lead: tuple[str, ...], one_file: bool
+) -> str:
     n = len(source.models)
     title = "An empty store" if n == 0 else f"What changed between {counted(n, 'model')}"
+    held: set[str] = set()
+
+    def link_to(file: DataFile) -> Markup:
+        """Return a link to a file; within one page, each is kept where it is named first."""
+        if not one_file:
+            return Markup('<a href="{}/{}">{}</a>').format(_FOLDER, file.name, file.name)
+        if file.name in held:
+            return Markup('<a href="#{}">{}</a>').format(file.name, file.name)
+        held.add(file.name)
+        name, address = file.within()
+        return Markup('<a id="{}" download="{}" href="{}">{}</a>').format(
+            file.name, name, Markup(address), name
+        )
+
     return (
         render_template(
             "report/report.html.j2",
+            filters={"whole": unbroken},
             title="One model" if n == 1 else title,
             under=_under(source),
             lead=lead,
             sections=sections,
+            link_to=link_to,
+            light=figure_variables(dark=False),
+            dark=figure_variables(dark=True),
             version=__version__,
         )
         + "\n"

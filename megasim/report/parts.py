@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from megasim.errors import printable
-from megasim.plots.figure_files import figure_bytes
+from megasim.plots.figure_files import figure_bytes, inline_svg
+from megasim.plots.labels import minus_signs
 from megasim.store.runnable_queries import QueryResult
 
 _PIXELS = 96  # CSS pixels of an inch
-_LARGEST_SVG = 400_000  # bytes; a larger figure is drawn as PNG
+_LARGEST_SVG = 2_500_000  # bytes; a larger figure is drawn as PNG
 _CELL = 240  # characters of a table cell
-MOST_ROWS = 30  # of a table on the page; its file has all
+_DIGITS = 4  # of the largest number of a column
+_ENDS = {"svg": "image/svg+xml", "png": "image/png", "csv": "text/csv"}
+_HYPHENATED = re.compile(r"((?:[\w.@+#]+[-/])+[\w.@+#]*\w[,;:.)]*)")
+_GZIP = 200_000  # bytes from which a file within a page is compressed
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,15 @@ class DataFile:
     sql: str = ""
     purpose: str = ""
 
+    def within(self) -> tuple[str, str]:
+        """Return its name and its address where it is kept within the page, large ones as gzip."""
+        name, content = self.name, self.content
+        kind = _ENDS[name.rsplit(".", 1)[-1]]
+        if len(content) > _GZIP and kind != "image/png":
+            name, kind = f"{name}.gz", "application/gzip"
+            content = gzip.compress(content, mtime=0)
+        return name, f"data:{kind};base64,{b64encode(content).decode('ascii')}"
+
 
 @dataclass(frozen=True)
 class Text:
@@ -54,7 +71,7 @@ class Picture:
         alt: what it shows, for those who cannot see it.
         caption: how to read it.
         width, height: in CSS pixels, as it was designed.
-        uri: the figure itself.
+        svg: the figure itself, in colours of the page; or "" where `uri` is an image.
         files: the data behind it, the figure itself first.
     """
 
@@ -62,6 +79,7 @@ class Picture:
     caption: str
     width: int
     height: int
+    svg: Markup
     uri: str
     files: tuple[DataFile, ...]
     kind: str = "picture"
@@ -69,13 +87,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class DataTable:
-    """The first rows of a table, as text; `more` rows are in its file alone."""
+    """The rows of a table, as text."""
 
     caption: str
     columns: tuple[str, ...]
     numeric: tuple[bool, ...]
     rows: tuple[tuple[str, ...], ...]
-    more: int
     files: tuple[DataFile, ...]
     kind: str = "table"
 
@@ -152,29 +169,26 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def picture(
-    figure: Figure,
-    name: str,
-    *,
-    alt: str,
-    caption: str,
-    files: Sequence[DataFile],
-    vector: bool = True,
+    figure: Figure, name: str, *, alt: str, caption: str, files: Sequence[DataFile]
 ) -> Picture:
-    """Return a figure with its data; drawn as SVG when asked for and small, else as PNG."""
-    content, form = b"", "svg+xml"
-    if vector:
-        content = figure_bytes(figure, "svg")
-    if not vector or len(content) > _LARGEST_SVG:
-        content, form = figure_bytes(figure, "png"), "png"
+    """Return a figure with its data: an SVG in the colours of the page, of a vast one a PNG."""
+    content = figure_bytes(figure, "svg")
+    svg, uri, ending = Markup(""), "", "svg"
+    if len(content) <= _LARGEST_SVG:
+        svg = Markup(inline_svg(content, alt))
+    else:
+        content, ending = figure_bytes(figure, "png"), "png"
     width, height = figure.get_size_inches()
-    ending = form.removesuffix("+xml")
     drawn = DataFile(f"{name}.{ending}", content, "", "the figure")
+    if not svg:
+        uri = f"data:image/png;base64,{b64encode(content).decode('ascii')}"
     return Picture(
         alt=alt,
         caption=caption,
         width=round(float(width) * _PIXELS),
         height=round(float(height) * _PIXELS),
-        uri=f"data:image/{form};base64,{b64encode(content).decode('ascii')}",
+        svg=svg,
+        uri=uri,
         files=(drawn, *files),
     )
 
@@ -184,46 +198,83 @@ def table(
     files: Sequence[DataFile] = (),
     *,
     caption: str,
-    most: int = MOST_ROWS,
     columns: Sequence[str] | None = None,
 ) -> DataTable:
-    """Return the first rows of a frame as text.
+    """Return a frame as text, the numbers of a column to the same place.
 
     Args:
         columns: which ones the page shows; all when None.
     """
-    shown = frame.head(most) if columns is None else frame.head(most)[list(columns)]
+    shown = frame if columns is None else frame[list(columns)]
     values = {name: shown[name].tolist() for name in shown.columns}
     return DataTable(
         caption=caption,
         columns=tuple(printable(str(name).replace("_", " "), 40) for name in shown.columns),
         numeric=tuple(all(map(_is_number_or_missing, column)) for column in values.values()),
-        rows=tuple(
-            zip(*([cell_text(v) for v in column] for column in values.values()), strict=True)
-        ),
-        more=len(frame) - len(shown),
+        rows=tuple(zip(*map(column_texts, values.values()), strict=True)),
         files=tuple(files),
     )
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value != value
+
+
 def _is_number_or_missing(value: Any) -> bool:
-    if value is None or value is pd.NA:
-        return True
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return _is_missing(value) or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def column_texts(values: Sequence[Any]) -> list[str]:
+    """Return the values of a column as a table shows them, to the place that its largest needs.
+
+    What is not 0 is not shown as 0.
+
+    >>> column_texts([1.0, 0.34742, -0.00016, None]), column_texts([1234.5, 0.026])
+    (['1.000', '0.347', '−0.0002', '–'], ['1,234', '0.03'])
+    """
+    floats = [abs(v) for v in values if isinstance(v, float) and np.isfinite(v)]
+    largest = max(floats, default=0.0)
+    if not largest or all(v.is_integer() for v in floats):
+        return [cell_text(v) for v in values]
+    decimals = max(_DIGITS - 1 - math.floor(math.log10(largest)), 0)
+
+    def text(value: Any) -> str:
+        if not isinstance(value, float) or not np.isfinite(value):
+            return cell_text(value)
+        shown = f"{value:,.{decimals}f}"
+        if value and not any(c in shown for c in "123456789"):
+            shown = f"{value:.1g}"
+        return minus_signs(shown)
+
+    return [text(value) for value in values]
 
 
 def cell_text(value: Any) -> str:
-    """Return a value as a table shows it.
+    """Return a value as a table or a sentence shows it.
 
     >>> [cell_text(v) for v in (1234567, 0.123456, 3.0, None, float("nan"), True, "a")]
     ['1,234,567', '0.1235', '3', '–', '–', 'yes', 'a']
     """
-    if value is None or value is pd.NA or value != value:
+    if _is_missing(value):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return f"{int(value):,}"
+        return minus_signs(f"{int(value):,}")
     if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return minus_signs(f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}")
     return printable(value, _CELL)
+
+
+def unbroken(text: str) -> Markup:
+    """Return a sentence escaped, its words with hyphens kept whole where a line has room for them.
+
+    >>> unbroken("run-e05 <b> is fine-tuned, or not")
+    Markup('<span class="whole">run-e05</span> &lt;b&gt; is <span class="whole">fine-tuned,</span> \
+or not')
+    """
+    parts = _HYPHENATED.split(text)
+    return Markup("").join(
+        Markup('<span class="whole">{}</span>').format(part) if i % 2 else part
+        for i, part in enumerate(parts)
+    )

@@ -10,6 +10,7 @@ from megasim.errors import UsageError, printable
 from megasim.findings.component_groups import Equalities, main_components
 from megasim.findings.reference_model import central_model
 from megasim.findings.tier_overview import known_pairs
+from megasim.findings.unread_keys import UnreadKeys
 from megasim.findings.verdicts import FindingsReader
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.store.matrices import load_layers, load_matrix, member_names
@@ -134,6 +135,13 @@ class ReportSource:
         if self.path:
             return self.path[0]
         return central_model(self.store, self.components, self.pairs, self.matrix)
+
+    @cached_property
+    def unread(self) -> dict[str, int]:
+        """Return model → tensors of which no values could be read, where there are some."""
+        keys = UnreadKeys(self.store)
+        counts = {name: len(keys.of(i)) for name, i in self.store.model_ids(self.models).items()}
+        return {name: count for name, count in counts.items() if count}
 
     @cached_property
     def equalities(self) -> Equalities:

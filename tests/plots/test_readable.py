@@ -201,6 +201,16 @@ def test_a_page_has_its_own_colours_for_a_figure() -> None:
     assert "<title>a-model_of-" in svg and "fine-tune" in svg
 
 
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_text_stands_out_on_a_dark_page_too(name: str) -> None:
+    svg = inline_svg(figure_bytes(DRAWINGS[name](6, Style()), "svg"), name)
+    for colour, variable in DARK.named_colours().items():
+        svg = svg.replace(f"var(--figure-{variable})", colour)
+    texts = read_texts(svg.encode("utf-8"))
+    assert len(texts) > 8
+    assert not [t for t in texts if t.contrast < CONTRAST]
+
+
 def test_names_of_colours_stay_text() -> None:
     values = np.array([[0.0, 1, 2], [1, 0, 3], [2, 3, 0]])
     found = DistanceMatrix.from_values(["#1d1f23", 'x" style="fill: #ffffff', "<b>"], values)
