@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from megasim.exchange.fingerprint_file import ImportResult
     from megasim.exchange.mega_cmp_export import ExportResult
     from megasim.exchange.model_map import ModelMap
+    from megasim.ingest.missing_files import MissingFiles
     from megasim.ingest.result import IngestResult
     from megasim.store.compaction import Compaction
 
@@ -264,6 +265,12 @@ class StoreJobs:
         return export_fingerprints(
             self.store, Path(path), models=chosen, component=component, names=renamed
         )
+
+    def missing_files(self) -> MissingFiles:
+        """Return the models whose files are gone. See `ingest.missing_files`."""
+        from megasim.ingest.missing_files import missing_files
+
+        return missing_files(self.store)
 
     def forget(self, *models: str) -> int:
         """Forget models, their pairs, and what no other model holds; all of it, or nothing.

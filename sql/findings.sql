@@ -513,3 +513,25 @@ values ($name, $component, $fingerprint, $version);
 -- name: remove_known_component
 -- Forget a name.
 delete from known_component where name = $name;
+
+-- name: missing_pairs
+-- Of some models with files: of how many pairs with the others nothing is known.
+with chosen as (
+    select m.id, m.name from model m join batch b on b.id = m.id where m.source = 'checkpoint'
+),
+known as (
+    select distinct c.model_a, c.model_b
+    from component_distance c
+    join chosen a on a.id = c.model_a
+    join chosen b on b.id = c.model_b
+),
+met as (
+    select model_a as id from known
+    union all
+    select model_b from known
+)
+select c.name, (select count(*) from chosen) - 1 - count(met.id) as missing
+from chosen c
+left join met using (id)
+group by c.id, c.name
+order by c.id;

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from megasim.errors import CheckpointError
     from megasim.store.connection import Mode
+    from megasim.workspace import Workspace
 
 _EACH = 3  # files of one kind that are passed over, each with a line of its own
 _ROWS = 200  # rows of a table that a terminal is shown
@@ -117,6 +118,8 @@ def ingest_command(
         for line in _passed_over(result.passed_over):
             say(f"skipped {line}")
         note = f"; {len(result.known)} already known" if result.known else ""
+        for line in _missing_lines(workspace):
+            say(f"note: {line}")
         say(f"read {byte_text(result.bytes_read)} of {_count(result, 'added', 'replaced')}{note}")
     return show_failures(result.failed)
 
@@ -150,6 +153,22 @@ def _tell_of_compiling(loop: str) -> None:
 def _count(result: object, *kinds: str) -> str:
     count = sum(len(getattr(result, kind)) for kind in kinds)
     return f"{count} model{'' if count == 1 else 's'}"
+
+
+def _missing_lines(workspace: Workspace) -> list[str]:
+    """Say which models of the store have lost their files."""
+    from megasim.wording import listed
+
+    missing = workspace.missing_files()
+    lines = []
+    if missing.gone:
+        lines.append(
+            f"the files of {listed(missing.gone, 5)} are gone; their answers stay, and "
+            "`megasim forget --missing` forgets them"
+        )
+    if missing.unreachable:
+        lines.append(f"the folders of {listed(missing.unreachable, 5)} are not there now")
+    return lines
 
 
 def _named_path(text: str) -> tuple[str, Path]:
@@ -258,6 +277,8 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
     """List the models in the store."""
     workspace = options.open_workspace(ctx)
     frame = workspace.models()
+    missing = workspace.missing_files()
+    frame["file_gone"] = [name in missing for name in frame["name"]]
     workspace.store.release()  # who reads what is printed may take his time
     if as_json:
         show_json(records(frame))
@@ -274,6 +295,9 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
         columns.insert(1, "part")
     if frame["unread"].any():
         columns.insert(columns.index("keys") + 1, "unread")
+    if frame["file_gone"].any():
+        frame["file"] = ["gone" if gone else "" for gone in frame["file_gone"]]
+        columns.append("file")
     show(table_text(frame[[*columns, "size", "ingested", "path"]]))
     for line in _left_out(frame):
         show(line)

@@ -7,24 +7,43 @@ import click
 from megasim.commands import options
 from megasim.commands.completion import complete_models
 from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
-from megasim.errors import CHECK_FAILED, printable
+from megasim.errors import CHECK_FAILED, UsageError, printable
+from megasim.wording import counted
 
 _EXAMPLES = 3  # findings of one check that a terminal is shown
 
 
 @click.command("forget")
-@click.argument("names", nargs=-1, required=True, metavar="MODEL…", shell_complete=complete_models)
+@click.argument("names", nargs=-1, metavar="MODEL…", shell_complete=complete_models)
+@click.option(
+    "--missing",
+    is_flag=True,
+    help="Forget the models whose files are gone, if the folder that they were in is there.",
+)
 @click.option(
     "--dry-run", is_flag=True, help="Only say how much space in the store this would free."
 )
 @click.pass_context
-def forget_command(ctx: click.Context, names: tuple[str, ...], dry_run: bool) -> None:
+def forget_command(
+    ctx: click.Context, names: tuple[str, ...], missing: bool, dry_run: bool
+) -> None:
     """Remove models from the store; their files are not touched.
 
     All are removed, or none if it is interrupted. Tensors that other models share stay.
     """
+    if not (names or missing):
+        raise UsageError("no model given", "name models, or write --missing")
     workspace = options.open_workspace(ctx, "read" if dry_run else "update")
     forgotten = list(dict.fromkeys(workspace.store.model_names(names)))
+    if missing:
+        files = workspace.missing_files()
+        forgotten = list(dict.fromkeys([*forgotten, *files.gone]))
+        if files.unreachable:
+            count = counted(len(files.unreachable), "model")
+            say(f"note: the folder of {count} is not there, as of an unplugged disk: left alone")
+        if not forgotten:
+            show("no model to forget: no file is gone from a folder that is there")
+            return
     freed = workspace.bytes_held_alone(*forgotten) if dry_run else workspace.forget(*forgotten)
     for name in forgotten:
         show(f"{'would forget' if dry_run else 'forgot'} {printable(name)}")

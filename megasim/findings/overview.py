@@ -18,6 +18,7 @@ from megasim.findings.component_groups import (
     shared_components,
 )
 from megasim.findings.health import HealthNote, MetadataClaim, metadata_claims, model_health
+from megasim.findings.missing_pairs import MissingPairs, load_missing_pairs
 from megasim.findings.pair_sentences import (
     VERDICT_WORDS,
     model_verdict,
@@ -88,6 +89,7 @@ class FindingsReport:
         pairs: each of them, when they were named or are few; else empty.
         verdicts: (component, verdict, pairs) of all pairs; "absent" of one or both models is one.
         relations, groups, health, claims: of these models.
+        missing: which pairs of all models were not compared; None where pairs were named.
     """
 
     models: tuple[str, ...]
@@ -99,6 +101,7 @@ class FindingsReport:
     groups: tuple[ComponentGroup, ...]
     health: tuple[HealthNote, ...]
     claims: tuple[MetadataClaim, ...]
+    missing: MissingPairs | None = None
 
     def __repr__(self) -> str:
         return f"<findings, {self.page().headline}>"
@@ -169,6 +172,8 @@ class FindingsReport:
         claims = _most(self.claim_lines(whole=whole), most, "models")
         claimed = FindingsSection("What their metadata claims", claims)
         described = [_pair_section(pair) for pair in self.pairs]
+        lacking = self.missing.sentence() if self.missing else ""
+        described.append(FindingsSection("What was not compared", (lacking,) if lacking else ()))
         if self.pair_count > _FIRST_PAIRS:
             return [*shared, related, *described, claimed]
         return [*described, related, *shared, claimed]
@@ -209,6 +214,7 @@ class FindingsReport:
             "groups": [group.to_json() for group in self.groups],
             "health": [note.to_json() for note in self.health],
             "claims": [claim.to_json() for claim in self.claims],
+            "not_compared": self.missing.to_json() if self.missing else None,
         }
 
 
@@ -246,6 +252,7 @@ def findings_report(
         groups=tuple(g for g in shared_components(store, equalities) if wanted & set(g.models)),
         health=tuple(model_health(store, models)),
         claims=tuple(metadata_claims(store, models)),
+        missing=load_missing_pairs(store) if pairs is None and group is None else None,
     )
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from megasim.estimate.kinship import kinship_test
 from megasim.estimate.points import nearest_by_sketch, sketched_distances
+from megasim.findings.missing_pairs import load_missing_pairs
 from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
 from megasim.lineage.evidence import norms_of, rounding_of
 from megasim.lineage.facts import (
@@ -165,6 +166,8 @@ def lineage_and_claims(
         lineage = build(facts=facts, stated=stated, merges=from_weights.recipes)
     rounding = rounding_of(facts, component)
     checked = check_claims(claims, matrix, layers=layers, rounding=rounding, lineage=from_weights)
+    lacking = load_missing_pairs(store, matrix.models).sentence()
+    notes = (*notes, lacking) if lacking else notes
     return replace(lineage, notes=(*lineage.notes, *notes)), checked
 
 

@@ -19,7 +19,7 @@ from tests.small_sd import UNET, compared_store, small_sd, trained
 METHODS = {
     "import": ["import_path"],
     "export": ["export_mega_cmp", "export_fingerprints"],
-    "forget": ["forget", "bytes_held_alone"],
+    "forget": ["forget", "bytes_held_alone", "missing_files"],
     "findings": ["findings", "shared_components", "changes"],
     "known": ["known", "add_known", "remove_known"],
     "recipe": ["recipe", "recipes", "merge_plan"],
@@ -31,6 +31,7 @@ PARAMETERS = {
     "names": "names",
     "sketch": "sketch_size",
     "dry_run": "bytes_held_alone",
+    "missing": "missing_files",
     "shared": "shared_components",
     "renamed": "names",
     "example": "name",

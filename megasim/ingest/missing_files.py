@@ -1,0 +1,38 @@
+"""Models whose files are gone: removed, or on a disk that is not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megasim.store.rows import Store
+from megasim.words import ModelSource
+
+
+@dataclass(frozen=True, slots=True)
+class MissingFiles:
+    """Models of the store whose files are not where they were.
+
+    Attributes:
+        gone: names of those whose folder is there without them.
+        unreachable: names of those whose folder is not there either, as of a disk that is
+            unplugged.
+    """
+
+    gone: tuple[str, ...]
+    unreachable: tuple[str, ...]
+
+    def __contains__(self, model: str) -> bool:
+        return model in self.gone or model in self.unreachable
+
+
+def missing_files(store: Store) -> MissingFiles:
+    """Return the models whose files are gone; only whether they are there is looked at."""
+    gone: list[str] = []
+    unreachable: list[str] = []
+    for model in store.models():
+        if model.source == ModelSource.CHECKPOINT and model.path:
+            path = Path(model.path)
+            if not path.exists():
+                (gone if path.parent.is_dir() else unreachable).append(model.name)
+    return MissingFiles(tuple(gone), tuple(unreachable))
