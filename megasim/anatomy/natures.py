@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from megasim.anatomy.tables import Row, read_table
 from megasim.resources import resource_path
@@ -75,6 +75,7 @@ def _nature(key: str, shape: Shape, dtype: str | None, keys: Mapping[str, object
     return Nature.WEIGHT
 
 
+@lru_cache(maxsize=64)
 def _kind(dtype: str | None) -> str:
     """Return the kind of a dtype as the table calls it; "" for what is not known.
 
