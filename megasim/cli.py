@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": "upkeep",
     "verify": "verification",
     "findings": "findings",
+    "why": "findings",
     "layers": "findings",
     "known": "findings",
     "matrix": "matrix",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
     from megasim.answers.verification import Verification
+    from megasim.answers.why import Why
     from megasim.exchange.merge_plan import MergePlan
     from megasim.findings.component_groups import ComponentGroups
     from megasim.findings.known_components import KnownComponent
@@ -151,6 +152,12 @@ class Workspace(StoreJobs):
         from megasim.answers.changes import load_changes
 
         return load_changes(self.store, self._name(a), self._name(b), by, component)
+
+    def why(self, a: str, b: str, *, progress: Progress = NO_PROGRESS) -> Why:
+        """Return two models in five sentences. See `load_why`."""
+        from megasim.answers.why import load_why
+
+        return load_why(self.store, self._name(a), self._name(b), progress=progress)
 
     def shared_components(self) -> ComponentGroups:
         """Return the groups of models that hold the same component, the largest first."""

@@ -145,6 +145,21 @@ def _changes(found: Changes, output: Path | None, as_json: bool) -> None:
         show("\nshare: of the squared L2 of the component; relative: L2 divided by the norm in A")
 
 
+@click.command("why")
+@click.argument("a", metavar="A", shell_complete=complete_models)
+@click.argument("b", metavar="B", shell_complete=complete_models)
+@options.as_json
+@click.pass_context
+def why_command(ctx: click.Context, a: str, b: str, as_json: bool) -> None:
+    """Say in five sentences how A and B are related, how sure that is, and what to ask next."""
+    found = options.open_workspace(ctx).why(a, b, progress=ConsoleProgress())
+    if as_json:
+        show_json(found.to_json())
+        return
+    for sentence in found.sentences:
+        show(sentence)
+
+
 @click.command("layers")
 @click.argument("a", metavar="A", shell_complete=complete_models)
 @click.argument("b", metavar="B", shell_complete=complete_models)
