@@ -240,15 +240,18 @@ class _Drawing:
         (x, y), (to_x, to_y) = spots[edge.parent], spots[edge.child]
         bend = 0.0 if abs(to_y - y) < 1e-9 else min(0.5, (to_x - x) / 2)
         # Out of the parent's place straight down or up, then along the row of the child.
-        path = f"angle,angleA=90,angleB=0,rad={4 if bend else 0}" if bend else "arc3"
+        # In a deep outline that row is short: what does not fit would turn the head the other way.
+        along = 72 * (to_x - x) if trunk and bend else math.inf
+        rad = min(4.0, 0.2 * along)
+        path = f"angle,angleA=90,angleB=0,rad={rad:.3g}" if bend else "arc3"
         arrow = FancyArrowPatch(
             (x, y),
             (to_x, to_y),
             connectionstyle=path if trunk else f"arc3,rad={_BEND}",
             arrowstyle="-|>" if edge.decided else "-",
-            mutation_scale=min(9 * k, 45 * self.row),
-            shrinkA=3 * k,
-            shrinkB=5 * k,
+            mutation_scale=min(9 * k, 45 * self.row, 0.8 * along),
+            shrinkA=min(3 * k, 0.3 * along),
+            shrinkB=min(5 * k, 0.35 * along),
             color=getattr(self.style.theme, name),
             linestyle=dashes,
             linewidth=1.4 * k,
