@@ -7,6 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples on every run, and no test that fails because the machine is busy.
+settings.register_profile(
+    "megasim", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("megasim")
 
 os.environ.pop("MEGASIM_DB", None)  # tests keep to stores of their own
 

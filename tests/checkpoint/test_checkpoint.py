@@ -44,7 +44,9 @@ SAVERS: dict[str, Callable[[Any, Path], None]] = {
 W = torch.arange(6.0).reshape(2, 3)
 COMPLEX_OF_TORCH_ALONE = (torch.complex32, torch.complex128)
 many_times = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 
 

@@ -27,7 +27,9 @@ from megasim.checkpoint.torch_format import MAGIC_NUMBER
 from megasim.errors import CheckpointError, UsageError
 
 often = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

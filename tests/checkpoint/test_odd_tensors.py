@@ -24,7 +24,9 @@ from megasim.words import Unread
 
 W = torch.arange(6.0).reshape(2, 3)
 many_times = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

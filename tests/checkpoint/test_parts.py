@@ -18,7 +18,9 @@ from megasim.checkpoint.opening import Checkpoint, TensorReader, open_checkpoint
 from megasim.words import PartRole
 
 many_times = settings(
-    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 
 

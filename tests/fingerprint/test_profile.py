@@ -20,7 +20,7 @@ quick = settings(
     max_examples=60,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 HALF = 2.0**-11  # half a unit in the last place of a float16
 
