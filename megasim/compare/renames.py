@@ -29,7 +29,7 @@ RENAME_VERSION = 3
 # Without a single equal content, a substitution that leaves some keys of both models without a
 # counterpart is believed only if it fits this many.
 LEAST_KEYS_BY_STRUCTURE = 8
-# Without equal content, fewer matrices than this are not told apart from chance.
+# Without equal content, fewer matrices than this cannot be distinguished from chance.
 LEAST_MATRICES = 2
 # Tensors at the same place of two models trained from the same start, or by the same recipe, have
 # norms within this factor of each other.
@@ -96,16 +96,16 @@ def find_renames(a: Side, b: Side) -> list[Rename]:
     right = {k: v for k, v in b.items() if k not in a}
     if not left or not right:
         return []
-    told = _Told(_evidence(a, b, left, right), sorted(left))
-    found = _by_content(told, left, right)
+    matches = _Matches(_evidence(a, b, left, right), sorted(left))
+    found = _by_content(matches, left, right)
     found += _by_spelling(left, right)
     if not found:
         # Beside content that is equal under equal names, a few others are rather lost and new.
         alike = _hold_equal(a, b)
-        found = _by_structure(left, right, told, few=not alike)
+        found = _by_structure(left, right, matches, few=not alike)
         return found or ([] if alike else _by_shapes(left, right))
     # Between models that larger tensors tie together small ones are evidence too, such as biases.
-    small = _Told(_evidence(_with_small(a), _with_small(b), left, right), sorted(left))
+    small = _Matches(_evidence(_with_small(a), _with_small(b), left, right), sorted(left))
     return found + _by_content(small, left, right)
 
 
@@ -152,16 +152,16 @@ def _with_small(side: Side) -> Side:
 
 
 def _by_content(
-    told: _Told, left: dict[str, NamedTensor], right: dict[str, NamedTensor]
+    matches: _Matches, left: dict[str, NamedTensor], right: dict[str, NamedTensor]
 ) -> list[Rename]:
     """Return the renames for which equal contents speak; take their keys out of both sides."""
     found: list[Rename] = []
-    candidates = {substitution(ka, kb) for ka, kb in told.evidence.items()}
+    candidates = {substitution(ka, kb) for ka, kb in matches.evidence.items()}
     renames: dict[tuple[str, str], Rename] = {}
     stale = candidates
     while left and right:
         for candidate in stale:
-            rename = _apply(candidate, left, right, told, "content")
+            rename = _apply(candidate, left, right, matches, "content")
             if rename is not None:
                 renames[candidate] = rename
             else:
@@ -183,8 +183,8 @@ def _by_content(
     return found
 
 
-class _Told:
-    """What speaks for a rename, and the keys of a in order.
+class _Matches:
+    """Equal contents under two keys, the evidence for renames; and the keys of a in order.
 
     Attributes:
         evidence: key in a → key in b of equal content that stands once in each model.
@@ -256,7 +256,7 @@ def _apply(
     replaced: tuple[str, str],
     left: Side,
     right: Side,
-    told: _Told,
+    matches: _Matches,
     basis: str,
 ) -> Rename | None:
     """Return the rename, or None where it fits nothing or contradicts a shape or a content."""
@@ -264,16 +264,16 @@ def _apply(
     keys = []
     support = 0
     exact = False
-    for ka in told.keys_under(prefix_a):
+    for ka in matches.keys_under(prefix_a):
         kb = prefix_b + ka[len(prefix_a) :]
         if ka not in left or kb not in right:
             continue
-        equal = told.evidence.get(ka) == kb
-        contradicted = not equal and (ka in told.evidence or kb in told.other_side)
+        equal = matches.evidence.get(ka) == kb
+        contradicted = not equal and (ka in matches.evidence or kb in matches.other_side)
         if contradicted or left[ka].shape != right[kb].shape:
             return None
         support += equal
-        exact |= equal and ka in told.exact
+        exact |= equal and ka in matches.exact
         keys.append((ka, kb))
     if not keys or (basis == "content" and not support):
         return None
@@ -293,7 +293,7 @@ def _take(rename: Rename, left: dict[str, NamedTensor], right: dict[str, NamedTe
         del left[ka], right[kb]
 
 
-def _by_structure(left: Side, right: Side, told: _Told, *, few: bool) -> list[Rename]:
+def _by_structure(left: Side, right: Side, matches: _Matches, *, few: bool) -> list[Rename]:
     """Return the one substitution that places a whole branch of one side in the other.
 
     No key under one of its two prefixes is left behind, and it covers most of the smaller side; or,
@@ -307,7 +307,7 @@ def _by_structure(left: Side, right: Side, told: _Told, *, few: bool) -> list[Re
         for prefix_b in _prefixes(right):
             if prefix_a == prefix_b or _differ_by_number(prefix_a, prefix_b):
                 continue
-            rename = _apply((prefix_a, prefix_b), left, right, told, "structure")
+            rename = _apply((prefix_a, prefix_b), left, right, matches, "structure")
             if rename is None:
                 continue
             fits_all = len(rename.keys) == len(left) == len(right)

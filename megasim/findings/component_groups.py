@@ -120,12 +120,12 @@ def group_sentences(
 
 def _fingerprint_text(alike: Sequence[ComponentGroup]) -> str:
     """Return the fingerprints of groups of the same models, as the end of a sentence."""
-    told = []
+    parts = []
     for group in alike:
         several = f" and {len(group.fingerprints) - 1} more" if len(group.fingerprints) > 1 else ""
         what = f"{group.title} " if len(alike) > 1 else ""
-        told += [f"{what}{short(f)}{several}" for f in group.fingerprints[:1]]
-    return f"; fingerprint {', '.join(told)}" if told else ""
+        parts += [f"{what}{short(f)}{several}" for f in group.fingerprints[:1]]
+    return f"; fingerprint {', '.join(parts)}" if parts else ""
 
 
 def other_holders(
@@ -178,12 +178,12 @@ def _by_models(
 
 def _known_as(alike: Sequence[ComponentGroup]) -> str:
     """Return the names of groups of the same models, as the end of a sentence."""
-    told = [
+    names = [
         (f"{group.title} " if len(alike) > 1 else "") + listed(group.known_as, len(group.known_as))
         for group in alike
         if group.known_as
     ]
-    return f"; known as {joined(told)}" if told else ""
+    return f"; known as {joined(names)}" if names else ""
 
 
 class _Classes:

@@ -94,10 +94,10 @@ def load_differing_keys(
         "keys_of_status", model_a=low, model_b=high, statuses=list(map(str, stored))
     ):
         sides = _tensor(*numbers[:7]), _tensor(*numbers[7:])
-        told = Status(status)
+        in_order = Status(status)
         found.append(
             DifferingKey(
-                *(component, key, block, told if a == low else told.other_side),
+                *(component, key, block, in_order if a == low else in_order.other_side),
                 Nature(nature) if nature else key_natures({key: ((), None)})[key],
                 *(sides if a == low else sides[::-1]),
                 repeats,

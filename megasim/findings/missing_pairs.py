@@ -30,12 +30,12 @@ class MissingPairs:
         """Return it in words, with what can be done; "" where nothing is missing."""
         if not self.missing:
             return ""
-        told = [f"{count:,} of {printable(name, 60)}" for name, count in self.models[:_NAMED]]
-        more = len(self.models) - len(told)
-        told += [f"some of {counted(more, 'other')}"] if more else []
+        named = [f"{count:,} of {printable(name, 60)}" for name, count in self.models[:_NAMED]]
+        more = len(self.models) - len(named)
+        named += [f"some of {counted(more, 'other')}"] if more else []
         return (
             f"{self.missing:,} of {counted(self.total, 'pair')} were not compared "
-            f"({joined(told)}); that says nothing of how they are related. `megasim compare` "
+            f"({joined(named)}); that says nothing of how they are related. `megasim compare` "
             "compares them; without the files, `megasim compare --estimate` estimates them"
         )
 

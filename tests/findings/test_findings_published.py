@@ -70,7 +70,7 @@ def published(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def told(published: Store) -> dict[Pair, dict[str, Finding]]:
+def by_pair(published: Store) -> dict[Pair, dict[str, Finding]]:
     """Pair → component → finding."""
     found: dict[Pair, dict[str, Finding]] = defaultdict(dict)
     for finding in pair_findings(published):
@@ -86,14 +86,14 @@ def related(published: Store) -> dict[Pair, list[Relation]]:
     return found
 
 
-def test_there_are_all_23(told) -> None:
-    assert set(told) == set(EXPECTED)
+def test_there_are_all_23(by_pair) -> None:
+    assert set(by_pair) == set(EXPECTED)
     assert len(EXPECTED) == 23
 
 
 @pytest.mark.parametrize("pair", EXPECTED, ids="-".join)
-def test_the_verdict_of_each_component(told, pair: Pair) -> None:
-    findings = dict(told[pair])
+def test_the_verdict_of_each_component(by_pair, pair: Pair) -> None:
+    findings = dict(by_pair[pair])
     if findings.get("vae") is not None:  # said once of all its parts
         assert findings["vae"].verdict == NONE
         findings |= dict.fromkeys(COMPONENTS[2:5], findings.pop("vae"))
@@ -130,7 +130,7 @@ def component_by_prefix(key: str) -> str:
 
 
 @pytest.mark.parametrize("pair", EXPECTED, ids="-".join)
-def test_every_number_is_that_of_the_published_file(told, shared: Path, pair: Pair) -> None:
+def test_every_number_is_that_of_the_published_file(by_pair, shared: Path, pair: Pair) -> None:
     """Counted here by prefixes, not by the rules of the anatomy; counters enter no distance."""
     (path,) = (shared / "published" / "v1").glob(f"*_{'_'.join(pair)}.json")
     data = json.loads(path.read_text())
@@ -147,22 +147,22 @@ def test_every_number_is_that_of_the_published_file(told, shared: Path, pair: Pa
         for key in data[name]:
             if not (renamed and key.startswith("cond_stage_model.")):  # counted as `nai.`
                 counts[component_by_prefix(key)][place] += 1
-    findings = {c: f for c, f in told[pair].items() if f.verdict != NONE}
+    findings = {c: f for c, f in by_pair[pair].items() if f.verdict != NONE}
     assert {c: list(numbers(f)) for c, f in findings.items()} == counts
     for component, finding in findings.items():
         assert finding.l2 is None or finding.l2**2 == pytest.approx(squares[component])
 
 
-def test_the_renamed_text_encoder_is_identical(told) -> None:
-    text = told["sd147g", "nai7g"]["text_encoder"]
+def test_the_renamed_text_encoder_is_identical(by_pair) -> None:
+    text = by_pair["sd147g", "nai7g"]["text_encoder"]
     assert numbers(text) == (197, 0, 0, 0, 0)
     renamed = "cond_stage_model.transformer.text_model. → cond_stage_model.transformer."
     assert text.detail == f"197 keys, renamed: {renamed}"
     assert text.l2 == 0
 
 
-def test_either_direction_can_be_asked_for(published: Store, told) -> None:
-    ahead = told["nai7g", "nai4g"]
+def test_either_direction_can_be_asked_for(published: Store, by_pair) -> None:
+    ahead = by_pair["nai7g", "nai4g"]
     back = {f.component: f for f in pair_findings(published, [("nai4g", "nai7g")])}
     assert (ahead["ema"].verdict, back["ema"].verdict) == ("absent_b", "absent_a")
     assert (ahead["ema"].missing_b, back["ema"].missing_a) == (686, 686)
@@ -173,23 +173,23 @@ def test_either_direction_can_be_asked_for(published: Store, told) -> None:
     )
 
 
-def test_the_dropped_ema_copy(told, related) -> None:
-    sentences = pair_sentences(list(told["nai7g", "nai4g"].values()))
+def test_the_dropped_ema_copy(by_pair, related) -> None:
+    sentences = pair_sentences(list(by_pair["nai7g", "nai4g"].values()))
     assert "EMA copy: dropped (686 keys)" in sentences
     assert "VAE: identical (248 keys)" in sentences
     (relation,) = related["nai7g", "nai4g"]
     assert "distances cannot tell" in relation.text  # whether the kept UNet is the EMA copy
 
 
-def test_only_the_decoder_changed(told) -> None:
-    sentences = pair_sentences(list(told["sd20", "wd14"].values()))
+def test_only_the_decoder_changed(by_pair) -> None:
+    sentences = pair_sentences(list(by_pair["sd20", "wd14"].values()))
     (vae,) = (s for s in sentences if s.startswith("VAE"))
     assert vae.startswith("VAE: only the decoder side changed: encoder identical (106 keys)")
     assert "decoder changed, L2 271.6 (138 of 138 keys)" in vae
 
 
-def test_the_text_encoder_that_is_the_same_where_it_is_used(told) -> None:
-    text = told["sd21", "jrd"]["text_encoder"]
+def test_the_text_encoder_that_is_the_same_where_it_is_used(by_pair) -> None:
+    text = by_pair["sd21", "jrd"]["text_encoder"]
     assert numbers(text) == (294, 14, 0, 0, 0)
     assert text.l2 == pytest.approx(1026.2476, abs=1e-4)
     listed, _, reason = text.detail.partition("; never used: ")
@@ -197,24 +197,24 @@ def test_the_text_encoder_that_is_the_same_where_it_is_used(told) -> None:
     assert "penultimate layer" in reason
 
 
-def test_keys_that_are_dropped_but_never_used(told) -> None:
-    text = told["sd20", "wd14"]["text_encoder"]
+def test_keys_that_are_dropped_but_never_used(by_pair) -> None:
+    text = by_pair["sd20", "wd14"]["text_encoder"]
     assert numbers(text) == (280, 280, 1, 14, 0)
     dropped = "14 keys only in sd20: resblocks.23, logit_scale, text_projection (never used)"
     assert dropped in text.detail
     assert "1 key only in wd14: position_ids (never used)" in text.detail
 
 
-def test_another_architecture(told, related) -> None:
-    findings = told["sd14", "sd21"]
+def test_another_architecture(by_pair, related) -> None:
+    findings = by_pair["sd14", "sd21"]
     assert findings["unet"].detail == "64 of 686 keys have another shape"
     assert numbers(findings["unet"]) == (622, 622, 0, 0, 64)
     assert findings["text_encoder"].detail == "197 keys against 294, none of them in common"
     assert related["sd14", "sd21"] == []
 
 
-def test_a_rounding_is_suspected_where_the_size_fits_and_nowhere_else(told) -> None:
-    suspected = [f for findings in told.values() for f in findings.values() if f.rounding]
+def test_a_rounding_is_suspected_where_the_size_fits_and_nowhere_else(by_pair) -> None:
+    suspected = [f for findings in by_pair.values() for f in findings.values() if f.rounding]
     (finding,) = suspected
     assert (finding.model_a, finding.model_b, finding.component) == ("wd14", "p1at", "vae_encoder")
     assert numbers(finding)[:2] == (106, 106)
@@ -224,8 +224,8 @@ def test_a_rounding_is_suspected_where_the_size_fits_and_nowhere_else(told) -> N
     assert "√n" in finding.detail  # how it was judged
 
 
-def test_loss_keys_are_training_state(told) -> None:
-    state = told["full", "sd84k"]["training_state"]
+def test_loss_keys_are_training_state(by_pair) -> None:
+    state = by_pair["full", "sd84k"]["training_state"]
     assert "56 keys only in full: loss" in state.detail
 
 

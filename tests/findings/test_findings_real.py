@@ -24,7 +24,7 @@ def compared(folder: Path, files: Mapping[str, Path]) -> Path:
     return store
 
 
-def told(store: Store, a: str, b: str) -> dict[str, Finding]:
+def findings_of(store: Store, a: str, b: str) -> dict[str, Finding]:
     return {finding.component: finding for finding in pair_findings(store, [(a, b)])}
 
 
@@ -52,7 +52,7 @@ def test_silero_vad_versions(tmp_path: Path) -> None:
             for finding in pair_findings(store, [(f"jit {older}", f"jit {newer}")]):
                 assert (finding.verdict, finding.keys_changed) == ("partly_changed", 14)
         # The safetensors file holds other weights under other names; its STFT is the same.
-        renamed = told(store, "jit 6.2.3", "safetensors 6.2.3")["_model"]
+        renamed = findings_of(store, "jit 6.2.3", "safetensors 6.2.3")["_model"]
         assert unchanged_keys(store, "jit 6.2.3", "safetensors 6.2.3") == stft[:1]
         assert "_model.stft.forward_basis_buffer → stft_conv.weight" in renamed.detail
         assert model_relations(store, [("jit 6.2.3", "safetensors 6.2.3")]) == []
@@ -63,12 +63,12 @@ def test_openff_nagl_releases(tmp_path: Path) -> None:
     paths = sorted(folder.rglob("*.pt"))
     files = {path.stem.removeprefix("openff-gnn-am1bcc-"): path for path in paths}
     with Store(compared(tmp_path, files)) as store:
-        assert {f.verdict for f in told(store, "0.1.0-rc.2", "0.1.0-rc.3").values()} == {
+        assert {f.verdict for f in findings_of(store, "0.1.0-rc.2", "0.1.0-rc.3").values()} == {
             "identical"
         }
         (same,) = model_relations(store, [("0.1.0-rc.2", "0.1.0-rc.3")])
         assert same.kind == "same_weights"
-        released = told(store, "0.1.0-rc.3", "1.0.0")
+        released = findings_of(store, "0.1.0-rc.3", "1.0.0")
         assert sum(f.keys_compared or 0 for f in released.values()) == 20
         assert sum(f.keys_changed or 0 for f in released.values()) == 0
         assert released["readout_modules"].verdict == "identical"
@@ -87,7 +87,7 @@ def test_rxnfp_berts(tmp_path: Path) -> None:
     folder = fetch("rxnfp==0.1.0")
     files = {path.parent.name: path for path in folder.rglob("pytorch_model.bin")}
     with Store(compared(tmp_path, files)) as store:
-        pair = told(store, "bert_ft", "bert_pretrained")
+        pair = findings_of(store, "bert_ft", "bert_pretrained")
         shared = {c: f for c, f in pair.items() if f.keys_compared}
         assert sum(f.keys_compared or 0 for f in shared.values()) == 199
         assert {f.verdict for f in shared.values()} == {"changed"}

@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def told(store: Store) -> dict[tuple[str, str], dict[str, Finding]]:
+def by_pair(store: Store) -> dict[tuple[str, str], dict[str, Finding]]:
     found: dict[tuple[str, str], dict[str, Finding]] = defaultdict(dict)
     for finding in pair_findings(store):
         found[finding.model_a, finding.model_b][finding.component] = finding
@@ -48,10 +48,10 @@ def components(a: ZooModel, b: ZooModel) -> set[str]:
     return (set(a.contents) | set(b.contents)) - {"training_state"}
 
 
-def test_every_component_of_every_pair(told) -> None:
-    assert len(told) == len(list(combinations(PLAN, 2)))
+def test_every_component_of_every_pair(by_pair) -> None:
+    assert len(by_pair) == len(list(combinations(PLAN, 2)))
     wrong = []
-    for (name_a, name_b), findings in told.items():
+    for (name_a, name_b), findings in by_pair.items():
         a, b = BY_NAME[name_a], BY_NAME[name_b]
         for component in components(a, b):
             truth = expected_identity(a, b, component)
@@ -146,16 +146,16 @@ def expected_kinds(a: ZooModel, b: ZooModel) -> set[str]:
 
 def test_every_relation_of_every_pair_and_no_other(store: Store) -> None:
     pairs = [(a.name, b.name) for a, b in combinations(PLAN, 2)]
-    told: dict[frozenset[str], list[str]] = defaultdict(list)
+    by_pair: dict[frozenset[str], list[str]] = defaultdict(list)
     for relation in model_relations(store, pairs):
-        told[frozenset((relation.model, relation.other))].append(relation.kind)
+        by_pair[frozenset((relation.model, relation.other))].append(relation.kind)
     wrong = [
         (a, b, kinds, expected)
         for a, b in pairs
-        if (kinds := sorted(told.pop(frozenset((a, b)), [])))
+        if (kinds := sorted(by_pair.pop(frozenset((a, b)), [])))
         != (expected := sorted(expected_kinds(BY_NAME[a], BY_NAME[b])))
     ]
-    assert (wrong, told) == ([], {})
+    assert (wrong, by_pair) == ([], {})
 
 
 def test_who_was_made_from_whom(store: Store) -> None:

@@ -144,8 +144,8 @@ def test_strangers_of_the_same_shapes_are_not_related(store: Store) -> None:
 def test_of_many_pairs_the_fewest_are_told_that_tie_all_together(store: Store) -> None:
     relations = model_relations(store)
     assert len(relations) < 2 * len(store.model_ids())
-    told = {relation.model for relation in relations} | {r.other for r in relations}
-    assert told == set(store.model_ids()) - {"stranger"}
+    related = {relation.model for relation in relations} | {r.other for r in relations}
+    assert related == set(store.model_ids()) - {"stranger"}
     direct = [(r.model, r.other) for r in relations if r.kind in ("same_weights", "cast")]
     assert ("copy", "pruned") in direct
     assert ("half", "pruned") in direct or ("half", "copy") in direct
