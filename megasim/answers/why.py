@@ -162,10 +162,10 @@ def _descent(
     family = [f for f in lineage.families if {a, b} <= set(f.models)] if lineage else []
     kin = f"both are of the family of {printable(family[0].root, 60)}" if family else ""
     if relations:
-        known = f"; {kin}, and neither came from the other" if kin else ""
+        known = f"; {kin}, and no line of the tree leads from one to the other" if kin else ""
         return f"Descent: {relations[0]}{known or '; which came first is not known'}."
     if kin:
-        return f"Descent: neither came from the other; {kin}."
+        return f"Descent: no line of the tree leads from one to the other; {kin}."
     if lineage and {a, b} <= {m for f in lineage.families for m in f.models}:
         return f"Descent: they are not related over the {component_title(lineage.component)}."
     return "Descent: nothing tells."
