@@ -118,7 +118,7 @@ def begin_reading(
     others = tuple([(key, tensor.shape or ()) for key, tensor in checkpoint.unread.items()])
     classify = _classified if len(keys) <= _MOST_REMEMBERED else _classified.__wrapped__
     anatomy, natures = classify(keys, others, rules)
-    parts, unread_parts = _split(anatomy.parts, checkpoint.unread)
+    parts, unread_parts = _split(anatomy.parts, checkpoint.tensors, checkpoint.unread)
     refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in parts]
     pieces = pieces_of(refs)
     unread = [(part.sources[0], part) for part in unread_parts]
@@ -181,17 +181,20 @@ def _as_adapter(part: CanonicalTensor) -> CanonicalTensor:
 
 
 def _split(
-    parts: Sequence[CanonicalTensor], unread: Mapping[str, UnreadTensor]
+    parts: Sequence[CanonicalTensor],
+    tensors: Mapping[str, TensorRef],
+    unread: Mapping[str, UnreadTensor],
 ) -> tuple[list[CanonicalTensor], list[CanonicalTensor]]:
     """Return the parts that can be read, and one for each key that cannot.
 
-    Where a tensor is made up of several keys, and one of them cannot be read, the others stand
-    for themselves.
+    Where a tensor is made up of several keys, and one of them cannot be read or is of another
+    dtype than the rest, each stands for itself.
     """
     readable: list[CanonicalTensor] = []
     others: list[CanonicalTensor] = []
     for part in parts:
-        if not any(key in unread for key in part.sources):
+        whole = not any(key in unread for key in part.sources)
+        if whole and (len(part.sources) == 1 or len({tensors[k].dtype for k in part.sources}) == 1):
             readable.append(part)
             continue
         for key in part.sources:
