@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.answers.notebooks import executed, nbclient, nbformat
+from tests.answers.notebooks import executed, notebook_tools
 from tests.exchange.merged_models import merged, store_of
 from tests.small_sd import TEXT, UNET, VAE, StateDict, cast, small_sd, trained
 
@@ -55,6 +55,7 @@ def kinds(outputs: Iterable[Any]) -> list[list[str]]:
 @pytest.mark.parametrize("widgets", [True, False], ids=["ipywidgets", "no-ipywidgets"])
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebooks_of_the_docs_run(folder: Path, path: Path, widgets: bool) -> None:
+    _, nbformat = notebook_tools()
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     shown = executed([cell.source for cell in cells], folder, widgets=widgets)
@@ -101,6 +102,7 @@ def test_what_a_model_is_called_is_never_markup() -> None:
 
 if __name__ == "__main__":
     for path in NOTEBOOKS:
+        nbclient, nbformat = notebook_tools()
         notebook = nbformat.read(path, as_version=4)
         where = {"metadata": {"path": sys.argv[1]}}
         nbclient.NotebookClient(notebook, kernel_name="python3", resources=where).execute()

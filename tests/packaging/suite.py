@@ -30,7 +30,10 @@ from tests.packaging.installed import (
 
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 # What the tests need beside megasim and its extras.
-_TEST_TOOLS = ("build", "hypothesis", "pytest", "pytest-xdist", "selenium", "setuptools")
+_TEST_TOOLS = (
+    *("build", "hypothesis", "ipykernel", "ipywidgets", "nbclient"),
+    *("pytest", "pytest-xdist", "selenium", "setuptools"),
+)
 
 
 def main() -> int:
