@@ -38,6 +38,8 @@ METRIC_VERSION = 1
 ON_REQUEST = ("linf", "cossim")
 DEFAULT_MEMORY = 1 << 30
 
+# So few pairs are planned before a reader would notice; of more, others can read meanwhile.
+_SOON_PLANNED = 100
 # Results are saved when this many rows or seconds have come together.
 _SAVE_ROWS = 200_000
 _MOST_ROWS = 2_000_000  # from which on there is no room for more
@@ -143,7 +145,7 @@ def compare_models(
                 f"choose from {', '.join(ON_REQUEST)}; l0, l1 and l2 are always computed",
             )
     result = CompareResult(pairs_asked=len(pairs))
-    with store.job(), stoppable():
+    with store.job(keep_open=True), stoppable():
         _reopen_old_pairs(store)
         missing = missing_pairs(store, pairs, metrics)
         result.pairs_known = len(pairs) - len(missing)
@@ -152,7 +154,8 @@ def compare_models(
         if not todo:
             return result
         _add_pairs(store, todo)
-        store.release()
+        if len(todo) > _SOON_PLANNED:
+            store.release()
         flags = {metric: metric in metrics for metric in ON_REQUEST}
         lost = True
         while todo and lost:  # what was to be read of a file that is lost, another model may hold
