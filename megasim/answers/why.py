@@ -115,8 +115,9 @@ def _changed(findings: Sequence[Finding], changes: Changes | None) -> str:
     text += keys if most.keys_changed is not None else ""
     if changes is not None:
         rows = changes.to_frame()
+        blocks = (rows["component"] == most.component).sum()
         rows = rows[(rows["component"] == most.component) & (rows["share"] > 0)]
-        if len(rows) > 1:
+        if blocks > 1 and len(rows):
             top = rows.sort_values("share", ascending=False, kind="stable").head(_MOST_GROUPS)
             told = zip(top["block"], top["share"], strict=True)
             text += f", most in {joined([f'{printable(b)} ({100 * s:.0f} %)' for b, s in told])}"

@@ -11,6 +11,7 @@ from megasim import cli
 from megasim.workspace import Workspace, open_store
 from tests.answers.test_notebook import small_demo
 from tests.exchange.merged_models import store_of
+from tests.small_sd import UNET, small_sd, trained
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,13 @@ def test_the_order_of_the_two_changes_no_fact(store: Workspace) -> None:
     assert (there.changed, there.descent) == (back.changed, back.descent)
     assert "UNet" in there.changed
     assert "--by block" in there.next
+
+
+def test_one_block_that_changed_is_named(tmp_path: Path) -> None:
+    base = small_sd()
+    path = store_of(tmp_path, {"a": base, "b": trained(base, 1, UNET + "input_blocks.1.")})
+    with open_store(path, "read") as store:
+        assert store.why("a", "b").changed.endswith(", 3 of 8 keys, most in IN01 (100 %).")
 
 
 def test_where_nothing_changed(store: Workspace) -> None:
