@@ -23,7 +23,8 @@ _PAGES = {
 # The order in which a reader needs them; pages that are not named here follow.
 _ORDER = ("index", "concepts", "commands", "sql", "api")
 _ORDER += ("formats", "anatomy", "geometry", "lineage")
-_LAST = ("performance", "performance-notebook", "security", "contributing", "changelog", "adr")
+_LAST = ("performance", "performance-notebook", "reliability")
+_LAST += ("security", "contributing", "changelog", "adr")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)")
 
 

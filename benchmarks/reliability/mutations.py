@@ -274,6 +274,8 @@ def _others(place: Path, count: int, seed: int, report: Report) -> dict[str, int
     told = {"read": 0, "refused": 0}
     db = place.parent / "others.duckdb"
     for i in range(count):
+        if Report.asked_to_stop:
+            break
         path = rng.choice(list(honest))
         data = honest[path]
         path.write_bytes(_mutated_json(data, rng) if path.suffix == ".json" else mutated(data, rng))
