@@ -193,11 +193,11 @@ def test_layer_matrices_hold_what_the_view_says(tmp_path: Path, store) -> None:
     store.ingest(write_model(tmp_path / "e.safetensors", nudged(base, 4, *base)))
     store.compare(metrics=["cossim"])  # of the pairs with e, nobody asked for linf
     for metric in ("l0", "l1", "l2", "linf", "cossim"):
-        found = layers(store, f"model_a, model_b, canonical_key, {metric}")
+        rows = layers(store, f"model_a, model_b, canonical_key, {metric}")
         found = load_layers(store.store, "all", metric)
         place = {name: i for i, name in enumerate(found.models)}
         seen = np.full(found.values.shape, np.nan)
-        for a, b, key, value in found.dropna().itertuples(index=False):
+        for a, b, key, value in rows.dropna().itertuples(index=False):
             at = found.keys.index(key)
             seen[at, place[a], place[b]] = seen[at, place[b], place[a]] = value
         i, j = np.triu_indices(len(place), 1)

@@ -16,7 +16,7 @@ from megasim.findings.verdicts import pair_findings
 from megasim.store.rows import Store
 from megasim.words import RelationKind
 from megasim.workspace import open_store
-from tests.findings.told import related, told
+from tests.findings.sentences import related, told
 from tests.models import random_model
 from tests.small_networks import convolutional, language_model, lora, noise
 from tests.small_sd import cast, compared_store, small_sd, with_ema

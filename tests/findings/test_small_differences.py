@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.findings.told import related, related_files
+from tests.findings.sentences import related, related_files
 from tests.models import random_model
 from tests.small_networks import (
     StateDict,

@@ -12,7 +12,7 @@ from megasim.findings.relations import model_relations
 from megasim.findings.verdicts import pair_findings
 from megasim.store.rows import Store
 from megasim.workspace import open_store
-from tests.findings.told import related, related_files
+from tests.findings.sentences import related, related_files
 from tests.models import random_model
 from tests.small_networks import StateDict, convolutional, noise, transformer
 from tests.small_sd import cast, compared_store
