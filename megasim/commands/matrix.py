@@ -149,9 +149,9 @@ def kinship_command(
 ) -> None:
     """Test whether MODEL and others have a common origin, with p-values.
 
-    From the order of hidden units, which training keeps and which is a matter of chance in models
-    that were trained apart. Finds copies with permuted units too. Reads no file; without OTHER, all
-    models are tested.
+    The test compares the order of the hidden units: training keeps it, and models that were
+    trained independently have different orders. It also finds copies whose units were permuted.
+    No file is read. Without OTHER, all models are tested.
     """
     frame = options.open_workspace(ctx).kinship(
         model, others or None, components or None, progress=ConsoleProgress()
