@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megasim.resources import resource_path
 from megasim.words import (
     TIERS,
     EdgeKind,
@@ -22,7 +23,7 @@ from megasim.words import (
     weakest,
 )
 
-SQL = sorted((Path(__file__).parents[1] / "sql").rglob("*.sql"))
+SQL = sorted(resource_path("sql", "queries.sql").parent.rglob("*.sql"))
 # A column, and the words that it may be compared with or made of.
 COLUMNS: dict[str, tuple[type[StrEnum], ...]] = {
     "status": (Status,),

@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+import megasim
 from megasim.errors import (
     MegasimError,
     NoAnswerError,
@@ -23,8 +24,6 @@ from megasim.resources import resource_path
 from megasim.store import connection as database
 from megasim.store.connection import connect, migrations
 from megasim.store.statements import named_statements, purpose_of, statement
-
-ROOT = Path(__file__).parents[2]
 
 
 def structure(con: duckdb.DuckDBPyConnection) -> list[tuple]:
@@ -101,7 +100,7 @@ def test_what_changes_the_store_goes_through_write() -> None:
     called = re.compile(r"\.(rows|arrays|frame|write)\(\s*f?\"(\w+)")
     writes = re.compile(r"^(insert|update|delete|drop|create|merge)\b", re.IGNORECASE)
     found = set()
-    for path in sorted((ROOT / "megasim").rglob("*.py")):
+    for path in sorted(Path(megasim.__file__).parent.rglob("*.py")):
         for method, name in called.findall(path.read_text(encoding="utf-8")):
             try:
                 lines = statement(name).splitlines()
