@@ -16,6 +16,7 @@ from megasim.cli import run
 from megasim.findings.overview import FindingsReport, findings_report
 from megasim.findings.relations import relation_sentences
 from megasim.report.findings import findings_section, health_section, shared_section
+from megasim.report.parts import unbroken
 from megasim.report.source import ReportSource
 from megasim.resources import render_template
 from megasim.store.rows import Store
@@ -50,7 +51,7 @@ def told(path: Path) -> list[str]:
         for sentence in said:
             assert sentence in text
             assert str(escape(sentence)) in html
-            assert str(escape(sentence)) in page
+            assert str(unbroken(sentence)) in page
     rows = command_json(path)
     assert set(sentences) == {text for row in rows for text in row["relations"]}
     return sentences
@@ -61,7 +62,16 @@ def report_page(store: Store) -> str:
     source = ReportSource.of(store, None, None, None)
     sections = [make(source) for make in (findings_section, shared_section, health_section)]
     return render_template(
-        "report/report.html.j2", title="", under="", lead=(), sections=sections, version=""
+        "report/report.html.j2",
+        filters={"whole": unbroken},
+        title="",
+        under="",
+        lead=(),
+        sections=sections,
+        link_to=lambda file: file.name,
+        light="",
+        dark="",
+        version="",
     )
 
 
