@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from megasim.cli import run
 from megasim.findings.overview import FindingsReport, findings_report
 from megasim.findings.relations import relation_sentences
 from megasim.report.findings import findings_section, health_section, shared_section
-from megasim.report.parts import unbroken
+from megasim.report.parts import Section, unbroken
 from megasim.report.source import ReportSource
 from megasim.resources import render_template
 from megasim.store.rows import Store
@@ -57,10 +57,15 @@ def told(path: Path) -> list[str]:
     return sentences
 
 
-def report_page(store: Store) -> str:
-    """Return what the page of the report says, without its figures."""
+FINDINGS = (findings_section, shared_section, health_section)
+
+
+def report_page(
+    store: Store, makers: Sequence[Callable[[ReportSource], Section]] = FINDINGS
+) -> str:
+    """Return some sections of the page of the report."""
     source = ReportSource.of(store, None, None, None)
-    sections = [make(source) for make in (findings_section, shared_section, health_section)]
+    sections = [make(source) for make in makers]
     return render_template(
         "report/report.html.j2",
         filters={"whole": unbroken},
@@ -77,11 +82,16 @@ def report_page(store: Store) -> str:
 
 def command_json(path: Path, *models: str) -> list[dict[str, Any]]:
     """Return what `megasim findings --json` prints."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        assert run(["--db", str(path), "findings", *models, "--json"]) == 0
-    rows: list[dict[str, Any]] = json.loads(printed.getvalue())
+    rows: list[dict[str, Any]] = json.loads(printed(path, "findings", *models, "--json"))
     return rows
+
+
+def printed(path: Path, *arguments: str) -> str:
+    """Return what a command prints of a store."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert run(["--db", str(path), *arguments]) == 0
+    return out.getvalue()
 
 
 def findings_of(path: Path) -> FindingsReport:
