@@ -32,6 +32,9 @@ _WRAPPERS: Final = (
     *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network"),
     *("weights", "params", "parameters", "generator", "student", "online"),
 )
+# Lightning's WeightAveraging saves the average as the model, and the raw weights under this name.
+_RAW_WEIGHTS: Final = "current_model_state"
+_AVERAGED: Final = frozenset({"state_dict", _RAW_WEIGHTS, "averaging_state"})
 _TRAINING: Final = re.compile(
     r"optim|sched|scaler|rng|random_state|loops|callbacks|hyper_?param", re.I
 )
@@ -160,7 +163,8 @@ class _Split:
         training = {k: v for k, v in holders.items() if self.is_training(k, v)}
         nets = {k: v for k, v in holders.items() if k not in training and not is_tensor(v)}
         direct = {k: v for k, v in holders.items() if k not in training and is_tensor(v)}
-        wrapper = next((k for k in _WRAPPERS if k in nets), None)
+        averaged = role is PartRole.WEIGHTS and holders.keys() >= _AVERAGED
+        wrapper = _RAW_WEIGHTS if averaged else next((k for k in _WRAPPERS if k in nets), None)
         if direct and (wrapper is None or any(map(_is_key, direct))):
             nets, direct = {}, {}
             found = self.whole(place, {k: v for k, v in entries.items() if k not in training}, role)
@@ -174,6 +178,8 @@ class _Split:
             for key, member in nets.items():
                 if key not in plain:
                     other = _role(key) or (role if role is not PartRole.WEIGHTS else PartRole.OTHER)
+                    if averaged and key == "state_dict":
+                        other = PartRole.EMA
                     found += self.take(_join(place, key), member, other, level + 1)
         self.set_apart(place, direct)
         for key, member in training.items():
@@ -224,6 +230,9 @@ class _Split:
             self.set_apart("", {place: value})  # a table of the configuration, say
             return []
         found = self.walk.state_dict(value)
+        if role is not PartRole.WEIGHTS and all(t.shape == () for t in found.tensors.values()):
+            self.set_apart("", {place: value})  # how many steps were averaged, say: no copy
+            return []
         self.set_apart(place, found.apart)
         return [Part(place, role, found.tensors)] if found.tensors else []
 

@@ -103,6 +103,22 @@ CASES: dict[str, tuple[Any, dict[str, str]]] = {
 }
 
 
+def test_an_average_that_was_saved_as_the_model(tmp_path: Path) -> None:
+    """As Lightning's WeightAveraging does: the raw weights stand under another name."""
+    content = {
+        "state_dict": E,
+        "optimizer_states": [OPTIMIZER.state_dict()],
+        "current_model_state": A,
+        "averaging_state": {"n_averaged": torch.tensor(7)},
+    }
+    checkpoint = opened(content, tmp_path)
+    assert roles(checkpoint) == {"": "weights", "state_dict": "ema"}
+    raw, average = checkpoint.parts
+    assert same(raw, A)
+    assert same(average, E)
+    assert {part.place for part in checkpoint.beside} >= {"averaging_state"}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_parts_and_their_roles(case: str, tmp_path: Path) -> None:
     content, expected = CASES[case]
