@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from megasim.checkpoint.contents import (
     BesideTensors,
@@ -324,6 +325,18 @@ def _open_pipeline(folder: Path, limits: Limits) -> Checkpoint:
     )
 
 
+# What to do with a file of which no tensor is decoded, by what is said of its first one.
+_CURES: Final = {
+    "a DTensor": "save the whole model: get_model_state_dict with full_state_dict=True gathers it; "
+    "and name that file",
+    "quantized tensor": "name the file of the weights before they were quantized, or dequantize "
+    "them and save that",
+    "of torchao": "name the file of the weights before they were quantized, or dequantize them "
+    "and save that",
+    "a tensor subclass": "save plain tensors, and name that file",
+}
+
+
 def _check_not_empty(checkpoint: Checkpoint) -> None:
     if checkpoint.tensors:
         return
@@ -336,8 +349,11 @@ def _check_not_empty(checkpoint: Checkpoint) -> None:
         )
     reasons = [f"key {printable(key, 80)}: {tensor.note}" for key, tensor in unread.items()]
     why = next(iter([*reasons, *map(printable, checkpoint.skipped.values())]), "")
+    cure = next((cure for sign, cure in _CURES.items() if sign in why), None)
     raise CheckpointError(
         checkpoint.path,
-        "it contains no tensor that can be compared" + (f": {why}" if why else ""),
-        "name a file that holds weights",
+        "it contains no tensor that can be compared"
+        + (f" (not read: {len(unread)})" if len(unread) > 1 else "")
+        + (f": {why}" if why else ""),
+        cure or "name a file that holds weights",
     )

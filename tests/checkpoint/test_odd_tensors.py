@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
+import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -303,6 +306,49 @@ def test_a_whole_dtensor_is_read_and_a_share_is_not(save: Callable[..., Path]) -
     assert found.note == "a DTensor, of which this file holds 2x3 of 8x3"
     assert found.shape == (8, 3)
     assert stored_bytes(found) == [W.numpy().tobytes()]
+
+
+class _Quantized:
+    """Pickles as torchao does: a subclass that is made of codes and scales in its state."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        inner = (_AffineQuantizedTensor, torch.float32, (2, 3), (3, 1), 0, None, None, False)
+        state = {"tensor_impl": W, "block_size": (1, 3)}
+        rebuild = torch._utils._rebuild_wrapper_subclass  # type: ignore[attr-defined]
+        kind = _AffineQuantizedTensor
+        return torch._tensor._rebuild_from_type_v2, (rebuild, kind, inner, state)  # type: ignore[attr-defined]
+
+
+class _AffineQuantizedTensor:
+    """Stands for the class of torchao."""
+
+
+@pytest.mark.parametrize(
+    ("odd", "held", "cure"),
+    [
+        (_Local((8, 3), W), "a DTensor, of which this file holds 2x3 of 8x3", "full_state_dict"),
+        (
+            torch.quantize_per_tensor(W, 0.1, 0, torch.qint8),
+            "a quantized tensor (qint8), whose codes are not decoded",
+            "before they were quantized",
+        ),
+        (_Quantized(), "a _AffineQuantizedTensor of torchao, a tensor subclass", "dequantize"),
+    ],
+)
+def test_a_file_of_which_nothing_is_decoded_says_what_it_holds(
+    odd: object, held: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.pt"
+    home = types.ModuleType("torchao.dtypes")
+    home._AffineQuantizedTensor = _AffineQuantizedTensor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchao", types.ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, home.__name__, home)
+    monkeypatch.setattr(_AffineQuantizedTensor, "__module__", home.__name__)
+    torch.save({"a.w": odd, "b.w": odd}, path)
+    with pytest.raises(CheckpointError, match=re.escape(held)) as refusal:
+        open_checkpoint(path)
+    assert "no tensor that can be compared (not read: 2): key a.w" in str(refusal.value)
+    assert cure in refusal.value.remedy
 
 
 def test_tensors_within_tensors_without_end_are_damage(tmp_path: Path) -> None:
