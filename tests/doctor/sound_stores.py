@@ -38,7 +38,7 @@ def of_estimates(folder: Path, shared: Path) -> None:
     with open_store(folder / "s.duckdb") as store:
         store.ingest(folder)
         store.compare(models=["m0", "m1"])
-        store.nearest("m2", ["block"])
+        store.compare(estimate=True)
 
 
 def of_fingerprints(folder: Path, shared: Path) -> None:
@@ -219,7 +219,7 @@ def of_a_model_map(folder: Path, shared: Path) -> None:
         store.ingest(folder)
         store.pairs_of(models=["m0", "m1"])
         store.compare(models=["m0", "m1"])
-        store.nearest("m2", ["block"])
+        store.compare(estimate=True)
         store.compare()
 
 
