@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from markupsafe import Markup
+from safetensors.torch import save_file
 
 from megasim.cli import run
 from megasim.report.findings import models_section
@@ -214,6 +216,18 @@ def test_a_tied_file_and_one_with_a_trained_head_are_told_apart(tmp_path: Path) 
     ]
 
 
+def test_a_tied_key_that_only_the_index_names_refuses_no_model(tmp_path: Path) -> None:
+    plain, shards = language_model(1), tmp_path / "shards"
+    shards.mkdir()
+    save_file(plain, shards / "model-00001-of-00001.safetensors")
+    names = [*plain, "lm_head.weight"]
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    (whole,) = saved(tmp_path, whole=plain)
+    (text,) = related_files(tmp_path, whole, shards)
+    assert text == "whole and shards hold the same weights (torch-zip and sharded)"
+
+
 def test_files_of_placeholders_are_not_identical(tmp_path: Path) -> None:
     (path,) = saved(tmp_path, rank0={f"w{i}": torch.zeros(0) for i in range(3)})
     text = refused(tmp_path, path)
@@ -227,6 +241,23 @@ def test_a_refusal_says_what_the_file_is(tmp_path: Path) -> None:
     text = refused(tmp_path, distributed)
     assert "a shard of torch.distributed.checkpoint, which holds pieces of tensors" in text
     assert "dcp_to_torch" in text
+    packed = tmp_path / "speech.nemo"
+    with tarfile.open(packed, "w") as tar:
+        tar.add(*saved(tmp_path, weights=BODY))
+    assert "a tar file, as NeMo packs its models" in refused(tmp_path, packed)
+
+
+def test_weights_of_a_frozen_script_are_read(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(20, 20).eval()
+    scripts = [tmp_path / f"{name}.pt" for name in ("one", "two")]
+    for i, path in enumerate(scripts):
+        with torch.no_grad():
+            layer.weight += i
+        frozen = torch.jit.freeze(torch.jit.script(layer))
+        torch.jit.save(frozen, path)
+    assert all("same weights" not in text for text in related_files(tmp_path, *scripts))
+    rows = json.loads(printed(tmp_path / "told.duckdb", "models", "--json"))
+    assert [row["name"] for row in rows] == ["one", "two"]
 
 
 def test_one_nested_tensor_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
