@@ -46,8 +46,8 @@ _SAME_NORM = 2.0**-10
 # Where so many of the units are found again, one model is the other with its units permuted.
 PERMUTED_SHARE = 0.99
 # Models whose hidden units correlate less than this, three standard errors above included, are
-# unrelated. Of really trained pairs, those that were trained ten times as long as their base at
-# twice the rate, on other data, come down to 0.26 (`benchmarks/kinship.py`).
+# taken for unrelated. Really trained kin come down to 0.25: one initialisation, other data
+# (`benchmarks/kinship.py`).
 _UNRELATED_CORRELATION = 0.25
 # The chance of any false kinship, over all pairs that are tested together.
 ERROR_RATE = 0.01
