@@ -51,8 +51,10 @@ PERMUTED_SHARE = 0.99
 _UNRELATED_CORRELATION = 0.25
 # The chance of any false kinship, over all pairs that are tested together.
 ERROR_RATE = 0.01
-# So many units show a correlation of 0.05 at seven standard errors; more would only cost time.
+# So many units show a correlation of 0.05 at six standard errors on one axis; each set has two or
+# more. More units would only cost time.
 _ENOUGH_UNITS = 16_384
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 # Sets of hidden units that are loaded at a time.
 _SETS_AT_ONCE = 4
 
@@ -175,8 +177,13 @@ def _enough(sets: Sequence[_UnitSet]) -> list[_UnitSet]:
         by_holders.setdefault(each.model_ids, []).append(each)
     kept = []
     for alike in by_holders.values():
-        step = max(sum(each.units.size for each in alike) // _ENOUGH_UNITS, 1)
-        kept += alike[::step]
+        units = 0
+        # multiples of the golden ratio: however many are taken, they lie spread over the network
+        for _, each in sorted((i * _GOLDEN_RATIO % 1, each) for i, each in enumerate(alike)):
+            if units >= _ENOUGH_UNITS:
+                break
+            kept.append(each)
+            units += each.units.size
     return kept
 
 

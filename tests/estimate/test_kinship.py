@@ -91,6 +91,14 @@ def test_p_values_of_strangers_are_uniform(strangers: megasim.Workspace) -> None
     assert (test.units == LAYERS * HIDDEN).all()
 
 
+def test_no_more_units_are_compared_than_say_enough(
+    strangers: megasim.Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megasim.estimate.kinship._ENOUGH_UNITS", HIDDEN + 1)
+    test = kinship_test(strangers.store, "all")
+    assert (test.units == 2 * HIDDEN).all()
+
+
 def test_few_units_of_strangers_are_found_again(strangers: megasim.Workspace) -> None:
     held, found = shared_units(strangers.store, "m00", "m01", "all")
     assert (held, found) == (LAYERS * HIDDEN, 0)
