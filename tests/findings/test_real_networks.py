@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from megasim.answers.kinship import kinship_table
 from megasim.findings.overview import findings_report
 from megasim.findings.relations import model_relations
 from megasim.store.rows import Store
+from megasim.words import Kinship
 from megasim.workspace import open_store
 from tests.real import fetch
 
@@ -54,6 +56,8 @@ def test_a_transfer_that_left_one_layer_as_it_was(tmp_path: Path) -> None:
         older = sentences(store, "0.2.0", "0.3.0")
         assert "composition_model: identical (1 key)" in older
         assert "bond_basis_expansion: changed (2 keys of another shape (9 → 31))" in older
+        kinship = kinship_table(store, "0.3.0").set_index("other")["kinship"]
+        assert dict(kinship) == {"r2scan": Kinship.RELATED, "0.2.0": Kinship.NOT_FOUND}
 
 
 def test_layers_that_a_later_release_spells_otherwise(tmp_path: Path) -> None:
