@@ -13,9 +13,9 @@ from megasim.anatomy.classification import component_title
 from megasim.answers.layers import pair_layers
 from megasim.errors import UsageError, printable
 from megasim.findings.verdicts import component_order
-from megasim.notebook import html_lines, html_table
 from megasim.store.rows import Store
-from megasim.wording import counted, four_digits
+from megasim.wording.html import html_lines, html_table
+from megasim.wording.sentences import counted, four_digits
 from megasim.words import MISSING, TIERS, Status
 
 By = Literal["block", "role", "layer"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from megasim.lineage.result import Lineage
-from megasim.notebook import html_lines, html_picture
+from megasim.wording.html import html_lines, html_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from megasim.geometry.comparable import one_architecture
 from megasim.geometry.map import MapResult, map_models
-from megasim.notebook import html_picture
 from megasim.store.matrices import MOST_LAYERED_MODELS, layers_beneath, load_matrix
 from megasim.store.rows import Store
+from megasim.wording.html import html_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

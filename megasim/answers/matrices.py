@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from megasim.anatomy.classification import component_title
 from megasim.errors import UsageError
 from megasim.matrix.distance_matrix import DistanceMatrix, coverage_note
-from megasim.notebook import html_picture, html_table
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import load_matrix, main_component
 from megasim.store.rows import Store
+from megasim.wording.html import html_picture, html_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,9 +19,9 @@ from megasim.geometry.trajectory import (
     summary_table,
     trajectory,
 )
-from megasim.notebook import html_table
 from megasim.store.matrices import layers_beneath, load_matrix
 from megasim.store.rows import Store
+from megasim.wording.html import html_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

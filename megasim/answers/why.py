@@ -18,11 +18,11 @@ from megasim.findings.relations import model_relations
 from megasim.findings.verdicts import NEVER_USED, Finding, pair_findings
 from megasim.lineage.from_store import load_lineage
 from megasim.lineage.result import Edge, Lineage
-from megasim.notebook import html_lines
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import main_component, member_names
 from megasim.store.rows import Store
-from megasim.wording import counted, four_digits, joined
+from megasim.wording.html import html_lines
+from megasim.wording.sentences import counted, four_digits, joined
 from megasim.words import EdgeKind, Source
 
 _MOST_GROUPS = 3  # blocks that are named

@@ -23,7 +23,7 @@ from megasim.commands.console import (
 )
 from megasim.errors import UsageError, printable
 from megasim.output_files import write_file
-from megasim.wording import counted
+from megasim.wording.sentences import counted
 
 if TYPE_CHECKING:
     from megasim.answers.changes import By, Changes

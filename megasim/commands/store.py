@@ -157,7 +157,7 @@ def _count(result: object, *kinds: str) -> str:
 
 def _missing_lines(workspace: Workspace) -> list[str]:
     """Say which models of the store have lost their files."""
-    from megasim.wording import listed
+    from megasim.wording.sentences import listed
 
     missing = workspace.missing_files()
     lines = []

@@ -8,7 +8,7 @@ from megasim.commands import options
 from megasim.commands.completion import complete_models
 from megasim.commands.console import ConsoleProgress, byte_text, say, show, show_json
 from megasim.errors import CHECK_FAILED, UsageError, printable
-from megasim.wording import counted
+from megasim.wording.sentences import counted
 
 _EXAMPLES = 3  # findings of one check that a terminal is shown
 
@@ -65,7 +65,7 @@ def compact_command(ctx: click.Context, memory: int, as_json: bool) -> None:
     The new file replaces the old one once it is complete; if interrupted, the old one stays.
     The disk needs room for both.
     """
-    from megasim.jobs import compact
+    from megasim.workspace.jobs import compact
 
     root = ctx.find_root()
     wait = root.params["wait"]
@@ -86,7 +86,7 @@ def migrate_command(ctx: click.Context) -> None:
     Nothing in it is lost. Commands that write to the store do this themselves; commands that
     only read never change it.
     """
-    from megasim.jobs import migrate
+    from megasim.workspace.jobs import migrate
 
     root = ctx.find_root()
     done = migrate(root.obj, wait=root.params["wait"])
@@ -116,7 +116,7 @@ def doctor_command(
     --repair invents nothing: sums are computed again from the layers, wrong distances are dropped
     for `megasim compare`, and wrong fingerprints are marked for `megasim ingest`.
     """
-    from megasim.jobs import doctor
+    from megasim.workspace.jobs import doctor
 
     root = ctx.find_root()
     found = doctor(

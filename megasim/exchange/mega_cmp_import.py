@@ -23,7 +23,7 @@ from megasim.matrix.distance_matrix import Floats
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.batches import pair_table
 from megasim.store.rows import Model, Pair, Store
-from megasim.wording import counted
+from megasim.wording.sentences import counted
 
 # The components of version 2 by the names they have there.
 COMPONENTS = {

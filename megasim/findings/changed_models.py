@@ -14,7 +14,7 @@ from megasim.findings.pair_comparison import (
     titles,
 )
 from megasim.findings.verdicts import Finding
-from megasim.wording import listed
+from megasim.wording.sentences import listed
 from megasim.words import RelationKind, Verdict
 
 _REPLACEABLE = (

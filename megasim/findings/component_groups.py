@@ -11,9 +11,9 @@ from megasim.anatomy.classification import component_members, component_title
 from megasim.findings.known_components import Fingerprints, load_known, names_of, short
 from megasim.findings.pair_sentences import VERDICT_WORDS, component_list
 from megasim.findings.verdicts import NEVER_USED, Finding, FindingsReader, component_order
-from megasim.notebook import html_lines
 from megasim.store.rows import Pair, Store
-from megasim.wording import counted, joined, listed
+from megasim.wording.html import html_lines
+from megasim.wording.sentences import counted, joined, listed
 from megasim.words import ModelSource, Source, Verdict, weakest
 
 ModelComponent = tuple[int, str]

@@ -17,7 +17,7 @@ from megasim.findings.rounded_keys import EqualKeys, equal_keys, odd_sentence
 from megasim.findings.shard_names import are_shards_of_one, shard_name
 from megasim.findings.unread_keys import unread_kinds
 from megasim.findings.verdicts import NEVER_USED, Finding
-from megasim.wording import counted, joined
+from megasim.wording.sentences import counted, joined
 from megasim.words import MISSING, Nature, PartRole, RelationKind, Status, Verdict
 
 # Models that share a smaller part of the keys of the smaller one are not said to overlap.

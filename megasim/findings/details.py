@@ -11,7 +11,7 @@ from megasim.errors import printable
 from megasim.findings.identity import FP16_RELATIVE_ERROR, MOSTLY, Counts
 from megasim.findings.key_lists import brief_items
 from megasim.findings.unread_keys import NOTHING_UNREAD, UnreadPair, unread_kinds, unread_text
-from megasim.wording import counted, listed
+from megasim.wording.sentences import counted, listed
 from megasim.words import TIERS, Nature, Status, Verdict
 
 # More substitutions than this are another way of naming, not a rename.

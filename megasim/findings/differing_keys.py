@@ -11,7 +11,7 @@ from megasim.anatomy.natures import key_natures
 from megasim.errors import printable
 from megasim.findings.key_lists import brief_items
 from megasim.store.rows import Store
-from megasim.wording import counted
+from megasim.wording.sentences import counted
 from megasim.words import MISSING, TIERS, Nature, Status
 
 DIFFERING = tuple(status for status in Status if status not in TIERS)

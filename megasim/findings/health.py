@@ -17,7 +17,7 @@ from megasim.anatomy.classification import component_members, component_title
 from megasim.errors import printable
 from megasim.findings.key_lists import describe_keys
 from megasim.store.rows import Model, Store
-from megasim.wording import counted, listed
+from megasim.wording.sentences import counted, listed
 
 BROKEN_POSITIONS = "broken_positions"
 NON_FINITE = "non_finite"

@@ -8,7 +8,7 @@ from typing import Any
 
 from megasim.errors import printable
 from megasim.store.rows import Store
-from megasim.wording import counted, joined
+from megasim.wording.sentences import counted, joined
 
 _NAMED = 5  # models, those that lack most
 

@@ -41,9 +41,9 @@ from megasim.findings.verdicts import (
     chosen_pairs,
     component_order,
 )
-from megasim.notebook import html_lines
 from megasim.store.rows import Pair, Store
-from megasim.wording import counted, listed
+from megasim.wording.html import html_lines
+from megasim.wording.sentences import counted, listed
 from megasim.words import RelationKind, Source, Verdict
 
 _SHOWN_MODELS = 8

@@ -9,7 +9,7 @@ from megasim.anatomy.classification import component_title
 from megasim.errors import printable
 from megasim.findings.details import TIER_WORDS, Detail, shown_prefix
 from megasim.findings.verdicts import NEVER_USED, Finding
-from megasim.wording import counted, four_digits, joined
+from megasim.wording.sentences import counted, four_digits, joined
 from megasim.words import Source, Verdict, weakest
 
 VERDICT_WORDS = {

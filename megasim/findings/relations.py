@@ -17,7 +17,7 @@ from megasim.findings.pair_relations import pair_relations
 from megasim.findings.shard_names import shard_name
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, FindingsReader, chosen_pairs
 from megasim.store.rows import Pair, Store
-from megasim.wording import listed
+from megasim.wording.sentences import listed
 from megasim.words import RelationKind
 
 # Of up to so many models of equal components every pair is looked at.

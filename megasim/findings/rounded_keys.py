@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from megasim.findings.differing_keys import DifferingKey, key_names
 from megasim.findings.pair_comparison import IN_WORDS, PairComparison
 from megasim.findings.verdicts import Finding
-from megasim.wording import counted
+from megasim.wording.sentences import counted
 from megasim.words import TIERS, Status, Verdict, weakest
 
 # More keys than this are not few.

@@ -8,7 +8,7 @@ from megasim.findings.differing_keys import DifferingKey, key_names, name_differ
 from megasim.findings.identity import COUNTERPARTS, Counts
 from megasim.findings.pair_comparison import IN_WORDS, PairComparison, Relation
 from megasim.findings.rounded_keys import MOST_FEW, equal_keys, odd_sentence
-from megasim.wording import counted, four_digits
+from megasim.wording.sentences import counted, four_digits
 from megasim.words import MISSING, RelationKind, Source, Verdict
 
 

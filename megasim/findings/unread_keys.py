@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from megasim.anatomy.natures import key_natures
 from megasim.findings.identity import Counts
 from megasim.store.rows import Store
-from megasim.wording import counted, listed
+from megasim.wording.sentences import counted, listed
 from megasim.words import Nature, Unread
 
 _SHOWN_KINDS = 3

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.matrix.distance_matrix import DistanceMatrix
-from megasim.wording import listed
+from megasim.wording.sentences import listed
 
 # Pairs that cover less of a component than this are of other shapes: of another architecture.
 SAME_KEYS = 0.98

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
-from megasim.wording import number_or_none
+from megasim.wording.sentences import number_or_none
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megasim.errors import printable
-from megasim.notebook import html_lines, html_table
-from megasim.wording import listed, number_or_none
+from megasim.wording.html import html_lines, html_table
+from megasim.wording.sentences import listed, number_or_none
 from megasim.words import RecipeVerdict
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from megasim.errors import printable
 from megasim.lineage.evidence import Evidence
 from megasim.lineage.recipe_result import Recipe
-from megasim.wording import counted, number_or_none
+from megasim.wording.sentences import counted, number_or_none
 from megasim.words import EdgeKind
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from megasim.errors import UsageError, printable
 from megasim.matrix.distance_matrix import DistanceMatrix
 from megasim.output_files import parquet_file, replaced_file, write_file
-from megasim.wording import number_or_none
+from megasim.wording.sentences import number_or_none
 
 MATRIX_ENDINGS = (".csv", ".parquet", ".json", ".npz")
 

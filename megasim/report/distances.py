@@ -23,7 +23,7 @@ from megasim.report.parts import (
     say,
 )
 from megasim.report.source import ReportSource
-from megasim.wording import counted, joined
+from megasim.wording.sentences import counted, joined
 
 # Rows of layers × pairs up to which every key has its own; beyond, keys of a block and role are
 # summed up, so that the file stays small.

@@ -44,7 +44,7 @@ from megasim.report.parts import (
 )
 from megasim.report.source import ReportSource
 from megasim.store.rows import Pair
-from megasim.wording import counted, joined, listed
+from megasim.wording.sentences import counted, joined, listed
 from megasim.words import ModelSource, RelationKind, Verdict
 
 _MOST_GROUPS = 20

@@ -36,7 +36,7 @@ from megasim.report.parts import (
     table,
 )
 from megasim.report.source import ReportSource
-from megasim.wording import counted
+from megasim.wording.sentences import counted
 
 _MOST_MAPS = 3
 _WORTH_A_MAP = 7  # different contents; of the first component, any number

@@ -32,7 +32,7 @@ from megasim.report.parts import (
 )
 from megasim.report.source import ReportSource
 from megasim.store.matrices import MOST_LAYERED_MODELS, load_layers, load_matrix
-from megasim.wording import counted
+from megasim.wording.sentences import counted
 from megasim.words import ClaimVerdict
 
 _MOST_RECIPES = 20

@@ -28,7 +28,7 @@ from megasim.report.source import ReportSource
 from megasim.report.trust import trust_section
 from megasim.resources import __version__, render_template
 from megasim.store.rows import Store
-from megasim.wording import counted
+from megasim.wording.sentences import counted
 
 _LEAD = 6  # sections that have a say at the top
 _TELLING = ("lineage", "shared", "findings", "trust", "health", "map", "distances")  # most first

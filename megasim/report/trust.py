@@ -11,7 +11,7 @@ import numpy as np
 from megasim.report.parts import Block, Section, bullets, note, say
 from megasim.report.source import ReportSource
 from megasim.resources import resource_path
-from megasim.wording import counted, listed
+from megasim.wording.sentences import counted, listed
 from megasim.words import ModelSource
 
 _NAMED = 8

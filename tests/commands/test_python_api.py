@@ -11,8 +11,8 @@ import pytest
 from megasim import cli
 from megasim.demo import demo
 from megasim.errors import UsageError
-from megasim.jobs import compact, doctor, migrate
 from megasim.workspace import Workspace, open_store
+from megasim.workspace.jobs import compact, doctor, migrate
 from tests.small_sd import UNET, compared_store, small_sd, trained
 
 # Commands whose names are words of Python, or that do two things.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from megasim import open_store
-from megasim.jobs import compact, migrate
+from megasim.workspace.jobs import compact, migrate
 from tests.models import nudged, random_model, write_model
 from tests.older_stores import write_older
 

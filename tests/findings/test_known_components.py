@@ -11,8 +11,8 @@ import torch
 from megasim import cli
 from megasim.errors import NoAnswerError, UsageError
 from megasim.findings.component_groups import ComponentGroup
-from megasim.jobs import compact
 from megasim.workspace import Workspace, open_store
+from megasim.workspace.jobs import compact
 from tests.models import write_model
 from tests.small_sd import UNET, VAE, cast, only, small_sd, trained
 

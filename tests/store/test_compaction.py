@@ -12,11 +12,11 @@ import pytest
 
 from megasim import cli, open_store
 from megasim.errors import MegasimError, StoreTooOldError
-from megasim.jobs import compact
 from megasim.resources import resource_path
 from megasim.store.compaction import COPIED_BY
 from megasim.store.connection import connect, migrations
 from megasim.store.statements import named_statements
+from megasim.workspace.jobs import compact
 from tests.models import nudged, random_model, write_model
 
 
@@ -122,7 +122,7 @@ def test_a_link_stays_a_link(path: Path) -> None:
 STOP_AT = """if True:
     import os, pathlib, sys
     from megasim.store import compaction
-    from megasim.jobs import compact
+    from megasim.workspace.jobs import compact
     wanted, calls = int(sys.argv[2]), 0
     def counted(function):
         def stop(*arguments):

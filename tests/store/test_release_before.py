@@ -14,8 +14,8 @@ import pytest
 from megasim import open_store
 from megasim.commands.console import csv_text
 from megasim.errors import StoreTooOldError
-from megasim.jobs import migrate
 from megasim.store.connection import migrations
+from megasim.workspace.jobs import migrate
 
 RELEASE = Path(__file__).with_name("release_0_1_0")
 

@@ -10,7 +10,7 @@ Each method opens no more than its own work needs: a command waits for its own i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,33 +18,22 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from megasim.errors import MegasimError, UsageError, printable
-from megasim.jobs import DEFAULT_MEMORY, StoreJobs, usable_cores
-from megasim.notebook import html_table
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode, store_path
 from megasim.store.lease import DEFAULT_WAIT
 from megasim.store.matrices import load_layers, main_component
-from megasim.wording import counted
+from megasim.wording.html import html_table
+from megasim.wording.sentences import counted
+from megasim.workspace.jobs import DEFAULT_MEMORY, usable_cores
+from megasim.workspace.lineage import StoreLineage
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from megasim.answers.changes import By, Changes
-    from megasim.answers.lineages import LineageView
     from megasim.answers.maps import MapView
     from megasim.answers.matrices import MatrixView
     from megasim.answers.trajectories import TrajectoryView
-    from megasim.answers.verification import Verification
-    from megasim.answers.why import Why
-    from megasim.exchange.merge_plan import MergePlan
-    from megasim.findings.component_groups import ComponentGroups
-    from megasim.findings.known_components import KnownComponent
-    from megasim.findings.overview import FindingsReport
-    from megasim.findings.verdicts import Finding
-    from megasim.lineage.claims import CheckedClaim
-    from megasim.lineage.inner_products import ChangeSimilarity
-    from megasim.lineage.recipe_result import Recipe
     from megasim.matrix.distance_matrix import LayerMatrices
     from megasim.plots.style import Style
     from megasim.report.page import ReportResult
@@ -72,7 +61,7 @@ def open_store(
     return Workspace(store_path(path), mode, memory=memory or DEFAULT_MEMORY, wait=wait)
 
 
-class Workspace(StoreJobs):
+class Workspace(StoreLineage):
     """An open store, its jobs and its answers. Use it as a context manager.
 
     A model is given by its full name, or by any prefix that no other model shares. Without a
@@ -95,105 +84,6 @@ class Workspace(StoreJobs):
     def _repr_html_(self) -> str:
         columns = ["name", "family", "variant", "format", "dtypes", "keys", "parameters"]
         return html_table(self.models()[columns], repr(self)[1:-1])
-
-    # The store and its tables
-
-    def models(self) -> pd.DataFrame:
-        """Return the view `models`."""
-        return self.store.frame("show_models")
-
-    def sql(self, query: str) -> pd.DataFrame:
-        """Return the result of a query over the views. See `query_table`."""
-        from megasim.answers.tables import query_table
-
-        return query_table(self.store, query)
-
-    @staticmethod
-    def sql_examples() -> dict[str, str]:
-        """Return the queries of `sql/examples.sql` by name."""
-        from megasim.answers.tables import sql_examples
-
-        return sql_examples()
-
-    def sql_example(self, name: str) -> pd.DataFrame:
-        """Return the result of a query of `sql/examples.sql`. See `example_table`."""
-        from megasim.answers.tables import example_table
-
-        return example_table(self.store, name)
-
-    # Findings
-
-    def findings(
-        self, a: str | None = None, b: str | None = None, *, group: str | None = None
-    ) -> FindingsReport:
-        """Return what is found between two models, the pairs of a group, or all models."""
-        from megasim.findings.overview import findings_report
-
-        return findings_report(self.store, self._pair(a, b), group=group)
-
-    def pair_findings(
-        self, a: str | None = None, b: str | None = None, *, group: str | None = None
-    ) -> list[Finding]:
-        """Return a finding for each pair and component: of two models, a group, or all pairs."""
-        from megasim.findings.verdicts import pair_findings
-
-        return pair_findings(self.store, self._pair(a, b), group=group)
-
-    def _pair(self, a: str | None, b: str | None) -> list[tuple[str, str]] | None:
-        if (a is None) != (b is None):
-            raise UsageError("findings are of two models, or of all", "name two models, or none")
-        return None if a is None or b is None else [(self._name(a), self._name(b))]
-
-    def changes(self, a: str, b: str, by: By = "block", component: str | None = None) -> Changes:
-        """Return how much of the change from a to b is in which block, role or layer.
-
-        See `load_changes`.
-        """
-        from megasim.answers.changes import load_changes
-
-        return load_changes(self.store, self._name(a), self._name(b), by, component)
-
-    def why(self, a: str, b: str, *, progress: Progress = NO_PROGRESS) -> Why:
-        """Return two models in five sentences. See `load_why`."""
-        from megasim.answers.why import load_why
-
-        return load_why(self.store, self._name(a), self._name(b), progress=progress)
-
-    def shared_components(self) -> ComponentGroups:
-        """Return the groups of models that hold the same component, the largest first."""
-        from megasim.findings.component_groups import shared_components
-
-        return shared_components(self.store)
-
-    def known(self) -> list[KnownComponent]:
-        """Return the components that were given a name. See `known_components`."""
-        from megasim.findings.known_components import load_known
-
-        return load_known(self.store)
-
-    def add_known(self, name: str, model: str, component: str = "vae") -> list[KnownComponent]:
-        """Give a component of a model a name, by which it is recognised from then on.
-
-        See `known_components.add_known`.
-        """
-        from megasim.findings.known_components import add_known
-
-        return add_known(self.store, name, self._name(model), component)
-
-    def remove_known(self, name: str) -> int:
-        """Forget the name of a component; return how many components had it."""
-        from megasim.findings.known_components import remove_known
-
-        return remove_known(self.store, name)
-
-    def tiers(
-        self, against: str | None = None, *, models: Sequence[str] | None = None
-    ) -> pd.DataFrame:
-        """Return the table of `heatmap(tiers=True)`. See `tier_table`."""
-        from megasim.answers.findings import tier_table
-
-        one = None if against is None else self._name(against)
-        return tier_table(self.store, one, models=self._names(models))
 
     # Distances
 
@@ -219,22 +109,6 @@ class Workspace(StoreJobs):
             weights_only=weights_only,
             progress=progress,
         )
-
-    def _central(
-        self,
-        component: str | None,
-        models: Sequence[str] | None,
-        top: int | None,
-        around: str | None,
-    ) -> list[str] | None:
-        """Return names of models: those asked for, or the `top` of them nearest to one."""
-        from megasim.answers.matrices import central_models
-
-        names = self._names(models)
-        if top is None:
-            return names
-        one = None if around is None else self._name(around)
-        return central_models(self.store, top, component, around=one, models=names)
 
     def heatmap(
         self,
@@ -415,162 +289,6 @@ class Workspace(StoreJobs):
         component = component or main_component(self.store)
         names = self.store.model_names(chain)
         return load_trajectories(self.store, names, component, metric, by=by, only=only)
-
-    # Lineage
-
-    def recipe(
-        self,
-        model: str,
-        component: str | None = None,
-        *,
-        parents: Sequence[str] | None = None,
-        estimate: bool = False,
-        progress: Progress = NO_PROGRESS,
-    ) -> Recipe:
-        """Return a model as a weighted sum of others. See `load_recipe`.
-
-        With `estimate`, from the sketches of all models, compared or not.
-        """
-        from megasim.lineage.from_store import load_recipe
-
-        return load_recipe(
-            self.store,
-            self._name(model),
-            component or main_component(self.store),
-            parents=self._names(parents),
-            estimate=estimate,
-            progress=progress,
-        )
-
-    def recipes(
-        self,
-        model: str,
-        *,
-        parents: Sequence[str] | None = None,
-        estimate: bool = False,
-        progress: Progress = NO_PROGRESS,
-    ) -> list[Recipe]:
-        """Return the recipe of each component of a model; of an unknown architecture, of the whole.
-
-        See `recipe`.
-        """
-        from megasim.exchange.merge_plan import whole_components
-
-        name = self._name(model)
-        return [
-            self.recipe(name, c, parents=parents, estimate=estimate, progress=progress)
-            for c in whole_components(self.store, name)
-        ]
-
-    def merge_plan(self, model: str, recipes: Sequence[Recipe], rest: str = "") -> MergePlan:
-        """Return how a model is made again out of files. See `exchange.merge_plan`."""
-        from megasim.exchange.merge_plan import merge_plan
-
-        return merge_plan(self.store, self._name(model), recipes, rest)
-
-    def verify(
-        self,
-        a: str | Path,
-        b: str | Path,
-        allow: Collection[str] = (),
-        *,
-        against: Path | str | None = None,
-        progress: Progress = NO_PROGRESS,
-    ) -> Verification:
-        """Return whether b is a, up to what is allowed. See `verification.verify_keys`.
-
-        Args:
-            a, b: a file or folder where there is one of that name, else a model of the store.
-            allow: of "cast", "prune", "rename", "quant".
-            against: a .parquet file of fingerprints, of which `a` is a model.
-        """
-        from megasim.answers.held_keys import keys_of, keys_of_fingerprints
-        from megasim.answers.verification import verify_keys
-
-        given = (lambda: self.store, progress)
-        first = keys_of(a, *given) if against is None else keys_of_fingerprints(against, str(a))
-        return verify_keys(first, keys_of(b, *given), allow)
-
-    def direction(
-        self,
-        a: str,
-        b: str,
-        c: str,
-        d: str,
-        component: str | None = None,
-        *,
-        estimate: bool = False,
-        progress: Progress = NO_PROGRESS,
-    ) -> ChangeSimilarity:
-        """Return the cosine between the changes A→B and C→D. See `inner_products.direction`.
-
-        With `estimate`, from the sketches.
-        """
-        from megasim.lineage.from_store import load_direction
-
-        four = (self._name(a), self._name(b), self._name(c), self._name(d))
-        component = component or main_component(self.store)
-        return load_direction(self.store, four, component, estimate=estimate, progress=progress)
-
-    def lineage(
-        self,
-        component: str | None = None,
-        *,
-        models: Sequence[str] | None = None,
-        top: int | None = None,
-        use_metadata: bool = True,
-        estimate: bool = False,
-        progress: Progress = NO_PROGRESS,
-    ) -> LineageView:
-        """Return the family tree of the models. See `lineage_and_claims`."""
-        return self.lineage_and_claims(
-            component,
-            models=models,
-            top=top,
-            use_metadata=use_metadata,
-            estimate=estimate,
-            progress=progress,
-        )[0]
-
-    def claims(
-        self, component: str | None = None, *, file: Path | None = None
-    ) -> list[CheckedClaim]:
-        """Return the claims of the metadata, and of a file, with what the weights say of them."""
-        return self.lineage_and_claims(component, claims_file=file)[1]
-
-    def lineage_and_claims(
-        self,
-        component: str | None = None,
-        *,
-        models: Sequence[str] | None = None,
-        top: int | None = None,
-        use_metadata: bool = True,
-        claims_file: Path | None = None,
-        estimate: bool = False,
-        progress: Progress = NO_PROGRESS,
-    ) -> tuple[LineageView, list[CheckedClaim]]:
-        """Return the family tree of the models, and what the weights say of what is claimed.
-
-        See `load_lineage`.
-
-        Args:
-            top: only so many models: the one in their middle, and those nearest to it.
-            claims_file: more claims to check. See `read_claims`.
-        """
-        from megasim.answers.lineages import LineageView
-        from megasim.lineage.claims import read_claims
-        from megasim.lineage.from_store import load_lineage
-
-        found, checked = load_lineage(
-            self.store,
-            component or main_component(self.store),
-            models=self._central(component, models, top, None),
-            use_metadata=use_metadata,
-            claimed=read_claims(claims_file) if claims_file else (),
-            estimate=estimate,
-            progress=progress,
-        )
-        return LineageView(**vars(found)), checked
 
     # All of it
 

@@ -1,0 +1,155 @@
+"""An open store and what it says about descent: recipes, trees, claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.matrices import main_component
+from megasim.workspace.findings import StoreFindings
+
+if TYPE_CHECKING:
+    from megasim.answers.lineages import LineageView
+    from megasim.exchange.merge_plan import MergePlan
+    from megasim.lineage.claims import CheckedClaim
+    from megasim.lineage.inner_products import ChangeSimilarity
+    from megasim.lineage.recipe_result import Recipe
+
+
+class StoreLineage(StoreFindings):
+    """An open store, its findings, and the recipes and trees of its models."""
+
+    # Lineage
+
+    def recipe(
+        self,
+        model: str,
+        component: str | None = None,
+        *,
+        parents: Sequence[str] | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> Recipe:
+        """Return a model as a weighted sum of others. See `load_recipe`.
+
+        With `estimate`, from the sketches of all models, compared or not.
+        """
+        from megasim.lineage.from_store import load_recipe
+
+        return load_recipe(
+            self.store,
+            self._name(model),
+            component or main_component(self.store),
+            parents=self._names(parents),
+            estimate=estimate,
+            progress=progress,
+        )
+
+    def recipes(
+        self,
+        model: str,
+        *,
+        parents: Sequence[str] | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> list[Recipe]:
+        """Return the recipe of each component of a model; of an unknown architecture, of the whole.
+
+        See `recipe`.
+        """
+        from megasim.exchange.merge_plan import whole_components
+
+        name = self._name(model)
+        return [
+            self.recipe(name, c, parents=parents, estimate=estimate, progress=progress)
+            for c in whole_components(self.store, name)
+        ]
+
+    def merge_plan(self, model: str, recipes: Sequence[Recipe], rest: str = "") -> MergePlan:
+        """Return how a model is made again out of files. See `exchange.merge_plan`."""
+        from megasim.exchange.merge_plan import merge_plan
+
+        return merge_plan(self.store, self._name(model), recipes, rest)
+
+    def direction(
+        self,
+        a: str,
+        b: str,
+        c: str,
+        d: str,
+        component: str | None = None,
+        *,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> ChangeSimilarity:
+        """Return the cosine between the changes A→B and C→D. See `inner_products.direction`.
+
+        With `estimate`, from the sketches.
+        """
+        from megasim.lineage.from_store import load_direction
+
+        four = (self._name(a), self._name(b), self._name(c), self._name(d))
+        component = component or main_component(self.store)
+        return load_direction(self.store, four, component, estimate=estimate, progress=progress)
+
+    def lineage(
+        self,
+        component: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+        top: int | None = None,
+        use_metadata: bool = True,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> LineageView:
+        """Return the family tree of the models. See `lineage_and_claims`."""
+        return self.lineage_and_claims(
+            component,
+            models=models,
+            top=top,
+            use_metadata=use_metadata,
+            estimate=estimate,
+            progress=progress,
+        )[0]
+
+    def claims(
+        self, component: str | None = None, *, file: Path | None = None
+    ) -> list[CheckedClaim]:
+        """Return the claims of the metadata, and of a file, with what the weights say of them."""
+        return self.lineage_and_claims(component, claims_file=file)[1]
+
+    def lineage_and_claims(
+        self,
+        component: str | None = None,
+        *,
+        models: Sequence[str] | None = None,
+        top: int | None = None,
+        use_metadata: bool = True,
+        claims_file: Path | None = None,
+        estimate: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> tuple[LineageView, list[CheckedClaim]]:
+        """Return the family tree of the models, and what the weights say of what is claimed.
+
+        See `load_lineage`.
+
+        Args:
+            top: only so many models: the one in their middle, and those nearest to it.
+            claims_file: more claims to check. See `read_claims`.
+        """
+        from megasim.answers.lineages import LineageView
+        from megasim.lineage.claims import read_claims
+        from megasim.lineage.from_store import load_lineage
+
+        found, checked = load_lineage(
+            self.store,
+            component or main_component(self.store),
+            models=self._central(component, models, top, None),
+            use_metadata=use_metadata,
+            claimed=read_claims(claims_file) if claims_file else (),
+            estimate=estimate,
+            progress=progress,
+        )
+        return LineageView(**vars(found)), checked
