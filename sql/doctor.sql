@@ -41,11 +41,8 @@ order by id;
 -- name: models_without_contents
 -- A checkpoint that holds nothing: half-written.
 select concat(m.name, ': no tensor of it is in the store') as told, m.id as a, null::integer as b
-from model m
-where m.source in ('checkpoint', 'fingerprints')
-    and m.fingerprint_version is not null
-    and m.id not in (select model_id from model_tensor)
-    and m.id not in (select model_id from unread_key)
+from keyless_models
+join model m using (id)
 order by m.id;
 
 -- name: models_that_lost_rows

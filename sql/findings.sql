@@ -2,8 +2,11 @@
 -- A name in braces is a table that the caller registers for the time of one call.
 
 -- name: finding_pairs
--- The pairs of which anything is known, in the order their models came.
-select distinct model_a, model_b from component_distance order by model_a, model_b;
+-- The pairs of which anything is known, in the order their models came; none of a damaged model.
+select distinct model_a, model_b
+from component_distance
+where model_a not in (from keyless_models) and model_b not in (from keyless_models)
+order by model_a, model_b;
 
 -- name: finding_components
 -- What is known of the components of some pairs.
@@ -514,10 +517,17 @@ values ($name, $component, $fingerprint, $version);
 -- Forget a name.
 delete from known_component where name = $name;
 
+-- name: damaged_models
+-- The models whose keys were lost out of the store.
+from keyless_models;
+
 -- name: missing_pairs
 -- Of some models with files: of how many pairs with the others nothing is known.
 with chosen as (
-    select m.id, m.name from model m join batch b on b.id = m.id where m.source = 'checkpoint'
+    select m.id, m.name
+    from model m
+    join batch b on b.id = m.id
+    where m.source = 'checkpoint' and m.id not in (from keyless_models)
 ),
 known as (
     select distinct c.model_a, c.model_b

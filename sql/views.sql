@@ -54,6 +54,16 @@ from (
 )
 group by model_id;
 
+-- name: view_keyless_models
+-- Models that were fingerprinted and of which no key is left: the store was damaged.
+create or replace view keyless_models as
+select m.id
+from model m
+where m.source in ('checkpoint', 'fingerprints')
+    and m.fingerprint_version is not null
+    and m.id not in (select model_id from model_tensor)
+    and m.id not in (select model_id from unread_key);
+
 -- name: macro_are_apart
 -- Whether two sums differ by more than the order in which they were added up.
 -- Not a promise: what users query is the views.

@@ -161,6 +161,7 @@ def chosen_pairs(
         if a == b:
             raise UsageError(f"{printable(name_a)} is the same as itself", "name two models")
         if (min(a, b), max(a, b)) not in set(known):
+            _require_keys(store, {a: name_a, b: name_b})
             known_by = {model.id: model.source for model in store.models()}
             raise NoAnswerError(
                 f"{printable(name_a)} and {printable(name_b)} have not been compared",
@@ -169,6 +170,16 @@ def chosen_pairs(
                 else "run `megasim compare`",
             )
     return chosen
+
+
+def _require_keys(store: Store, names: Mapping[int, str]) -> None:
+    """Raise NoAnswerError for the first of some models whose keys were lost out of the store."""
+    for (model_id,) in store.rows("damaged_models"):
+        if model_id in names:
+            raise NoAnswerError(
+                f"the store has lost what {printable(names[model_id])} holds",
+                "run `megasim doctor --repair`, then `megasim ingest` on its file",
+            )
 
 
 @cache

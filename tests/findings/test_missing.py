@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from megasim import cli
+from megasim.errors import NoAnswerError
 from megasim.workspace import open_store
 from tests.models import write_model
 from tests.small_sd import UNET, small_sd, trained
@@ -62,3 +64,18 @@ def test_files_that_are_gone_are_marked_and_can_be_forgotten(
     assert "3 models is not there, as of an unplugged disk" in err
     assert len(json.loads(run("models", "--json")[0])) == 3
     assert cli.run(["--db", str(path), "forget"]) == 2
+
+
+def test_a_model_whose_keys_were_lost_has_no_findings(path: Path) -> None:
+    """Distances of a model can outlive what it holds; then nothing is said from them."""
+    with duckdb.connect(str(path)) as con:
+        con.execute("delete from model_tensor using model where id = model_id and name = 'm0'")
+    with open_store(path, "read") as store:
+        assert {(f.model_a, f.model_b) for f in store.pair_findings()} == {("m1", "m2")}
+        missing = store.findings().missing
+        assert missing is not None
+        assert (missing.missing, missing.total) == (2, 3)
+        for ask in (store.findings, store.pair_findings, store.why):
+            with pytest.raises(NoAnswerError, match="lost what m0 holds") as refused:
+                ask("m0", "m1")
+            assert "megasim doctor --repair" in str(refused.value.remedy)
