@@ -106,7 +106,7 @@ select
     model_id, tensor_id, key, sources, transposed, canonical_key, canonical_shape,
     -- a scalar has the empty text and the empty shape
     list_transform(list_filter(string_split(shape, 'x'), lambda n: n <> ''), lambda n: n::bigint),
-    component, block, role, nature, 'plain'
+    component, block, role, nature, representation
 from batch
 order by model_id, canonical_key;
 

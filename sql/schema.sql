@@ -67,7 +67,7 @@ create table beside (
 -- One content, whatever keys and models hold it.
 create table tensor (
     id           integer primary key,
-    content_hash varchar not null unique,   -- BLAKE3 over dtype and raw bytes
+    content_hash varchar not null unique,   -- BLAKE3 over dtype and raw bytes, or codes and scales
     value_hash   varchar not null,          -- equal for equal numbers in any dtype
     fp16_hash    varchar not null,          -- of the values rounded to float16
     bf16_hash    varchar not null,          -- of the values rounded to bfloat16
@@ -119,7 +119,7 @@ create table model_tensor (
     block           varchar,
     role            varchar,
     nature          varchar,                -- 'weight', 'statistic', 'counter', …; NULL: not known yet
-    representation  varchar                 -- how its bytes stand for values: 'plain', …
+    representation  varchar                 -- how its bytes stand for values: 'plain', 'bitsandbytes nf4', …
 );
 
 -- The distance of two contents; every pair of models that holds them shares it.

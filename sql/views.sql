@@ -401,7 +401,7 @@ comment on column layers.canonical_key is 'The key in the single-file form of it
 comment on column layers.component is 'unet, text_encoder, vae_encoder, vae_decoder, vae_quant, ema, training_state, other, ….';
 comment on column layers.block is 'The unit people merge by: IN00–IN11, M00, OUT00–OUT11; layer numbers elsewhere.';
 comment on column layers.role is 'attn1, attn2, ff, norm, proj, emb_layers, conv, ….';
-comment on column layers.dtype is 'As stored in the file.';
+comment on column layers.dtype is 'As stored in the file; float32 for decoded values, see representation.';
 comment on column layers.shape is 'As stored in the file.';
 comment on column layers.numel is 'How many elements.';
 comment on column layers.l1 is 'Sum of absolute values; NULL with NaN or inf.';
@@ -414,12 +414,12 @@ comment on column layers.zeros is 'How many elements are 0.';
 comment on column layers.nans is 'How many elements are NaN.';
 comment on column layers.infs is 'How many elements are infinite.';
 comment on column layers.is_constant is 'Whether all elements are equal: no evidence of kinship.';
-comment on column layers.content_hash is 'BLAKE3 over dtype and raw bytes.';
+comment on column layers.content_hash is 'BLAKE3 over dtype and raw bytes; of decoded values over all that is stored.';
 comment on column layers.value_hash is 'Equal for equal numbers, whatever the dtype.';
 comment on column layers.fp16_hash is 'Equal for tensors that are equal once rounded to float16.';
 comment on column layers.bf16_hash is 'Equal for tensors that are equal once rounded to bfloat16.';
 comment on column layers.nature is 'weight, statistic, counter, index, mask, scale, code, schedule or unknown; NULL if the model was read by a version that did not know natures.';
-comment on column layers.representation is 'How its bytes represent values: plain, …; NULL if not known.';
+comment on column layers.representation is 'How its bytes represent values: plain, or the name of a scheme, as bitsandbytes nf4; NULL if not known.';
 
 comment on view layer_distances is 'One row for each compared pair and canonical key. Each pair appears once, with the model that was ingested first as model_a: look for a model in both columns.';
 comment on column layer_distances.model_a is 'The model of the pair that was ingested first.';

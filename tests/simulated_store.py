@@ -102,6 +102,7 @@ def simulate_store(
                 store.write("add_tensors", tables={"batch": tensors})
                 held = parts.assign(model_id=number + 1, tensor_id=ids[number], transposed=False)
                 held["nature"] = "weight"
+                held["representation"] = "plain"
                 store.write("add_model_tensors", tables={"batch": held})
         if not compared:
             return

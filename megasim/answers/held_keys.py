@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megasim.anatomy.classification import canonical_shape
-from megasim.checkpoint.opening import default_name, open_checkpoint
+from megasim.checkpoint.opening import default_name
 from megasim.compare.renames import NamedTensor
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.exchange.fingerprint_file import import_fingerprints
@@ -19,6 +19,7 @@ from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
 from megasim.ingest.files import begin_file, describe
 from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
+from megasim.representation.opening import open_model
 from megasim.store.rows import HeldModel, Model, Store
 
 # Tensors this small or plain tell nothing about a rename, and the plainest nothing at all.
@@ -110,7 +111,7 @@ def keys_of_file(path: Path, *, executor: Executor, progress: Progress = NO_PROG
     Raises:
         CheckpointError: it cannot be read.
     """
-    checkpoint = open_checkpoint(path.resolve())
+    checkpoint = open_model(path.resolve())
     name = default_name(path)
     names = [f"{name}#{part.name}" for part in checkpoint.others]
     model = describe(checkpoint, name, DEFAULT_SIZE)

@@ -59,11 +59,13 @@ __all__ = [
     "TensorReader",
     "TensorRef",
     "UnreadTensor",
+    "check_not_empty",
     "default_name",
     "find_checkpoints",
     "fuse_refs",
     "is_low_rank_factor",
     "open_checkpoint",
+    "open_stored",
     "raised_limits",
     "transpose_ref",
 ]
@@ -139,14 +141,17 @@ def open_checkpoint(path: Path | str, limits: Limits | None = None) -> Checkpoin
         UsageError: there is nothing at `path`.
         CheckpointError: what is there cannot be read as a checkpoint, with the reason.
     """
+    checkpoint = open_stored(path, limits)
+    check_not_empty(checkpoint)
+    return checkpoint
+
+
+def open_stored(path: Path | str, limits: Limits | None = None) -> Checkpoint:
+    """Return what `open_checkpoint` does, also where no tensor can be read as it is stored."""
     path = _existing(path)
     limits = limits_in_force() if limits is None else limits
     with _readable(path):
-        if path.is_dir():
-            return _open_folder(path, limits)
-        checkpoint = _open_weights(path, path, limits)
-        _check_not_empty(checkpoint)
-        return checkpoint
+        return _open_folder(path, limits) if path.is_dir() else _open_weights(path, path, limits)
 
 
 def find_checkpoints(
@@ -250,9 +255,8 @@ def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
                 raise CheckpointError(
                     folder, f"a folder of {len(found)} checkpoints, not one", "name one of them"
                 )
-            return open_checkpoint(found[0], limits)
+            return open_stored(found[0], limits)
         checkpoint = _open_weights(folder, weights, limits)
-    _check_not_empty(checkpoint)
     return checkpoint
 
 
@@ -337,7 +341,8 @@ _CURES: Final = {
 }
 
 
-def _check_not_empty(checkpoint: Checkpoint) -> None:
+def check_not_empty(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError, with what it does hold, for one without a tensor to compare."""
     if checkpoint.tensors:
         return
     unread = checkpoint.unread

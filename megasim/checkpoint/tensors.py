@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from megasim.checkpoint.decoder import Decoder
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.checkpoint.file_stamp import stamp_of
 from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits
@@ -61,6 +62,7 @@ class TensorRef:
         parts: if not empty, the elements are those of the parts, one after another.
         data: if not None, the bytes of the elements themselves, row-major and little-endian.
         sparse: if not None, what a sparse tensor stores; it is read as its dense values.
+        decoder: if not None, how the values are made of other tensors; the dtype is float32.
 
     >>> TensorRef("w", "float16", (2, 3), "m.ckpt", 64).nbytes
     12
@@ -75,6 +77,7 @@ class TensorRef:
     parts: tuple[TensorRef, ...] = ()
     data: bytes | None = field(default=None, repr=False)
     sparse: SparseParts | None = None
+    decoder: Decoder | None = None
 
     @property
     def numel(self) -> int:
@@ -84,7 +87,13 @@ class TensorRef:
     @property
     def lies_whole(self) -> bool:
         """Whether its elements lie one after another, row-major, in one place of a file."""
-        return self.strides is None and not self.parts and self.data is None and not self.sparse
+        elsewhere = self.parts or self.sparse or self.decoder
+        return self.strides is None and self.data is None and not elsewhere
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether any of its values are made of codes, scales and the like."""
+        return self.decoder is not None or any(part.is_decoded for part in self.parts)
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +132,7 @@ def transpose_ref(ref: TensorRef, key: str | None = None) -> TensorRef:
     """
     if len(ref.shape) != 2 or ref.parts:
         raise ValueError(f"{ref.key} cannot be transposed")
-    if ref.sparse is not None or ref.data is not None:
+    if ref.sparse is not None or ref.data is not None or ref.decoder is not None:
         return _transpose_held(ref, ref.key if key is None else key)
     rows, columns = ref.strides or (ref.shape[1], 1)
     shape = (ref.shape[1], ref.shape[0])
@@ -132,8 +141,10 @@ def transpose_ref(ref: TensorRef, key: str | None = None) -> TensorRef:
 
 
 def _transpose_held(ref: TensorRef, key: str) -> TensorRef:
-    """Transpose an array that is held in memory, or what a sparse tensor stores."""
+    """Transpose an array that is held in memory, what a sparse tensor stores, or a decoder."""
     rows, columns = ref.shape
+    if ref.decoder is not None:
+        return replace(ref, key=key, shape=(columns, rows), decoder=ref.decoder.transposed())
     if ref.data is not None:
         array = np.frombuffer(ref.data, STORAGE_DTYPES[ref.dtype]).reshape(rows, columns)
         return replace(ref, key=key, shape=(columns, rows), data=array.T.tobytes())
@@ -150,6 +161,8 @@ def file_paths(ref: TensorRef) -> set[str]:
     """
     if ref.sparse is not None:
         return set().union(*map(file_paths, (*ref.sparse.indices, ref.sparse.values)))
+    if ref.decoder is not None:
+        return set().union(*map(file_paths, ref.decoder.stored))
     return set().union(*map(file_paths, ref.parts)) if ref.parts else {ref.path}
 
 
@@ -292,6 +305,9 @@ class TensorReader:
             return out
         if ref.sparse is not None:
             self._stored(ref, ref.sparse).read(start, stop, out)
+            return out
+        if ref.decoder is not None:
+            ref.decoder.read(self, start, stop, out)
             return out
         try:
             file = self._open(ref.path)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from pathlib import Path
 
-from megasim.checkpoint.opening import Checkpoint, open_checkpoint
+from megasim.checkpoint.opening import Checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, content_hashes
 from megasim.ingest.reading import assemble_ref, pieces_of
+from megasim.representation.opening import open_model
 from megasim.store.rows import Model, Pair, Store
 
 _ENDED = 1.0  # seconds to wait for work that a signal ends
@@ -72,7 +73,7 @@ def _reopen(model: Model) -> Checkpoint:
             f"the file of model {printable(model.name)!r} is gone",
             "put it back, or run `megasim ingest` on its new path",
         )
-    checkpoint = open_checkpoint(Path(model.path))
+    checkpoint = open_model(Path(model.path))
     identity = checkpoint.identity
     part = next((p for p in checkpoint.parts if p.place == model.part), None)
     if part is None or (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:

@@ -1,4 +1,4 @@
-"""Digests of tensors whose values are not decoded, and of what stands beside the weights.
+"""Digests of stored bytes: of tensors that are decoded or cannot be, and beside the weights.
 
 Two of equal digests are equal without being decoded; of two that differ nothing more is known.
 """
@@ -41,6 +41,25 @@ def digest_together(tensors: Mapping[str, TensorRef | UnreadTensor]) -> str | No
                 return None
             whole.update(found.encode())
     return whole.hexdigest()
+
+
+def stored_hash(reader: TensorReader, ref: TensorRef) -> str:
+    """Return the content hash of a tensor whose values are decoded: 64 hex digits.
+
+    BLAKE3 over how the values are made, and the bytes of which they are, each plain tensor of them
+    row-major with its dtype and shape. Equal hashes mean equal values and equal stored bytes.
+
+    Raises CheckpointError when they cannot be read.
+    """
+    if ref.decoder is None:
+        inner = [stored_hash(reader, p) if p.is_decoded else _digest(reader, p) for p in ref.parts]
+        return blake3(f"joined: {' '.join(map(str, inner))}".encode()).hexdigest()
+    made = f"decoded {ref.numel} {ref.decoder.identity}:"
+    tensor_hash = blake3(made.encode("utf-8", "surrogatepass"))
+    for stored in ref.decoder.stored:
+        tensor_hash.update(f"{stored.dtype} {stored.shape}:".encode())
+        _update(tensor_hash, reader, stored)
+    return tensor_hash.hexdigest()
 
 
 def _digest(reader: TensorReader, tensor: TensorRef | UnreadTensor) -> str | None:

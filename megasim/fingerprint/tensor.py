@@ -21,6 +21,7 @@ from blake3 import blake3
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.fingerprint.profile import NO_NORMS, Norms
 from megasim.fingerprint.sketch import DEFAULT_SIZE
+from megasim.fingerprint.stored_bytes import stored_hash
 from megasim.fingerprint.walk import Walked, Walker
 from megasim.kernels import state
 from megasim.kernels.state import Singles
@@ -41,13 +42,14 @@ class Fingerprint:
 
     Attributes:
         content_hash: 64 hex digits, BLAKE3 over the dtype's name and the elements' bytes, row-major
-            and little-endian. The shape is not in it.
+            and little-endian. The shape is not in it. Of decoded values it is of the codes, scales
+            … that are stored, with all that their values depend on beside.
         value_hash: 32 hex digits, equal if and only if the numbers are equal, whatever the dtype;
             −0 equals 0, and all NaNs are equal. Same as `fp16_hash` or `bf16_hash` if the numbers
             fit that dtype.
         fp16_hash, bf16_hash: 32 hex digits, of the numbers rounded to that dtype, to nearest with
             ties to even; of float64 and integers by way of float32, as torch rounds them.
-        dtype: torch's name. numel: number of elements.
+        dtype: torch's name; float32 of decoded values. numel: number of elements.
         l1, l2, linf: norms; None where some element is NaN or inf, or l2 leaves float64's range.
             0 for an empty tensor.
         mean, std, kurtosis: of the elements as a population (ddof 0), the kurtosis as excess over
@@ -128,6 +130,9 @@ def content_hashes(refs: Sequence[TensorRef]) -> list[str]:
     found = []
     with TensorReader() as reader:
         for ref in refs:
+            if ref.is_decoded:
+                found.append(stored_hash(reader, ref))
+                continue
             digest = blake3(f"{ref.dtype}:".encode())
             for start in range(0, ref.numel, _HASHED_ELEMENTS):
                 stop = min(start + _HASHED_ELEMENTS, ref.numel)

@@ -29,6 +29,7 @@ from megasim.fingerprint.batches import (
 )
 from megasim.fingerprint.profile import NO_NORMS, Norms
 from megasim.fingerprint.sketch import plan_folding, sign_windows
+from megasim.fingerprint.stored_bytes import stored_hash
 from megasim.kernels import loops, state
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.machine_code import prepare
@@ -132,12 +133,13 @@ class Walker:
         streams = {name: blake3(title) for name, title in extent.streams}
         one_value: Any = None  # the bits that all elements so far have
         is_one_value = True
-        stored = STORAGE_DTYPES[ref.dtype]
+        dtype = STORAGE_DTYPES[ref.dtype]
         step = piece_elements(ref.dtype)
         for start in range(0, extent.numel, step):
-            raw = self._buffer.view(stored)[: min(step, extent.numel - start)]
+            raw = self._buffer.view(dtype)[: min(step, extent.numel - start)]
             reader.read(ref, start, start + len(raw), raw)
-            content.update(raw.view(np.uint8).data)
+            if not ref.is_decoded:
+                content.update(raw.view(np.uint8).data)
             if is_wide(ref.dtype):
                 bits = raw.view(f"u{raw.itemsize}")
                 one_value = bits[0] if start == 0 else one_value
@@ -153,9 +155,8 @@ class Walker:
             streams["integer"].update(_BEYOND_INT64)
         hashes = {name: stream.hexdigest(16) for name, stream in streams.items()}
         moments = self._arenas.moments[0].tolist()
-        return self._walked(
-            job.tolist(), content.hexdigest(), hashes, moments, counts, is_one_value
-        )
+        stored = stored_hash(reader, ref) if ref.is_decoded else content.hexdigest()
+        return self._walked(job.tolist(), stored, hashes, moments, counts, is_one_value)
 
     # Many small tensors
 
@@ -165,8 +166,10 @@ class Walker:
         memory = data.data
         # before the walk, which may make −0 a 0 where it lies
         contents = [
-            blake3(extent.title).update(memory[begin : begin + extent.nbytes]).hexdigest()
-            for extent, begin in zip(batch.extents, batch.begins, strict=True)
+            stored_hash(reader, ref)
+            if ref.is_decoded
+            else blake3(extent.title).update(memory[begin : begin + extent.nbytes]).hexdigest()
+            for ref, extent, begin in zip(batch.refs, batch.extents, batch.begins, strict=True)
         ]
         dtypes = [ref.dtype for ref in batch.refs]
         jobs = self._jobs(dtypes, batch.extents)

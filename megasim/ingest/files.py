@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megasim.anatomy.classification import Rules
-from megasim.checkpoint.opening import Checkpoint, FileIdentity, default_name, open_checkpoint
+from megasim.checkpoint.opening import Checkpoint, FileIdentity, default_name
 from megasim.errors import CheckpointError, printable
 from megasim.fingerprint.sketch import DEFAULT_SIZE
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.ingest.reading import Reading, begin_reading
 from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
+from megasim.representation.opening import open_model
 from megasim.store.rows import HeldModel, Model, ModelTensor, Store
 
 
@@ -124,7 +125,7 @@ def fingerprint_checkpoint(
         CheckpointError: it cannot be read, or has no such part.
     """
     sizes = {model.sketch_size for model in store.models() if model.sketch_size is not None}
-    checkpoint = open_checkpoint(path.resolve())
+    checkpoint = open_model(path.resolve())
     wanted = next((p for p in checkpoint.parts if part is None or p.place == part), None)
     if wanted is None:
         raise CheckpointError(path, f"it has no part {printable(part, 80)}", "ingest it again")

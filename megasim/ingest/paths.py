@@ -14,7 +14,6 @@ from megasim.checkpoint.opening import (
     Checkpoint,
     default_name,
     find_checkpoints,
-    open_checkpoint,
 )
 from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError, printable
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
@@ -25,6 +24,7 @@ from megasim.ingest.result import IngestResult
 from megasim.ingest.unsaved import Unsaved
 from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
+from megasim.representation.opening import open_model
 from megasim.store.held import HeldModel, copy_of_file
 from megasim.store.rows import Model, Store
 
@@ -209,7 +209,7 @@ class _Ingest:
 
     def start(self, path: Path) -> FileReading | None:
         """Begin to fingerprint a checkpoint; None where it is settled without reading."""
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_model(path)
         model = describe(checkpoint, self.names.get(path) or self.default(path), self.sketch_size)
         here, twin = self.known_as(model)
         if any(known is not None and known.id < 0 for known in (here, twin)):

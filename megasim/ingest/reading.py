@@ -28,6 +28,7 @@ from megasim.checkpoint.opening import (
 )
 from megasim.fingerprint.stored_bytes import digest_together, digest_unread
 from megasim.fingerprint.tensor import Fingerprint, fingerprint_refs
+from megasim.representation.logical import scheme_of
 from megasim.store.rows import BesideRow, HeldModel, Model, ModelTensor, UnreadKey
 from megasim.words import Nature
 
@@ -96,6 +97,7 @@ class Reading:
                 role=part.role,
                 fingerprint=fingerprint,
                 nature=self.natures[part.sources[0]],
+                representation=scheme_of(ref),
             )
             for part, ref, fingerprint in zip(self.parts, self.refs, prints, strict=True)
         ]

@@ -43,7 +43,10 @@ class Model:
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """One key of a model and the fingerprint of what it holds."""
+    """One key of a model and the fingerprint of what it holds.
+
+    `representation` is how its bytes stand for the values: "plain", or the name of a scheme.
+    """
 
     sources: tuple[str, ...]
     transposed: bool
@@ -55,6 +58,7 @@ class ModelTensor:
     role: str | None
     fingerprint: Fingerprint
     nature: str | None = None
+    representation: str = "plain"
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ def profile_table(
 
 def model_tensor_table(models: Saved, ids: Mapping[str, int]) -> Table:
     """Return what models hold as rows of the table `model_tensor`; `ids` are of the contents."""
-    columns = ("transposed", "canonical_key", "component", "block", "role", "nature")
+    columns = ["transposed", "canonical_key", "component", "block", "role", "nature"]
+    columns += ["representation"]
     held = [(model_id, tensor) for model_id, model in models for tensor in model.tensors]
     tensors = [tensor for _, tensor in held]
     data: dict[str, Any] = {c: [getattr(t, c) for t in tensors] for c in columns}

@@ -1,0 +1,1 @@
+"""Codes and scales → the values that they stand for."""
