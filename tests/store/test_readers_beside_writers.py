@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 import megasim
-from megasim import jobs
 from megasim.errors import StoreLockedError
 from megasim.store import writer_lock
 from megasim.store.lease import Lease
+from megasim.workspace import jobs
 from tests.models import nudged, random_model, write_model
 
 # A line for each piece of work, which begins when a line has come in, and one when its distances
