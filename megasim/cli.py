@@ -48,6 +48,7 @@ COMMANDS = {
     "sql": "store",
     "import": "exchange",
     "export": "exchange",
+    "serve": "serve",
     "demo": "demo",
 }
 

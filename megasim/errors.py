@@ -9,6 +9,7 @@ from pathlib import Path
 EXTRAS = {
     "torch": ("torch",),
     "demo": ("torch",),
+    "serve": ("fastapi", "uvicorn", "pyarrow"),
 }
 # The exit code of a check that found something.
 CHECK_FAILED = 5

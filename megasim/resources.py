@@ -22,6 +22,15 @@ def resource_path(folder: str, name: str) -> Path:
     return inside if inside.exists() else _PACKAGE.parent / folder / name
 
 
+def package_path(*parts: str) -> Path:
+    """Return the path of a file or folder that lies beside the code that uses it.
+
+    >>> package_path("report", "report.html.j2").exists()
+    True
+    """
+    return _PACKAGE.joinpath(*parts)
+
+
 def code_digest() -> str:
     """Return a text that changes with any file of the package: its code, SQL, tables, templates.
 
@@ -29,7 +38,7 @@ def code_digest() -> str:
     32
     """
     folders = [_PACKAGE, *(resource_path(name, ".") for name in ("sql", "data"))]
-    endings = (".py", ".sql", ".csv", ".j2")
+    endings = (".py", ".sql", ".csv", ".j2", ".js", ".css")
     files = {path for folder in folders for path in folder.rglob("*") if path.suffix in endings}
     digest = blake2b(digest_size=16)
     for path in sorted(files):

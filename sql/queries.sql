@@ -5,6 +5,10 @@
 -- No bar of the database's own, which it prints over what a program or `python -c` prints.
 set enable_progress_bar = false;
 
+-- name: begin_reading
+-- From here on the store is read as it is now, and cannot be changed.
+begin transaction read only;
+
 -- name: schema_version
 -- The newest migration that ran.
 select max(version) from schema_version;

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Protocol
 
 import duckdb
 
@@ -27,6 +28,39 @@ _IDLE_SECONDS = 0.5
 # A job under way has work to save, and waits longer for readers; once a signal came, hardly.
 _JOB_SECONDS = 600.0
 _ASKED_SECONDS = 1.5
+
+
+class HeldConnection(Protocol):
+    """What a `Session` needs of its connection, however it is held."""
+
+    path: Path
+    mode: Mode
+    left_out: tuple[str, ...]
+
+    @property
+    def openings(self) -> int:
+        """How often the store was opened."""
+
+    def use(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Hold the connection for some statements."""
+
+    def transaction(self, *, wait: float | None = None) -> AbstractContextManager[None]:
+        """All of the block is saved, or nothing of it."""
+
+    def rolled_back(self) -> AbstractContextManager[None]:
+        """Change the store for the length of a block, and for it alone."""
+
+    def job(self, *, keep_open: bool = False) -> AbstractContextManager[None]:
+        """Be the one writer for the length of a block."""
+
+    def keep(self) -> duckdb.DuckDBPyConnection:
+        """Keep what is read of one moment."""
+
+    def release(self) -> None:
+        """Let others have the store until the next statement."""
+
+    def close(self) -> None:
+        """Close the connection for good."""
 
 
 class Lease:

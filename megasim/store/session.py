@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from megasim.store.batches import Table, duckdb_columns
 from megasim.store.connection import Mode
-from megasim.store.lease import DEFAULT_WAIT, Lease
+from megasim.store.lease import DEFAULT_WAIT, HeldConnection, Lease
 from megasim.store.statements import statement
 
 if TYPE_CHECKING:
@@ -48,9 +48,16 @@ class Session:
         """
         self.path = Path(path)
         self.mode = mode
-        self._lease = Lease(
+        self._lease: HeldConnection = Lease(
             self.path, mode, memory=memory, threads=threads, wait=wait, all_rows=all_rows
         )
+
+    @classmethod
+    def over(cls, lease: HeldConnection) -> Self:
+        """Return a store over a connection that is held in another way, as by a `StoreOwner`."""
+        store = cls.__new__(cls)
+        store.path, store.mode, store._lease = lease.path, lease.mode, lease
+        return store
 
     def __enter__(self) -> Self:
         return self

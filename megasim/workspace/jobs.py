@@ -48,6 +48,13 @@ class StoreJobs:
         limit = None if mode == "read" else max(memory, 1 << 30)
         self.store = Store(path, mode, memory=limit, wait=wait)
 
+    @classmethod
+    def over(cls, store: Store, *, memory: int = DEFAULT_MEMORY) -> Self:
+        """Return the jobs and answers of a store that is open already."""
+        workspace = cls.__new__(cls)
+        workspace.memory, workspace.store = memory, store
+        return workspace
+
     def __enter__(self) -> Self:
         return self
 

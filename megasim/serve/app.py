@@ -1,0 +1,106 @@
+"""The application: its pages, its API, and what becomes of an error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import duckdb
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from megasim.errors import MegasimError, printable
+from megasim.resources import package_path
+from megasim.serve.pages import PAGES
+from megasim.serve.problems import NotModified, Refusal, as_megasim_error, problem
+from megasim.serve.security import Security
+from megasim.serve.service import Service
+from megasim.serve.settings import Settings
+from megasim.store.owner import StoreOwner
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Open a store and return the application that serves it; it closes the store at its end.
+
+    Raises:
+        MegasimError: the store cannot be opened. See `connect`.
+    """
+    owner = StoreOwner(settings.store, memory=settings.memory)
+    return app_of(Service(settings, owner))
+
+
+def app_of(service: Service) -> FastAPI:
+    """Return the application of a service that is open already."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            service.close()
+
+    app = FastAPI(
+        title="megasim",
+        version=service.version,
+        summary="What changed between these checkpoints, and where did each come from?",
+        lifespan=lifespan,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # these pages load scripts of other hosts
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    service.navigation = [(path, title) for path, title, _ in PAGES if title]
+    for _, _, router in PAGES:
+        app.include_router(router, include_in_schema=False)
+    app.get("/", include_in_schema=False)(_first_page)
+    app.get("/healthz", include_in_schema=False)(_health)
+    app.mount("/static", StaticFiles(directory=package_path("serve", "static")), "static")
+    app.add_middleware(Security, service=service)
+    app.add_exception_handler(NotModified, _not_modified)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(MegasimError, _known_error)
+    app.add_exception_handler(duckdb.Error, _known_error)
+    return app
+
+
+def _first_page() -> Response:
+    return RedirectResponse(PAGES[0][0], 303)
+
+
+def _health() -> Response:
+    """Say that the service answers; nothing of what it holds."""
+    return PlainTextResponse("ok\n")
+
+
+def _not_modified(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NotModified)
+    return Response(status_code=304, headers={"etag": error.etag})
+
+
+def _known_error(request: Request, error: Exception) -> Response:
+    return problem(request, as_megasim_error(error))
+
+
+def _not_valid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = [
+        f"{'.'.join(printable(part, 80) for part in fault['loc'][1:])}: {fault['msg']}"
+        for fault in error.errors()[:5]
+    ]
+    what = "; ".join(printable(fault, 300) for fault in faults)
+    return problem(request, Refusal(422, what, "see /api/v1/openapi.json"))
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    remedies = {404: "begin at /", 405: "see /api/v1/openapi.json"}
+    what = {404: f"nothing is at {printable(request.scope['path'], 300)}"}
+    text = what.get(error.status_code, str(error.detail))
+    remedy = remedies.get(error.status_code, "")
+    headers = dict(error.headers or {})
+    return problem(request, Refusal(error.status_code, text, remedy, headers=headers))
