@@ -10,7 +10,8 @@ import numpy as np
 from megasim.errors import printable
 from megasim.lineage.evidence import (
     EMA_COPY,
-    ONE_RUN,
+    EPOCHS,
+    NAMED_RUN,
     Evidence,
     ModelFacts,
     PairFacts,
@@ -93,10 +94,18 @@ def step_evidence(
     family: FamilyDistances,
     tree: FittedTree,
     known: KnownHistory,
+    counted: Mapping[tuple[int, int], float],
     settings: LineageSettings = SETTINGS,
 ) -> dict[tuple[int, int], list[Evidence]]:
-    """Return for each edge (a, b) of a tree what speaks for b having come from a."""
-    return {(a, b): _evidence(family, a, b, known, settings) for a, b in tree.edges}
+    """Return for each edge (a, b) of a tree what speaks for b having come from a.
+
+    Args:
+        counted: what step counts are worth between two models, from `runs.count_odds`.
+    """
+    return {
+        (a, b): _evidence(family, a, b, known, counted.get((a, b), 0.0), settings)
+        for a, b in tree.edges
+    }
 
 
 def tree_edges(
@@ -127,7 +136,8 @@ def tree_edges(
                 kind = EdgeKind.EPOCH_STEP
                 text = f"cosine {turn:.2f} with the step before"
                 found.append(Evidence("same course", text, 0.0))
-        if any(e.name in ONE_RUN for e in found):
+        of_run = (e for e in found if e.name in (NAMED_RUN, EPOCHS))
+        if any(abs(e.log_odds) >= settings.record for e in of_run):
             kind = EdgeKind.EPOCH_STEP
         if any(e.name == EMA_COPY for e in found):
             kind = EdgeKind.PRUNED
@@ -198,7 +208,12 @@ def _directed(
 
 
 def _evidence(
-    family: FamilyDistances, a: int, b: int, known: KnownHistory, settings: LineageSettings
+    family: FamilyDistances,
+    a: int,
+    b: int,
+    known: KnownHistory,
+    one_run: float,
+    settings: LineageSettings,
 ) -> list[Evidence]:
     first, second = family.names[a], family.names[b]
     found = drift_evidence(
@@ -207,6 +222,7 @@ def _evidence(
         float(family.matrix.values[a, b] ** 2),
         family.matrix.component,
         settings,
+        one_run=one_run,
     )
     for pair, sign in (((first, second), settings.record), ((second, first), -settings.record)):
         if pair in known.stated:

@@ -9,8 +9,10 @@ from megasim.lineage.rounding import ROUNDING, rounding_l2
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.words import EdgeKind
 
-# Names of evidence that two models are of one run of training; and that one keeps the other's EMA.
-ONE_RUN = ("same run", "epoch count")
+# Evidence of counts within a run that is named; of counts in metadata that name no run; and that
+# one model keeps the other's EMA.
+NAMED_RUN = "same run"
+EPOCHS = "epoch count"
 EMA_COPY = "EMA copy"
 
 _WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -25,6 +27,7 @@ class ModelFacts:
         dtype: the commonest dtype of the component in question, "" unknown.
         bytes: of its files; 0 unknown.
         counts: evidence name, and what is counted → how far its training had come; of its metadata.
+        run: what the metadata says apart from the counts: checkpoints of one run agree in it.
         norms: component → L2 of its weights.
         own_norms: component → L2 of the weights that no model holds which differs in the
             component; where not known, those of all.
@@ -38,6 +41,7 @@ class ModelFacts:
     dtype: str = ""
     bytes: int = 0
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    run: str = ""
     norms: Mapping[str, float] = field(default_factory=dict)
     own_norms: Mapping[str, float] = field(default_factory=dict)
     kurtosis: Mapping[str, float] = field(default_factory=dict)
@@ -133,6 +137,8 @@ def drift_evidence(
     squared: float,
     component: str,
     settings: LineageSettings = SETTINGS,
+    *,
+    one_run: float = 0.0,
 ) -> list[Evidence]:
     """Return what speaks for b having come from a, with negative log odds where against it.
 
@@ -142,15 +148,18 @@ def drift_evidence(
 
     Args:
         squared: ‖b − a‖² over the component.
+        one_run: what counts that name no run are worth between the two, in log odds: see
+            `megasim.lineage.runs`.
     """
     found: list[Evidence] = []
     if a is None or b is None:
         return found
     for (name, unit), first in a.counts.items():
         second = b.counts.get((name, unit), first)
-        if first != second:
+        worth = settings.record if name == NAMED_RUN else one_run
+        if first != second and worth:
             sign = 1.0 if second > first else -1.0
-            found.append(Evidence(name, f"{unit} {first} → {second}", sign * settings.record))
+            found.append(Evidence(name, f"{unit} {first} → {second}", sign * worth))
             break
     if component in a.norms and component in b.norms and squared > 0:
         growth = (b.norms[component] ** 2 - a.norms[component] ** 2) / squared

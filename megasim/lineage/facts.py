@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -17,6 +18,15 @@ from megasim.store.rows import Store
 _TIERS = (
     *("identical", "same_values", "same_at_fp16", "same_at_bf16", "changed"),
     *("missing_a", "missing_b", "shape_mismatch", "non_finite"),
+)
+
+# Counts, and what is written anew with each checkpoint of a run.
+_VARY_IN_A_RUN = frozenset(
+    (
+        *("epoch", "global_step", "ss_steps", "ss_epoch", "time", "hash"),
+        *("sshs_model_hash", "sshs_legacy_hash", "ss_training_finished_at", "modelspec.date"),
+        *("modelspec.hash_sha256", "modelspec.title"),
+    )
 )
 
 
@@ -55,6 +65,7 @@ def load_model_facts(
                 dtype=dtypes.get(model.name, ""),
                 bytes=model.bytes or 0,
                 counts=step_counts(model.metadata),
+                run=run_label(model.metadata),
                 norms=norms[model.name],
                 own_norms=own[model.name],
                 kurtosis=kurtosis[model.name],
@@ -68,13 +79,15 @@ def load_model_facts(
 def step_counts(metadata: Mapping[str, object]) -> dict[tuple[str, str], int]:
     """Return how far a training had come, by its metadata; the surest to compare first.
 
-    Steps that kohya's trainer counts (`ss_steps`) start anew with each run, so they are compared
-    within the run of one name; those of Lightning (`global_step`) go on from the base.
+    Steps that kohya's trainer counts (`ss_steps`) are compared within the run of one name and
+    session. Lightning (`epoch`, `global_step`) names no run: see `megasim.lineage.runs`.
 
     >>> step_counts({"epoch": 13, "global_step": "470000"})
     {('step count', 'global step'): 470000, ('epoch count', 'epoch'): 13}
     """
-    run = f"run {printable(metadata.get('ss_output_name', ''), 60)}:"
+    session = metadata.get("ss_session_id")
+    run = f"run {printable(metadata.get('ss_output_name', ''), 60)}"
+    run += ":" if session is None else f" (session {printable(session, 30)}):"
     read = {
         ("same run", f"{run} step"): metadata.get("ss_steps"),
         ("same run", f"{run} epoch"): metadata.get("ss_epoch"),
@@ -83,6 +96,20 @@ def step_counts(metadata: Mapping[str, object]) -> dict[tuple[str, str], int]:
     }
     whole = {unit: _whole(value) for unit, value in read.items()}
     return {unit: count for unit, count in whole.items() if count is not None}
+
+
+def run_label(metadata: Mapping[str, object]) -> str:
+    """Return what the metadata says apart from how far a training had come, and when.
+
+    Checkpoints of one run agree in it; so may those of two runs, if they say little.
+
+    >>> run_label({"epoch": 3, "lr": 0.1}) == run_label({"epoch": 9, "lr": 0.1})
+    True
+    >>> run_label({"epoch": 3, "lr": 0.1}) == run_label({"epoch": 9, "lr": 0.2})
+    False
+    """
+    kept = {key: value for key, value in metadata.items() if key not in _VARY_IN_A_RUN}
+    return json.dumps(kept, sort_keys=True, default=repr)
 
 
 def load_weight_sets(store: Store, component: str) -> dict[str, str]:

@@ -39,12 +39,15 @@ class FamilyDistances:
         matrix: their L2 distances.
         layers, layers_l1: L2 and L1 by layer, where all of them have layers.
         changed: (N, N) elements that differ, NaN where that tells nothing; None where not known.
+        common: how many keys all of them hold in one shape, where pairs share different keys and
+            the distances are therefore of these alone; None where all are of the same keys.
     """
 
     matrix: DistanceMatrix
     layers: LayerMatrices | None
     layers_l1: LayerMatrices | None
     changed: Floats | None
+    common: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,7 +128,7 @@ def related_groups(
         )
     linked = cosine > settings.related_cosine
     if kinship is not None:
-        kin, unrelated = _by_hidden_units(matrix.models, kinship)
+        kin, unrelated = by_hidden_units(matrix.models, kinship)
         linked = (linked & ~unrelated) | (kin & np.isfinite(matrix.values))
     linked &= one_scale
     unknown = np.isnan(product) & np.isfinite(matrix.values)
@@ -144,7 +147,7 @@ def related_groups(
     return sorted(found, key=lambda g: (-len(g), g[0]))
 
 
-def _by_hidden_units(models: Sequence[str], kinship: KinshipTest) -> tuple[Bools, Bools]:
+def by_hidden_units(models: Sequence[str], kinship: KinshipTest) -> tuple[Bools, Bools]:
     """Return (N, N) which pairs the test shows to be related, and which to be unrelated."""
     place = {model: i for i, model in enumerate(kinship.models)}
     known = np.array([model in place for model in models])
@@ -160,6 +163,7 @@ def family_distances(
     layers: LayerMatrices | None,
     layers_l1: LayerMatrices | None,
     changed: DistanceMatrix | None,
+    settings: LineageSettings = SETTINGS,
 ) -> FamilyDistances:
     """Return what is known of the models of a family between which no distance is missing.
 
@@ -168,12 +172,34 @@ def family_distances(
     """
     finite = [m for m in part.models if m not in known or not known[m].lacks(part.component)]
     whole = part.subset(finite or part.models).largest_complete()
+    own = _layers_of(layers, whole.models)
+    whole, common = _over_common_keys(whole, own, settings)
     return FamilyDistances(
         whole,
-        _layers_of(layers, whole.models),
+        own,
         _layers_of(layers_l1, whole.models),
         _comparable_bits(changed, whole.models, known),
+        common,
     )
+
+
+def _over_common_keys(
+    matrix: DistanceMatrix, layers: LayerMatrices | None, settings: LineageSettings
+) -> tuple[DistanceMatrix, int | None]:
+    """Return distances over the keys that all models hold in one shape, and how many these are.
+
+    Where one has a vocabulary of another size, its distances leave out the embeddings, and it would
+    look nearer to each of two others than these to each other. Left as it is where all pairs
+    share the same keys, or all models less than half of them.
+    """
+    if layers is None or len(matrix.models) < 3:
+        return matrix, None
+    pairs = ~np.eye(len(matrix.models), dtype=bool)
+    in_all = np.asarray(np.isfinite(layers.values).all(axis=(1, 2)))
+    in_some = np.isfinite(layers.values[:, pairs]).any(axis=1)
+    if in_all.sum() == in_some.sum() or in_all.sum() < settings.least_common * in_some.sum():
+        return matrix, None
+    return replace(matrix, values=layers.keep(in_all).total()), int(in_all.sum())
 
 
 def _layers_of(layers: LayerMatrices | None, names: tuple[str, ...]) -> LayerMatrices | None:

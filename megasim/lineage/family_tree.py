@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from megasim.errors import printable
 from megasim.estimate.kinship import KinshipTest
 from megasim.lineage.edges import (
     KnownHistory,
@@ -28,6 +29,7 @@ from megasim.lineage.merges import Merges, find_merges, merges_of
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Edge, Family, Lineage
 from megasim.lineage.rooting import find_root
+from megasim.lineage.runs import count_odds, shown_kin
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.lineage.step_costs import Steps, block_weights, family_steps
 from megasim.lineage.tree import FittedTree, fit_tree
@@ -96,7 +98,9 @@ def build_lineage(
         notes.append("not all norms are known: unrelated families may stand as one")
     groups = related_groups(distinct, norms, settings, kinship)
     parts = [distinct.subset(group) for group in groups]
-    families = [family_distances(p, known.facts, layers, layers_l1, changed) for p in parts]
+    families = [
+        family_distances(p, known.facts, layers, layers_l1, changed, settings) for p in parts
+    ]
 
     rounding = rounding_of(known.facts.values(), matrix.component)
     found = [
@@ -108,10 +112,17 @@ def build_lineage(
     trees = _fit_trees(families, found, settings)
     described: list[Family] = []
     for part, family, own, tree in zip(parts, families, found, trees, strict=True):
+        if family.common is not None:
+            notes.append(
+                f"the tree of {printable(family.names[0], 60)} and {len(family.names) - 1} more "
+                f"rests on the {family.common} keys that all of them hold in one shape"
+            )
         lost = set(part.models) - set(family.names)
         if lost:
             notes.append(f"{len(lost)} model(s) lack distances within their family")
-        evidence = step_evidence(family, tree, known, settings)
+        kin = shown_kin(family, norms, kinship, settings)
+        counted = count_odds(family, tree.edges, known.facts, kin, settings)
+        evidence = step_evidence(family, tree, known, counted, settings)
         log_odds = {pair: sum(e.log_odds for e in each) for pair, each in evidence.items()}
         root, probability = 0, 1.0
         if len(family.names) > 1:

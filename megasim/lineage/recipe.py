@@ -191,10 +191,15 @@ def _search_among(
 def _itself_merged(
     question: Question, parent: int, explainers: set[int], max_unexplained: float
 ) -> Candidate | None:
-    """Return what a parent is the weighted sum of, or leaving only noise the add-difference of."""
+    """Return what a parent is the weighted sum of, or leaving next to nothing the add-difference.
+
+    What is left of an add-difference is the rounding of all four, where it was made of more
+    precise copies than those in the store.
+    """
     choice = choose_parents(question, parent, explainers, max_unexplained)
     verdict, found = choice.judgement.verdict, choice.found
     if found is None or verdict not in (RecipeVerdict.MERGE, RecipeVerdict.ADD_DIFFERENCE):
         return None
-    noise = question.noise_ceiling(parent, found.parents)
-    return found if verdict == RecipeVerdict.MERGE or found.residual <= noise else None
+    exact = question.unexplained(parent, found) <= question.settings.nearly_all
+    exact |= found.residual <= question.noise_ceiling(parent, found.parents)
+    return found if verdict == RecipeVerdict.MERGE or exact else None

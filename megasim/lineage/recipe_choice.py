@@ -38,7 +38,7 @@ def choose_parents(
     if len(pool) < 2:
         text = "fewer than two other models can be compared with it"
         return Choice(None, Judgement(RecipeVerdict.NONE, text))
-    total, settings = question.total, question.settings
+    total, settings, everything = question.total, question.settings, pool
     left = float(total[model, sorted(pool)].min())
     best: Candidate | None = None
     tried: list[Candidate] = []
@@ -71,9 +71,11 @@ def choose_parents(
             text = "no weights that a person merges by bring others near it"
             return Choice(None, Judgement(RecipeVerdict.NONE, text))
         # Nothing takes away a quarter of what the nearest model leaves: no sum explains it.
-        judged = judge(question, model, nearest, min(max_unexplained, 1 - settings.least_gain))
+        most = min(max_unexplained, 1 - settings.least_gain)
+        judged = judge(question, model, nearest, most, pool=everything)
         return Choice(nearest, judged.refused(), tuple(tried))
-    return Choice(best, judge(question, model, best, max_unexplained), tuple(tried))
+    judged = judge(question, model, best, max_unexplained, pool=everything)
+    return Choice(best, judged, tuple(tried))
 
 
 def rivals_of(question: Question, model: int, choice: Choice) -> list[Candidate]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from megasim.errors import printable
-from megasim.lineage.inner_products import Floats
+from megasim.lineage.inner_products import Floats, gram
 from megasim.lineage.recipe_question import MODEL, Question
 from megasim.lineage.recipe_result import percent, weighted_sum
 from megasim.lineage.recipe_search import Candidate, fit_weights, natural
@@ -47,11 +47,13 @@ def judge(
     found: Candidate,
     max_unexplained: float,
     *,
+    pool: Collection[int] = (),
     asked: bool = False,
 ) -> Judgement:
     """Return what a set of parents proves of the model.
 
     Args:
+        pool: the models among which the parents were sought.
         asked: whether the parents were named rather than sought.
     """
     settings = question.settings
@@ -75,7 +77,7 @@ def judge(
         return Judgement(RecipeVerdict.MERGE)
     if asked:
         return Judgement(RecipeVerdict.ADD_DIFFERENCE)
-    sums = _likeliest_sums(question, model, found)
+    sums = _likeliest_sums(question, model, found, pool)
     if model not in sums:
         names = " or ".join(printable(question.names[i], 60) for i in sorted(sums))
         return _refusal(
@@ -95,24 +97,65 @@ def _terms(question: Question, found: Candidate) -> str:
     return weighted_sum([(question.names[p], w) for w, p in heaviest])
 
 
-def _likeliest_sums(question: Question, model: int, found: Candidate) -> set[int]:
+def _likeliest_sums(
+    question: Question, model: int, found: Candidate, pool: Collection[int]
+) -> set[int]:
     """Return which of the model and a set is the add-difference of the rest: one, or those alike.
 
-    m = a + k(b − c) can be read the other way round, e.g. as a = m + k(c − b). The base that
-    is subtracted is the one nearest to all models, since the others came from it.
+    m = a + k(b − c) can be read the other way round, e.g. as a = m + k(c − b), and with k below 0
+    as well. What was trained from one base, each by itself, left it at right angles, or all at
+    about the same angle where the trainings have something in common. So of all readings those
+    are likeliest in which the changes from one of the parents, the base, to the others stand at
+    the angle at which further models left it, and those at equal angles. Where several are as
+    likely, as in a rectangle, the base is nearest to all models.
+
+    Args:
+        pool: the models that may be parents: ends, no merges of others.
     """
     dependency = {model: -1.0, **dict(zip(found.parents, found.weights, strict=True))}
-    central = np.sqrt(question.total).sum(axis=1)
-    readings: list[tuple[float, int]] = []
+    settings = question.settings
+    others = sorted(set(pool) - set(dependency))
+    readings: list[tuple[float, int, int]] = []
     for merged, share in dependency.items():
-        if abs(share) < abs(question.settings.not_negative):
+        if abs(share) < abs(settings.not_negative):
             continue
         weights = {p: -w / share for p, w in dependency.items() if p != merged}
-        if natural(np.array(list(weights.values())), question.settings):
-            base = min(weights, key=lambda p: weights[p])
-            readings.append((float(central[base]), merged))
-    nearest = min((c for c, _ in readings), default=0.0)
-    return {merged for c, merged in readings if c <= question.settings.as_central * nearest}
+        if natural(np.array(list(weights.values())), settings):
+            bases = [
+                (_unequal(question.total, p, [q for q in weights if q != p], others), p)
+                for p in weights
+            ]
+            readings.append((*min(bases), merged))
+    most_equal = min((unequal for unequal, _, _ in readings), default=0.0)
+    limit = settings.as_equal * most_equal + settings.equal_angles
+    alike = [reading for reading in readings if reading[0] <= limit]
+    central = np.sqrt(question.total).sum(axis=1)
+    nearest = min((float(central[base]) for _, base, _ in alike), default=0.0)
+    return {m for _, base, m in alike if central[base] <= settings.as_central * nearest}
+
+
+def _unequal(squared: Floats, origin: int, models: Sequence[int], others: Sequence[int]) -> float:
+    """Return how unequal the cosines between changes from one model are.
+
+    That is how far those of the models deviate from the median of the others, and how far the
+    others do; of no more than one other, from a right angle.
+    """
+    cosines, usual = _cosines_from(squared, origin, models), _cosines_from(squared, origin, others)
+    if not len(usual):
+        return float(np.abs(cosines).max())
+    median = float(np.median(usual))
+    return float(np.abs(cosines - median).max() + np.abs(usual - median).mean())
+
+
+def _cosines_from(squared: Floats, origin: int, models: Sequence[int]) -> Floats:
+    """Return the cosines of all pairs of changes from one model to some."""
+    rows = [origin, *models]
+    products = gram(squared[np.ix_(rows, rows)], 0)[1:, 1:]
+    lengths = np.sqrt(np.diag(products))
+    pairs = np.triu_indices(len(models), 1)
+    sizes = np.outer(lengths, lengths)[pairs]
+    cosines = np.divide(products[pairs], sizes, out=np.ones(len(sizes)), where=sizes > 0)
+    return np.asarray(cosines, dtype=np.float64)
 
 
 def is_uneven(question: Question, found: Candidate) -> bool:

@@ -61,9 +61,13 @@ class LineageSettings:
         uneven: how far the weights of layers may scatter when more than that is left. An epoch
             of a run lies near the line of its neighbours, in each layer elsewhere on it. Chosen
             on the epochs of the forests, seeds 200 to 314.
-        as_central: of four models, any of which may be the others' add-difference, bases whose
-            summed distances are within this factor of the least are alike. Judgement; tested on
-            corners of a square and on the recipe zoo.
+        as_equal, equal_angles: of four models, any of which may be the others' add-difference,
+            readings are alike in which the cosines between the changes from the base deviate from
+            those of other models by at most the first times the least, and the second.
+        as_central: of these, bases whose summed distances are within this factor of the least are
+            alike. Judgement, all three; tested on
+            corners of a square, on the recipe zoo, on published models and on five fine-tunes
+            whose changes have cosines of 0 and of 0.3.
         fewest_layers: from so many layers on they serve as replicates for the standard error.
         rival_unexplained: other sets that leave no more than this are listed beside the one
             taken, or of a refusal. Asked for.
@@ -106,6 +110,11 @@ class LineageSettings:
     0 to 9):
         record: a step count, a stated base, an EMA copy, a subset of keys or a cast. Judgement:
             what is written is right in more than 99 of 100 cases.
+        count_of_two: a step or epoch count of two models that are kin, whose metadata name no run
+            and of which there is no third. Judgement: a fine-tune that counts anew looks the same.
+        one_start_cosine: where hidden units decide nothing, counts are compared between models
+            whose raw weights have a larger cosine. Fine-tunes of one start have 0.9 and more;
+            SevenNet of May and July 2024, two trainings, 0.14 to 0.46 by component.
         norm_growth, kurtosis: measured drifts of training, at most so much.
         course: three models in one course: the middle came from one of the two.
         shrinking: steps of one course shrink as the rate of learning falls.
@@ -150,6 +159,8 @@ class LineageSettings:
     explainable: float = 0.1
     nearly_all: float = 0.005
     uneven: float = 0.1
+    as_equal: float = 1.5
+    equal_angles: float = 0.005
     as_central: float = 1.02
     fewest_layers: int = 8
     rival_unexplained: float = 0.03
@@ -172,6 +183,8 @@ class LineageSettings:
     from_merge: float = 0.7
 
     record: float = 6.0
+    count_of_two: float = 2.0
+    one_start_cosine: float = 0.9
     norm_growth: float = 1.2
     kurtosis: float = 0.2
     course: float = 2.0

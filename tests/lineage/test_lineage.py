@@ -112,11 +112,13 @@ def test_a_pair_without_other_evidence_is_undecided() -> None:
 
 
 def test_step_counts_decide_and_name_an_epoch() -> None:
-    matrix = DistanceMatrix.from_values(["x", "y"], [[0, 3], [3, 0]])
-    unit = ("epoch count", "epoch")
-    facts = [ModelFacts("x", counts={unit: 9}), ModelFacts("y", counts={unit: 4})]
-    (edge,) = build_lineage(matrix, facts=facts).edges
-    assert (edge.parent, edge.child, edge.kind, edge.decided) == ("y", "x", "epoch step", True)
+    matrix = DistanceMatrix.from_values(["x", "y", "z"], [[0, 3, 4], [3, 0, 5], [4, 5, 0]])
+    unit, norms = ("epoch count", "epoch"), {"unet": 50.0}
+    counts = {"x": 9, "y": 4, "z": 20}
+    facts = [ModelFacts(n, counts={unit: c}, norms=norms) for n, c in counts.items()]
+    first, second = build_lineage(matrix, facts=facts).edges
+    assert (first.parent, first.child, first.kind, first.decided) == ("x", "z", "epoch step", True)
+    assert (second.parent, second.child, second.kind) == ("y", "x", "epoch step")
 
 
 def test_epochs_of_one_run_are_a_chain() -> None:
@@ -374,7 +376,8 @@ def test_a_long_run_is_laid_out_without_recursion() -> None:
     points = np.cumsum(np.eye(200), axis=0)
     names = [f"e{i:04d}" for i in range(200)]
     unit = ("step count", "global step")
-    facts = [ModelFacts(n, counts={unit: i}) for i, n in enumerate(names)]
+    norms = {"unet": 100.0}
+    facts = [ModelFacts(n, counts={unit: i}, norms=norms) for i, n in enumerate(names)]
     matrix = DistanceMatrix.from_values(names, squareform(pdist(points)))
     found = build_lineage(matrix, facts=facts)
     layout = lay_out(found)
@@ -485,6 +488,26 @@ def test_models_that_share_few_keys_are_not_told_to_be_kin() -> None:
     lineage = build_lineage(replace(matrix, values=values, coverage=coverage), facts=facts)
     assert [f.models for f in lineage.families] == [("base", "child"), ("stranger",)]
     assert any("share less than half of their keys" in note for note in lineage.notes)
+
+
+def test_a_vocabulary_of_another_size_does_not_draw_a_model_between_two_others() -> None:
+    # The embeddings of `wider` are of another shape: its distances leave them out.
+    rng = np.random.default_rng(8)
+    names = ("base", "tuned", "wider")
+    body = np.cumsum(rng.normal(0, 0.1, (3, 900)), axis=0)
+    embeddings = rng.normal(size=(3, 2000))
+    layers = layers_of(names, {"embed": embeddings, **{f"l{i}": body + i for i in range(4)}})
+    values = layers.values.copy()
+    values[0, 2, :2] = values[0, :2, 2] = np.nan
+    gapped = replace(layers, values=values)
+    distances = np.sqrt(np.nansum(np.square(values), axis=0))
+    matrix = DistanceMatrix.from_values(names, distances)
+    assert matrix.values[0, 1] > matrix.values[0, 2] > matrix.values[1, 2]
+    found = build_lineage(matrix, layers=gapped)
+    drawn = {frozenset((e.parent, e.child)) for e in found.edges}
+    assert drawn == {frozenset(("base", "tuned")), frozenset(("tuned", "wider"))}
+    assert any("rests on the 4 keys" in note for note in found.notes)
+    assert max(e.length for e in found.edges) < matrix.values[0, 1]
 
 
 def test_estimates_beside_measured_distances_are_left_aside() -> None:

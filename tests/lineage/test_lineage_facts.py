@@ -47,10 +47,12 @@ def test_the_surest_count_that_both_have_decides() -> None:
     later = model("b", ss_output_name="run", ss_steps=200, epoch=1)
     (found,) = drift_evidence(first, later, 1.0, "unet")
     assert (found.name, found.log_odds > 0) == ("same run", True)
-    # steps of another run are counted from its own start
+    # steps of another run are counted from its own start, and so are epochs, unless the two
+    # are known to be of one run
     other = model("c", ss_output_name="another", ss_steps=900, epoch=1)
-    (found,) = drift_evidence(first, other, 1.0, "unet")
-    assert (found.name, found.log_odds < 0) == ("epoch count", True)
+    assert not drift_evidence(first, other, 1.0, "unet")
+    (found,) = drift_evidence(first, other, 1.0, "unet", one_run=2.0)
+    assert (found.name, found.log_odds) == ("epoch count", -2.0)
     assert not drift_evidence(first, model("d", ss_output_name="third", ss_steps=5), 1.0, "unet")
 
 
