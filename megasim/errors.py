@@ -9,7 +9,8 @@ from pathlib import Path
 EXTRAS = {
     "torch": ("torch",),
     "demo": ("torch",),
-    "serve": ("fastapi", "uvicorn", "pyarrow"),
+    "interactive": ("bokeh",),
+    "serve": ("fastapi", "uvicorn", "pyarrow", "bokeh"),
 }
 # The exit code of a check that found something.
 CHECK_FAILED = 5
@@ -102,6 +103,15 @@ class MissingExtraError(MegasimError):
     """A command needs a library that was not installed with megasim."""
 
 
+def missing_modules(extra: str) -> list[str]:
+    """Return the modules of an extra that are not installed; nothing is imported by this.
+
+    >>> missing_modules("torch") in ([], ["torch"])
+    True
+    """
+    return [module for module in EXTRAS[extra] if find_spec(module) is None]
+
+
 def require_extra(extra: str, what: str) -> None:
     """Raise MissingExtraError, one sentence with the command to run, where an extra is missing.
 
@@ -111,7 +121,7 @@ def require_extra(extra: str, what: str) -> None:
         extra: a key of `EXTRAS`.
         what: what needs it, as the subject of the sentence: "--device".
     """
-    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    missing = missing_modules(extra)
     if missing:
         raise MissingExtraError(
             f"{what} needs {' and '.join(missing)}: run `pip install 'megasim[{extra}]'`"

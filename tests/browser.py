@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,20 @@ class Browser:
     def run(self, script: str) -> Any:
         """Return the result of a script on the page that is open."""
         return self._driver.execute_script(script)
+
+    def drag(self, start: Sequence[float], end: Sequence[float]) -> None:
+        """Press the button of the mouse at one place of the window and let go at another."""
+        steps = [
+            start,
+            *([a + (b - a) * k / 4 for a, b in zip(start, end, strict=True)] for k in range(5)),
+        ]
+        for i, (x, y) in enumerate(steps):
+            kind = "mousePressed" if i == 1 else "mouseMoved"
+            values = {"type": kind, "x": x, "y": y, "button": "left", "buttons": int(i > 0)}
+            self._driver.execute_cdp_cmd("Input.dispatchMouseEvent", {**values, "clickCount": 1})
+        x, y = end
+        values = {"type": "mouseReleased", "x": x, "y": y, "button": "left", "clickCount": 1}
+        self._driver.execute_cdp_cmd("Input.dispatchMouseEvent", values)
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """Save what the window shows, or the whole page, as PNG."""

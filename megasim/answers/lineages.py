@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from megasim.errors import missing_modules, require_extra
 from megasim.lineage.result import Lineage
 from megasim.wording.html import html_lines, html_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from megasim.plots.interactive import InteractivePicture
     from megasim.plots.style import Style
 
 
 class LineageView(Lineage):
-    """A family tree that draws itself; a notebook shows the drawing and the notes."""
+    """A family tree that draws itself; a notebook shows a picture to ask, and the notes.
+
+    Without the extra `interactive`, it shows the figure.
+    """
 
     def plot(self, style: Style | None = None) -> Figure:
         """Return the figure. See `lineage_figure`."""
@@ -22,9 +27,22 @@ class LineageView(Lineage):
 
         return lineage_figure(self, style)
 
-    def _repr_html_(self) -> str:
-        from megasim.plots.figure_files import figure_bytes
+    def interactive(self) -> InteractivePicture:
+        """Return the picture that tells the evidence of each step. See `lineage_picture`.
 
-        return html_picture(figure_bytes(self.plot(), "png", 90), repr(self)[1:-1]) + html_lines(
-            self.notes
-        )
+        Raises:
+            MissingExtraError: the extra `interactive` is not installed.
+        """
+        require_extra("interactive", "an interactive picture")
+        from megasim.plots.interactive_lineage import lineage_picture
+
+        return lineage_picture(self)
+
+    def _repr_html_(self) -> str:
+        if missing_modules("interactive"):
+            from megasim.plots.figure_files import figure_bytes
+
+            drawn = html_picture(figure_bytes(self.plot(), "png", 90), repr(self)[1:-1])
+        else:
+            drawn = self.interactive()._repr_html_()
+        return drawn + html_lines(self.notes)

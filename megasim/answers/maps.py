@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from megasim.errors import missing_modules, require_extra
 from megasim.geometry.comparable import one_architecture
 from megasim.geometry.map import MapResult, map_models
 from megasim.store.matrices import MOST_LAYERED_MODELS, layers_beneath, load_matrix
@@ -14,11 +15,15 @@ from megasim.wording.html import html_picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from megasim.plots.interactive import InteractivePicture
     from megasim.plots.style import Style
 
 
 class MapView(MapResult):
-    """A map that draws itself; a notebook shows the drawing."""
+    """A map that draws itself; a notebook shows a picture to move about in.
+
+    Without the extra `interactive`, it shows the figure.
+    """
 
     def plot(self, style: Style | None = None) -> Figure:
         """Return the figure. See `map_figure`."""
@@ -26,7 +31,20 @@ class MapView(MapResult):
 
         return map_figure(self, style)
 
+    def interactive(self, axes: tuple[int, int] = (1, 2)) -> InteractivePicture:
+        """Return the picture that is moved and asked, over two of its axes. See `map_picture`.
+
+        Raises:
+            MissingExtraError: the extra `interactive` is not installed.
+        """
+        require_extra("interactive", "an interactive picture")
+        from megasim.plots.interactive_map import map_picture
+
+        return map_picture(self, axes=axes)
+
     def _repr_html_(self) -> str:
+        if not missing_modules("interactive"):
+            return self.interactive()._repr_html_()
         from megasim.plots.figure_files import figure_bytes
 
         return html_picture(figure_bytes(self.plot(), "png", 90), repr(self)[1:-1])

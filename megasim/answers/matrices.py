@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from megasim.anatomy.classification import component_title
-from megasim.errors import UsageError
+from megasim.errors import UsageError, missing_modules, require_extra
 from megasim.matrix.distance_matrix import DistanceMatrix, coverage_note
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import load_matrix, main_component
@@ -21,17 +23,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from megasim.answers.maps import MapView
+    from megasim.plots.interactive import InteractivePicture
+    from megasim.plots.interactive_matrix import Order
     from megasim.plots.style import Style
 
-
 _MOST_TABLED = 30  # models, of which a notebook shows a table; of more, the heatmap
+_MOST_DRAWN = 2_000  # models that an interactive picture shows
 
 
 class MatrixView(DistanceMatrix):
-    """A distance matrix that draws itself; a notebook shows it as a table.
+    """A distance matrix that draws itself; a notebook shows it as a picture to zoom into.
 
-    `subset` and `largest_complete` give one that does so too. Drawing is imported when it is
-    asked for: most matrices are only written.
+    Without the extra `interactive`, it shows a table, or of many models the heatmap. `subset` and
+    `largest_complete` give one that does so too. Drawing is imported when it is asked for: most
+    matrices are only written.
     """
 
     def heatmap(self, style: Style | None = None) -> Figure:
@@ -39,6 +44,17 @@ class MatrixView(DistanceMatrix):
         from megasim.plots.heatmap import heatmap_figure
 
         return heatmap_figure(self.require(2), style=style)
+
+    def interactive(self, order: Order = "cluster") -> InteractivePicture:
+        """Return the picture that is zoomed and asked. See `matrix_picture`.
+
+        Raises:
+            MissingExtraError: the extra `interactive` is not installed.
+        """
+        require_extra("interactive", "an interactive picture")
+        from megasim.plots.interactive_matrix import matrix_picture
+
+        return matrix_picture(self.require(2), order=order)
 
     def map(self, *, path: Sequence[str] = (), complete: bool = False) -> MapView:
         """Return the map of these models, without their layers. See `map_models`."""
@@ -48,10 +64,14 @@ class MatrixView(DistanceMatrix):
         return MapView(**vars(map_models(self, path=path, complete=complete)))
 
     def _repr_html_(self) -> str:
-        if len(self.models) > _MOST_TABLED:
-            from megasim.plots.figure_files import figure_bytes
+        n = len(self.models)
+        if n > 1 and not np.isnan(self.condensed()).all():
+            if n <= _MOST_DRAWN and not missing_modules("interactive"):
+                return self.interactive()._repr_html_()
+            if n > _MOST_TABLED:
+                from megasim.plots.figure_files import figure_bytes
 
-            return html_picture(figure_bytes(self.heatmap(), "png", 90), repr(self)[1:-1])
+                return html_picture(figure_bytes(self.heatmap(), "png", 90), repr(self)[1:-1])
         note = f"{component_title(self.component)}, {self.metric}: {coverage_note(self)}"
         return html_table(self.to_frame(), note, index=True)
 

@@ -31,7 +31,7 @@ from megasim.plots.sheet import Sheet, heading_height
 from megasim.plots.style import SMALLEST, Style, Theme, ink_on
 
 _FAR = 5.0  # the top of a tree as a multiple of its median branching, from which its scale is log
-_WRITTEN = 14  # models up to which the cells have their values written in
+WRITTEN = 14  # models up to which the cells have their values written in
 _LINED = 40  # models up to which cells have lines between them
 _WIDEST = 2.4  # of a cell against its height, where a wide size is asked for
 _LEAST_FONT = 5.0  # typographic points below which a text of a given size is left out
@@ -133,7 +133,7 @@ def _draw(matrix: DistanceMatrix, subtitle: str, style: Style) -> Figure:
     values = shown.values.copy()
     if matrix.metric != "cossim":
         np.fill_diagonal(values, np.nan)
-    norm, zero_note = _norm(values, matrix.metric)
+    norm, zero_note = colour_norm(values, matrix.metric)
     _draw_cells(axes, values, norm, style.theme)
     _write_values(axes, shown, values, norm, frame, style, scale)
     _name_models(axes, frame, scale)
@@ -239,9 +239,9 @@ def _write_values(
     scale: float,
 ) -> None:
     n = len(matrix.models)
-    if n > _WRITTEN:
+    if n > WRITTEN:
         return
-    texts = _annotations(matrix)
+    texts = cell_texts(matrix)
     # as large as the longest leaves room for
     room = 0.94 * 72 * frame.width / n / max(text_extent(t, 1.0)[0] for t in texts.flat if t)
     size = min(frame.font * scale, room, 0.7 * 72 * frame.height / n)
@@ -298,7 +298,7 @@ def _branch_heights(heights: Floats) -> tuple[Floats, bool]:
     return np.where(heights > 0, np.log(np.maximum(heights, floor) / floor) + 0.3, 0.0), True
 
 
-def _norm(values: npt.NDArray[Any], metric: str) -> tuple[Normalize, bool]:
+def colour_norm(values: npt.NDArray[Any], metric: str) -> tuple[Normalize, bool]:
     """Return the colour scale, and whether zeros are drawn at its lower end."""
     finite = values[np.isfinite(values)]
     if metric == "cossim":
@@ -313,7 +313,9 @@ def _norm(values: npt.NDArray[Any], metric: str) -> tuple[Normalize, bool]:
     return Normalize(0.0, high), False
 
 
-def _annotations(matrix: DistanceMatrix) -> npt.NDArray[Any]:
+def cell_texts(matrix: DistanceMatrix) -> npt.NDArray[Any]:
+    """Return what is written in each cell: three digits, ~ before an estimate, nothing of a gap."""
+
     def text(value: float, source: str) -> str:
         if np.isnan(value):
             return ""

@@ -7,6 +7,7 @@ output; `megasim demo` was run in FOLDER before.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.answers.notebooks import executed, notebook_tools
+from tests.browser import open_browser
 from tests.exchange.merged_models import merged, store_of
 from tests.small_sd import TEXT, UNET, VAE, StateDict, cast, small_sd, trained
 
@@ -82,6 +84,41 @@ def test_answers_show_themselves_and_are_short_in_words(folder: Path) -> None:
         text = output["data"]["text/plain"]
         assert text.startswith("<")
         assert len(text) < 200
+
+
+def test_matrices_maps_and_trees_are_pictures_that_answer(folder: Path) -> None:
+    pytest.importorskip("bokeh", reason="install the extra interactive")
+    first = "import megasim\nstore = megasim.open_store('demo/demo.duckdb', 'read')"
+    cells = [first, "store.matrix('unet')", "store.map('unet')", "store.lineage('unet')"]
+    shown = executed(cells, folder)[1:]
+    with open_browser() as browser:
+        for number, (output,) in enumerate(shown):
+            page = folder / f"shown-{number}.html"
+            page.write_text(f"<!doctype html>{output['data']['text/html']}", encoding="utf-8")
+            visit = browser.visit(page)
+            inner = "document.querySelector('iframe').contentDocument.querySelector('.picture')"
+            for _ in range(200):
+                if drawn := browser.run(f"return {inner}?.dataset.drawn"):
+                    break
+                time.sleep(0.05)
+            assert drawn == "yes"
+            assert not visit.requests
+
+
+def test_without_bokeh_they_are_tables_and_figures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from megasim.errors import MissingExtraError
+    from megasim.workspace import open_store
+
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    with open_store(folder / "demo" / "demo.duckdb", "read") as store:
+        matrix = store.matrix("unet")
+        assert "<table" in matrix._repr_html_()
+        for drawn in (store.map("unet"), store.lineage("unet")):
+            assert "data:image/png" in drawn._repr_html_()
+        with pytest.raises(MissingExtraError, match=r"pip install 'megasim\[interactive\]'"):
+            matrix.interactive()
 
 
 def test_a_store_that_is_closed_shows_that(folder: Path) -> None:
