@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from megasim.errors import MegasimError, printable
 from megasim.resources import package_path
+from megasim.serve.api import ROUTERS
 from megasim.serve.pages import PAGES
 from megasim.serve.problems import NotModified, Refusal, as_megasim_error, problem
 from megasim.serve.security import Security
@@ -56,6 +57,8 @@ def app_of(service: Service) -> FastAPI:
     service.navigation = [(path, title) for path, title, _ in PAGES if title]
     for _, _, router in PAGES:
         app.include_router(router, include_in_schema=False)
+    for api in ROUTERS:
+        app.include_router(api)
     app.get("/", include_in_schema=False)(_first_page)
     app.get("/healthz", include_in_schema=False)(_health)
     app.mount("/static", StaticFiles(directory=package_path("serve", "static")), "static")

@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -67,29 +67,35 @@ def table_response(
     name: str,
     headers: dict[str, str] | None = None,
     beside: dict[str, Any] | None = None,
+    after: Callable[[], dict[str, Any]] = dict,
 ) -> Response:
     """Return a table, streamed batch by batch.
 
     Args:
         name: of the file that a browser keeps it as, without its ending.
-        beside: what JSON says beside the rows.
+        beside: what JSON says before the rows.
+        after: returns what JSON says after them, once they are read.
     """
     given = dict(headers or {})
     if format in ("csv", "parquet"):
         given["content-disposition"] = f'attachment; filename="{_file_name(name)}.{format}"'
-    parts = {"json": json_parts, "csv": csv_parts, "arrow": arrow_parts, "parquet": parquet_parts}
-    content = (
-        json_parts(batches, schema, beside or {})
-        if format == "json"
-        else cast(Any, parts[format])(batches, schema)
-    )
+    content: Iterator[str] | Iterator[bytes]
+    if format == "json":
+        content = json_parts(batches, schema, beside or {}, after)
+    elif format == "csv":
+        content = csv_parts(batches, schema)
+    else:
+        content = (arrow_parts if format == "arrow" else parquet_parts)(batches, schema)
     return StreamingResponse(content, headers=given, media_type=MEDIA_TYPES[format])
 
 
 def json_parts(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, beside: dict[str, Any]
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    beside: dict[str, Any],
+    after: Callable[[], dict[str, Any]] = dict,
 ) -> Iterator[str]:
-    """Yield a table as an object: `columns`, `rows` as a list of objects, and what is beside it.
+    """Yield a table as an object: `columns`, `rows` as a list of objects, and what is beside them.
 
     NULL, NaN and infinities are null.
     """
@@ -101,7 +107,7 @@ def json_parts(
         if rows:
             yield ("\n" if first else ",\n") + ",\n".join(rows)
             first = False
-    yield "\n]}\n"
+    yield "\n]" + "".join(f", {json_text(k)}: {json_text(v)}" for k, v in after().items()) + "}\n"
 
 
 def csv_parts(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[str]:

@@ -24,6 +24,9 @@ from megasim.store.statements import statement
 from megasim.store.versions import leave_old_rows_out
 from megasim.store.writer_lock import when_free, writer_lock
 
+# How much of the disk queries may use for what does not fit into memory.
+_TEMPORARY_BYTES = 8 << 30
+
 
 class StoreOwner:
     """The one connection of a process to a store, out of which readers and writers get theirs."""
@@ -35,10 +38,15 @@ class StoreOwner:
         memory: int | None = None,
         threads: int | None = None,
         wait: float = DEFAULT_WAIT,
+        uploads: Path | None = None,
     ) -> None:
         """Open a store to write, for as long as this is there.
 
+        From then on the database reads and writes no file but the store, and those in `uploads`,
+        whatever a query says.
+
         Args:
+            uploads: a folder whose files may be read.
             memory: bytes that all queries together may use before they spill to disk.
             threads: how many threads one query may use.
             wait: seconds to wait for other processes.
@@ -59,6 +67,7 @@ class StoreOwner:
             self._held.close()
             raise
         self._held.callback(self._connection.close)
+        self._forbid_files(uploads)
         self.job_lock = threading.RLock()
         self._revision_lock = threading.Lock()
         self._revision = 0
@@ -76,9 +85,19 @@ class StoreOwner:
         """Close the store, and let other processes have it."""
         self._held.close()
 
+    def _forbid_files(self, uploads: Path | None) -> None:
+        run = self._connection.execute
+        run(statement("limit_temporary_files").replace("{bytes}", str(_TEMPORARY_BYTES)))
+        if uploads is not None:
+            run(statement("allow_uploads"), {"folder": str(uploads)})
+        for name in ("forbid_files", "allow_query_limits", "lock_settings"):
+            run(statement(name))
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Return a connection of its own to the open store, for one thread at a time."""
-        return self._connection.cursor()
+        cursor = self._connection.cursor()
+        cursor.execute(statement("see_no_variables"))
+        return cursor
 
     def reading(self) -> Store:
         """Return the store as it is now, to read; close it soon, since it keeps old rows alive."""
@@ -205,6 +224,8 @@ class OwnedLease:
                 with suppress(duckdb.Error):
                     connection.rollback()
                 connection.close()
+                if self.mode != "read":
+                    self._owner.saved()
 
     def __repr__(self) -> str:
         return f"<{self.mode} {printable(self.path, 200)}>"
