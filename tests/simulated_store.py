@@ -23,7 +23,7 @@ from megasim.fingerprint.sketch import sketch_length
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.store.batches import pair_table
 from megasim.store.model_tables import shape_text
-from megasim.store.rows import Model, Store
+from megasim.store.rows import HeldModel, Model, Store
 
 SHARED = {"text_encoder": 3, "vae_encoder": 2, "vae_decoder": 4, "vae_quant": 4}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -93,7 +93,7 @@ def simulate_store(
                 fingerprint_version=FINGERPRINT_VERSION,
                 sketch_size=sketch_size or None,
             )
-            store.save_model(model, [])
+            store.save_model(HeldModel(model))
         with store.transaction():
             for number in range(len(names)):
                 new = is_new[number]

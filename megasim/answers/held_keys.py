@@ -129,8 +129,7 @@ def keys_of_file(path: Path, *, executor: Executor, progress: Progress = NO_PROG
 
 def _keys_of_part(held: HeldModel, is_further: bool) -> Iterable[HeldKey]:
     place = f"{held.model.part}/" if is_further else ""
-    for tensor in held.tensors:
-        told = tensor.fingerprint
+    for tensor, told in zip(held.tensors, held.prints or (), strict=True):
         yield HeldKey(
             key=place + " + ".join(tensor.sources),
             canonical_key=place + tensor.canonical_key,

@@ -143,7 +143,8 @@ def nearest_to_file(
     from megasim.estimate.nearest import nearest_to_outsider
     from megasim.ingest.files import fingerprint_checkpoint
 
-    seen, tensors = fingerprint_checkpoint(store, path, executor=executor, progress=progress)
+    seen = fingerprint_checkpoint(store, path, executor=executor, progress=progress)
     # its name may be taken; the path is not a name that a model has
-    with store.looking_at(replace(seen, name=str(seen.path)), tensors) as outsider:
+    model = replace(seen.model, name=str(seen.model.path))
+    with store.looking_at(replace(seen, model=model)) as outsider:
         return nearest_to_outsider(store, outsider, components, k=k, progress=progress)

@@ -43,7 +43,7 @@ def parse_json(text: bytes, max_values: int = _MAX_VALUES) -> JSON:
             parse_constant=_refuse,
             parse_float=_finite,
         )
-        if b"\\ud" in text.lower():
+        if b"\\ud" in text or b"\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None

@@ -70,18 +70,18 @@ def _check(
     if not path.exists():
         return fault("its file is gone")
     try:
-        again, tensors = fingerprint_checkpoint(
+        again = fingerprint_checkpoint(
             store, path, executor=executor, part=model.part, progress=progress
         )
     except MegasimError as error:
         return fault(f"its file cannot be read: {error.message}")
-    if again.identity != model.identity:
+    if again.model.identity != model.identity:
         return fault("its file changed since it was fingerprinted: ingest it again")
     stored = {row[0]: row[1:] for row in store.rows("contents_under_keys", id=model.id)}
     wrong: dict[str, int] = {}
-    for tensor in tensors:
+    for tensor, found in zip(again.tensors, again.prints or (), strict=True):
         here = stored.pop(tensor.canonical_key, None)
-        computed = tuple(getattr(tensor.fingerprint, name) for name in _HASHES)
+        computed = tuple(getattr(found, name) for name in _HASHES)
         if here is not None and computed != here[1:]:
             wrong[tensor.canonical_key] = here[0]
     if wrong:

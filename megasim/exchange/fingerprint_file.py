@@ -8,7 +8,7 @@ cannot be.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,19 @@ from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.errors import CheckpointError, MegasimError, NoAnswerError, UsageError, printable
 from megasim.estimate.pairs import check_current
 from megasim.fingerprint.sketch import LENGTH_FACTORS
-from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, FINGERPRINT_VERSION, Fingerprint
+from megasim.fingerprint.table import Fingerprint, FingerprintTable
+from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, FINGERPRINT_VERSION
 from megasim.output_files import parquet_file
 from megasim.store.batches import table_of
-from megasim.store.rows import Model, ModelTensor, Store
+from megasim.store.rows import HeldModel, Model, ModelTensor, Store
 
 FORMAT_VERSION = 1
+
+# What of a tensor comes before its fingerprint, in the statement that reads a file.
+_KEY_COLUMNS = (
+    *("sources", "transposed", "canonical_key", "canonical_shape", "shape", "component"),
+    *("block", "role"),
+)
 
 _COLUMNS = {
     **dict.fromkeys(("model", "family", "variant", "layout"), "VARCHAR"),
@@ -148,10 +155,13 @@ def import_fingerprints(store: Store, path: Path) -> ImportResult:
     known = {model.name: model for model in store.models()}
     for name, family, variant, layout in store.rows("fingerprint_file_models", path=str(path)):
         rows = store.rows("fingerprint_file_tensors", path=str(path), model=name)
-        tensors = _with_natures([_model_tensor(row) for row in rows])
+        prints = [_fingerprint(row[len(_KEY_COLUMNS) :]) for row in rows]
+        tensors = _tensors(rows, prints)
         shown = printable(name, 80)
         if name in known:
-            contents = {(t.canonical_key, t.fingerprint.content_hash) for t in tensors}
+            contents = {
+                (t.canonical_key, p.content_hash) for t, p in zip(tensors, prints, strict=True)
+            }
             if contents <= set(store.rows("contents_of_model", id=known[name].id)):
                 result.left_out.append(f"{shown}: is known with the same contents.")
             else:
@@ -173,7 +183,7 @@ def import_fingerprints(store: Store, path: Path) -> ImportResult:
             fingerprint_version=FINGERPRINT_VERSION,
             sketch_size=size,
         )
-        store.save_model(model, tensors)
+        store.save_model(HeldModel(model, tensors, FingerprintTable.of(prints)))
         result.models.append(name)
         components = sorted({tensor.component for tensor in tensors})
         result.imported.append(
@@ -246,28 +256,35 @@ def _check_versions(store: Store, path: Path, versions: Mapping[str, str]) -> in
     return int(text)
 
 
-def _model_tensor(row: Sequence[Any]) -> ModelTensor:
-    sources, transposed, key, canonical_shape, shape, component, block, role, *values = row
+def _fingerprint(values: Sequence[Any]) -> Fingerprint:
     # a file has no profiles, the last two fields
     said = dict(zip([f.name for f in fields(Fingerprint)][:-2], values, strict=True))
     said["sketch"] = np.asarray(said["sketch"], dtype=np.float32)
-    return ModelTensor(
-        sources=tuple(sources),
-        transposed=transposed,
-        canonical_key=key,
-        canonical_shape=_sizes(canonical_shape.split("x") if canonical_shape else ()),
-        shape=_sizes(shape),
-        component=component,
-        block=block,
-        role=role,
-        fingerprint=Fingerprint(**said),
-    )
+    return Fingerprint(**said)
 
 
-def _with_natures(tensors: Sequence[ModelTensor]) -> list[ModelTensor]:
+def _tensors(rows: Sequence[Sequence[Any]], prints: Sequence[Fingerprint]) -> list[ModelTensor]:
     """Return the tensors of one model, each with its nature: files do not say it."""
-    natures = key_natures({t.sources[0]: (t.shape, t.fingerprint.dtype) for t in tensors})
-    return [replace(t, nature=natures[t.sources[0]]) for t in tensors]
+    keys = [dict(zip(_KEY_COLUMNS, row, strict=False)) for row in rows]
+    shapes = [_sizes(key["shape"]) for key in keys]
+    natures = key_natures(
+        {key["sources"][0]: (shape, print_.dtype)
+         for key, shape, print_ in zip(keys, shapes, prints, strict=True)}
+    )  # fmt: skip
+    return [
+        ModelTensor(
+            sources=tuple(key["sources"]),
+            transposed=key["transposed"],
+            canonical_key=key["canonical_key"],
+            canonical_shape=_sizes(filter(None, key["canonical_shape"].split("x"))),
+            shape=shape,
+            component=key["component"],
+            block=key["block"],
+            role=key["role"],
+            nature=natures[key["sources"][0]],
+        )
+        for key, shape in zip(keys, shapes, strict=True)
+    ]
 
 
 def _sizes(values: Iterable[Any]) -> tuple[int, ...]:

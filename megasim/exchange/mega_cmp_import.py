@@ -22,7 +22,7 @@ from megasim.exchange.mega_cmp_zeros import ZeroVerdict, judge_zeros
 from megasim.matrix.distance_matrix import Floats
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.batches import pair_table
-from megasim.store.rows import Model, Pair, Store
+from megasim.store.rows import HeldModel, Model, Pair, Store
 from megasim.wording.sentences import counted
 
 # The components of version 2 by the names they have there.
@@ -121,7 +121,7 @@ class _Import:
             order = list(before)
         for name in order:
             if name not in self.ids:
-                self.ids[name] = self.store.save_model(Model(name, source="imported"), ())
+                self.ids[name] = self.store.save_model(HeldModel(Model(name, source="imported")))
                 self.result.models.append(name)
         return readable
 

@@ -62,7 +62,7 @@ def fold_sketches(
 @lru_cache(maxsize=8)
 def _fold_of(
     keys: tuple[str, ...], shapes: tuple[str, ...], lengths: tuple[int, ...]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int8]]:
     """Return the places and the signs of all numbers of some sketches, one after another."""
     seeds = [
         int.from_bytes(blake3(f"fold {FOLD_VERSION} {k} {s} {n}".encode()).digest(8), "little")
@@ -74,8 +74,8 @@ def _fold_of(
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)
-    signs = 1 - 2 * (z >> np.uint64(63)).astype(np.float32)
-    return (z & np.uint64(LENGTH - 1)).astype(np.intp), signs
+    signs = 1 - 2 * (z >> np.uint64(63)).astype(np.int8)
+    return (z & np.uint64(LENGTH - 1)).astype(np.uint16), signs
 
 
 def _runs(lengths: Sequence[int]) -> list[slice]:

@@ -7,9 +7,9 @@ small tensors, Python's share is a few microseconds each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,9 @@ from megasim.fingerprint.batches import (
     is_small,
     piece_elements,
 )
-from megasim.fingerprint.profile import NO_NORMS, Norms
 from megasim.fingerprint.sketch import plan_folding, sign_windows
 from megasim.fingerprint.stored_bytes import stored_hash
+from megasim.fingerprint.table import HASHES, FingerprintTable
 from megasim.kernels import loops, state
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.machine_code import prepare
@@ -39,39 +39,18 @@ from megasim.kernels.state import (
     PASSES,
     TILE,
     At,
+    Counts,
     Digests,
     Doubles,
     Jobs,
     Kept,
     Scratch,
-    Singles,
     Sums,
 )
 
 _DIGEST_BYTES = 8 * PASSES
 # Follows the digests of a uint64 tensor that int64 could not hold: else 2⁶⁴ − 1 would be −1.
 _BEYOND_INT64 = b"unsigned"
-
-
-class Walked(NamedTuple):
-    """What a walk found of one tensor.
-
-    Attributes:
-        content_hash: 64 hex digits. hashes: of the numbers in each precision, 32 hex digits, by
-            the names of `Digests`.
-        moments, counts: rows of `Sums`.
-        is_one_value: whether all elements have the same bits.
-        sketch, row_norms, column_norms: of a tensor without NaN and inf; else of no meaning.
-    """
-
-    content_hash: str
-    hashes: dict[str, str]
-    moments: list[float]
-    counts: list[int]
-    is_one_value: bool
-    sketch: Singles
-    row_norms: Norms
-    column_norms: Norms
 
 
 class Walker:
@@ -109,24 +88,34 @@ class Walker:
         self._words = prepare(self._buffer.view(np.uint64))
         self._arenas = _Arenas()
 
-    def walk(self, reader: TensorReader, refs: Sequence[TensorRef]) -> Iterator[tuple[int, Walked]]:
-        """Yield what was found of each tensor, with its place in `refs`, in any order.
+    def walk(self, reader: TensorReader, refs: Sequence[TensorRef]) -> FingerprintTable:
+        """Return the fingerprints of some tensors, in order.
 
         Raises CheckpointError when a tensor cannot be read.
         """
+        extents = [extent_of(ref.shape, ref.dtype, self.sketch_size) for ref in refs]
+        table = FingerprintTable(
+            [ref.dtype for ref in refs],
+            [e.numel for e in extents],
+            [e.sketch_length for e in extents],
+            [e.rows for e in extents],
+            [e.columns for e in extents],
+        )
         small = []
-        for i, ref in enumerate(refs):
-            extent = extent_of(ref.shape, ref.dtype, self.sketch_size)
+        for i, (ref, extent) in enumerate(zip(refs, extents, strict=True)):
             if is_small(extent, ref.dtype):
                 small.append(i)
             else:
-                yield i, self._walk_large(reader, ref, extent)
+                self._walk_large(reader, ref, extent, table, i)
         for batch in batches(refs, small, self.sketch_size, self._buffer.nbytes):
-            yield from zip(batch.places, self._walk_batch(reader, batch), strict=True)
+            self._walk_batch(reader, batch, table)
+        return table
 
     # One large tensor
 
-    def _walk_large(self, reader: TensorReader, ref: TensorRef, extent: Extent) -> Walked:
+    def _walk_large(
+        self, reader: TensorReader, ref: TensorRef, extent: Extent, table: FingerprintTable, i: int
+    ) -> None:
         jobs = self._jobs([ref.dtype], [extent])
         job = jobs[0]
         content = blake3(extent.title)
@@ -150,25 +139,22 @@ class Walker:
             for name, stream in streams.items():
                 stream.update(self._digest_bytes[name][:end])
         self._finish(jobs)
-        counts = self._arenas.counts[0].tolist()
-        if counts[state.BEYOND_INT64]:
+        if self._arenas.counts[0, state.BEYOND_INT64]:
             streams["integer"].update(_BEYOND_INT64)
-        hashes = {name: stream.hexdigest(16) for name, stream in streams.items()}
-        moments = self._arenas.moments[0].tolist()
-        stored = stored_hash(reader, ref) if ref.is_decoded else content.hexdigest()
-        return self._walked(job.tolist(), stored, hashes, moments, counts, is_one_value)
+        stored = bytes.fromhex(stored_hash(reader, ref)) if ref.is_decoded else content.digest()
+        self._save(table, [i], jobs, [is_one_value], [stored], lambda _, name: streams[name])
 
     # Many small tensors
 
-    def _walk_batch(self, reader: TensorReader, batch: Batch) -> Iterator[Walked]:
+    def _walk_batch(self, reader: TensorReader, batch: Batch, table: FingerprintTable) -> None:
         data = self._buffer.view(np.uint8)
         batch.read(reader, data)
         memory = data.data
         # before the walk, which may make −0 a 0 where it lies
         contents = [
-            stored_hash(reader, ref)
+            bytes.fromhex(stored_hash(reader, ref))
             if ref.is_decoded
-            else blake3(extent.title).update(memory[begin : begin + extent.nbytes]).hexdigest()
+            else blake3(extent.title).update(memory[begin : begin + extent.nbytes]).digest()
             for ref, extent, begin in zip(batch.refs, batch.extents, batch.begins, strict=True)
         ]
         dtypes = [ref.dtype for ref in batch.refs]
@@ -188,19 +174,16 @@ class Walker:
                     one_values[i] = bool((raw == raw[:1]).all())
             self._take(dtype, jobs[chosen], raws)
         self._finish(jobs)
-        moments = self._arenas.moments[: len(dtypes)].tolist()
-        counts = self._arenas.counts[: len(dtypes)].tolist()
-        for i, (job, count) in enumerate(zip(jobs.tolist(), tiles.tolist(), strict=True)):
-            extent = batch.extents[i]
-            first = job[At.DIGEST] * _DIGEST_BYTES
-            end = first + count * _DIGEST_BYTES
-            hashes = {}
-            for name, title in extent.streams:
-                digest = bytes(self._digest_bytes[name][first:end])
-                if name == "integer" and counts[i][state.BEYOND_INT64]:
-                    digest += _BEYOND_INT64
-                hashes[name] = blake3(title + digest).hexdigest(16)
-            yield self._walked(job, contents[i], hashes, moments[i], counts[i], one_values[i])
+        firsts = (jobs[:, At.DIGEST] * _DIGEST_BYTES).tolist()
+        ends = ((jobs[:, At.DIGEST] + tiles) * _DIGEST_BYTES).tolist()
+        beyond = self._arenas.counts[: len(dtypes), state.BEYOND_INT64].tolist()
+        titles = [dict(extent.streams) for extent in batch.extents]
+
+        def stream(i: int, name: str) -> blake3:
+            digest = titles[i][name] + bytes(self._digest_bytes[name][firsts[i] : ends[i]])
+            return blake3(digest + _BEYOND_INT64 if name == "integer" and beyond[i] else digest)
+
+        self._save(table, batch.places, jobs, one_values, contents, stream)
 
     # Both
 
@@ -262,26 +245,49 @@ class Walker:
         """Make the sketches and profiles, after all pieces were taken."""
         loops.finish_walks(prepare(jobs), self._arenas.sums, self._arenas.kept)
 
-    def _walked(
+    def _save(
         self,
-        job: list[int],
-        content_hash: str,
-        hashes: dict[str, str],
-        moments: list[float],
-        counts: list[int],
-        is_one_value: bool,
-    ) -> Walked:
-        arenas = self._arenas
-        return Walked(
-            content_hash=content_hash,
-            hashes=hashes,
-            moments=moments,
-            counts=counts,
-            is_one_value=is_one_value and counts[state.VARIES] < 2,
-            sketch=arenas.sketch_of(job[At.SKETCH], job[At.SKETCH_LENGTH]),
-            row_norms=arenas.row_norms_of(job[At.ROW], job[At.ROWS]),
-            column_norms=arenas.column_norms_of(job[At.COLUMN], job[At.COLUMNS]),
-        )
+        table: FingerprintTable,
+        places: Sequence[int],
+        jobs: Jobs,
+        is_one_value: Sequence[bool],
+        contents: Sequence[bytes],
+        stream: Callable[[int, str], blake3],
+    ) -> None:
+        """Write what a walk found of some tensors into their rows of the table.
+
+        Args:
+            places: the rows, one for each of the jobs.
+            contents: their content hashes.
+            stream: gives the hash of the numbers of the i-th in a precision.
+        """
+        arenas, count = self._arenas, len(places)
+        counts = arenas.counts[:count]
+        one_value = np.array(is_one_value) & (counts[:, state.VARIES] < 2)
+        arenas.save(table, places, jobs)
+        table.take_sums(places, arenas.moments[:count], counts, one_value)
+        hashes = []
+        for i, narrowest in enumerate(_narrowest(counts)):
+            half, bfloat16 = (stream(i, name).digest(16) for name in ("half", "bfloat16"))
+            known = {"half": half, "bfloat16": bfloat16}
+            value = known.get(narrowest) or stream(i, narrowest).digest(16)
+            hashes.append(contents[i] + value + half + bfloat16)
+        together = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(count, -1)
+        where, begin = np.array(places, dtype=np.int64), 0
+        for name, size in HASHES.items():
+            table.hashes[name][where] = together[:, begin : begin + size]
+            begin += size
+
+
+def _narrowest(counts: Counts) -> list[str]:
+    """Return the first field of `Digests` whose precision holds all elements exactly, of each."""
+    lost = counts[:, [state.LOST_DOUBLE, state.LOST_SINGLE]] != 0
+    fits = counts[:, [state.LOST_HALF, state.LOST_BFLOAT16]] == 0
+    conditions = [lost[:, 0], lost[:, 1], fits[:, 0], fits[:, 1]]
+    found: list[str] = np.select(
+        conditions, ["integer", "double", "half", "bfloat16"], "single"
+    ).tolist()
+    return found
 
 
 class _Arenas:
@@ -324,16 +330,20 @@ class _Arenas:
         )
         self.sums, self.kept = prepare(self._sums), prepare(self._kept)
 
-    def sketch_of(self, first: int, length: int) -> Singles:
-        return self._kept.sketch[first : first + length].copy()
-
-    def row_norms_of(self, first: int, count: int) -> Norms:
-        kept = self._kept.row_norms[first : first + count]
-        return kept.copy().view(np.float16) if count else NO_NORMS
-
-    def column_norms_of(self, first: int, count: int) -> Norms:
-        kept = self._kept.column_norms[first : first + count]
-        return kept.copy().view(np.float16) if count else NO_NORMS
+    def save(self, table: FingerprintTable, places: Sequence[int], jobs: Jobs) -> None:
+        """Copy sketches and profiles into their rows of a table."""
+        kept = self._kept
+        for lists, made, first, length in (
+            (table.sketches, kept.sketch, At.SKETCH, At.SKETCH_LENGTH),
+            (table.row_norms, kept.row_norms.view(np.float16), At.ROW, At.ROWS),
+            (table.column_norms, kept.column_norms.view(np.float16), At.COLUMN, At.COLUMNS),
+        ):
+            starts = lists.starts[np.array(places, dtype=np.int64)].tolist()
+            for begin, size, start in zip(
+                jobs[:, first].tolist(), jobs[:, length].tolist(), starts, strict=True
+            ):
+                if size:
+                    lists.values[start : start + size] = made[begin : begin + size]
 
 
 def _signed(word: int) -> int:

@@ -16,7 +16,7 @@ from megasim.ingest.reading import Reading, begin_reading
 from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.representation.opening import open_model
-from megasim.store.rows import HeldModel, Model, ModelTensor, Store
+from megasim.store.rows import HeldModel, Model, Store
 
 
 @dataclass
@@ -115,7 +115,7 @@ def fingerprint_checkpoint(
     part: str | None = None,
     rules: Rules | None = None,
     progress: Progress = NO_PROGRESS,
-) -> tuple[Model, list[ModelTensor]]:
+) -> HeldModel:
     """Return one part of a checkpoint and its fingerprints, and save nothing.
 
     Args:
@@ -137,7 +137,7 @@ def fingerprint_checkpoint(
     try:
         with stoppable():
             (held,) = reading.gather(progress.advance)
-            return held.model, list(held.tensors)
+            return held
     finally:
         progress.finish()
 

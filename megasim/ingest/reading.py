@@ -27,7 +27,8 @@ from megasim.checkpoint.opening import (
     transpose_ref,
 )
 from megasim.fingerprint.stored_bytes import digest_together, digest_unread
-from megasim.fingerprint.tensor import Fingerprint, fingerprint_refs
+from megasim.fingerprint.table import FingerprintTable
+from megasim.fingerprint.tensor import fingerprint_refs
 from megasim.representation.logical import scheme_of
 from megasim.store.rows import BesideRow, HeldModel, Model, ModelTensor, UnreadKey
 from megasim.words import Nature
@@ -54,7 +55,7 @@ class Reading:
     parts: list[CanonicalTensor]
     natures: Mapping[str, str]
     refs: list[TensorRef]
-    futures: list[Future[list[Fingerprint]]]
+    futures: list[Future[FingerprintTable]]
     sizes: list[int]
     unread: list[UnreadKey]
     digests: Future[list[str | None]] | None
@@ -75,10 +76,10 @@ class Reading:
         Args:
             advance: is called with the bytes of each piece that is done.
         """
-        prints: list[Fingerprint] = []
+        tables: list[FingerprintTable] = []
         try:
             for future, size in zip(self.futures, self.sizes, strict=True):
-                prints += future.result()
+                tables.append(future.result())
                 advance(size)
             digests = self.digests.result() if self.digests is not None else []
             beside = [replace(row, digest=future.result()) for row, future in self.beside]
@@ -95,14 +96,16 @@ class Reading:
                 component=part.component,
                 block=part.block,
                 role=part.role,
-                fingerprint=fingerprint,
                 nature=self.natures[part.sources[0]],
                 representation=scheme_of(ref),
             )
-            for part, ref, fingerprint in zip(self.parts, self.refs, prints, strict=True)
+            for part, ref in zip(self.parts, self.refs, strict=True)
         ]
         unread = [replace(k, digest=d) for k, d in zip(self.unread, digests, strict=True)]
-        return HeldModel(self.model, tensors, unread, self.tied, beside)
+        # of many tensors this is much, and saving them takes room of its own
+        self.parts, self.refs, self.futures = [], [], []
+        prints = FingerprintTable.joined(tables)
+        return HeldModel(self.model, tensors, prints, unread, self.tied, beside)
 
 
 def begin_reading(

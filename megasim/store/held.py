@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megasim.words import PartRole
 
 if TYPE_CHECKING:
-    from megasim.fingerprint.tensor import Fingerprint
+    from megasim.fingerprint.table import FingerprintTable
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Model:
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """One key of a model and the fingerprint of what it holds.
+    """One key of a model; what it holds stands in the same row of `HeldModel.prints`.
 
     `representation` is how its bytes stand for the values: "plain", or the name of a scheme.
     """
@@ -56,7 +56,6 @@ class ModelTensor:
     component: str
     block: str | None
     role: str | None
-    fingerprint: Fingerprint
     nature: str | None = None
     representation: str = "plain"
 
@@ -95,12 +94,14 @@ class BesideRow:
 class HeldModel:
     """A model and all that its state dict holds; `tied`: keys that share another key's tensor.
 
-    Of a second copy of a file nothing is given but `twin_id`, the model in the store that holds the
+    `prints` are the fingerprints of `tensors`, in their order; None where there are none. Of a
+    second copy of a file nothing is given but `twin_id`, the model in the store that holds the
     same; else that is 0.
     """
 
     model: Model
     tensors: Sequence[ModelTensor] = ()
+    prints: FingerprintTable | None = None
     unread: Sequence[UnreadKey] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     beside: Sequence[BesideRow] = ()

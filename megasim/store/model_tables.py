@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from megasim.store.batches import Table, table_of
 from megasim.words import Nature
 
 if TYPE_CHECKING:
-    from megasim.fingerprint.tensor import Fingerprint
-    from megasim.store.held import HeldModel, ModelTensor
+    from megasim.fingerprint.table import FingerprintTable
+    from megasim.store.held import HeldModel
 
 # Models that are saved together, each under its id.
 Saved = Sequence[tuple[int, "HeldModel"]]
@@ -45,21 +46,31 @@ def model_table(models: Saved) -> Table:
     return data
 
 
-def tensor_table(prints: Sequence[tuple[int, Fingerprint, int | None]]) -> Table:
-    """Return fingerprints as rows of the table `tensor`, each under its id, with its version."""
-    columns = ["content_hash", "value_hash", "fp16_hash", "bf16_hash", "dtype", "numel"]
-    columns += ["l1", "l2", "linf", "mean", "std", "kurtosis", "zeros", "nans", "infs"]
-    columns += ["is_constant"]
-    data: dict[str, Any] = {c: [getattr(p, c) for _, p, _ in prints] for c in columns}
-    data["id"] = [tensor_id for tensor_id, _, _ in prints]
-    data["version"] = [version for _, _, version in prints]
-    data["sketch"] = [np.asarray(p.sketch, dtype=np.float32) for _, p, _ in prints]
-    return data
+def tensor_table(
+    ids: Sequence[int], prints: Sequence[tuple[FingerprintTable, int | None, int]]
+) -> Table:
+    """Return fingerprints as rows of the table `tensor`.
+
+    Args:
+        ids: of the contents.
+        prints: for each the table that has it, the version of that, and its row there.
+    """
+    parts = []
+    for _, of_table in itertools.groupby(prints, key=lambda found: id(found[0])):
+        some = list(of_table)
+        parts.append(some[0][0].columns_of([row for *_, row in some]))
+    data: dict[str, Any] = {
+        name: np.concatenate([part[name] for part in parts])
+        if isinstance(values, np.ndarray)
+        else [value for part in parts for value in part[name]]
+        for name, values in parts[0].items()
+    }
+    return {**data, "id": list(ids), "version": [version for _, version, _ in prints]}
 
 
 def profile_table(
-    prints: Iterable[Fingerprint],
-    ids: Mapping[str, int],
+    prints: Sequence[FingerprintTable],
+    ids: Sequence[Sequence[int]],
     known: Iterable[tuple[int, int | None, int | None]],
 ) -> Table:
     """Return profiles as rows of the table `profile`, those not among the known ones.
@@ -67,31 +78,36 @@ def profile_table(
     A content that stands under several shapes has a profile for each pair of lengths.
 
     Args:
-        ids: of the contents, by their hashes.
+        ids: of the contents of each table.
         known: content, rows and columns of profiles that the store has.
     """
     seen = set(known)
     data: dict[str, list[Any]] = {"tensor_id": [], "rows": [], "columns": []}
-    for p in prints:
-        rows, columns = len(p.row_norms) or None, len(p.column_norms) or None
-        place = (ids[p.content_hash], rows, columns)
-        if (rows or columns) and place not in seen:
-            seen.add(place)
-            data["tensor_id"].append(place[0])
-            data["rows"].append(p.row_norms.tobytes() if rows else None)
-            data["columns"].append(p.column_norms.tobytes() if columns else None)
+    for table, contents in zip(prints, ids, strict=True):
+        lengths = (table.row_norms.lengths.tolist(), table.column_norms.lengths.tolist())
+        for i, place in enumerate(zip(contents, *lengths, strict=True)):
+            content, rows, columns = place[0], place[1] or None, place[2] or None
+            if (rows or columns) and (content, rows, columns) not in seen:
+                seen.add((content, rows, columns))
+                data["tensor_id"].append(content)
+                data["rows"].append(table.row_norms[i].tobytes() if rows else None)
+                data["columns"].append(table.column_norms[i].tobytes() if columns else None)
     return data
 
 
-def model_tensor_table(models: Saved, ids: Mapping[str, int]) -> Table:
-    """Return what models hold as rows of the table `model_tensor`; `ids` are of the contents."""
+def model_tensor_table(models: Saved, ids: Sequence[Sequence[int]], some: slice) -> Table:
+    """Return what models hold as rows of the table `model_tensor`, some of the tensors of each.
+
+    Args:
+        ids: of the contents, model by model.
+    """
     columns = ["transposed", "canonical_key", "component", "block", "role", "nature"]
     columns += ["representation"]
-    held = [(model_id, tensor) for model_id, model in models for tensor in model.tensors]
+    held = [(model_id, tensor) for model_id, model in models for tensor in model.tensors[some]]
     tensors = [tensor for _, tensor in held]
     data: dict[str, Any] = {c: [getattr(t, c) for t in tensors] for c in columns}
     data["model_id"] = [model_id for model_id, _ in held]
-    data["tensor_id"] = [ids[t.fingerprint.content_hash] for t in tensors]
+    data["tensor_id"] = [i for of_model in ids for i in of_model[some]]
     data["key"] = [" + ".join(t.sources) for t in tensors]
     data["sources"] = [list(t.sources) for t in tensors]
     data["canonical_shape"] = [shape_text(t.canonical_shape) for t in tensors]
@@ -134,26 +150,31 @@ def fold_table(models: Saved) -> Table:
     """Return the folded sketches of the components of models, as rows of their table."""
     columns = ["model_id", "component", "keys", "sketch", "sketch_version"]
     rows = [
-        (model_id, component, len(held), _fold(held), FOLD_VERSION)
-        for model_id, model in models
-        for component, held in _by_component(model.tensors).items()
+        (model_id, component, len(places), _fold(held, places), FOLD_VERSION)
+        for model_id, held in models
+        for component, places in _by_component(held).items()
     ]
     return table_of(columns, rows)
 
 
-def _by_component(tensors: Iterable[ModelTensor]) -> dict[str, list[ModelTensor]]:
+def _by_component(held: HeldModel) -> dict[str, list[int]]:
     """Return the tensors that are folded together, in the order of their canonical keys."""
-    found: dict[str, list[ModelTensor]] = {}
-    for tensor in sorted(tensors, key=lambda t: t.canonical_key):
-        if tensor.nature in _MEASURED and len(tensor.fingerprint.sketch):
-            found.setdefault(tensor.component, []).append(tensor)
+    found: dict[str, list[int]] = {}
+    if held.prints is None:
+        return found
+    lengths = held.prints.sketches.lengths.tolist()
+    for i in sorted(range(len(held.tensors)), key=lambda i: held.tensors[i].canonical_key):
+        tensor = held.tensors[i]
+        if tensor.nature in _MEASURED and lengths[i]:
+            found.setdefault(tensor.component, []).append(i)
     return found
 
 
-def _fold(tensors: Sequence[ModelTensor]) -> Any:
+def _fold(held: HeldModel, places: Sequence[int]) -> Any:
+    assert held.prints is not None
     fold = fold_sketches(
-        [t.canonical_key for t in tensors],
-        [shape_text(t.canonical_shape) for t in tensors],
-        [t.fingerprint.sketch for t in tensors],
+        [held.tensors[i].canonical_key for i in places],
+        [shape_text(held.tensors[i].canonical_shape) for i in places],
+        [held.prints.sketches[i] for i in places],
     )
     return fold.astype(np.float32)

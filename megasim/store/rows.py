@@ -86,23 +86,23 @@ class Store(Session):
 
     # How models come, move and go
 
-    def save_model(self, model: Model, tensors: Sequence[ModelTensor]) -> int:
+    def save_model(self, held: HeldModel) -> int:
         """Save a model and what it holds in one transaction, and return its id.
 
         A model with an id of its own replaces the one with that id; its pairs are forgotten,
         the distances of the contents stay.
         """
-        return self.save_files([[HeldModel(model, tensors)]])[0][0]
+        return self.save_files([[held]])[0][0]
 
     def save_files(self, files: Sequence[Sequence[HeldModel]]) -> list[list[int]]:
         """Save the state dicts of files in one transaction. See `saving.save_files`."""
         return saving.save_files(self, files)
 
     @contextmanager
-    def looking_at(self, model: Model, tensors: Sequence[ModelTensor]) -> Iterator[int]:
+    def looking_at(self, held: HeldModel) -> Iterator[int]:
         """Hold a model in the store for the length of a block, under an id of its own."""
         with self._lease.rolled_back():
-            yield saving.add_unsealed(self, HeldModel(model, tensors))
+            yield saving.add_unsealed(self, held)
 
     def unsaved(self) -> AbstractContextManager[None]:
         """Change the store for the length of a block, and for it alone."""

@@ -23,10 +23,13 @@ from megasim.store.model_tables import (
 from megasim.store.session import Session
 
 if TYPE_CHECKING:
-    from megasim.fingerprint.tensor import Fingerprint
+    from megasim.fingerprint.table import FingerprintTable
+    from megasim.store.held import Model
 
 # What is noted of a model beside its tensors: each a table of its own.
 _NOTES = {"unread": unread_table, "tied": tied_table, "beside": beside_table}
+# Contents that are handed to the database at a time: it holds a second copy meanwhile.
+_AT_ONCE = 16_384
 # All that is kept of a model, and of pairs of it.
 _OF_MODEL = ("tensors", *_NOTES, "folded")
 _OF_PAIRS = ("pairs", "renames", "renamed_keys", "components", "layers")
@@ -123,9 +126,9 @@ def _save(store: Session, models: Saved) -> None:
     if not models:
         return
     _add_models(store, models)
-    ids = _save_contents(store, models)
-    batch = model_tensor_table(models, ids)
-    if len(batch["key"]):
+    ids = _save_contents(store, [(held.prints, held.model) for _, held in models])
+    for start in range(0, max(map(len, ids)), _AT_ONCE):
+        batch = model_tensor_table(models, ids, slice(start, start + _AT_ONCE))
         store.write("add_model_tensors", tables={"batch": batch})
     for what, table in _NOTES.items():
         notes = table(models)
@@ -140,37 +143,45 @@ def _add_models(store: Session, models: Saved) -> None:
     store.write("add_models", tables={"batch": model_table(models)}, ingested_at=now())
 
 
-def _save_contents(store: Session, models: Saved) -> dict[str, int]:
-    """Save the contents that the store lacks, and return the ids of all by their hashes."""
-    prints: dict[str, tuple[Fingerprint, int | None]] = {}
-    for _, held in models:
-        version = held.model.fingerprint_version
-        found = {t.fingerprint.content_hash: (t.fingerprint, version) for t in held.tensors}
-        for content in sorted(found):
-            prints.setdefault(content, found[content])
-    if not prints:
-        return {}
-    asked = {"content_hash": list(prints), "version": [v for _, v in prints.values()]}
+def _save_contents(
+    store: Session, held: Sequence[tuple[FingerprintTable | None, Model]]
+) -> list[list[int]]:
+    """Save the contents that the store lacks, and return the ids of all, model by model."""
+    tables = [(table, model.fingerprint_version) for table, model in held if table]
+    contents = [table.hex_of("content_hash") for table, _ in tables]
+    found: dict[str, tuple[int, int]] = {}  # content → its table, and its row there
+    for place, hashes in enumerate(contents):
+        rows = dict(zip(hashes, range(len(hashes)), strict=True))
+        for content in sorted(rows):
+            found.setdefault(content, (place, rows[content]))
+    if not found:
+        return [[] for _ in held]
+    versions = [tables[place][1] for place, _ in found.values()]
+    asked = {"content_hash": list(found), "version": versions}
     known = store.rows("known_tensors", tables={"batch": asked})
     ids = {content: int(i) for content, i, _ in known}
-    new = [content for content in prints if content not in ids]
+    new = [content for content in found if content not in ids]
     ((first,),) = store.rows("next_tensor_id")
     ids.update(zip(new, itertools.count(int(first)), strict=False))
     old = [content for content, _, is_current in known if not is_current]
     for name, which in (("add_tensors", new), ("renew_tensors", old)):
-        if which:
-            table = tensor_table([(ids[content], *prints[content]) for content in which])
-            store.write(name, tables={"batch": table})
+        for start in range(0, len(which), _AT_ONCE):
+            some = which[start : start + _AT_ONCE]
+            prints = [(*tables[found[content][0]], found[content][1]) for content in some]
+            batch = tensor_table([ids[content] for content in some], prints)
+            store.write(name, tables={"batch": batch})
+    of_tables = [[ids[content] for content in hashes] for hashes in contents]
     profiles = profile_table(
-        (t.fingerprint for _, held in models for t in held.tensors),
-        ids,
+        [table for table, _ in tables],
+        of_tables,
         store.rows("known_profiles", tables={"batch": {"tensor_id": [i for _, i, _ in known]}})
         if known
         else [],
     )
     if len(profiles["tensor_id"]):
         store.write("add_profiles", tables={"batch": profiles})
-    return ids
+    remaining = iter(of_tables)
+    return [next(remaining) if table else [] for table, _ in held]
 
 
 def _seal(store: Session, model_ids: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from megasim.exchange.mega_cmp_import import import_path
 from megasim.exchange.mega_cmp_names import file_stem, pair_names, read_pair_map
 from megasim.exchange.mega_cmp_reading import read_published
 from megasim.store.matrices import load_matrix
-from megasim.store.rows import Model, Store
+from megasim.store.rows import HeldModel, Model, Store
 from tests.exchange.files import (
     NOVELAI,
     PLAIN,
@@ -81,7 +81,7 @@ def test_the_oldest_form_has_no_err_and_says_nan_in_words(store: Store, tmp_path
 
 def test_a_pair_is_stored_smaller_id_first(store: Store, tmp_path: Path) -> None:
     for name in ("b", "a"):
-        store.save_model(Model(name, source="imported"), ())
+        store.save_model(HeldModel(Model(name, source="imported")))
     import_path(store, pair_file(tmp_path, kv={"k": 3.0}, da=["only_a"], db=["only_b"]))
     found = store.connection.sql(
         "select model_a, model_b, key_a, key_b, status from layer_distances order by canonical_key"
@@ -94,7 +94,7 @@ def test_a_pair_is_stored_smaller_id_first(store: Store, tmp_path: Path) -> None
 
 
 def test_known_models_are_taken(store: Store, tmp_path: Path) -> None:
-    store.save_model(Model("a", source="checkpoint", path="/x/a.ckpt"), ())
+    store.save_model(HeldModel(Model("a", source="checkpoint", path="/x/a.ckpt")))
     result = import_path(store, pair_file(tmp_path, kv={"k": 1.0}))
     assert [(m.name, m.source) for m in store.models()] == [("a", "checkpoint"), ("b", "imported")]
     assert result.models == ["b"]
@@ -118,7 +118,7 @@ def test_importing_twice_changes_nothing_and_an_update_replaces(
 
 
 def test_what_was_compared_here_is_not_replaced(store: Store, tmp_path: Path) -> None:
-    ids = [store.save_model(Model(name), ()) for name in ("a", "b")]
+    ids = [store.save_model(HeldModel(Model(name))) for name in ("a", "b")]
     store.connection.execute(
         "insert into component_distance by name select $1 as model_a, $2 as model_b, 'unet' as "
         "component, 'exact' as source, false as unproven, 3.0 as l2, 4 as keys_compared",
@@ -147,7 +147,7 @@ def test_layers_win_over_matrices_whichever_comes_first(store: Store, tmp_path: 
 
 
 def test_estimates_give_way(store: Store, tmp_path: Path) -> None:
-    ids = [store.save_model(Model(name), ()) for name in ("x", "y")]
+    ids = [store.save_model(HeldModel(Model(name))) for name in ("x", "y")]
     store.connection.execute(
         "insert into component_distance by name select $1 as model_a, $2 as model_b, "
         "unnest(['unet', 'vae']) as component, 'estimated' as source, false as unproven, 3.0 as l2",

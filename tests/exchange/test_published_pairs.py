@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from megasim.exchange.mega_cmp_import import import_path
-from megasim.store.rows import Model, Store
+from megasim.store.rows import HeldModel, Model, Store
 from tests.exchange.files import (
     NOVELAI,
     PLAIN,
@@ -181,6 +181,6 @@ def test_a_name_of_two_files_is_told(store: Store, shared: Path) -> None:
 def test_a_name_of_two_files_is_the_checkpoint_that_ingest_took_it_for(
     store: Store, shared: Path
 ) -> None:
-    store.save_model(Model("sd14.sd-v1-4"), ())
+    store.save_model(HeldModel(Model("sd14.sd-v1-4")))
     import_path(store, shared / "published" / "v1" / "sd2_sd14_sd21.json")
     assert [m.name for m in store.models()] == ["sd14.sd-v1-4", "sd21"]

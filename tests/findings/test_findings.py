@@ -17,7 +17,7 @@ from megasim.findings.identity import Counts
 from megasim.findings.overview import findings_report
 from megasim.findings.pair_sentences import model_verdict, pair_sentences
 from megasim.findings.verdicts import Finding, FindingsReader, chosen_pairs, pair_findings
-from megasim.store.rows import Model, Store
+from megasim.store.rows import HeldModel, Model, Store
 from megasim.words import Source, Verdict
 from tests.simulated_store import model_names, simulate_store
 from tests.small_sd import (
@@ -70,7 +70,7 @@ def store(tmp_path_factory: pytest.TempPathFactory):
     path = compared_store(folder, {**files, "evil": evil})
     with Store(path, "write") as opened:
         opened.rename_model(opened.model_ids(["evil"])["evil"], HOSTILE)
-        opened.save_model(Model("stranger", source="imported"), ())
+        opened.save_model(HeldModel(Model("stranger", source="imported")))
         opened.add_groups({"halves": [(1, 2), (1, 3)]})
         yield opened
 

@@ -19,7 +19,8 @@ from megasim.checkpoint.tensors import TensorReader, TensorRef, fuse_refs
 from megasim.errors import CheckpointError
 from megasim.fingerprint import batches
 from megasim.fingerprint import tensor as module
-from megasim.fingerprint.tensor import Fingerprint, fingerprint_refs, fingerprint_tensor
+from megasim.fingerprint.table import Fingerprint
+from megasim.fingerprint.tensor import fingerprint_refs, fingerprint_tensor
 from megasim.kernels.state import TILE
 from tests.raw_tensors import DTYPES, INTEGERS, tensors, values, write_raw
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from megasim.fingerprint import batches, profile
 from megasim.fingerprint.profile import absolute_norms
-from megasim.fingerprint.tensor import Fingerprint, fingerprint_refs
+from megasim.fingerprint.table import Fingerprint
+from megasim.fingerprint.tensor import fingerprint_refs
 from megasim.kernels.state import TILE
 from tests.raw_tensors import DTYPES, tensors, values, write_raw
 
