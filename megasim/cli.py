@@ -44,6 +44,7 @@ COMMANDS = {
     "lineage": "lineage",
     "recipe": "lineage",
     "direction": "lineage",
+    "adapter": "adapters",
     "report": "findings",
     "sql": "store",
     "import": "exchange",

@@ -26,9 +26,11 @@ from megasim.anatomy.rules import (
 from megasim.errors import printable
 
 __all__ = [
+    "CanonicalPlace",
     "CanonicalTensor",
     "ModelAnatomy",
     "Rules",
+    "canonical_places",
     "canonical_shape",
     "classify_keys",
     "component_members",
@@ -71,6 +73,22 @@ class CanonicalTensor:
     block: str | None
     role: str | None
     sources: tuple[str, ...]
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalPlace:
+    """Where one key of a file stands in a canonical tensor.
+
+    `part` of `of` along dim 0, in the order of the parts; `transposed` as in `CanonicalTensor`.
+    """
+
+    canonical_key: str
+    component: str
+    block: str | None
+    role: str | None
+    part: int = 1
+    of: int = 1
     transposed: bool = False
 
 
@@ -142,6 +160,45 @@ def classify_keys(shapes: Mapping[str, Shape], rules: Rules | None = None) -> Mo
              ('model.diffusion_model.input_blocks.1.1.proj_in.weight', 'IN01')])
     """
     rules = load_rules() if rules is None else rules
+    family, variant, layout, claims = _claims(shapes, rules)
+    columns = rules.of_family(family)
+    parts = [_part(group, canonical, columns) for canonical, group in _assemble(claims, shapes)]
+    if family == "generic":
+        parts = _without_crowd(parts)
+    return ModelAnatomy(
+        family, variant, layout, tuple(sorted(parts, key=lambda part: part.canonical_key))
+    )
+
+
+def canonical_places(
+    shapes: Mapping[str, Shape], rules: Rules | None = None
+) -> tuple[str, dict[str, CanonicalPlace]]:
+    """Return a family, and where in its canonical tensors each key stands; for part of a model.
+
+    Unlike `classify_keys`, it does not ask that all parts of a canonical tensor are there.
+
+    >>> key = "unet/down_blocks.0.attentions.0.proj_in.weight"
+    >>> family, places = canonical_places({key: (320, 320)})
+    >>> places[key].canonical_key
+    'model.diffusion_model.input_blocks.1.1.proj_in.weight'
+    """
+    rules = load_rules() if rules is None else rules
+    family, _, _, claims = _claims(shapes, rules)
+    columns = rules.of_family(family)
+    places = {}
+    for claim in claims:
+        labels = columns.labels(claim.canonical_key, claim.names)
+        part, of = (claim.rule.part, claim.rule.of) if claim.rule else (1, 1)
+        is_turned = claim.rule is not None and claim.rule.transposed
+        component, block, role = labels
+        places[claim.key] = CanonicalPlace(
+            claim.canonical_key, component or "other", block, role, part, of, is_turned
+        )
+    return family, places
+
+
+def _claims(shapes: Mapping[str, Shape], rules: Rules) -> tuple[str, str, str, list[_Claim]]:
+    """Return family, variant and layout, and what the rules say of each key."""
     renamed = {key: _rename(key, rules) for key in shapes}
     layout, names = _normalise(renamed, rules.layouts)
     known = _Keys({name: shapes[key] for key, name in names.items()})
@@ -150,15 +207,9 @@ def classify_keys(shapes: Mapping[str, Shape], rules: Rules | None = None) -> Mo
         family = next((s.name for s in rules.families if known.show(s)), family)
     if family != "generic":
         variant = next((s.name for s in rules.variants if known.show(s)), "")
-
     columns = rules.of_family(family)
     claims = [_claim(key, names[key], shapes, known.shapes, columns) for key in sorted(shapes)]
-    parts = [_part(group, canonical, columns) for canonical, group in _assemble(claims, shapes)]
-    if family == "generic":
-        parts = _without_crowd(parts)
-    return ModelAnatomy(
-        family, variant, layout, tuple(sorted(parts, key=lambda part: part.canonical_key))
-    )
+    return family, variant, layout, claims
 
 
 def _rename(key: str, rules: Rules) -> str:

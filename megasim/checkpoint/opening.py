@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from megasim.checkpoint.adapter_keys import is_adapter, is_factor
 from megasim.checkpoint.contents import (
     BesideTensors,
     FileContents,
@@ -36,7 +37,6 @@ from megasim.checkpoint.folders import (
     walk_foreign,
 )
 from megasim.checkpoint.limits import Limits, limits_in_force, raised_limits
-from megasim.checkpoint.parts import is_low_rank_factor
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import (
     ByteSource,
@@ -47,6 +47,9 @@ from megasim.checkpoint.tensors import (
 )
 from megasim.errors import CheckpointError, ForeignFileError, UsageError, printable
 from megasim.words import PartRole, Unread
+
+# PEFT keeps the strength beside the weights.
+ADAPTER_CONFIG: Final = "adapter_config.json"
 
 __all__ = [
     "JSON",
@@ -63,7 +66,7 @@ __all__ = [
     "default_name",
     "find_checkpoints",
     "fuse_refs",
-    "is_low_rank_factor",
+    "is_factor",
     "open_checkpoint",
     "open_stored",
     "raised_limits",
@@ -220,18 +223,23 @@ def _open_file(path: Path, limits: Limits) -> Checkpoint:
         limits.check("empty_tensors", _count_empty(contents), path)
         identity = identify(source, contents.header)
     main = contents.main
+    metadata = contents.metadata
+    if path.stem.startswith("adapter_model") and (
+        config := read_config(path.parent / ADAPTER_CONFIG)
+    ):
+        metadata = {**metadata, "adapter_config": config}
     return Checkpoint(
         path,
         contents.format,
         main.tensors,
-        contents.metadata,
+        metadata,
         contents.skipped,
         identity,
         identity.size,
         main.unread,
         main.tied,
         "",
-        main.role,
+        PartRole.ADAPTER if is_adapter((*main.tensors, *main.unread)) else main.role,
         contents.others,
         contents.beside,
     )

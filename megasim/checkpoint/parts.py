@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from megasim.checkpoint.adapter_keys import is_factor
 from megasim.checkpoint.contents import SCALAR_LIMIT, shorten, storable
 from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits
 from megasim.checkpoint.pickle_values import Global, Made
@@ -46,11 +47,6 @@ _TEACHER: Final = re.compile(r"teacher|(^|[_.\-])(target|momentum)([_.\-]|$)|^ta
 _DISCRIMINATOR: Final = re.compile(
     r"discriminators?|(^|[_.\-])discs?([_.\-\d]|$)|(^|[_.\-]|net)dis([_.\-\d]|$)"
     r"|^(net_?)?D([_.\-\d]|$)|^net_?d$"
-)
-# PEFT; then kohya's lora and LyCORIS.
-_FACTOR: Final = re.compile(
-    r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b|\.lora_(up|down|mid)\."
-    r"|^lora_\w+\.(alpha|dora_scale)$|\.(hada_w[12]|lokr_w[12])"
 )
 _ADAPTER: Final = re.compile(r"(^|[_.\-])(lora|adapters?)([_.\-]|$)", re.I)
 # Of a normalisation: they are no parameters, and lists of parameters leave them out.
@@ -352,22 +348,9 @@ def _are_alike(a: Mapping[str, Pickled], b: Mapping[str, Pickled]) -> bool:
     return bool(smaller) and 5 * same >= 4 * len(smaller)
 
 
-def is_low_rank_factor(key: str) -> bool:
-    """Whether a key is that of a factor of a low-rank change, or of its scale.
-
-    >>> is_low_rank_factor("base_model.model.h.0.attn.c_attn.lora_A.weight")
-    True
-    >>> is_low_rank_factor("lora_unet_mid_block_attentions_0_proj_in.alpha")
-    True
-    >>> is_low_rank_factor("net.blocks.0.alpha"), is_low_rank_factor("explora_head.weight")
-    (False, False)
-    """
-    return _FACTOR.search(key) is not None
-
-
 def _is_adapter(tensors: Mapping[str, Pickled]) -> bool:
-    """Whether most keys are factors of low rank, as PEFT and kohya name them."""
-    factors = sum(1 for key in tensors if is_low_rank_factor(key))
+    """Whether most keys are factors of the change of a weight."""
+    factors = sum(1 for key in tensors if is_factor(key))
     return 5 * factors >= 4 * len(tensors) > 0
 
 

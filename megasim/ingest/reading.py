@@ -23,7 +23,7 @@ from megasim.checkpoint.opening import (
     TensorRef,
     UnreadTensor,
     fuse_refs,
-    is_low_rank_factor,
+    is_factor,
     transpose_ref,
 )
 from megasim.fingerprint.stored_bytes import digest_together, digest_unread
@@ -181,7 +181,7 @@ def _as_adapter(part: CanonicalTensor) -> CanonicalTensor:
 
     PEFT and kohya call such keys after the layer that they change, which they are not.
     """
-    factors = any(is_low_rank_factor(key) for key in part.sources)
+    factors = any(is_factor(key) for key in part.sources)
     return replace(part, component="adapter", block=None, role=None) if factors else part
 
 

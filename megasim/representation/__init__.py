@@ -1,1 +1,1 @@
-"""Codes and scales → the values that they stand for."""
+"""How bytes stand for values: codes and scales → values; factors → changes of weights."""

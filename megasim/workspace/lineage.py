@@ -11,6 +11,7 @@ from megasim.store.matrices import main_component
 from megasim.workspace.findings import StoreFindings
 
 if TYPE_CHECKING:
+    from megasim.answers.adapters import AdapterAnswer, AdapterPair, AdaptersInModel
     from megasim.answers.lineages import LineageView
     from megasim.exchange.merge_plan import MergePlan
     from megasim.lineage.claims import CheckedClaim
@@ -153,3 +154,41 @@ class StoreLineage(StoreFindings):
             progress=progress,
         )
         return LineageView(**vars(found)), checked
+
+    # Adapters
+
+    def adapter(
+        self,
+        adapter: str | Path,
+        *,
+        base: str | Path | None = None,
+        model: str | Path | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> AdapterAnswer:
+        """Return what an adapter changes, what it is for, and if it is baked into a model.
+
+        See `load_adapter`. All three are files, folders, or models of the store.
+        """
+        from megasim.answers.adapters import load_adapter
+
+        return load_adapter(self.store, adapter, base=base, model=model, progress=progress)
+
+    def adapter_pair(
+        self, a: str | Path, b: str | Path, *, progress: Progress = NO_PROGRESS
+    ) -> AdapterPair:
+        """Return how two adapters stand to each other, as the changes that they make.
+
+        See `compare_adapters`.
+        """
+        from megasim.answers.adapters import compare_adapters, open_named_adapter
+
+        first, second = (open_named_adapter(named, self.store) for named in (a, b))
+        return compare_adapters(first, second, progress=progress)
+
+    def adapters_in(
+        self, model: str, *, base: str | None = None, progress: Progress = NO_PROGRESS
+    ) -> AdaptersInModel:
+        """Return which adapters of the store are baked into a model. See `adapters_in_model`."""
+        from megasim.answers.adapters import adapters_in_model
+
+        return adapters_in_model(self.store, model, base=base, progress=progress)

@@ -1,0 +1,627 @@
+"""What an adapter is: what it changes, which models it is for, where it is baked in; and how it
+stands to another one, as the changes that they make.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from megasim.anatomy.classification import component_title
+from megasim.answers.adapter_baking import Baked, measure_baking
+from megasim.answers.adapter_files import AdapterFile, TouchedLayer, open_adapter
+from megasim.answers.adapter_models import KnownModels, SeenIn, seen_in
+from megasim.answers.adapter_places import Fit, ModelWeights, fit_of, weights_in_file
+from megasim.checkpoint.opening import TensorReader, default_name, open_checkpoint
+from megasim.errors import CheckpointError, NoAnswerError, UsageError, printable
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.representation.adapter_changes import (
+    BadFactors,
+    Change,
+    distance_of,
+    norm_of,
+    product_of,
+    rank_of,
+    stacked,
+)
+from megasim.store.rows import Store
+from megasim.wording.html import html_lines
+from megasim.wording.sentences import counted, four_digits, joined, listed
+from megasim.words import PartRole
+
+# Models that are named in a sentence.
+_MOST_NAMED = 6
+# Parts of a fused weight that are of one height.
+_QUERY_KEY_VALUE = 3
+# Two changes are the same up to rounding below this share of their norm: float32 has 24 bits.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One layer that an adapter changes.
+
+    Attributes:
+        module: its name in the adapter. key: of the weight in a model, as its family calls it.
+        rank: as its factors are wide. found_rank: the rank of the change itself.
+        alpha: as the file says it. scale: what the product of the factors is multiplied by.
+        norm: of the change. The last four are None where the change depends on the weight.
+    """
+
+    module: str
+    key: str
+    component: str
+    block: str | None
+    role: str | None
+    kind: str
+    shape: tuple[int, ...]
+    rank: int
+    found_rank: int | None
+    alpha: float | None
+    scale: float | None
+    norm: float | None
+
+
+@dataclass(frozen=True)
+class AdapterAnswer:
+    """What is known of an adapter.
+
+    Attributes:
+        name, kinds, family: what it is.
+        layers: what it changes.
+        unread: layer or key to why its change is not computed.
+        others: keys that are no part of a change.
+        said: what the file says of its base.
+        fits: how it goes with the models of the store that have most of its layers.
+        seen: where its change is seen in the sketches of two known models.
+        baked: how it is in a model that was asked for.
+        unused_patterns: settings of PEFT that were not applied.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    family: str
+    layers: tuple[LayerView, ...]
+    unread: Mapping[str, str]
+    others: tuple[str, ...]
+    said: Mapping[str, str]
+    fits: tuple[Fit, ...] = ()
+    seen: tuple[SeenIn, ...] = ()
+    baked: Baked | None = None
+    unused_patterns: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<adapter {printable(self.name, 80)}>"
+
+    def _repr_html_(self) -> str:
+        return html_lines(self.sentences())
+
+    @property
+    def norm(self) -> float | None:
+        """Of the whole change; None where a part of it depends on the weights."""
+        norms = [layer.norm for layer in self.layers]
+        known = [norm for norm in norms if norm is not None]
+        return math.sqrt(sum(n * n for n in known)) if len(known) == len(norms) and norms else None
+
+    def sentences(self) -> list[str]:
+        """Return all that is known, a sentence each."""
+        lines = [self._what(), self._strength()]
+        if self.unread:
+            why = Counter(self.unread.values()).most_common(1)[0][0]
+            lines.append(f"not computed: {counted(len(self.unread), 'layer')} ({printable(why)})")
+        if self.others:
+            keys = counted(len(self.others), "key")
+            lines.append(f"beside the change: {keys}, as {listed(self.others, 2)}")
+        if self.unused_patterns:
+            lines.append(
+                f"{counted(len(self.unused_patterns), 'pattern')} of its settings not applied, as "
+                f"{listed(self.unused_patterns, 2)}: the strength of those layers may be another"
+            )
+        if self.said:
+            told = ", ".join(f"{name} {value}" for name, value in self.said.items())
+            lines.append(f"it says of itself: {printable(told, 300)}")
+        if self.fits:
+            lines += self._fit_lines()
+        lines += [seen.sentence() for seen in self.seen]
+        if self.baked is not None:
+            lines.append(self.baked.sentence())
+        return [line for line in lines if line]
+
+    def _what(self) -> str:
+        name = printable(self.name, 80)
+        if not self.layers:
+            return f"{name}: an adapter of which no change is computed"
+        counts = Counter(layer.component for layer in self.layers)
+        places = joined([f"{n} of {component_title(c)}" for c, n in counts.most_common()])
+        of = "" if self.family == "generic" else f" for {self.family}"
+        return (
+            f"{name}: {' and '.join(self.kinds)}{of}, changes "
+            f"{counted(len(self.layers), 'layer')}: {places}"
+        )
+
+    def _strength(self) -> str:
+        ranks = sorted({layer.rank for layer in self.layers if layer.rank})
+        parts = []
+        if ranks:
+            parts.append(f"rank {_range([float(r) for r in ranks])}")
+            less = [y for y in self.layers if y.found_rank is not None and y.found_rank < y.rank]
+            if less:
+                found = [float(y.found_rank or 0) for y in less]
+                parts.append(f"as found {_range(found)} in {counted(len(less), 'layer')}")
+        alphas = sorted({y.alpha for y in self.layers if y.alpha is not None and y.rank})
+        scales = sorted({y.scale for y in self.layers if y.scale is not None and y.rank})
+        if alphas:
+            parts.append(f"alpha {_range(alphas)}")
+        elif ranks:
+            parts.append("alpha not in the file, so taken as the rank")
+        if scales:
+            parts.append(f"strength {_range(scales)}")
+        norm = self.norm
+        if norm is not None:
+            parts.append(f"norm of the change {four_digits(norm)}")
+        return ", ".join(parts)
+
+    def _fit_lines(self) -> list[str]:
+        whole = [fit.model for fit in self.fits if fit.is_whole]
+        lines = []
+        if whole:
+            lines.append(
+                f"fits all its layers: {counted(len(whole), 'known model')}: "
+                f"{listed(whole, _MOST_NAMED)}"
+            )
+        for fit in [f for f in self.fits if not f.is_whole][:_MOST_NAMED]:
+            total = len(fit.placed) + len(fit.missing) + len(fit.mismatched)
+            lines.append(
+                f"fits {len(fit.placed)} of {counted(total, 'layer')} of {printable(fit.model, 80)}"
+                f" ({len(fit.missing)} not there, {len(fit.mismatched)} of another shape)"
+            )
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and strings."""
+        return {
+            "name": self.name,
+            "kinds": list(self.kinds),
+            "family": self.family,
+            "norm": self.norm,
+            "layers": [{**vars(layer), "shape": list(layer.shape)} for layer in self.layers],
+            "unread": dict(self.unread),
+            "others": list(self.others),
+            "said": dict(self.said),
+            "fits": [
+                {
+                    "model": fit.model,
+                    "layers": len(fit.placed),
+                    "missing": list(fit.missing),
+                    "of_another_shape": list(fit.mismatched),
+                }
+                for fit in self.fits
+            ],
+            "seen": [seen.to_json() for seen in self.seen],
+            "baked": self.baked.to_json() if self.baked is not None else None,
+            "sentences": self.sentences(),
+        }
+
+
+def _range(values: Sequence[float]) -> str:
+    """Return one number, or the smallest and the largest of several.
+
+    >>> _range([4.0]), _range([4.0, 0.5])
+    ('4', '0.5 to 4')
+    """
+    low, high = min(values), max(values)
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def describe_adapter(
+    adapter: AdapterFile, known: KnownModels | None = None, baked: Baked | None = None,
+    *, progress: Progress = NO_PROGRESS,
+) -> AdapterAnswer:  # fmt: skip
+    """Return what an adapter is, and how it goes with the models of a store.
+
+    Raises:
+        CheckpointError: its file cannot be read.
+    """
+    layers: list[LayerView] = []
+    unread = dict(adapter.unread)
+    progress.start("Reading the adapter", len(adapter.layers), "layers")
+    try:
+        with TensorReader() as reader:
+            for touched in adapter.layers:
+                try:
+                    layers.append(_view(adapter, touched, reader))
+                except CheckpointError as error:
+                    if not error.key:
+                        raise
+                    unread[touched.module] = error.problem
+                progress.advance(1)
+    finally:
+        progress.finish()
+    fits: tuple[Fit, ...] = ()
+    seen: tuple[SeenIn, ...] = ()
+    if known is not None:
+        fits = known.fits_of(adapter)
+        seen = seen_in(known, adapter, fits, progress=progress)
+    return AdapterAnswer(
+        name=adapter.name,
+        kinds=adapter.kinds,
+        family=adapter.family,
+        layers=tuple(layers),
+        unread=unread,
+        others=adapter.others,
+        said=adapter.said,
+        fits=fits,
+        seen=seen,
+        baked=baked,
+        unused_patterns=adapter.settings.unused,
+    )
+
+
+def _view(adapter: AdapterFile, touched: TouchedLayer, reader: TensorReader) -> LayerView:
+    made = adapter.load(reader, touched)
+    change = None if touched.layer.needs_base else made.change
+    place = touched.place.place
+    kind = str(touched.layer.kind)
+    return LayerView(
+        module=touched.module,
+        key=place.canonical_key,
+        component=place.component,
+        block=place.block,
+        role=place.role,
+        kind="DoRA" if touched.layer.is_decomposed and kind == "LoRA" else kind,
+        shape=touched.shape,
+        rank=made.rank,
+        found_rank=None if change is None or not made.rank else rank_of(change),
+        alpha=made.alpha,
+        scale=None if change is None else made.scale,
+        norm=None if change is None else norm_of(change),
+    )
+
+
+# Two adapters
+
+
+@dataclass(frozen=True)
+class AdapterPair:
+    """Two adapters, compared as the changes that they make.
+
+    Attributes:
+        layers: that both change. only_a, only_b: that one changes.
+        not_compared: layers whose change depends on the weights, or has another shape.
+        norm_a, norm_b, l2: of the changes of the shared layers, and of their difference.
+        cosine: between them.
+        ratio: b = ratio · a by least squares, and `left` is ‖b − ratio · a‖.
+        same_factors: layers of which the factors hold the same numbers.
+    """
+
+    a: str
+    b: str
+    layers: int
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    not_compared: tuple[str, ...]
+    norm_a: float
+    norm_b: float
+    l2: float
+    cosine: float
+    ratio: float
+    left: float
+
+    def __repr__(self) -> str:
+        return f"<adapters {printable(self.a, 60)} and {printable(self.b, 60)}>"
+
+    def _repr_html_(self) -> str:
+        return html_lines(self.sentences())
+
+    @property
+    def is_same(self) -> bool:
+        """Whether all that both do is the same change, up to the rounding of float32."""
+        whole = not (self.only_a or self.only_b or self.not_compared)
+        return whole and self.layers > 0 and self._is_close(self.l2)
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether they are one change at two strengths."""
+        whole = not (self.only_a or self.only_b or self.not_compared) and self.layers > 0
+        return whole and not self.is_same and self._is_close(self.left)
+
+    def _is_close(self, distance: float) -> bool:
+        return distance <= _ROUNDING * max(self.norm_a, self.norm_b)
+
+    def sentences(self) -> list[str]:
+        """Return how they stand to each other, a sentence each."""
+        a, b = printable(self.a, 80), printable(self.b, 80)
+        if self.is_same:
+            exactly = "" if self.l2 == 0 else f", up to rounding (L2 {self.l2:.2g})"
+            lines = [
+                f"{a} and {b} make the same change of {counted(self.layers, 'layer')}{exactly}"
+            ]
+        elif self.is_rescaled:
+            lines = [
+                f"{b} is {a} at {self.ratio:.4g} times the strength: another alpha, "
+                "and nothing else"
+            ]
+        elif not self.layers:
+            lines = [f"{a} and {b} change no layer in common that can be compared"]
+        else:
+            lines = [
+                f"{a} and {b} change {counted(self.layers, 'layer')} in common: "
+                f"L2 {four_digits(self.l2)} between changes of {four_digits(self.norm_a)} and "
+                f"{four_digits(self.norm_b)}, cosine {self.cosine:.4f}"
+            ]
+        for name, only in ((a, self.only_a), (b, self.only_b)):
+            if only:
+                lines.append(
+                    f"only {name} changes {counted(len(only), 'layer')}: {listed(only, 3)}"
+                )
+        if self.not_compared:
+            lines.append(
+                f"not compared: {counted(len(self.not_compared), 'layer')}, whose change depends "
+                f"on the weight or has another shape: {listed(self.not_compared, 3)}"
+            )
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and strings; None where a number is not known."""
+        found = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        found = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}
+        return {
+            **found,
+            "same": self.is_same,
+            "rescaled": self.is_rescaled,
+            "sentences": self.sentences(),
+        }
+
+
+def compare_adapters(
+    a: AdapterFile, b: AdapterFile, *, progress: Progress = NO_PROGRESS
+) -> AdapterPair:
+    """Return how two adapters stand to each other, as the changes that they make.
+
+    The product of the factors is compared, never the factors: those of one change may be many.
+
+    Raises:
+        CheckpointError: a file cannot be read, or its factors do not fit each other.
+    """
+    layers_a, layers_b = _by_weight(a), _by_weight(b)
+    shared = [key for key in layers_a if key in layers_b]
+    skipped: list[str] = []
+    sums = [0.0] * 4
+    count = 0
+    progress.start("Comparing", len(shared), "layers")
+    try:
+        with TensorReader() as reader:
+            for key in shared:
+                pair = (_whole(a, layers_a[key], reader), _whole(b, layers_b[key], reader))
+                progress.advance(1)
+                one, two = pair
+                if one is None or two is None:
+                    skipped.append(key)
+                    continue
+                try:
+                    distance = distance_of(one, two)
+                except BadFactors:
+                    skipped.append(key)
+                    continue
+                count += 1
+                found = (norm_of(one) ** 2, norm_of(two) ** 2, distance**2, product_of(one, two))
+                sums = [total + value for total, value in zip(sums, found, strict=True)]
+    finally:
+        progress.finish()
+    square_a, square_b, squared, product = sums
+    ratio = product / square_a if square_a else math.nan
+    return AdapterPair(
+        a=a.name,
+        b=b.name,
+        layers=count,
+        only_a=tuple(key for key in layers_a if key not in layers_b),
+        only_b=tuple(key for key in layers_b if key not in layers_a),
+        not_compared=tuple(skipped),
+        norm_a=math.sqrt(square_a),
+        norm_b=math.sqrt(square_b),
+        l2=math.sqrt(squared),
+        cosine=product / math.sqrt(square_a * square_b) if square_a and square_b else math.nan,
+        ratio=ratio,
+        left=math.sqrt(max(0.0, square_b - product**2 / square_a)) if square_a else math.nan,
+    )
+
+
+def _by_weight(adapter: AdapterFile) -> dict[str, tuple[TouchedLayer, ...]]:
+    """Return the layers of an adapter by the weight that they change.
+
+    Where one file changes query, key and value apart and another the fused weight, both are the
+    change of the fused one; parts that one leaves alone are as high as the others.
+    """
+    groups: dict[str, list[TouchedLayer]] = {}
+    for touched in adapter.layers:
+        groups.setdefault(touched.place.place.canonical_key, []).append(touched)
+    found: dict[str, tuple[TouchedLayer, ...]] = {}
+    for key, group in groups.items():
+        parts = {touched.place.place.part: touched for touched in group}
+        of = group[0].place.place.of
+        heights = {touched.shape[:1] for touched in group}
+        if len(parts) == len(group) and (
+            len(parts) == of or (of == _QUERY_KEY_VALUE and len(heights) == 1)
+        ):
+            found[key] = tuple(parts[i] for i in sorted(parts))
+        else:
+            found |= {f"{touched.place.key}": (touched,) for touched in group}
+    return found
+
+
+def _whole(
+    adapter: AdapterFile, group: tuple[TouchedLayer, ...], reader: TensorReader
+) -> Change | None:
+    """Return the change of a weight; None where it depends on the weight."""
+    if any(touched.layer.needs_base for touched in group):
+        return None
+    of = group[0].place.place.of
+    made = {t.place.place.part: adapter.load(reader, t).change for t in group}
+    if of == 1 or (len(group) == 1 and len(made) == 1 and of != _QUERY_KEY_VALUE):
+        return next(iter(made.values()))
+    height = next(change.rows for change in made.values() if change is not None)
+    columns = next(change.columns for change in made.values() if change is not None)
+    parts = [made.get(i) for i in range(1, of + 1)]
+    sizes = [height if part is None else part.rows for part in parts]
+    return stacked(parts, sizes, columns)
+
+
+# The sources of an answer
+
+
+def open_named_adapter(named: str | Path, store: Store | None) -> AdapterFile:
+    """Return the adapter in a file or folder of that name, else that of a model of the store.
+
+    Raises:
+        UsageError: there is none of that name.
+        CheckpointError: it cannot be read, or is no adapter.
+    """
+    if Path(named).exists():
+        return open_adapter(Path(named), default_name(Path(named)))
+    name, path = _in_store(named, store)
+    return open_adapter(path, name)
+
+
+def open_named_weights(named: str | Path, store: Store | None) -> ModelWeights:
+    """Return the weights in a file or folder of that name, else those of a model of the store.
+
+    Raises as `open_named_adapter`.
+    """
+    if Path(named).exists():
+        return weights_in_file(open_checkpoint(Path(named)), default_name(Path(named)))
+    name, path = _in_store(named, store)
+    return weights_in_file(open_checkpoint(path), name)
+
+
+def _in_store(named: str | Path, store: Store | None) -> tuple[str, Path]:
+    if store is None:
+        raise UsageError(f"nothing at {printable(named, 400)}", "check the path")
+    (name,) = store.model_names([str(named)])
+    model = next(model for model in store.models() if model.name == name)
+    if model.path is None or not Path(model.path).exists():
+        raise NoAnswerError(
+            f"the weights of {printable(name)} are not here", "name a file, or put it back"
+        )
+    return name, Path(model.path)
+
+
+def load_adapter(
+    store: Store | None,
+    named: str | Path,
+    *,
+    base: str | Path | None = None,
+    model: str | Path | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> AdapterAnswer:
+    """Return what is known of an adapter, and whether it is baked into a model.
+
+    Args:
+        store: the models that it may be for; None for none.
+        base: the model before it was added. Where it is not named, and `model` is one of the
+            store, the known model that explains it best by the sketches.
+        model: in which it is sought.
+
+    Raises:
+        UsageError: an unknown name, or a base without a model.
+        NoAnswerError: no known base, or no layer in common.
+        CheckpointError: a file cannot be read.
+    """
+    adapter = open_named_adapter(named, store)
+    known = None if store is None else KnownModels(store)
+    baked = None
+    if model is not None:
+        ours = open_named_weights(model, store)
+        before = base
+        if before is None:
+            before = None if known is None else known.best_base(adapter, ours.name)
+            if before is None:
+                raise NoAnswerError(
+                    f"no known base of {printable(ours.name)}",
+                    "name the model that it was made of with --base, or ingest both",
+                )
+        theirs = open_named_weights(before, store)
+        baked = measure_baking(adapter, ours, theirs, progress=progress)
+    elif base is not None:
+        theirs = open_named_weights(base, store)
+        answer = describe_adapter(adapter, progress=progress)
+        return replace(answer, fits=(fit_of(adapter, theirs),))
+    return describe_adapter(adapter, known, baked, progress=progress)
+
+
+def adapters_in_model(
+    store: Store, model: str, *, base: str | None = None, progress: Progress = NO_PROGRESS
+) -> AdaptersInModel:
+    """Return which adapters of the store are baked into one of its models.
+
+    Raises:
+        UsageError: an unknown name.
+        NoAnswerError: the store knows no adapter.
+    """
+    (name,) = store.model_names([model])
+    adapters = [m for m in store.models() if m.part_role == PartRole.ADAPTER and m.path]
+    if not adapters:
+        raise NoAnswerError("the store knows no adapter", "run `megasim ingest` on some")
+    known = KnownModels(store)
+    ours = open_named_weights(name, store)
+    found: list[tuple[str, Baked]] = []
+    untried: dict[str, str] = {}
+    for held in adapters:
+        adapter = open_adapter(Path(held.path or ""), held.name)
+        before = base or known.best_base(adapter, name)
+        if before is None:
+            untried[held.name] = "no known base"
+            continue
+        theirs = open_named_weights(before, store)
+        try:
+            baked = measure_baking(adapter, ours, theirs, with_others=False, progress=progress)
+        except NoAnswerError:
+            untried[held.name] = "no layer in common"
+            continue
+        found.append((held.name, baked))
+    found.sort(key=lambda item: -item[1].whole.explained)
+    return AdaptersInModel(name, tuple(found), untried)
+
+
+@dataclass(frozen=True)
+class AdaptersInModel:
+    """Which known adapters are baked into a model.
+
+    Attributes:
+        tried: each adapter with what was found, the one that explains most first.
+        untried: those that could not be measured, with the reason.
+    """
+
+    model: str
+    tried: tuple[tuple[str, Baked], ...]
+    untried: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"<adapters in {printable(self.model, 80)}>"
+
+    def _repr_html_(self) -> str:
+        return html_lines(self.sentences())
+
+    def sentences(self) -> list[str]:
+        """Return what was found, a sentence each."""
+        found = [(name, baked) for name, baked in self.tried if baked.is_found]
+        lines = [f"{printable(name, 80)}: {baked.sentence()}" for name, baked in found]
+        if not found:
+            tried = counted(len(self.tried), "known adapter")
+            lines = [f"no adapter known here is in {printable(self.model, 80)} ({tried} tried)"]
+        if self.untried:
+            why = Counter(self.untried.values()).most_common(1)[0][0]
+            lines.append(f"not tried: {counted(len(self.untried), 'adapter')} ({why})")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and strings."""
+        return {
+            "model": self.model,
+            "adapters": [{"adapter": name, **baked.to_json()} for name, baked in self.tried],
+            "untried": dict(self.untried),
+            "sentences": self.sentences(),
+        }

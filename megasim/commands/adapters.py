@@ -1,0 +1,122 @@
+"""Adapters: what they change, what they are for, where they are baked in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from megasim.commands import options
+from megasim.commands.completion import complete_models
+from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
+from megasim.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from megasim.answers.adapter_baking import Baked
+    from megasim.store.rows import Store
+
+
+@click.command("adapter")
+@click.argument("adapters", nargs=-1, metavar="[LORA [LORA]]", shell_complete=complete_models)
+@click.option("--base", help="The model before the adapter was added: a file, or one of the store.")
+@click.option(
+    "--model", help="A model in which the adapter is sought: a file, or one of the store."
+)
+@options.as_json
+@click.pass_context
+def adapter_command(
+    ctx: click.Context,
+    adapters: tuple[str, ...],
+    base: str | None,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Say what a LoRA or the like changes, which models it is for, and if it is baked into one.
+
+    Of two adapters, the changes that they make are compared, never their factors. With --model
+    alone, all adapters of the store are sought in it. Without a base, the known model is taken
+    that explains it best.
+    """
+    from megasim.answers import adapters as answers
+
+    progress = ConsoleProgress()
+    if len(adapters) > 2 or (len(adapters) == 2 and (base or model)):
+        raise UsageError(
+            "adapters are described one at a time, or compared by twos",
+            "write `megasim adapter LORA --model M`, or `megasim adapter LORA LORA`",
+        )
+    if not adapters and model is None:
+        raise UsageError("no adapter named", "write `megasim adapter LORA`, or see --model")
+    named = [name for name in (*adapters, base, model) if name is not None]
+    store = _store(ctx, named)
+    if not adapters:
+        if store is None or model is None or Path(model).exists():
+            raise UsageError(
+                "--model alone is of a model of the store", "ingest it, and give its name"
+            )
+        found = answers.adapters_in_model(store, model, base=base, progress=progress)
+        _answer(found.sentences(), found.to_json(), as_json)
+        return
+    if len(adapters) == 2:
+        first, second = (answers.open_named_adapter(name, store) for name in adapters)
+        pair = answers.compare_adapters(first, second, progress=progress)
+        _answer(pair.sentences(), pair.to_json(), as_json)
+        return
+    answer = answers.load_adapter(store, adapters[0], base=base, model=model, progress=progress)
+    _answer(answer.sentences(), answer.to_json(), as_json)
+    if answer.baked is not None and not as_json:
+        _show_baked(answer.baked)
+
+
+def _store(ctx: click.Context, named: list[str]) -> Store | None:
+    """Open the store; None where there is none, and all that is named are files."""
+    from megasim.store.connection import store_path
+
+    if all(Path(name).exists() for name in named) and not store_path(ctx.find_root().obj).exists():
+        return None
+    return options.open_workspace(ctx).store
+
+
+def _answer(sentences: list[str], value: object, as_json: bool) -> None:
+    if as_json:
+        show_json(value)
+    else:
+        for sentence in sentences:
+            show(sentence)
+
+
+def _show_baked(baked: Baked) -> None:
+    """Print the strength of each block, and what else changed."""
+    from megasim.answers.adapter_baking import other_sentences
+
+    if baked.is_found:
+        show(table_text(blocks_table(baked)))
+    for sentence in other_sentences(baked):
+        show(sentence)
+    if baked.skipped:
+        module, why = next(iter(baked.skipped.items()))
+        say(f"note: {len(baked.skipped)} layers not measured, as {printable(module, 80)}: {why}")
+
+
+def blocks_table(baked: Baked) -> pd.DataFrame:
+    """Return the strengths by block as a table, in the order of the network."""
+    import pandas as pd
+
+    from megasim.answers.adapter_baking import blocks_in_order
+
+    rows = [
+        (
+            b.block,
+            round(b.strength.value, 4),
+            round(b.strength.error, 4),
+            b.strength.layers,
+            round(b.strength.explained, 4),
+            b.strength.exact if b.strength.exact is None else round(b.strength.exact, 4),
+        )
+        for b in blocks_in_order(baked.blocks)
+    ]
+    columns = ["block", "strength", "error", "layers", "explained", "share_exact"]
+    return pd.DataFrame(rows, columns=columns)

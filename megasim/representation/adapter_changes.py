@@ -1,0 +1,550 @@
+"""The change that an adapter makes to one weight, out of its factors; distances of such changes.
+
+A change is a matrix of as many rows as the weight has, and of all other dimensions as columns. That
+of a LoRA is never written out: what is asked of it follows from its factors, by QR decompositions
+of a few columns. Others are made row by row. All arithmetic is in float64.
+
+Sources: E. Hu et al., arXiv:2106.09685 (LoRA); N. Hyeon-Woo et al., arXiv:2108.06098 (the product
+of LoHa); S.-Y. Yeh et al., arXiv:2309.14859 (LyCORIS: LoCon, LoHa, LoKr); S.-Y. Liu et al.,
+arXiv:2402.09353 (DoRA); Z. Qiu et al., arXiv:2306.07280 (OFT); W. Liu et al., arXiv:2311.06243
+(BOFT). As lycoris-lora 4.1 and peft 0.21 compute them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from megasim.checkpoint.adapter_keys import AdapterKind, AdapterLayer
+
+Doubles = npt.NDArray[np.float64]
+Shape = tuple[int, ...]
+
+# Singular values below this share of the largest count as none: what is left of them in float32.
+RANK_TOLERANCE = 1e-6
+# Factors of a few bytes may stand for a change without end.
+LARGEST_CHANGE = 1 << 33
+# Elements of a change that are made at a time.
+_PIECE = 1 << 21
+# A change of no factors is decomposed as a whole, to find its rank, up to this many elements.
+_LARGEST_DECOMPOSED = 1 << 22
+
+
+class BadFactors(ValueError):
+    """The factors of an adapter do not fit each other; the message says how."""
+
+
+class Change(Protocol):
+    """The change of one weight, as a matrix of (rows, columns)."""
+
+    @property
+    def rows(self) -> int:
+        """The first dimension of the weight."""
+
+    @property
+    def columns(self) -> int:
+        """The product of its other dimensions."""
+
+    def block(self, start: int, stop: int) -> Doubles:
+        """Return rows `start` to `stop`, as (stop − start, columns)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankChange:
+    """up · down: (rows, r) and (r, columns), the strength within `up`."""
+
+    up: Doubles
+    down: Doubles
+
+    @property
+    def rows(self) -> int:
+        return len(self.up)
+
+    @property
+    def columns(self) -> int:
+        return self.down.shape[1]
+
+    def block(self, start: int, stop: int) -> Doubles:
+        return self.up[start:stop] @ self.down
+
+    @cached_property
+    def core(self) -> Doubles:
+        """A small matrix of the same singular values."""
+        left = np.linalg.qr(self.up, mode="r")
+        right = np.linalg.qr(self.down.T, mode="r")
+        core: Doubles = left @ right.T
+        return core
+
+
+@dataclass(frozen=True, eq=False)
+class WholeChange:
+    """A change that is held as it is."""
+
+    values: npt.NDArray[np.float32] | Doubles
+
+    @property
+    def rows(self) -> int:
+        return len(self.values)
+
+    @property
+    def columns(self) -> int:
+        return self.values.shape[1]
+
+    def block(self, start: int, stop: int) -> Doubles:
+        return self.values[start:stop].astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class HadamardChange:
+    """The product, element by element, of two low-rank matrices."""
+
+    first: LowRankChange
+    second: LowRankChange
+
+    @property
+    def rows(self) -> int:
+        return self.first.rows
+
+    @property
+    def columns(self) -> int:
+        return self.first.columns
+
+    def block(self, start: int, stop: int) -> Doubles:
+        return self.first.block(start, stop) * self.second.block(start, stop)
+
+
+@dataclass(frozen=True, eq=False)
+class KroneckerChange:
+    """The Kronecker product of (a, b) and (c, d, k), as (a·c, b·d·k); the strength within."""
+
+    first: Doubles
+    second: Doubles
+
+    @property
+    def rows(self) -> int:
+        return self.first.shape[0] * self.second.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return self.first.shape[1] * math.prod(self.second.shape[1:])
+
+    def block(self, start: int, stop: int) -> Doubles:
+        outer, inner = np.divmod(np.arange(start, stop), self.second.shape[0])
+        products = self.first[outer][:, :, None, None] * self.second[inner][:, None]
+        return products.reshape(stop - start, self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class StackedChange:
+    """Changes of parts of a weight, one above another; None where a part stays as it is."""
+
+    parts: tuple[Change | None, ...]
+    sizes: tuple[int, ...]
+    columns: int
+
+    @property
+    def rows(self) -> int:
+        return sum(self.sizes)
+
+    def block(self, start: int, stop: int) -> Doubles:
+        found = np.zeros((stop - start, self.columns))
+        begin = 0
+        for part, size in zip(self.parts, self.sizes, strict=True):
+            low, high = max(start, begin), min(stop, begin + size)
+            if part is not None and low < high:
+                found[low - start : high - start] = part.block(low - begin, high - begin)
+            begin += size
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    change: Change
+    factor: float
+
+    @property
+    def rows(self) -> int:
+        return self.change.rows
+
+    @property
+    def columns(self) -> int:
+        return self.change.columns
+
+    def block(self, start: int, stop: int) -> Doubles:
+        return self.change.block(start, stop) * self.factor
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows that have about two million elements each."""
+    step = max(1, _PIECE // max(columns, 1))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+# From factors to changes
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChange:
+    """What the factors of one layer come to.
+
+    Attributes:
+        change: the change at strength 1; None where it depends on the weight: see `change_of`.
+        shape: of the weight; of a convolution all four sizes. Where it depends on the weight, the
+            rows alone.
+        rank: as the factors are wide; 0 where they are no factors.
+        scale: what the file multiplies the product by (alpha / rank), within `change`.
+        alpha: as the file says it; None where it does not.
+        factors: the values, by role.
+    """
+
+    layer: AdapterLayer
+    change: Change | None
+    shape: Shape
+    rank: int
+    scale: float
+    alpha: float | None
+    factors: Mapping[str, Doubles]
+
+
+def layer_change(
+    layer: AdapterLayer,
+    factors: Mapping[str, Doubles],
+    alpha: float | None = None,
+    is_root_scaled: bool = False,
+) -> LayerChange:
+    """Return the change of one layer out of the values of its factors.
+
+    Args:
+        factors: by role, each of the shape that it has in the file.
+        alpha: where the file itself has none: what its settings say.
+        is_root_scaled: whether the strength is alpha / √rank (rank-stabilised LoRA).
+
+    Raises:
+        BadFactors: they do not fit each other.
+    """
+    if "alpha" in factors:
+        if factors["alpha"].size != 1:
+            raise BadFactors("alpha is more than one number")
+        alpha = float(factors["alpha"].reshape(-1)[0])
+    if alpha is not None and not math.isfinite(alpha):
+        raise BadFactors("alpha is no number")
+    if not all(np.isfinite(values).all() for values in factors.values()):
+        raise BadFactors("NaN or infinite factors")
+    made = _MAKERS[layer.kind](factors)
+    if math.prod(made.shape) > LARGEST_CHANGE:
+        raise BadFactors("a change of more elements than any weight has")
+    rank = made.rank
+    scale = 1.0
+    # kohya's scripts take an alpha of 0 for "not set"
+    if alpha and rank and made.is_scaled:
+        scale = alpha / (math.sqrt(rank) if is_root_scaled else rank)
+    change = made.change
+    if isinstance(change, LowRankChange):
+        change = replace(change, up=change.up * scale)
+    elif change is not None and scale != 1:
+        change = _Scaled(change, scale)
+    return LayerChange(layer, change, made.shape, rank, scale, alpha, factors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    change: Change | None
+    shape: Shape
+    rank: int = 0
+    is_scaled: bool = True
+
+
+def _lora(factors: Mapping[str, Doubles]) -> _Made:
+    if "embedding_up" in factors:  # the table itself is (tokens, width): the transpose
+        up, down = factors["embedding_down"].T, factors["embedding_up"].T
+        _check(up.ndim == 2 and down.ndim == 2 and up.shape[1] == down.shape[0], "up and down")
+        return _Made(LowRankChange(up, down), (up.shape[0], down.shape[1]), up.shape[1])
+    up, down = factors["up"], factors["down"]
+    _check(up.ndim >= 2 and down.ndim >= 2, "up and down have fewer than two dimensions")
+    rank = down.shape[0]
+    matrix = up.reshape(up.shape[0], -1)
+    if "mid" in factors:  # (r, r, …): up and down are 1×1 convolutions
+        mid = factors["mid"]
+        flat = down.reshape(rank, -1)
+        _check(mid.ndim >= 2 and mid.shape[1] == rank, "mid and down")
+        _check(matrix.shape[1] == mid.shape[0], "up and mid")
+        _check(math.prod(down.shape[2:]) == 1, "down of a Tucker decomposition is no 1×1 kernel")
+        inner = np.einsum("oi...,ij->oj...", mid, flat)
+        shape = (up.shape[0], down.shape[1], *mid.shape[2:])
+        return _Made(LowRankChange(matrix, inner.reshape(len(inner), -1)), shape, rank)
+    _check(matrix.shape[1] == rank, "up and down")
+    shape = (up.shape[0], *down.shape[1:])
+    return _Made(LowRankChange(matrix, down.reshape(rank, -1)), shape, rank)
+
+
+def _loha(factors: Mapping[str, Doubles]) -> _Made:
+    pairs: list[LowRankChange] = []
+    shape: Shape = ()
+    for i in (1, 2):
+        up, down = factors[f"w{i}_a"], factors[f"w{i}_b"]
+        _check(up.ndim == 2 and down.ndim == 2, f"w{i}_a and w{i}_b are no matrices")
+        if (core := factors.get(f"t{i}")) is not None:  # (r, r, kernel): w_a is (r, rows) then
+            _check(core.ndim > 2 and core.shape[:2] == (len(up), len(down)), f"t{i}")
+            inner = np.einsum("ij...,jr->ir...", core, down)
+            shape = (up.shape[1], down.shape[1], *core.shape[2:])
+            up, down = up.T, inner.reshape(len(inner), -1)
+        else:
+            shape = (up.shape[0], down.shape[1])
+        _check(up.shape[1] == down.shape[0], f"w{i}_a and w{i}_b")
+        pairs.append(LowRankChange(up, down))
+    first, second = pairs
+    _check((first.rows, first.columns) == (second.rows, second.columns), "w1 and w2")
+    return _Made(HadamardChange(first, second), shape, factors["w1_b"].shape[0])
+
+
+def _lokr(factors: Mapping[str, Doubles]) -> _Made:
+    rank = 0
+    wholes: list[Doubles] = []
+    for i in (1, 2):
+        if (whole := factors.get(f"lokr_w{i}")) is None:
+            left, right = factors[f"lokr_w{i}_a"], factors[f"lokr_w{i}_b"]
+            if (core := factors.get(f"lokr_t{i}")) is not None:
+                _check(core.ndim > 2 and core.shape[:2] == (len(left), len(right)), f"t{i}")
+                whole = np.einsum("ij...,jr,ip->pr...", core, right, left)
+            else:
+                flat = right.reshape(right.shape[0], -1)
+                _check(left.ndim == 2 and left.shape[1] == len(flat), f"w{i}_a and w{i}_b")
+                whole = (left @ flat).reshape(left.shape[0], *right.shape[1:])
+            rank = right.shape[0]
+        wholes.append(whole)
+    first, second = wholes
+    _check(first.ndim == 2 and second.ndim >= 2, "w1 and w2")
+    shape = (
+        first.shape[0] * second.shape[0],
+        first.shape[1] * second.shape[1],
+        *second.shape[2:],
+    )
+    flat = second.reshape(*second.shape[:2], -1)
+    return _Made(KroneckerChange(first, flat), shape, rank)
+
+
+def _difference(factors: Mapping[str, Doubles]) -> _Made:
+    values = factors["diff"]
+    return _Made(
+        WholeChange(values.reshape(len(values) if values.ndim else 1, -1)),
+        values.shape,
+        is_scaled=False,
+    )
+
+
+def _rotation(factors: Mapping[str, Doubles]) -> _Made:
+    blocks = factors["oft_blocks"]
+    _check(blocks.shape[-1] == blocks.shape[-2], "oft_blocks are not square")
+    return _Made(None, (blocks.shape[-3] * blocks.shape[-1],), blocks.shape[-1], is_scaled=False)
+
+
+def _unknown(factors: Mapping[str, Doubles]) -> _Made:
+    raise BadFactors("not computed")
+
+
+_MAKERS = {
+    AdapterKind.LORA: _lora,
+    AdapterKind.LOHA: _loha,
+    AdapterKind.LOKR: _lokr,
+    AdapterKind.DIFFERENCE: _difference,
+    AdapterKind.OFT: _rotation,
+    AdapterKind.BOFT: _rotation,
+    AdapterKind.UNKNOWN: _unknown,
+}
+
+
+def _check(fits: bool, what: str) -> None:
+    if not fits:
+        raise BadFactors(f"wrong shapes: {what}")
+
+
+# Changes that depend on the weight
+
+
+def change_of(made: LayerChange, weight: Doubles) -> Change:
+    """Return the change that a layer makes to a weight, a matrix of (rows, columns).
+
+    Raises:
+        BadFactors: it cannot be one of this weight.
+    """
+    if not made.layer.needs_base:
+        assert made.change is not None
+        return made.change
+    if made.layer.kind is AdapterKind.OFT:
+        return WholeChange(_rotated(made, weight) - weight)
+    if made.layer.kind is AdapterKind.BOFT:
+        return WholeChange(_rotated_in_stages(made, weight) - weight)
+    assert made.change is not None
+    return WholeChange(_decomposed(made, weight) - weight)
+
+
+def _decomposed(made: LayerChange, weight: Doubles) -> Doubles:
+    """m · (W + ΔW) / ‖W + ΔW‖, the norms over each row, or over each column as older files have."""
+    assert made.change is not None
+    if (made.change.rows, made.change.columns) != weight.shape:
+        raise BadFactors("the factors do not fit the weight")
+    changed = weight + made.change.block(0, made.change.rows)
+    of_rows = "row_magnitude" in made.factors
+    magnitude = made.factors["row_magnitude" if of_rows else "magnitude"]
+    if magnitude.size == len(weight) and (of_rows or magnitude.shape[:1] != (1,)):
+        norms = np.linalg.norm(changed, axis=1, keepdims=True)
+        lengths = magnitude.reshape(-1, 1)
+    else:  # over the columns of a matrix, over the input channels of a convolution
+        kernel = weight.shape[1] // max(magnitude.size, 1)
+        _check(kernel * magnitude.size == weight.shape[1] and kernel > 0, "magnitude and weight")
+        cube = changed.reshape(len(weight), magnitude.size, kernel)
+        norms = np.repeat(np.sqrt((cube**2).sum(axis=(0, 2))), kernel)[None]
+        lengths = np.repeat(magnitude.reshape(-1), kernel)[None]
+    result: Doubles = changed * (lengths / np.maximum(norms, np.finfo(np.float64).tiny))
+    return result
+
+
+def _cayley(made: LayerChange, rows: int) -> Doubles:
+    """The rotations (I + Q)(I − Q)⁻¹ of the skew parts Q of the blocks.
+
+    What a file calls alpha is a bound on ‖Q‖, times the rows of the weight; 0 for none.
+    """
+    blocks = made.factors["oft_blocks"]
+    skew = blocks - blocks.swapaxes(-1, -2)
+    bound = (made.alpha or 0.0) * rows
+    norm = float(np.linalg.norm(skew)) + 1e-8
+    if 0 < bound < norm:
+        skew = skew * (bound / norm)
+    eye = np.eye(blocks.shape[-1])
+    rotation: Doubles = (eye + skew) @ np.linalg.inv(eye - skew)
+    return rotation
+
+
+def _rescaled(made: LayerChange, rotated: Doubles) -> Doubles:
+    rescale = made.factors.get("rescale")
+    if rescale is None:
+        return rotated
+    _check(rescale.size == len(rotated), "rescale and weight")
+    return rotated * rescale.reshape(-1, 1)
+
+
+def _rotated(made: LayerChange, weight: Doubles) -> Doubles:
+    count, size = made.factors["oft_blocks"].shape[:2]
+    _check(count * size == len(weight), "oft_blocks and weight")
+    parts = weight.reshape(count, size, -1)
+    rotated = np.einsum("knm,knc->kmc", _cayley(made, len(weight)), parts)
+    return _rescaled(made, rotated.reshape(weight.shape))
+
+
+def _rotated_in_stages(made: LayerChange, weight: Doubles) -> Doubles:
+    stages, count, size = made.factors["oft_blocks"].shape[:3]
+    rows, columns = weight.shape
+    _check(count * size == rows and size % 2 == 0, "oft_blocks and weight")
+    rotations = _cayley(made, rows)
+    for stage in range(stages):
+        k = 2**stage * (size // 2)
+        _check(rows % (2 * k) == 0, "oft_blocks and weight")
+        weight = weight.reshape(-1, 2, k, columns).swapaxes(1, 2).reshape(count, size, columns)
+        weight = np.einsum("bij,bjc->bic", rotations[stage], weight)
+        weight = weight.reshape(-1, k, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    return _rescaled(made, weight)
+
+
+# What is asked of changes
+
+
+def norm_of(change: Change) -> float:
+    """Return the Frobenius norm of a change.
+
+    >>> norm_of(LowRankChange(np.array([[3.0], [4.0]]), np.array([[1.0, 0.0]])))
+    5.0
+    """
+    if isinstance(change, LowRankChange):
+        return float(np.linalg.norm(change.core))
+    return math.sqrt(sum(float((b**2).sum()) for b in _blocks(change)))
+
+
+def distance_of(a: Change, b: Change) -> float:
+    """Return ‖a − b‖ of two changes of one shape.
+
+    Of two of low rank, from the QR decomposition of [U_a U_b] and of [D_a; −D_b], which does not
+    cancel where a and b are nearly equal.
+
+    >>> one = LowRankChange(np.array([[2.0], [0.0]]), np.array([[1.0, 0.0]]))
+    >>> half = LowRankChange(np.array([[1.0], [0.0]]), np.array([[2.0, 0.0]]))
+    >>> distance_of(one, half)
+    0.0
+    """
+    _check((a.rows, a.columns) == (b.rows, b.columns), "two changes")
+    if isinstance(a, LowRankChange) and isinstance(b, LowRankChange):
+        up, down = np.hstack([a.up, b.up]), np.vstack([a.down, -b.down])
+        if up.shape[1] <= min(up.shape[0], down.shape[1]):
+            return float(np.linalg.norm(LowRankChange(up, down).core))
+    total = 0.0
+    for start, stop in row_blocks(a.rows, a.columns):
+        total += float(((a.block(start, stop) - b.block(start, stop)) ** 2).sum())
+    return math.sqrt(total)
+
+
+def product_of(a: Change, b: Change) -> float:
+    """Return the inner product of two changes of one shape: the sum over all elements of a · b."""
+    _check((a.rows, a.columns) == (b.rows, b.columns), "two changes")
+    if isinstance(a, LowRankChange) and isinstance(b, LowRankChange):
+        return float(((a.up.T @ b.up) * (a.down @ b.down.T)).sum())
+    return sum(
+        float((a.block(start, stop) * b.block(start, stop)).sum())
+        for start, stop in row_blocks(a.rows, a.columns)
+    )
+
+
+def rank_of(change: Change) -> int | None:
+    """Return how many singular values of a change are above a millionth of the largest.
+
+    None for a change of no factors that is too large to be decomposed.
+
+    >>> rank_of(LowRankChange(np.array([[1.0, 2.0], [0.0, 0.0]]), np.eye(2, 3)))
+    1
+    """
+    if isinstance(change, LowRankChange):
+        values = np.linalg.svd(change.core, compute_uv=False)
+    elif change.rows * change.columns <= _LARGEST_DECOMPOSED:
+        whole = change.block(0, change.rows)
+        gram = whole @ whole.T if change.rows <= change.columns else whole.T @ whole
+        values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
+    else:
+        return None
+    largest = float(values.max(initial=0))
+    return int((values > RANK_TOLERANCE * largest).sum()) if largest > 0 else 0
+
+
+def _blocks(change: Change) -> Iterator[Doubles]:
+    for start, stop in row_blocks(change.rows, change.columns):
+        yield change.block(start, stop)
+
+
+def stacked(parts: Sequence[Change | None], sizes: Sequence[int], columns: int) -> Change:
+    """Return changes of parts of a weight as one. Of low-rank parts, a change of low rank."""
+    if len(parts) == 1 and parts[0] is not None:
+        return parts[0]
+    lows = [part for part in parts if isinstance(part, LowRankChange)]
+    rank = sum(part.up.shape[1] for part in lows)
+    if len(lows) == sum(part is not None for part in parts) and rank <= min(sum(sizes), columns):
+        up = np.zeros((sum(sizes), rank))
+        row = column = 0
+        for part, size in zip(parts, sizes, strict=True):
+            if isinstance(part, LowRankChange):
+                width = part.up.shape[1]
+                up[row : row + size, column : column + width] = part.up
+                column += width
+            row += size
+        return LowRankChange(up, np.vstack([part.down for part in lows]))
+    return StackedChange(tuple(parts), tuple(sizes), columns)
+
+
+def transposed(change: Change) -> Change:
+    """Return the transpose of a change of a matrix."""
+    if isinstance(change, LowRankChange):
+        return LowRankChange(change.down.T, change.up.T)
+    return WholeChange(np.ascontiguousarray(np.vstack(list(_blocks(change))).T))
