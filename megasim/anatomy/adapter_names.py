@@ -21,6 +21,7 @@ from megasim.resources import resource_path
 Shape = tuple[int, ...]
 
 _DENOISER = "denoiser"
+_WRAPPER = "base_model.model."
 _ORIGINAL = "model.diffusion_model."
 # Layouts of the tables whose names are those of a denoiser of diffusers → where it stands there.
 _LAYOUTS = {"diffusers-unet": "unet/", "diffusers-transformer": "transformer/"}
@@ -79,17 +80,19 @@ def weight_key(module: str, rules: Rules | None = None) -> str:
     """
     rules = load_rules() if rules is None else rules
     ending = "" if module.endswith((".weight", ".bias")) else ".weight"
+    bare = module.removeprefix(_WRAPPER)
     for prefix, place, is_flat in _places():
-        if not module.startswith(prefix):
+        if not bare.startswith(prefix):
             continue
-        name = module.removeprefix(prefix) if prefix[-1] in "._" and place != _DENOISER else module
-        if place == _DENOISER:
-            name = module if _is_first_name(prefix) else module.removeprefix(prefix)
+        is_first = _is_first_name(prefix)
+        if bare != module and not is_first:
+            break  # behind PEFT's wrapper stand the names of the model itself
+        name = bare if is_first else bare.removeprefix(prefix)
         if is_flat:
-            bare, dot, rest = name.partition(".")
-            name = with_dots(bare, rules) + dot + rest
+            flat, dot, rest = name.partition(".")
+            name = with_dots(flat, rules) + dot + rest
         return (_denoiser(name, rules) if place == _DENOISER else place) + name + ending
-    return module + ending
+    return bare + ending
 
 
 def _is_first_name(prefix: str) -> bool:

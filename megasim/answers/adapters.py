@@ -16,7 +16,7 @@ from megasim.answers.adapter_baking import Baked, measure_baking
 from megasim.answers.adapter_files import AdapterFile, TouchedLayer, open_adapter
 from megasim.answers.adapter_models import KnownModels, SeenIn, seen_in
 from megasim.answers.adapter_places import Fit, ModelWeights, fit_of, weights_in_file
-from megasim.checkpoint.opening import TensorReader, default_name, open_checkpoint
+from megasim.checkpoint.opening import TensorReader, default_name
 from megasim.errors import CheckpointError, NoAnswerError, UsageError, printable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.representation.adapter_changes import (
@@ -28,6 +28,7 @@ from megasim.representation.adapter_changes import (
     rank_of,
     stacked,
 )
+from megasim.representation.opening import open_model
 from megasim.store.rows import Store
 from megasim.wording.html import html_lines
 from megasim.wording.sentences import counted, four_digits, joined, listed
@@ -492,9 +493,9 @@ def open_named_weights(named: str | Path, store: Store | None) -> ModelWeights:
     Raises as `open_named_adapter`.
     """
     if Path(named).exists():
-        return weights_in_file(open_checkpoint(Path(named)), default_name(Path(named)))
+        return weights_in_file(open_model(Path(named)), default_name(Path(named)))
     name, path = _in_store(named, store)
-    return weights_in_file(open_checkpoint(path), name)
+    return weights_in_file(open_model(path), name)
 
 
 def _in_store(named: str | Path, store: Store | None) -> tuple[str, Path]:

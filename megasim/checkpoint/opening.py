@@ -256,7 +256,7 @@ def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
     if is_pipeline(folder):
         checkpoint = _open_pipeline(folder, limits)
     else:
-        weights = choose_weights(folder)
+        weights = choose_weights(folder) or _adapter_weights(folder)
         if weights is None:
             found = find_checkpoints(folder)
             if len(found) > 1:
@@ -266,6 +266,12 @@ def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
             return open_stored(found[0], limits)
         checkpoint = _open_weights(folder, weights, limits)
     return checkpoint
+
+
+def _adapter_weights(folder: Path) -> Path | None:
+    """Return the adapter that PEFT saved into a folder, beside whatever else is there."""
+    names = ("adapter_model.safetensors", "adapter_model.bin")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _open_weights(path: Path, weights: Path, limits: Limits) -> Checkpoint:

@@ -113,13 +113,14 @@ def layer_sums(
         delta = change.block(start, stop).reshape(-1)
         span = (first_row + start) * columns, (first_row + stop) * columns
         ours, theirs = _doubles(reader, model, *span), _doubles(reader, base, *span)
-        difference = ours - theirs
-        totals += (delta @ delta, difference @ difference, difference @ delta)
+        step = ours - theirs
+        totals += (delta @ delta, step @ step, step @ delta)
         if model.dtype in _DIGITS:
             kept.append(_ranges(ours, theirs, delta, model.dtype, keep))
     empty = np.zeros((3, 0))
     center, width, spread = np.hstack(kept) if kept else empty
-    return LayerSums(rows * columns, *map(float, totals), center, width, spread)
+    squared, difference, product = totals.tolist()
+    return LayerSums(rows * columns, squared, difference, product, center, width, spread)
 
 
 def _doubles(reader: TensorReader, ref: TensorRef, start: int, stop: int) -> Doubles:

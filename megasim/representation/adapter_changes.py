@@ -68,7 +68,7 @@ class LowRankChange:
 
     @property
     def columns(self) -> int:
-        return self.down.shape[1]
+        return int(self.down.shape[1])
 
     def block(self, start: int, stop: int) -> Doubles:
         return self.up[start:stop] @ self.down
@@ -76,8 +76,8 @@ class LowRankChange:
     @cached_property
     def core(self) -> Doubles:
         """A small matrix of the same singular values."""
-        left = np.linalg.qr(self.up, mode="r")
-        right = np.linalg.qr(self.down.T, mode="r")
+        left: Doubles = np.asarray(np.linalg.qr(self.up, mode="r"))
+        right: Doubles = np.asarray(np.linalg.qr(self.down.T, mode="r"))
         core: Doubles = left @ right.T
         return core
 
@@ -94,7 +94,7 @@ class WholeChange:
 
     @property
     def columns(self) -> int:
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     def block(self, start: int, stop: int) -> Doubles:
         return self.values[start:stop].astype(np.float64)
@@ -128,11 +128,11 @@ class KroneckerChange:
 
     @property
     def rows(self) -> int:
-        return self.first.shape[0] * self.second.shape[0]
+        return int(self.first.shape[0] * self.second.shape[0])
 
     @property
     def columns(self) -> int:
-        return self.first.shape[1] * math.prod(self.second.shape[1:])
+        return int(self.first.shape[1]) * math.prod(self.second.shape[1:])
 
     def block(self, start: int, stop: int) -> Doubles:
         outer, inner = np.divmod(np.arange(start, stop), self.second.shape[0])
