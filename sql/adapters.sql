@@ -7,7 +7,7 @@ from model_tensor
 where model_id = $id
 order by canonical_key;
 
--- name: sketches_of
+-- name: sketches_of_keys
 -- The sketches of some canonical keys of a model, for the angle between its change and an adapter's.
 -- {keys}
 select k.place, t.sketch

@@ -155,7 +155,7 @@ class KnownModels:
         ids = {model.name: model.id for model in self.models}
         held: list[Mapping[int, Any]] = []
         for fit in fits:
-            rows = self._store.rows("sketches_of", tables=tables, id=ids[fit.model])
+            rows = self._store.rows("sketches_of_keys", tables=tables, id=ids[fit.model])
             held.append(dict(rows))
         keys = list(changes)
         usable = [

@@ -281,7 +281,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     paths = {k: str(path) for k, path in write_spellings(tmp_path, factors(0, 0.3)).items()}
     files = {
         name: str(write_model(tmp_path / f"{name}.safetensors", state))
-        for name, state in (("base", base), ("model", added(base, change(factors(0, 0.3)), 0.7)))
+        for name, state in (("base", base), ("merged", added(base, change(factors(0, 0.3)), 0.7)))
     }
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -290,9 +290,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     code, shown = run(paths["kohya"], "--base", files["base"])
     assert code == 0 and "LoRA for SD1, changes 5 layers: 5 of UNet" in shown
-    given = (paths["kohya"], "--base", files["base"], "--model", files["model"])
+    given = (paths["kohya"], "--base", files["base"], "--model", files["merged"])
     code, shown = run(*given)
-    assert code == 0 and "baked into model over base at strength 0.7" in shown
+    assert code == 0 and "baked into merged over base at strength 0.7" in shown
     assert "IN01" in shown and "nothing else changed" in shown
     told = json.loads(run(*given, "--json")[1])
     assert told["baked"]["strength"] == pytest.approx(0.7, abs=0.02)
