@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.state import Singles
 
 # Values decoded at once: codes, scales and values then stay in the cache of a core.
-_PIECE = 1 << 18
+_PIECE: Final = 1 << 18
 # Of transposed values: each piece passes over all rows that are stored.
-_WIDE_PIECE = 1 << 20
+_WIDE_PIECE: Final = 1 << 20
 
 
 class Box(NamedTuple):
@@ -57,31 +57,54 @@ def boxes(start: int, stop: int, columns: int, piece: int = _PIECE) -> Iterator[
             start += whole * columns
 
 
+def refs_in(value: object) -> tuple[TensorRef, ...]:
+    """Return the stored tensors in a decoder or a part of one, in the order of its fields."""
+    if isinstance(value, TensorRef):
+        return (value,)
+    if not is_dataclass(value):
+        return ()
+    return tuple(ref for f in fields(value) for ref in refs_in(getattr(value, f.name)))
+
+
+def described(value: object) -> str:
+    """Return a text that changes with all of a decoder but the bytes of its stored tensors."""
+    if isinstance(value, TensorRef):
+        return f"{value.dtype} {value.shape}"
+    if not is_dataclass(value):
+        return repr(value)
+    told = ", ".join(f"{f.name}={described(getattr(value, f.name))}" for f in fields(value))
+    return f"{type(value).__name__}({told})"
+
+
 @dataclass(frozen=True)
 class BoxDecoder:
     """A decoder of values in rows and columns: those that derive from it fill a box of them.
 
     Attributes:
         rows, columns: of the values as a matrix; more dimensions count as more rows.
+        name: what the representation is called.
     """
 
     rows: int
     columns: int
+    name: str
+
+    piece = _PIECE
 
     @property
     def scheme(self) -> str:
-        raise NotImplementedError
+        """What the representation is called."""
+        return self.name
 
     @property
     def stored(self) -> tuple[TensorRef, ...]:
-        raise NotImplementedError
+        """What the values are made of, in the order of the fields."""
+        return refs_in(self)
 
     @property
     def identity(self) -> str:
-        """The scheme and all parameters; the stored tensors are known by their bytes."""
-        given = ((field.name, getattr(self, field.name)) for field in fields(self))
-        said = ", ".join(f"{n} {v}" for n, v in given if not isinstance(v, TensorRef))
-        return f"{self.scheme}: {said}"
+        """All parameters; the stored tensors are known by their bytes."""
+        return described(self)
 
     def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
         """Fill `out`, (rows, columns) of the box and contiguous, with its values."""
@@ -90,48 +113,50 @@ class BoxDecoder:
     def read(self, reader: TensorReader, start: int, stop: int, out: AnyArray) -> None:
         """Fill `out` with the values of a range in row-major order."""
         begin = start
-        for box in boxes(start, stop, self.columns):
+        for box in boxes(start, stop, self.columns, self.piece):
             count = math.prod(box.shape)
             self.fill(reader, box, out[start - begin : start - begin + count].reshape(box.shape))
             start += count
 
     def transposed(self) -> Decoder:
         """Return the decoder of the transposed values."""
-        return Transposed(self.columns, self.rows, self)
+        return transposed(self, 1)
 
 
 @dataclass(frozen=True)
 class Transposed(BoxDecoder):
-    """The transpose of a matrix of decoded values."""
+    """The transposes of some matrices of decoded values, one below another.
 
+    Attributes:
+        height: rows of one transposed matrix.
+        inner: the matrices as they are stored.
+    """
+
+    height: int
     inner: BoxDecoder
 
-    @property
-    def scheme(self) -> str:
-        return self.inner.scheme
-
-    @property
-    def stored(self) -> tuple[TensorRef, ...]:
-        return self.inner.stored
-
-    @property
-    def identity(self) -> str:
-        return f"transposed {self.inner.identity}"
+    piece = _WIDE_PIECE
 
     def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
-        values = np.empty(out.shape[::-1], np.float32)
-        self.inner.fill(reader, Box(box.left, box.right, box.top, box.bottom), values)
-        out[...] = values.T
-
-    def read(self, reader: TensorReader, start: int, stop: int, out: AnyArray) -> None:
-        begin = start
-        for box in boxes(start, stop, self.columns, _WIDE_PIECE):
-            count = math.prod(box.shape)
-            self.fill(reader, box, out[start - begin : start - begin + count].reshape(box.shape))
-            start += count
+        top = box.top
+        while top < box.bottom:
+            matrix, left = divmod(top, self.height)
+            right = min(left + box.bottom - top, self.height)
+            first = matrix * self.columns  # of the rows of a stored matrix
+            values = np.empty((box.shape[1], right - left), np.float32)
+            self.inner.fill(reader, Box(first + box.left, first + box.right, left, right), values)
+            out[top - box.top : top - box.top + right - left] = values.T
+            top += right - left
 
     def transposed(self) -> Decoder:
-        return self.inner
+        return self.inner if self.height == self.rows else transposed(self, 1)
+
+
+def transposed(inner: BoxDecoder, matrices: int) -> BoxDecoder:
+    """Return the decoder of the transposes of some matrices, which stand one below another."""
+    height = inner.columns
+    columns = inner.rows // max(matrices, 1)
+    return Transposed(height * matrices, columns, inner.name, height, inner)
 
 
 def read_box(reader: TensorReader, ref: TensorRef, columns: int, box: Box) -> AnyArray:

@@ -26,7 +26,7 @@ container, let its reader give the bytes as an `UnreadTensor` with a `dtype` tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from megasim.checkpoint.contents import UnreadTensor
@@ -57,6 +57,12 @@ class Represented:
     sources: tuple[str, ...]
     decoder: Decoder | None = None
     problem: str = ""
+
+    def named(self, scheme: str) -> Represented:
+        """Return the same with another name of its scheme, that of the library it is from."""
+        if self.decoder is None:
+            return self
+        return replace(self, decoder=replace(self.decoder, name=scheme))  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,31 @@ from megasim.checkpoint.limits import Limits
 from megasim.checkpoint.opening import Checkpoint, check_not_empty, open_stored
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.representation.bitsandbytes import four_bits, int8_rows
+from megasim.representation.four_bit_floats import (
+    declared_floats,
+    fused_experts,
+    packed_floats,
+)
 from megasim.representation.logical import Represented, Scheme, StoredTensors, logical_ref
+from megasim.representation.packed_integers import packed_rows, transposed_groups
 from megasim.representation.scaled import scaled_codes
+from megasim.representation.torchao import flattened_subclasses
 from megasim.words import Unread
 
 # All representations that are decoded, or named where they cannot be. The first that finds a
 # tensor has it.
-SCHEMES: Final[tuple[Scheme, ...]] = (scaled_codes,)
+SCHEMES: Final[tuple[Scheme, ...]] = (
+    four_bits,
+    int8_rows,
+    packed_floats,
+    fused_experts,
+    declared_floats,
+    transposed_groups,
+    packed_rows,
+    flattened_subclasses,
+    scaled_codes,
+)
 
 
 def open_model(path: Path | str, limits: Limits | None = None) -> Checkpoint:

@@ -8,72 +8,20 @@ with a power of two for each 32 elements of a row; int8 with a scale for each ro
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-import numpy as np
-
-from megasim.checkpoint.tensors import TensorReader, TensorRef
-from megasim.kernels.state import Singles
-from megasim.representation.boxes import Box, BoxDecoder, as_singles, read_box
+from megasim.checkpoint.tensors import TensorRef
+from megasim.representation.grids import Affine, Blocks, Numbers
 from megasim.representation.logical import Represented, StoredTensors
 
 # Names of the scale beside `weight`.
 _SCALES: Final = ("scale_weight", "weight_scale", "weight_scale_inv")
 _CODES: Final = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "int8")
+# Of scales that are powers of two, E8M0: many files keep them as bytes.
+_POWERS: Final = ("uint8", "float8_e8m0fnu")
 # Sizes of blocks that are in use, beside whole tensors, rows and columns.
 _BLOCKS: Final = (16, 32, 64, 128, 256)
-
-
-@dataclass(frozen=True)
-class ScaledCodes(BoxDecoder):
-    """Values = codes × scales, rounded once to float32.
-
-    Attributes:
-        codes: rows × columns of a float8 dtype or int8.
-        scales: one for each block, row-major.
-        height: rows of a matrix, where the codes are several matrices one below another: a block
-            ends with its matrix.
-        block: rows and columns of a block; the last of a matrix may be smaller.
-    """
-
-    codes: TensorRef
-    scales: TensorRef
-    height: int
-    block: tuple[int, int]
-
-    @property
-    def scheme(self) -> str:
-        name = self.codes.dtype.replace("float8", "fp8")
-        if self.scales.numel == 1:
-            return f"{name} scaled"
-        rows, columns = self.block
-        if rows == 1 and columns == 32 and self.scales.dtype in ("uint8", "float8_e8m0fnu"):
-            return f"mx{name}"
-        if columns >= self.columns:
-            return f"{name} scaled by row" if rows == 1 else f"{name} scaled by {rows} rows"
-        return f"{name} scaled by {rows}x{columns}"
-
-    @property
-    def stored(self) -> tuple[TensorRef, ...]:
-        return self.codes, self.scales
-
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
-        out[...] = as_singles(read_box(reader, self.codes, self.columns, box), self.codes.dtype)
-        rows, columns = self.block
-        width = -(-self.columns // columns)
-        across = np.arange(box.left, box.right) // columns
-        matrix, row = np.divmod(np.arange(box.top, box.bottom), self.height)
-        down = matrix * -(-self.height // rows) + row // rows
-        area = Box(int(down[0]), int(down[-1]) + 1, int(across[0]), int(across[-1]) + 1)
-        raw = read_box(reader, self.scales, width, area)
-        is_power = self.scales.dtype == "uint8"  # E8M0, before torch had a dtype for it
-        scales = as_singles(raw, "float8_e8m0fnu" if is_power else self.scales.dtype)
-        if area.shape[1] == 1:
-            out *= scales[down - area.top]
-        else:
-            out *= scales[(down - area.top)[:, None], (across - area.left)[None, :]]
 
 
 def scaled_codes(stored: StoredTensors) -> Iterator[Represented]:
@@ -85,10 +33,11 @@ def scaled_codes(stored: StoredTensors) -> Iterator[Represented]:
         if name is None:
             continue
         scales = stored.tensors[prefix + name]
-        key, sources = prefix + "weight", (prefix + "weight", prefix + name)
-        if codes.dtype == "int8" and prefix + "weight_zero_point" in stored.tensors:
-            continue  # of compressed-tensors
-        yield scaled(key, codes, scales, sources)
+        key, sources = prefix + "weight", [prefix + "weight", prefix + name]
+        zeros = stored.tensors.get(f"{prefix}weight_zero_point")
+        if zeros is not None:
+            sources.append(f"{prefix}weight_zero_point")
+        yield scaled(key, codes, scales, tuple(sources), zeros)
     yield from _fused_experts(stored)
 
 
@@ -101,33 +50,73 @@ def _fused_experts(stored: StoredTensors) -> Iterable[Represented]:
                 yield scaled(key, codes, scales, (key, key + name))
 
 
-def scaled(key: str, codes: TensorRef, scales: TensorRef, sources: tuple[str, ...]) -> Represented:
-    """Return codes with scales as one tensor, whose blocks are told from the two shapes."""
+def scaled(
+    key: str,
+    codes: TensorRef,
+    scales: TensorRef,
+    sources: tuple[str, ...],
+    zeros: TensorRef | None = None,
+) -> Represented:
+    """Return codes with scales as one tensor, whose blocks are told from the two shapes.
+
+    Args:
+        zeros: zero points, as many as scales.
+    """
     shape = codes.shape
     rows, columns = (1, 1) if not shape else (prod(shape[:-1]), shape[-1])
     height = shape[-2] if len(shape) > 2 else rows
-    if len(shape) == 4:  # a convolution: one matrix, a row for each channel that comes out
+    if len(shape) == 4:  # a convolution: a row for each channel that comes out
         rows, columns = shape[0], prod(shape[1:])
-        height = rows
+    if len(shape) == 4 or scales.numel == 1:
+        height = rows  # one matrix
     block = _block(rows // max(height, 1), height, columns, scales)
     if block is None:
         said = "x".join(map(str, scales.shape)) or "one number"
         wanted = "x".join(map(str, shape))
         problem = f"its scales, {said} of {scales.dtype}, fit no blocks of its {wanted} codes"
         return Represented(key, shape, sources, None, problem)
-    decoder = ScaledCodes(rows, columns, codes, scales, height, block)
+    if zeros is not None and zeros.numel != scales.numel:
+        problem = f"its {zeros.numel} zero points do not fit its {scales.numel} scales"
+        return Represented(key, shape, sources, None, problem)
+    is_power = scales.dtype in _POWERS
+    across = -(-columns // block[1])
+    zero_points = None
+    if zeros is not None:
+        numbers = Numbers(zeros, across, zeros.dtype)
+        zero_points = Blocks(numbers, columns, height, block)
+    dtype = "float8_e8m0fnu" if is_power else scales.dtype
+    numbers = Numbers(scales, across, dtype)
+    decoder = Affine(
+        rows,
+        columns,
+        _name(codes.dtype, columns, scales, block),
+        Numbers(codes, columns, codes.dtype),
+        Blocks(numbers, columns, height, block),
+        zero_points,
+    )
     return Represented(key, shape, sources, decoder)
+
+
+def _name(codes: str, columns: int, scales: TensorRef, block: tuple[int, int]) -> str:
+    name = codes.replace("float8", "fp8")
+    tall, wide = block
+    if scales.numel == 1:
+        return f"{name} scaled"
+    if block == (1, 32) and scales.dtype in _POWERS:
+        return f"mx{name}"
+    if wide >= columns:
+        return f"{name} scaled by row" if tall == 1 else f"{name} scaled by {tall} rows"
+    return f"{name} scaled by {tall}x{wide}"
 
 
 def _block(matrices: int, height: int, columns: int, scales: TensorRef) -> tuple[int, int] | None:
     """Return rows and columns of the blocks that so many scales fit, None where there are none."""
-    is_power = scales.dtype in ("uint8", "float8_e8m0fnu")
-    if not (scales.dtype.startswith(("float", "bfloat")) or is_power) or scales.numel == 0:
+    if not scales.dtype.startswith(("float", "bfloat", "uint8")) or scales.numel == 0:
         return None
     if not (matrices and height and columns):
         return None
     if scales.numel == 1:
-        return (height, columns) if matrices == 1 else None
+        return height, columns
     if scales.shape == (matrices * height,) or (
         matrices > 1 and scales.shape == (matrices, height)
     ):

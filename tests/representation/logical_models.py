@@ -33,10 +33,11 @@ def logical(folder: Path, tensors: Mapping[str, torch.Tensor], key: str) -> Tens
     return ref
 
 
-def problem_of(folder: Path, tensors: Mapping[str, torch.Tensor], key: str) -> str:
+def problem_of(folder: Path, tensors: Mapping[str, torch.Tensor], key: str, **metadata: str) -> str:
     """Write tensors beside one that is sound, and return why a key of them is unread."""
     sound = {"sound.weight": torch.ones(8, 8)}
-    opened = open_model(write_model(folder / "m.safetensors", {**tensors, **sound}))
+    path = write_model(folder / "m.safetensors", {**tensors, **sound}, **metadata)
+    opened = open_model(path)
     assert "sound.weight" in opened.tensors
     assert key not in opened.tensors
     return opened.unread[key].note

@@ -1,0 +1,245 @@
+"""The parts that quantised tensors are made of: grids of codes, scales and zero points.
+
+A grid gives the numbers of any box of it. Codes have one number for each value; scales and zero
+points one for each block of values, over which `Blocks` and `Indexed` spread them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
+from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.kernels.state import Singles
+from megasim.representation.boxes import Box, BoxDecoder, as_singles, read_box
+
+# The value of each code of a 4-bit float of two exponent bits and one of mantissa (OCP MX, 2023).
+E2M1: Final = tuple(
+    sign * size for sign in (1.0, -1.0) for size in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+)
+
+
+class Grid(Protocol):
+    """Numbers in rows and columns."""
+
+    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+        """Return the numbers of a box, (rows, columns) of integers or float32."""
+
+
+class Spread(Protocol):
+    """A number for each value of a tensor, fewer of which are stored."""
+
+    def over(self, reader: TensorReader, box: Box) -> AnyArray:
+        """Return the numbers of a box of values, in a shape that broadcasts to that of the box."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers that are stored as they are.
+
+    Attributes:
+        ref: the tensor. columns: of it as a matrix.
+        dtype: what its elements are, where the file calls them something else.
+    """
+
+    ref: TensorRef
+    columns: int
+    dtype: str
+
+    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+        return as_singles(read_box(reader, self.ref, self.columns, box), self.dtype)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Unsigned integers of some bits each, packed one after another into words of 32 bits or bytes.
+
+    The lowest bits of a word come first, and an integer may go on in the next word.
+
+    Attributes:
+        ref: the words. columns: of the words as a matrix.
+        bits: of an integer, 1 to 8.
+        along: 1 if the words of a row hold a row of integers, 0 if those of a column a column.
+        order: which integers the bits of a word hold, from the lowest bits on; None: in order.
+    """
+
+    ref: TensorRef
+    columns: int
+    bits: int
+    along: int = 1
+    order: tuple[int, ...] | None = None
+
+    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+        if self.along == 1:
+            first, last = self._words(box.left, box.right)
+            words = read_box(reader, self.ref, self.columns, Box(box.top, box.bottom, first, last))
+            return self._unpacked(words, first, box.left, box.right)
+        first, last = self._words(box.top, box.bottom)
+        words = read_box(reader, self.ref, self.columns, Box(first, last, box.left, box.right))
+        return self._unpacked(np.ascontiguousarray(words.T), first, box.top, box.bottom).T
+
+    def _words(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the words that hold a range of integers, from one that begins with an integer."""
+        size = STORAGE_DTYPES[self.ref.dtype].itemsize * 8
+        step = self.bits if size % self.bits else 1  # words after which an integer begins anew
+        first = start * self.bits // size // step * step
+        return first, -(-stop * self.bits // size)
+
+    def _unpacked(
+        self, words: AnyArray, first: int, start: int, stop: int
+    ) -> npt.NDArray[np.uint8]:
+        """Return integers `start` to `stop` of each row, whose words begin with word `first`."""
+        size = words.dtype.itemsize * 8
+        data = words.view(np.uint8)
+        begin = start - first * size // self.bits
+        end = begin + stop - start
+        if self.bits == 8:
+            return data[:, begin:end]
+        if self.bits == 4:
+            codes = np.empty((len(data), 2 * data.shape[1]), np.uint8)
+            np.bitwise_and(data, 15, out=codes[:, ::2])
+            np.right_shift(data, 4, out=codes[:, 1::2])
+        elif size % self.bits == 0 and self.bits < 4:
+            shifts = np.arange(0, 8, self.bits, dtype=np.uint8)
+            split = data[:, :, None] >> shifts & np.uint8((1 << self.bits) - 1)
+            codes = split.reshape(len(data), -1)
+        else:
+            single = np.unpackbits(data, axis=1, bitorder="little")
+            whole = single.shape[1] // self.bits * self.bits
+            weights = 1 << np.arange(self.bits, dtype=np.uint8)
+            codes = single[:, :whole].reshape(len(data), -1, self.bits) @ weights
+        if self.order is not None:
+            place = np.argsort(self.order)
+            codes = codes.reshape(len(codes), -1, len(place))[:, :, place].reshape(len(codes), -1)
+        return codes[:, begin:end]
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """A grid with a whole number added to all of it, modulo another one where that is given."""
+
+    grid: Packed | Numbers
+    by: int
+    modulo: int | None = None
+
+    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+        found = self.grid.read(reader, box).astype(np.float32) + np.float32(self.by)
+        return found if self.modulo is None else np.remainder(found, np.float32(self.modulo))
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """A grid of scales, times the one scale of the whole tensor, or divided by it."""
+
+    grid: Numbers
+    whole: TensorRef
+    divided: bool
+
+    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+        factor = as_singles(reader.read(self.whole), self.whole.dtype)[0]
+        scales = self.grid.read(reader, box)
+        return scales / factor if self.divided else scales * factor
+
+
+@dataclass(frozen=True)
+class Same:
+    """One number for all values."""
+
+    number: float
+
+    def over(self, reader: TensorReader, box: Box) -> AnyArray:
+        return np.full((1, 1), self.number, np.float32)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A number for each block of values.
+
+    Attributes:
+        grid: the numbers, as many in a row as there are blocks beside each other.
+        columns: of the values.
+        height: rows of a matrix, where the values are several matrices one below another: a block
+            ends with its matrix.
+        block: rows and columns of a block; the last of a matrix may be smaller.
+    """
+
+    grid: Numbers | Packed | Shifted | Rescaled
+    columns: int
+    height: int
+    block: tuple[int, int]
+
+    def over(self, reader: TensorReader, box: Box) -> AnyArray:
+        tall, wide = self.block
+        left, right = box.left // wide, -(-box.right // wide)
+        rows = np.arange(box.top, box.bottom)
+        matrix, row = np.divmod(rows, self.height)
+        down = matrix * -(-self.height // tall) + row // tall
+        area = Box(int(down[0]), int(down[-1]) + 1, left, right)
+        found = self.grid.read(reader, area)
+        if tall > 1:
+            found = found[down - area.top]
+        if right - left == 1:
+            return found
+        across = np.repeat(found, wide, axis=1)
+        skipped = box.left - left * wide
+        return across[:, skipped : skipped + box.shape[1]]
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A number for each value out of a grid, in which the row or column of it has an index.
+
+    Attributes:
+        grid: groups × columns of the values, or rows of the values × groups.
+        index: the group of each row (`axis` 0) or column (`axis` 1) of the values; all are in the
+            grid.
+        groups: how many there are.
+    """
+
+    grid: Numbers | Packed | Shifted
+    index: TensorRef
+    axis: int
+    groups: int
+
+    def over(self, reader: TensorReader, box: Box) -> AnyArray:
+        start, stop = (box.top, box.bottom) if self.axis == 0 else (box.left, box.right)
+        index = reader.read(self.index, start, stop)
+        if self.axis == 0:
+            found = self.grid.read(reader, Box(0, self.groups, box.left, box.right))
+        else:
+            found = self.grid.read(reader, Box(box.top, box.bottom, 0, self.groups))
+        chosen: AnyArray = found.take(index, self.axis)
+        return chosen
+
+
+@dataclass(frozen=True)
+class Affine(BoxDecoder):
+    """Values = (codes − zeros) × scales; the difference is exact, the product rounded once."""
+
+    codes: Numbers | Packed
+    scales: Blocks | Indexed
+    zeros: Same | Blocks | Indexed | None = None
+
+    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+        out[...] = self.codes.read(reader, box)
+        if self.zeros is not None:
+            out -= self.zeros.over(reader, box)
+        out *= self.scales.over(reader, box)
+
+
+@dataclass(frozen=True)
+class Levels(BoxDecoder):
+    """Values = the number that each code stands for, times its scale, rounded once."""
+
+    codes: Packed
+    levels: tuple[float, ...]
+    scales: Blocks
+
+    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+        table = np.array(self.levels, np.float32)
+        np.take(table, self.codes.read(reader, box), out=out, mode="clip")
+        out *= self.scales.over(reader, box)
