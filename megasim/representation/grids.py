@@ -140,9 +140,9 @@ class Rescaled:
     divided: bool
 
     def read(self, reader: TensorReader, box: Box) -> AnyArray:
-        factor = as_singles(reader.read(self.whole), self.whole.dtype)[0]
+        factor = as_singles(reader.read(self.whole), self.whole.dtype)
         scales = self.grid.read(reader, box)
-        return scales / factor if self.divided else scales * factor
+        return np.divide(scales, factor) if self.divided else np.multiply(scales, factor)
 
 
 @dataclass(frozen=True)
