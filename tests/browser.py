@@ -47,9 +47,9 @@ class Browser:
         self._driver = driver
 
     def visit(
-        self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False
+        self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False
     ) -> Visit:
-        """Open a page and let it load."""
+        """Open a page, a file or an address, and let it load."""
         driver = self._driver
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -57,7 +57,8 @@ class Browser:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
         for log in ("browser", "performance"):  # what an earlier page left
             driver.get_log(log)
-        driver.get(page.resolve().as_uri())
+        own = page if isinstance(page, str) else page.resolve().as_uri()
+        driver.get(own)
         errors = [entry["message"] for entry in driver.get_log("browser")]
         sent = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
         asked = [
@@ -65,7 +66,6 @@ class Browser:
             for message in sent
             if message["method"] == "Network.requestWillBeSent"
         ]
-        own = page.resolve().as_uri()
         return Visit(
             errors=errors,
             broken_images=self.run(

@@ -11,20 +11,20 @@
   const ROW = 13; // pixels of a line of labels
   const STYLE = `
 .picture { position: relative; outline-offset: 2px; }
-.picture:focus-visible { outline: 2px solid var(--link); }
+.picture:focus-visible { outline: 2px solid var(--picture-link); }
 .picture-tip { position: absolute; z-index: 5; pointer-events: none; max-width: min(30rem, 90%);
-  padding: .35rem .6rem; border: 1px solid var(--rule); border-radius: 5px; background: var(--paper);
-  color: var(--ink); font-size: 13px; line-height: 1.4; box-shadow: 0 1px 6px #0003; }
+  padding: .35rem .6rem; border: 1px solid var(--picture-rule); border-radius: 5px; background: var(--picture-paper);
+  color: var(--picture-ink); font-size: 13px; line-height: 1.4; box-shadow: 0 1px 6px #0003; }
 .picture-tip div, .picture-told div { overflow-wrap: anywhere; }
 .picture-tip div:first-child, .picture-told div:first-child { font-weight: 600; }
-.picture-told { min-height: 3.2em; margin: .4rem 0; font-size: 14px; color: var(--ink); }
-.picture-told a, .picture-set a { color: var(--link); margin-right: .9rem; }
+.picture-told { min-height: 3.2em; margin: .4rem 0; font-size: 14px; color: var(--picture-ink); }
+.picture-told a, .picture-set a { color: var(--picture-link); margin-right: .9rem; }
 .picture-set { margin: .4rem 0; font-size: 14px; }
 .picture-set input { width: min(24rem, 100%); font: inherit; color: inherit; background: transparent;
-  border: 1px solid var(--rule); border-radius: 4px; padding: .1rem .4rem; }
+  border: 1px solid var(--picture-rule); border-radius: 4px; padding: .1rem .4rem; }
 .picture-cursor { position: absolute; z-index: 4; pointer-events: none; border: 2px solid #fff;
   outline: 2px solid #000; }
-.picture-help { font-size: 13px; color: var(--quiet); margin: .2rem 0; }`;
+.picture-help { font-size: 13px; color: var(--picture-quiet); margin: .2rem 0; }`;
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let bokeh = null;
@@ -122,6 +122,11 @@
 
     recolour() {
       const theme = this.item.themes[dark.matches ? "dark" : "light"];
+      for (const name of ["paper", "ink", "quiet", "rule"]) {
+        document.documentElement.style.setProperty(`--picture-${name}`, theme[name]);
+      }
+      const link = dark.matches ? "#8ab8f0" : "#0b57a8";
+      document.documentElement.style.setProperty("--picture-link", link);
       for (const model of this.plot.document.all_models ?? this.plot.document._all_models.values()) {
         for (const tag of model.tags) {
           if (Array.isArray(tag)) model[tag[0]] = theme[tag[1]];

@@ -59,6 +59,7 @@ def _environment() -> Environment:
         finalize=shown,
     )
     environment.filters["lines"] = lines
+    environment.filters["zip_self"] = lambda values: [(value, value) for value in values]
     return environment
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 from megasim.store.rows import Store
@@ -32,17 +33,30 @@ def run_query(
     components: Sequence[str] = (),
     path: Sequence[str] = (),
 ) -> QueryResult:
-    """Run a query of `sql/report.sql` and return it with its values written out.
+    """Run a query of `sql/report.sql` or `sql/pages.sql` and return it with its values written out.
 
     Args:
         models: names; all of the store when None.
         model, components, path: the other values a query may ask for.
     """
-    purpose, _, body = statement(name).partition("\nselect")
-    sql = _filled("select" + body, models, model, components, path)
+    sql = filled_query(name, models=models, model=model, components=components, path=path)
     found = store.query(sql)
     assert found is not None
-    return QueryResult(sql, purpose_of(purpose), found)
+    return QueryResult(sql, purpose_of(statement(name)), found)
+
+
+def filled_query(
+    name: str,
+    *,
+    models: Sequence[str] | None = None,
+    model: str = "",
+    components: Sequence[str] = (),
+    path: Sequence[str] = (),
+) -> str:
+    """Return a query with its values written out and its comment left out. See `run_query`."""
+    lines = statement(name).splitlines()
+    body = dropwhile(lambda line: line.startswith("--"), lines)
+    return _filled("\n".join(body), models, model, components, path)
 
 
 _VALUE = re.compile(r"\$(models|model|components|path)\b")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from megasim.serve.pages import models
+from megasim.serve.pages import lineage, map, matrix, model, models, pair, pictures
 
-# (path, title in the navigation, router), in the order of the navigation.
-PAGES: tuple[tuple[str, str, APIRouter], ...] = (("/models", "Models", models.router),)
+# (path, title in the navigation, router), in the order of the navigation; those without a title
+# are not in it.
+PAGES: tuple[tuple[str, str, APIRouter], ...] = (
+    ("/models", "Models", models.router),
+    ("/matrix", "Matrix", matrix.router),
+    ("/map", "Map", map.router),
+    ("/lineage", "Lineage", lineage.router),
+    ("/pair", "Pair", pair.router),
+    ("/model", "", model.router),
+    ("/pictures", "", pictures.router),
+)

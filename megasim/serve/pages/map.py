@@ -1,0 +1,142 @@
+"""The page of a map: any two axes, a path, and the verdict of the plane test beside it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse
+
+from megasim.answers.maps import MapView
+from megasim.plots.figure_files import figure_bytes
+from megasim.plots.interactive_map import map_picture
+from megasim.serve.dependencies import ReadStore, kept
+from megasim.serve.pages.choices import (
+    Models,
+    chosen_component,
+    component_choices,
+    own_query,
+    set_links,
+    stored_components,
+)
+from megasim.serve.pages.pictures import item_response, set_attribute
+from megasim.serve.pages.shown_tables import (
+    model_address,
+    pair_address,
+    query_links,
+    shown_table,
+)
+from megasim.serve.rendering import page
+from megasim.store.runnable_queries import filled_query
+from megasim.words import Metric
+from megasim.workspace import Workspace
+
+router = APIRouter()
+
+AXES = ("1,2", "1,3", "2,3")
+Axes = Annotated[str, Query(pattern="^[123],[123]$")]
+Path = Annotated[list[str], Query(description="Models in their order; or names on lines of text.")]
+
+
+def path_names(path: list[str]) -> list[str]:
+    """Return the models of a path: a parameter may hold several, one on each line."""
+    return [line.strip() for text in path for line in text.splitlines() if line.strip()]
+
+
+def _map(
+    request: Request,
+    store: Workspace,
+    component: str,
+    metric: Metric,
+    models: list[str],
+    path: list[str],
+) -> MapView:
+    return kept(
+        request,
+        ("map", component, metric, tuple(models), tuple(path)),
+        lambda: store.map(component or None, metric, models=models or None, path=path),
+    )
+
+
+@router.get("/map", response_class=HTMLResponse)
+def map_page(
+    request: Request,
+    store: ReadStore,
+    component: str = "",
+    metric: Metric = Metric.L2,
+    axes: Axes = "1,2",
+    models: Models = [],  # noqa: B006 - FastAPI copies it
+    path: Path = [],  # noqa: B006
+) -> HTMLResponse:
+    """Return where the models lie, and whether that is a plane."""
+    names = path_names(path)
+    view = _map(request, store, component, metric, models, names)
+    component = chosen_component(store, component)
+    sql = filled_query(
+        "report_distances",
+        models=list(view.models) if models else None,
+        components=stored_components(store, component),
+    )
+    steps = shown_table(
+        view.steps(),
+        "Steps of the path" if names else "Steps of the spanning tree",
+        to={
+            "from": lambda row: model_address(row["from"]),
+            "to": lambda row: model_address(row["to"]),
+            "length": lambda row: pair_address(row["from"], row["to"]),
+        },
+    )
+    data = [("JSON", f"/api/v1/map?{own_query(request, axes='')}"), *query_links(sql)[1:]]
+    return page(
+        request,
+        "map.html.j2",
+        view=view,
+        steps=steps,
+        component=component,
+        components=component_choices(request, store),
+        metric=str(metric),
+        metrics=[str(m) for m in Metric],
+        axes=axes,
+        all_axes=AXES,
+        models=models,
+        path=names,
+        source=f"/map/picture.json?{own_query(request)}",
+        sets=set_attribute(set_links(component)),
+        data=[*data, ("SVG", f"/map/figure.svg?{own_query(request, axes='')}")],
+        sql=sql if metric == Metric.L2 else "",
+    )
+
+
+@router.get("/map/picture.json")
+def map_item(
+    request: Request,
+    store: ReadStore,
+    component: str = "",
+    metric: Metric = Metric.L2,
+    axes: Axes = "1,2",
+    models: Models = [],  # noqa: B006
+    path: Path = [],  # noqa: B006
+) -> Response:
+    """Return the picture for the script that draws it."""
+    names = path_names(path)
+    view = _map(request, store, component, metric, models, names)
+    first, second = (int(number) for number in axes.split(","))
+    key = ("map picture", component, metric, axes, tuple(models), tuple(names))
+    return item_response(kept(request, key, lambda: map_picture(view, axes=(first, second))))
+
+
+@router.get("/map/figure.svg")
+def map_figure(
+    request: Request,
+    store: ReadStore,
+    component: str = "",
+    metric: Metric = Metric.L2,
+    models: Models = [],  # noqa: B006
+    path: Path = [],  # noqa: B006
+) -> Response:
+    """Return the static figure, for slides and papers."""
+    names = path_names(path)
+    view = _map(request, store, component, metric, models, names)
+    key = ("map figure", component, metric, tuple(models), tuple(names))
+    drawn = kept(request, key, lambda: figure_bytes(view.plot(), "svg"))
+    return Response(drawn, media_type="image/svg+xml")

@@ -1,0 +1,123 @@
+"""The page of a distance matrix: zoomed, ordered, each pair told, a set of models selected."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse
+
+from megasim.answers.matrices import MatrixView
+from megasim.matrix.distance_matrix import coverage_note
+from megasim.plots.figure_files import figure_bytes
+from megasim.plots.interactive_matrix import ORDERS, matrix_picture
+from megasim.serve.dependencies import ReadStore, kept
+from megasim.serve.pages.choices import (
+    Models,
+    chosen_component,
+    component_choices,
+    own_query,
+    set_links,
+    stored_components,
+)
+from megasim.serve.pages.pictures import item_response, set_attribute
+from megasim.serve.pages.shown_tables import query_links
+from megasim.serve.rendering import page
+from megasim.store.runnable_queries import filled_query
+from megasim.words import Metric
+from megasim.workspace import Workspace
+
+router = APIRouter()
+Order = Annotated[str, Query(pattern="^(cluster|name|date)$")]
+
+
+def _matrix(
+    request: Request, store: Workspace, component: str, metric: Metric, models: list[str]
+) -> MatrixView:
+    return kept(
+        request,
+        ("matrix", component, metric, tuple(models), False),
+        lambda: store.matrix(component or None, metric, models=models or None),
+    ).require(2)
+
+
+@router.get("/matrix", response_class=HTMLResponse)
+def matrix_page(
+    request: Request,
+    store: ReadStore,
+    component: str = "",
+    metric: Metric = Metric.L2,
+    order: Order = "cluster",
+    models: Models = [],  # noqa: B006 - FastAPI copies it
+) -> HTMLResponse:
+    """Return all pairs of models at once, as one picture."""
+    view = _matrix(request, store, component, metric, models)
+    component = chosen_component(store, component)
+    sql = filled_query(
+        "report_distances",
+        models=list(view.models) if models else None,
+        components=stored_components(store, component),
+    )
+    asked = own_query(request)
+    data = [("JSON", f"/api/v1/matrix?{own_query(request, order='')}"), *query_links(sql)[1:]]
+    if len(view.models) <= 300:
+        data.append(("SVG", f"/matrix/figure.svg?{asked}"))
+    return page(
+        request,
+        "matrix.html.j2",
+        view=view,
+        note=coverage_note(view),
+        component=component,
+        components=component_choices(request, store),
+        metric=str(metric),
+        metrics=[str(m) for m in Metric],
+        order=order,
+        orders=ORDERS,
+        models=models,
+        source=f"/matrix/picture.json?{asked}",
+        sets=set_attribute(set_links(component)),
+        data=data,
+        sql=sql if metric == Metric.L2 else "",
+    )
+
+
+@router.get("/matrix/picture.json")
+def matrix_item(
+    request: Request,
+    store: ReadStore,
+    component: str = "",
+    metric: Metric = Metric.L2,
+    order: Order = "cluster",
+    models: Models = [],  # noqa: B006
+) -> Response:
+    """Return the picture for the script that draws it."""
+    view = _matrix(request, store, component, metric, models)
+
+    def drawn():  # type: ignore[no-untyped-def]
+        dates = None
+        if order == "date":
+            names = {number: name for name, number in store.store.model_ids().items()}
+            dates = {names[i]: at for i, at in store.store.rows("ingest_times") if i in names}
+        return matrix_picture(view, order=order, dates=dates)  # type: ignore[arg-type]
+
+    return item_response(
+        kept(request, ("matrix picture", component, metric, order, tuple(models)), drawn)
+    )
+
+
+@router.get("/matrix/figure.svg")
+def matrix_figure(
+    request: Request,
+    store: ReadStore,
+    component: str = "",
+    metric: Metric = Metric.L2,
+    models: Models = [],  # noqa: B006
+) -> Response:
+    """Return the static figure, for slides and papers."""
+    view = _matrix(request, store, component, metric, models)
+    drawn = kept(
+        request,
+        ("matrix figure", component, metric, tuple(models)),
+        lambda: figure_bytes(view.heatmap(), "svg"),
+    )
+    return Response(drawn, media_type="image/svg+xml")
