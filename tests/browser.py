@@ -81,6 +81,20 @@ class Browser:
         """Return the result of a script on the page that is open."""
         return self._driver.execute_script(script)
 
+    def run_async(self, script: str) -> Any:
+        """Return what a script on the page that is open hands to `done`."""
+        return self._driver.execute_async_script(f"const done = arguments[0]; {script}")
+
+    def press(self, key: str) -> None:
+        """Press a key, named as a script names it."""
+        values: dict[str, Any] = {"key": key, "code": key}
+        if key == "Tab":
+            values["windowsVirtualKeyCode"] = 9
+        elif len(key) == 1:
+            values["text"] = key
+        for kind in ("keyDown", "keyUp"):
+            self._driver.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": kind, **values})
+
     def drag(self, start: Sequence[float], end: Sequence[float]) -> None:
         """Press the button of the mouse at one place of the window and let go at another."""
         steps = [

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bokeh.model import Model
     from bokeh.models import Plot
 
-_SCRIPT = Path(__file__).with_name("interactive.js")
+_SCRIPTS = ("picture", "matrix", "points", "start")  # parts of one script, in their order
 _FRAME = 190  # CSS pixels that a notebook gives to what stands around the plot
 _STEPS = 256  # colours of a scale
 
@@ -42,7 +42,7 @@ class InteractivePicture:
     Attributes:
         title: what it shows.
         caption: how to read it, a sentence each.
-        item: what BokehJS and `interactive.js` need, as JSON: the same picture gives the same text.
+        item: what BokehJS and `picture_script` need, as JSON: the same picture gives the same text.
         height: of the plot in a notebook, in CSS pixels.
     """
 
@@ -86,7 +86,7 @@ def interactive_picture(
     asked: Mapping[str, Any],
     height: int = 600,
 ) -> InteractivePicture:
-    """Return a plot with what `interactive.js` needs to answer for it.
+    """Return a plot with what `picture_script` needs to answer for it.
 
     Args:
         kind: "matrix", "map" or "lineage".
@@ -162,7 +162,9 @@ def bokeh_script() -> bytes:
 @cache
 def picture_script() -> str:
     """Return the script that makes pictures of a page answer."""
-    return _SCRIPT.read_text(encoding="utf-8")
+    folder = Path(__file__).parent
+    parts = [(folder / f"interactive_{name}.js").read_text("utf-8") for name in _SCRIPTS]
+    return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
 @cache

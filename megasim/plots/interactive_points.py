@@ -45,7 +45,7 @@ def square_plot(height: int) -> Any:
 
 
 def point_source(x: Any, y: Any, names: Sequence[str], **columns: Any) -> ColumnDataSource:
-    """Return points with their names, beside them at first; `interactive.js` moves or hides them.
+    """Return points with their names, beside them at first; the script moves or hides them.
 
     Args:
         columns: more values for each point, by name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
@@ -86,7 +87,10 @@ def map_page(
             "length": lambda row: pair_address(row["from"], row["to"]),
         },
     )
-    data = [("JSON", f"/api/v1/map?{own_query(request, axes='')}"), *query_links(sql)[1:]]
+    # the API takes a parameter for each model of the path
+    asked = "&".join(filter(None, [own_query(request, path=""), urlencode({"path": names}, True)]))
+    without_axes = "&".join(part for part in asked.split("&") if not part.startswith("axes="))
+    data = [("JSON", f"/api/v1/map?{without_axes}"), *query_links(sql)[1:]]
     return page(
         request,
         "map.html.j2",
@@ -100,9 +104,9 @@ def map_page(
         all_axes=AXES,
         models=models,
         path=names,
-        source=f"/map/picture.json?{own_query(request)}",
+        source=f"/map/picture.json?{asked}",
         sets=set_attribute(set_links(component)),
-        data=[*data, ("SVG", f"/map/figure.svg?{own_query(request, axes='')}")],
+        data=[*data, ("SVG", f"/map/figure.svg?{without_axes}")],
         sql=sql if metric == Metric.L2 else "",
     )
 

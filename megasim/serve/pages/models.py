@@ -76,13 +76,14 @@ def models_page(
 
 def _rows(store: Workspace) -> list[dict[str, Any]]:
     """Return a row for each model, with what it can be found by."""
-    sizes = run_query(store.store, "page_sizes").frame.set_index("model")
+    answer = run_query(store.store, "page_sizes").frame
+    sizes = {str(row[0]): row[1:] for row in answer.to_numpy(dtype=object).tolist()}
     odd: dict[str, Counter[str]] = {}
     for note in model_health(store.store):
         odd.setdefault(note.model, Counter())[str(note.kind)] += 1
     rows = []
     for model in store.store.frame("service_models", search="").to_dict("records"):
-        name = model["name"]
+        name = str(model["name"])
         notes = odd.get(name, Counter())
         health = {kind.replace("_", " ") for kind in notes}
         if model["unread"]:
@@ -91,20 +92,20 @@ def _rows(store: Workspace) -> list[dict[str, Any]]:
             kind: list(model[kind]) if model[kind] is not None else []
             for kind in ("components", "dtypes")
         }
-        known = name in sizes.index
+        tensors, shared, distinct = sizes.get(name, (None, None, None))
         texts = (name, model["family"], model["variant"], model["format"])
         rows.append(
             {
-                **model,
+                **{str(column): value for column, value in model.items()},
                 "text": " ".join(str(text) for text in texts if text).lower(),
                 "family": {str(model["family"] or "unknown")},
                 "part_role": {str(model["part_role"])},
                 "component": {component_title(c) for c in listed["components"]},
                 "dtype": set(listed["dtypes"]),
                 "health": health or {"nothing odd"},
-                "tensor_bytes": int(sizes.loc[name, "bytes"]) if known else None,
-                "shared_bytes": int(sizes.loc[name, "shared_bytes"]) if known else None,
-                "distinct_bytes": float(sizes.loc[name, "share_of_distinct"]) if known else None,
+                "tensor_bytes": tensors,
+                "shared_bytes": shared,
+                "distinct_bytes": distinct,
             }
         )
     return rows

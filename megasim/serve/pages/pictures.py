@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from fastapi import APIRouter, Response
 
@@ -36,15 +35,10 @@ def figures() -> Response:
 
 
 def item_response(picture: InteractivePicture) -> Response:
-    """Return what a picture holds, for `interactive.js` to draw."""
+    """Return what a picture holds, for the script to draw."""
     return Response(picture.item, media_type="application/json")
 
 
 def set_attribute(links: list[tuple[str, str]]) -> str:
     """Return the pages that take over a set of models, as the script reads them."""
     return json.dumps(links)
-
-
-def plain(value: Any) -> Any:
-    """Return a value of an enum as its text, for templates."""
-    return str(value)

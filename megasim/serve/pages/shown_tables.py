@@ -12,7 +12,6 @@ import pandas as pd
 from megasim.report.parts import column_texts
 
 MOST_ROWS = 500
-_ALWAYS_TEXT = (bool,)
 
 
 @dataclass(frozen=True)
