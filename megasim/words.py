@@ -229,3 +229,19 @@ class Unread(StrEnum):
     PLACEHOLDER = "placeholder"  # it has no values: empty, or a meta tensor
     OBJECT = "object"  # a Python object, or a bare storage
     ABSENT = "absent"  # named by an index, and not there
+
+
+class JobState(StrEnum):
+    """What has become of a job of the service."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"  # what was done by then is kept
+    INTERRUPTED = "interrupted"  # the service ended in the middle of it, more than once
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self not in (JobState.WAITING, JobState.RUNNING)

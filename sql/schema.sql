@@ -241,6 +241,21 @@ create table known_component (
     version     integer                     -- of the fingerprints it was made with
 );
 
+-- What the service was asked to do, and what became of it.
+create table job (
+    id        integer   not null,
+    kind      varchar   not null,           -- 'ingest', 'compare', 'import', 'report', …
+    arguments json      not null,
+    state     varchar   not null,           -- see `megasim.words.JobState`
+    attempts  integer   not null,           -- how often it began
+    asked_at  timestamp not null,
+    began_at  timestamp,
+    ended_at  timestamp,
+    result    json,
+    error     varchar,                      -- why it failed
+    remedy    varchar
+);
+
 -- The text of views.sql as it last ran, to see when the views must be made anew.
 create table view_text (
     text varchar not null

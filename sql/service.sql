@@ -42,3 +42,55 @@ set allowed_configs = [
 -- name: lock_settings
 -- From here on nothing else may be set.
 set lock_configuration = true;
+
+-- name: add_job
+-- A job is asked for; jobs are done in the order of their ids.
+insert into job
+select
+    coalesce(max(id), 0) + 1, $kind, $arguments, 'waiting', 0, get_current_timestamp()::timestamp,
+    null, null, null, null, null
+from job
+returning id;
+
+-- name: jobs
+-- The jobs, the newest first.
+select * from job order by id desc limit $most;
+
+-- name: job
+-- One job.
+select * from job where id = $id;
+
+-- name: next_job
+-- The job that has waited longest.
+select * from job where state = 'waiting' order by id limit 1;
+
+-- name: begin_job
+-- A job begins, for the first time or once more.
+update job
+set state = 'running', attempts = attempts + 1, began_at = get_current_timestamp()::timestamp
+where id = $id;
+
+-- name: end_job
+-- A job is over.
+update job
+set state = $state, ended_at = get_current_timestamp()::timestamp,
+    result = $result, error = $error, remedy = $remedy
+where id = $id;
+
+-- name: wait_again
+-- A job goes on when the service starts again: what it has saved is known to it.
+update job set state = 'waiting' where id = $id;
+
+-- name: cancel_waiting
+-- A job that has not begun is not to begin.
+update job
+set state = 'cancelled', ended_at = get_current_timestamp()::timestamp
+where id = $id and state = 'waiting';
+
+-- name: left_running
+-- Jobs in whose middle the service ended.
+select id, attempts from job where state = 'running' order by id;
+
+-- name: jobs_of_states
+-- How many jobs there are of each state.
+select state, count(*) from job group by state order by state;

@@ -10,13 +10,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from megasim.errors import MegasimError, printable
 from megasim.resources import package_path
 from megasim.serve.api import ROUTERS
 from megasim.serve.pages import PAGES
-from megasim.serve.problems import NotModified, Refusal, as_megasim_error, problem
+from megasim.serve.problems import problem
+from megasim.serve.refusals import NotModified, Refusal, as_megasim_error
 from megasim.serve.security import Security
 from megasim.serve.service import Service
 from megasim.serve.settings import Settings
@@ -29,7 +31,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         MegasimError: the store cannot be opened. See `connect`.
     """
-    owner = StoreOwner(settings.store, memory=settings.memory)
+    owner = StoreOwner(settings.store, memory=settings.memory, uploads=settings.job_folder)
     return app_of(Service(settings, owner))
 
 
@@ -38,10 +40,11 @@ def app_of(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.jobs.start()
         try:
             yield
         finally:
-            service.close()
+            await run_in_threadpool(service.close)
 
     app = FastAPI(
         title="megasim",

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Response
 
-from megasim.serve.problems import NotModified
+from megasim.serve.refusals import NotModified
 from megasim.serve.service import service_of
 from megasim.workspace import Workspace
 

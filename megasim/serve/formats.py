@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from megasim.serve.problems import Refusal
+from megasim.serve.refusals import Refusal
 
 if TYPE_CHECKING:
     import pyarrow as pa

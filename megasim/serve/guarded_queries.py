@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from megasim.errors import UsageError, printable
-from megasim.serve.problems import Refusal
+from megasim.serve.refusals import Refusal
 from megasim.serve.settings import Settings
 from megasim.store.rows import Store
 from megasim.store.statements import statement

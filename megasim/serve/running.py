@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 
@@ -31,6 +32,7 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         port = int(listening.getsockname()[1])
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         app = create_app(settings)
+        service = app.state.service
         server = _Server(
             uvicorn.Config(
                 app,
@@ -40,22 +42,30 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
                 server_header=False,
             ),
             lambda: started(f"http://{host}:{port}/"),
+            lambda: setattr(service, "is_ending", True),
         )
         server.run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it answers."""
+    """A server that says when it answers, and when it ends."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._tell = started
+        self._tell, self._ending = started, ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, then tell."""
         await super().startup(sockets)
         if self.started:
             self._tell()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End: what would stream for ever ends by itself, all else gets some seconds."""
+        self._ending()
+        super().handle_exit(sig, frame)
 
 
 def _listen(settings: Settings) -> socket.socket:

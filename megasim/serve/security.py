@@ -15,7 +15,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from megasim.errors import MegasimError, printable
-from megasim.serve.problems import Refusal, problem
+from megasim.serve.problems import problem
+from megasim.serve.refusals import Refusal
 from megasim.serve.service import Service
 
 COOKIE = "megasim"

@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 from starlette.requests import HTTPConnection
 
 from megasim.resources import __version__, code_digest
+from megasim.serve.jobs import Jobs
 from megasim.serve.settings import Settings
 from megasim.store.owner import StoreOwner
 from megasim.workspace import Workspace
@@ -30,6 +31,8 @@ class Service:
     def __init__(self, settings: Settings, owner: StoreOwner) -> None:
         self.settings = settings
         self.owner = owner
+        self.jobs = Jobs(owner, settings, settings.job_folder)
+        self.is_ending = False  # so that answers which never end do
         self.version = __version__
         # (path, title) of the pages, in the order of the navigation
         self.navigation: Sequence[tuple[str, str]] = ()
@@ -40,7 +43,9 @@ class Service:
         self._answers_lock = threading.Lock()
 
     def close(self) -> None:
-        """Close the store."""
+        """Let the job that runs save what it has, and close the store."""
+        self.is_ending = True
+        self.jobs.close()
         self.owner.close()
 
     # Who may do what

@@ -68,6 +68,11 @@ class Settings:
             )
 
     @property
+    def job_folder(self) -> Path:
+        """Where jobs keep the files they are given and write: beside the store."""
+        return self.store.with_name(f"{self.store.name}.jobs")
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the address.
 

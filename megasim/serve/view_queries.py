@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megasim.serve.problems import Refusal
+from megasim.serve.refusals import Refusal
 from megasim.store.runnable_queries import literal
 
 

@@ -44,6 +44,7 @@ COPIED_BY = {
     "beside": "copy_rows_of_models",
     "folded_sketch": "copy_rows_of_models",
     "known_component": "copy_all",
+    "job": "copy_all",
     "profile": "copy_rows_of_contents",
 }
 

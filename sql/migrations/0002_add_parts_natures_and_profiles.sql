@@ -75,6 +75,21 @@ create table known_component (
     version     integer
 );
 
+-- What the service was asked to do, and what became of it.
+create table job (
+    id        integer   not null,
+    kind      varchar   not null,
+    arguments json      not null,
+    state     varchar   not null,
+    attempts  integer   not null,
+    asked_at  timestamp not null,
+    began_at  timestamp,
+    ended_at  timestamp,
+    result    json,
+    error     varchar,
+    remedy    varchar
+);
+
 -- Every row that an algorithm made carries its version. Those of before have the first one, their
 -- fingerprints that of the models that hold them.
 alter table tensor add column fingerprint_version integer;

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from megasim.serve.api import answers, sql, views
+from megasim.serve.api import answers, jobs, sql, views
 
-ROUTERS: tuple[APIRouter, ...] = (views.router, answers.router, sql.router)
+ROUTERS: tuple[APIRouter, ...] = (views.router, answers.router, sql.router, jobs.router)

@@ -32,6 +32,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         408: "The query was stopped, because it took too long",
         409: "It cannot be done in this state",
         413: "It is too large: the upload, or what the query needs",
+        415: "It is not of the type that is taken",
         421: "The service is not the host that was asked for",
         422: "A parameter is not of its type",
         503: "The service is busy",
