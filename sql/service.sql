@@ -57,7 +57,7 @@ returning id;
 select * from job order by id desc limit $most;
 
 -- name: job
--- One job.
+-- One job, by its id.
 select * from job where id = $id;
 
 -- name: next_job
@@ -71,7 +71,7 @@ set state = 'running', attempts = attempts + 1, began_at = get_current_timestamp
 where id = $id;
 
 -- name: end_job
--- A job is over.
+-- A job is over: what became of it.
 update job
 set state = $state, ended_at = get_current_timestamp()::timestamp,
     result = $result, error = $error, remedy = $remedy
