@@ -170,6 +170,34 @@ class RecipeVerdict(StrEnum):
     NONE = "none"
 
 
+class WeightLevel(StrEnum):
+    """What has weights of its own in a merge."""
+
+    COMPONENT = "component"
+    ROLE = "role"  # attention, feed-forward …, the same in all blocks
+    BLOCK = "block"
+    BLOCK_ROLE = "role in a block"
+    TENSOR = "tensor"
+
+
+class MergeMethod(StrEnum):
+    """How a model was made of its parents, as far as that can be told."""
+
+    WEIGHTED_SUM = "weighted sum"  # of any tool, task arithmetic and add-differences among them
+    SLERP = "slerp"  # along an arc, by an angle in each tensor
+    MODEL_STOCK = "model stock"  # towards the mean, as far as angles tell, in each tensor
+    WHOLE_ELEMENTS = "whole elements"  # each element is one of its parents'
+    TIES = "TIES"  # largest changes, one sign elected
+    DARE = "DARE"  # random changes, scaled up
+    DARE_TIES = "DARE TIES"
+    BREADCRUMBS = "breadcrumbs"  # without the smallest and the largest changes
+    BREADCRUMBS_TIES = "breadcrumbs TIES"
+    DELLA = "DELLA"  # random changes, the larger the likelier
+    DELLA_TIES = "DELLA TIES"
+    TRIMMED = "trimmed task arithmetic"  # largest changes, no sign elected
+    STACK = "stack"  # layers of other models under other numbers
+
+
 class ClaimVerdict(StrEnum):
     """What the weights say of a claimed recipe or base."""
 

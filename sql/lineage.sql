@@ -71,6 +71,17 @@ group by m.id, m.name
 having count(*) filter (t.nans + t.infs > 0) = 0
 order by m.id;
 
+-- name: layer_norms
+-- L2 of each tensor of some models in some components.
+select m.name, mt.canonical_key, t.l2
+from model_tensor mt
+join batch b on b.component = mt.component
+join chosen c on c.model_id = mt.model_id
+join model m on m.id = mt.model_id
+join tensor t on t.id = mt.tensor_id
+where is_measured(mt.nature) and t.l2 is not null
+order by m.id, mt.canonical_key;
+
 -- name: pair_facts
 -- Of each compared pair and component: how many keys stand in which tier.
 select
@@ -82,7 +93,7 @@ order by model_a, model_b, component;
 
 -- name: keys_to_merge
 -- What a model calls its tensors, in the order of their canonical keys.
-select canonical_key, component, block, sources
+select canonical_key, component, block, role, sources
 from model_tensor
 where model_id = $id
 order by canonical_key;

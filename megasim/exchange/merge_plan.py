@@ -11,9 +11,10 @@ from megasim.anatomy.classification import component_members, component_title
 from megasim.errors import NoAnswerError, printable
 from megasim.findings.verdicts import NEVER_USED, component_order
 from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.weight_levels import group_of
 from megasim.store.matrices import component_names, member_names
 from megasim.store.rows import Model, Store
-from megasim.words import ModelSource
+from megasim.words import MergeMethod, ModelSource, WeightLevel
 
 # Weights are written with so many digits, and with two where that explains the model as well.
 _DIGITS = 4
@@ -103,9 +104,15 @@ def merge_plan(store: Store, model: str, recipes: Sequence[Recipe], rest: str = 
     models = {m.name: m for m in store.models()}
     parents = [p.model for recipe in recipes for p in recipe.parents]
     takes: dict[str, dict[str, Mapping[str, float]]] = {}
+    levels: dict[str, WeightLevel] = {}
     notes = []
     for recipe in recipes:
         if recipe.claimed:
+            if recipe.method not in (MergeMethod.WEIGHTED_SUM, MergeMethod.MODEL_STOCK):
+                raise NoAnswerError(
+                    f"{printable(recipe.model)} is no weighted sum but made by {recipe.method}",
+                    "`megasim recipe` without -o says how",
+                )
             by_block = _block_shares(recipe)
             notes.append(recipe.sentence())
         else:
@@ -122,18 +129,21 @@ def merge_plan(store: Store, model: str, recipes: Sequence[Recipe], rest: str = 
             title = component_title(recipe.component)
             notes.append(f"{title}: from {printable(donor, 80)}, {why}")
         for member in member_names(store, recipe.component):
-            takes[member] = {block: dict(shares) for block, shares in by_block.items()}
+            takes[member] = {group: dict(shares) for group, shares in by_block.items()}
+            levels[member] = recipe.level
     names = list(
         dict.fromkeys([*parents, *(n for t in takes.values() for s in t.values() for n in s)])
     )
     sources = tuple(_with_file(models[name]) for name in names)
     spellings = {name: _spellings(store, name) for name in names}
     merged = []
-    for canonical, component, block, keys in store.rows("keys_to_merge", id=models[model].id):
+    for canonical, component, block, role, keys in store.rows("keys_to_merge", id=models[model].id):
         of_component = takes.get(component, {"": {rest: 1.0}} if rest in names else {})
         if not of_component or component in NEVER_USED:
             continue
-        shares = of_component.get(block or "", of_component.get("", {}))
+        level = levels.get(component, WeightLevel.COMPONENT)
+        group = group_of(level, canonical, block or "", role or "")
+        shares = of_component.get(group, of_component.get("", {}))
         weights = tuple(shares.get(name, 0.0) for name in names)
         for name, weight in zip(names, weights, strict=True):
             if weight and spellings[name].get(canonical) != tuple(keys):
@@ -157,7 +167,7 @@ def merge_plan(store: Store, model: str, recipes: Sequence[Recipe], rest: str = 
 
 def _spellings(store: Store, model: str) -> dict[str, tuple[str, ...]]:
     rows = store.rows("keys_to_merge", id=store.require_model(model))
-    return {canonical: tuple(keys) for canonical, _, _, keys in rows}
+    return {canonical: tuple(keys) for canonical, *_, keys in rows}
 
 
 def _donor(recipe: Recipe, parents: Iterable[str], models: Mapping[str, Model]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import networkx as nx
 
@@ -125,6 +125,20 @@ def load_weight_sets(store: Store, component: str) -> dict[str, str]:
         for signature in (("float16", at_fp16), ("bfloat16", at_bf16)):
             sets.union(first.setdefault(signature, name), name)
     return {name: min(group) for group in sets.to_sets() for name in group}
+
+
+def load_layer_norms(
+    store: Store, component: str, models: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return model → canonical key → L2 of its tensor in a component; without those with NaN."""
+    found: dict[str, dict[str, float]] = {name: {} for name in models}
+    tables: dict[str, dict[str, object]] = {
+        "batch": {"component": member_names(store, component)},
+        "chosen": {"model_id": list(store.model_ids(models).values())},
+    }
+    for name, key, l2 in store.rows("layer_norms", tables=tables):
+        found[name][key] = l2
+    return found
 
 
 def load_ema_copies(store: Store) -> set[tuple[str, str]]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from megasim.errors import printable
 from megasim.estimate.kinship import KinshipTest
+from megasim.lineage.angular_methods import LayerNorms
 from megasim.lineage.edges import (
     KnownHistory,
     copy_edges,
@@ -49,6 +50,7 @@ def build_lineage(
     weight_sets: Mapping[str, str] | None = None,
     merges: Sequence[Recipe] | None = None,
     kinship: KinshipTest | None = None,
+    layer_norms: LayerNorms | None = None,
     settings: LineageSettings = SETTINGS,
 ) -> Lineage:
     """Return the families of the models of a matrix and the tree in each.
@@ -73,6 +75,7 @@ def build_lineage(
         merges: the recipes of all merges, where they are known already, as from a tree of the same
             distances that took other evidence.
         kinship: what the order of their hidden units says of the models.
+        layer_norms: gives L2 of single tensors, where known: merges along an arc show in them.
 
     Raises:
         UsageError: a metric other than L2.
@@ -104,7 +107,7 @@ def build_lineage(
 
     rounding = rounding_of(known.facts.values(), matrix.component)
     found = [
-        find_merges(family, rounding, norms, settings)
+        find_merges(family, rounding, norms, settings, layer_norms)
         if merges is None
         else merges_of(family, merges)
         for family in families

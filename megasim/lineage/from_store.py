@@ -13,6 +13,7 @@ from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_
 from megasim.lineage.evidence import norms_of, rounding_of
 from megasim.lineage.facts import (
     load_ema_copies,
+    load_layer_norms,
     load_model_facts,
     load_pair_facts,
     load_weight_sets,
@@ -72,6 +73,7 @@ def load_recipe(
         rounding=rounding_of(facts, component),
         norms=norms_of(facts, component),
         weight_sets=load_weight_sets(store, component),
+        layer_norms=partial(load_layer_norms, store, component),
     )
     return replace(recipe, notes=(*recipe.notes, *notes))
 
@@ -156,6 +158,7 @@ def lineage_and_claims(
         ema_copies=ema_copies,
         weight_sets=load_weight_sets(store, component),
         kinship=kinship_test(store, component, models=matrix.models),
+        layer_norms=partial(load_layer_norms, store, component),
     )
     lineage = from_weights = build(facts=blind)
     claims = list(claimed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from megasim.lineage.angular_methods import LayerNorms
 from megasim.lineage.families import FamilyDistances
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
@@ -32,12 +33,14 @@ def find_merges(
     rounding: Mapping[str, float],
     norms: Mapping[str, float],
     settings: LineageSettings = SETTINGS,
+    layer_norms: LayerNorms | None = None,
 ) -> Merges:
     """Return the models of a family that are merges of others in it.
 
     Args:
         rounding: model → the L2 that storing it rounded away.
         norms: model → L2 of its weights, where known.
+        layer_norms: gives L2 of single tensors, where known.
     """
     recipes = (
         recover_recipe(
@@ -46,12 +49,13 @@ def find_merges(
             layers=family.layers,
             rounding=rounding,
             norms=norms,
+            layer_norms=layer_norms,
             max_unexplained=settings.merge_unexplained,
             settings=settings,
         )
         for i in explainable(family.matrix.squared(), family.layers, settings)
     )
-    claimed = [recipe for recipe in recipes if recipe.claimed]
+    claimed = [recipe for recipe in recipes if recipe.claimed and recipe.likeliest]
     return merges_of(family, _without_steps_from_a_copy(family, claimed))
 
 

@@ -6,9 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from megasim.errors import UsageError, printable
+from megasim.lineage.angular_methods import LayerNorms
 from megasim.lineage.inner_products import require_l2
 from megasim.lineage.recipe_choice import Choice, choose_parents, rivals_of
 from megasim.lineage.recipe_description import describe
+from megasim.lineage.recipe_methods import best_method, exact_limit
 from megasim.lineage.recipe_question import (
     MODEL,
     Question,
@@ -39,6 +41,7 @@ def recover_recipe(
     rounding: Mapping[str, float] | None = None,
     norms: Mapping[str, float] | None = None,
     weight_sets: Mapping[str, str] | None = None,
+    layer_norms: LayerNorms | None = None,
     max_unexplained: float | None = None,
     settings: LineageSettings = SETTINGS,
 ) -> Recipe:
@@ -48,7 +51,9 @@ def recover_recipe(
     are sought among the nearest models that are not themselves merges of others; the smallest
     set is taken to which a further parent adds less than noise and a quarter of what is left.
     Near-copies of the model are left aside, unless the rest explains it less well. A recipe is
-    claimed when it leaves at most `max_unexplained` beyond the rounding.
+    claimed when it leaves at most `max_unexplained` beyond the rounding. With layers, what no
+    weights by block explain is tried with weights of their own in each tensor, and claimed
+    where these leave next to nothing; see `best_method`.
 
     Args:
         matrix: L2 distances of the model and the models it may be made of.
@@ -61,6 +66,7 @@ def recover_recipe(
             no parents that are sought. Those not named may be.
         weight_sets: model → a name for the set of models with the same weights, by their hashes;
             of those not named, models at distance 0 are the same.
+        layer_norms: gives L2 of single tensors, where known: merges along an arc show in them.
         max_unexplained: that of the settings when None.
 
     Raises:
@@ -95,12 +101,44 @@ def recover_recipe(
             "an epoch does between two others; a merge does not"
         )
         choice = replace(choice, judgement=replace(choice.judgement.refused(), reason=text))
+    if not choice.claimed and layers is not None:
+        near = names[: settings.tensor_pool] if parents is None else names
+        fine = ask(matrix, model, near, layers, rounding or {}, [], settings, by_tensor=True)
+        exact = _exact_by_tensor(fine, parents, layer_norms)
+        if exact is not None:
+            question, (choice, rivals, aside) = fine, exact
     copies = tuple(question.names[i] for i in sorted(aside))
 
     def ask_of(names: list[str]) -> Question:
         return ask(matrix, model, names, layers, rounding or {}, [], settings)
 
-    return describe(question, choice, rivals, candidates.same, copies, ask_of)
+    return describe(question, choice, rivals, candidates.same, copies, ask_of, layer_norms)
+
+
+def _exact_by_tensor(
+    question: Question, parents: Sequence[str] | None, layer_norms: LayerNorms | None
+) -> tuple[Choice, list[Candidate], frozenset[int]] | None:
+    """Return the parents that explain a model with weights of their own in each tensor, or None.
+
+    Args:
+        question: one in which each tensor is a block.
+    """
+    if question.layers is None:
+        return None
+    most_left = question.settings.merge_unexplained
+    aside: frozenset[int] = frozenset()
+    rivals: list[Candidate] = []
+    if parents is None:
+        choice, rivals, aside = _search(question, most_left)
+    else:
+        found = _asked_weights(question, parents)
+        choice = Choice(found, judge(question, MODEL, found, most_left, asked=True))
+    if choice.found is None or not choice.claimed:
+        return None
+    method = best_method(question, choice.found.parents, layer_norms)
+    if method.left > exact_limit(question, choice.found.parents):
+        return None
+    return choice, rivals, aside
 
 
 def _asked_weights(question: Question, parents: Sequence[str]) -> Candidate:
@@ -165,8 +203,12 @@ def _search_among(
         inside: dict[int, Candidate] = {}
         for parent in choice.found.parents:
             its = _itself_merged(question, parent, explainers - {parent}, max_unexplained)
-            if its is not None:
-                inside[parent] = its
+            if its is None or its.found is None:
+                continue
+            # What is made of the model, and the model of it: the one with the more equal angles.
+            unlikelier = its.judgement.unequal >= choice.judgement.unequal
+            if MODEL not in its.found.parents or not unlikelier:
+                inside[parent] = its.found
         if not inside:
             break
         made_of_it = any(MODEL in found.parents for found in inside.values())
@@ -190,8 +232,8 @@ def _search_among(
 
 def _itself_merged(
     question: Question, parent: int, explainers: set[int], max_unexplained: float
-) -> Candidate | None:
-    """Return what a parent is the weighted sum of, or leaving next to nothing the add-difference.
+) -> Choice | None:
+    """Return what a parent is the weighted sum of, or leaving only noise the add-difference of.
 
     What is left of an add-difference is the rounding of all four, where it was made of more
     precise copies than those in the store.
@@ -200,6 +242,8 @@ def _itself_merged(
     verdict, found = choice.judgement.verdict, choice.found
     if found is None or verdict not in (RecipeVerdict.MERGE, RecipeVerdict.ADD_DIFFERENCE):
         return None
-    exact = question.unexplained(parent, found) <= question.settings.nearly_all
-    exact |= found.residual <= question.noise_ceiling(parent, found.parents)
-    return found if verdict == RecipeVerdict.MERGE or exact else None
+    shares = zip(found.parents, found.weights, strict=True)
+    rounding = sum(float((w * question.rounding[p]) ** 2) for p, w in shares)
+    noise = question.noise_ceiling(parent, found.parents)
+    noise += question.settings.clear_of_noise * rounding
+    return choice if verdict == RecipeVerdict.MERGE or found.residual <= noise else None

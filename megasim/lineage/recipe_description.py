@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from megasim.anatomy.block_order import block_place
+from megasim.lineage.angular_methods import LayerNorms, MethodFit
 from megasim.lineage.inner_products import Floats, gram
 from megasim.lineage.recipe_choice import Choice
+from megasim.lineage.recipe_methods import best_method
 from megasim.lineage.recipe_question import MODEL, Question
 from megasim.lineage.recipe_result import BlockWeights, Parent, Recipe, Rival
 from megasim.lineage.recipe_search import Candidate, fit_weights
 from megasim.lineage.recipe_verdict import layer_spread
+from megasim.lineage.weight_levels import level_fits
+from megasim.words import MergeMethod, WeightLevel
 
 
 def describe(
@@ -22,12 +26,14 @@ def describe(
     same: tuple[str, ...],
     near_copies: tuple[str, ...],
     ask_of: Callable[[list[str]], Question],
+    layer_norms: LayerNorms | None = None,
 ) -> Recipe:
     """Return the result with errors, blocks and rivals.
 
     Args:
         ask_of: gives the question of the model and some parents alone. The weights are of that: of
             all layers that these have in common, whatever other candidates there were.
+        layer_norms: L2 of single tensors; see `best_method`.
     """
     found = choice.found
     if found is None:
@@ -56,22 +62,15 @@ def describe(
     parents = [p for _, p in heaviest]
     nearest = float(total[model, parents].min())
     whole = fit_weights(total[None], model, parents)
-    fit = fit_weights(question.squared, model, parents)
-    single, by_block = float(whole.residual[0]), float(fit.residual.sum())
-    noise = question.noise(MODEL, parents)
-    blockwise = len(question.blocks) > 1 and single > question.settings.rival * (by_block + noise)
-    residual = by_block if blockwise else single
+    method = best_method(question, parents, layer_norms)
+    single, residual = float(whole.residual[0]), method.left
     errors = _weight_errors(question, parents, whole.weights[0], single, whole.inverse[0])
     spreads = layer_spread(question, parents)
-    block_weights = tuple(
-        BlockWeights(
-            name,
-            tuple(float(w) for w in fit.weights[b]),
-            _ratio(float(fit.residual[b]), float(question.squared[b, model, parents].min())),
-        )
-        for b, name in sorted(enumerate(question.blocks), key=lambda x: block_place(x[1]))
-    )
+    block_weights = _group_weights(question, parents, method)
     claimed = choice.claimed
+    told = whole.weights[0]
+    if method.method == MergeMethod.SLERP and method.level == WeightLevel.COMPONENT:
+        told = method.shares[0]
     described = tuple(
         _rival(searched, c)
         for c in (rivals if claimed else _simplest_first(searched, found, rivals))
@@ -83,12 +82,12 @@ def describe(
         verdict=choice.judgement.verdict,
         parents=tuple(
             Parent(question.names[p], float(w), float(e), float(s))
-            for p, w, e, s in zip(parents, whole.weights[0], errors, spreads, strict=True)
+            for p, w, e, s in zip(parents, told, errors, spreads, strict=True)
             if claimed
         ),
         unexplained=_ratio(residual, nearest),
         rounding=_ratio(question.rounding[MODEL] ** 2, nearest) if is_known else float("nan"),
-        blockwise=blockwise and claimed,
+        blockwise=claimed and method.level != WeightLevel.COMPONENT,
         blocks=block_weights if question.layers is not None and claimed else (),
         rivals=described,
         same=same,
@@ -97,7 +96,45 @@ def describe(
         reason=choice.judgement.reason,
         decides=_what_decides(searched, described, claimed),
         near_copies=near_copies,
+        method=method.method if claimed else MergeMethod.WEIGHTED_SUM,
+        level=method.level if claimed else WeightLevel.COMPONENT,
+        base=_base_of_stock(question, parents, method),
+        likeliest=choice.judgement.likeliest,
     )
+
+
+def _group_weights(
+    question: Question, parents: Sequence[int], method: MethodFit
+) -> tuple[BlockWeights, ...]:
+    """Return the weights of each block, or of what else has weights of its own.
+
+    Of what has the same weights throughout, those of each block are told too.
+    """
+    groups, shares = method.groups, method.shares
+    ratios = [float("nan")] * len(groups)
+    if method.method == MergeMethod.WEIGHTED_SUM or method.level == WeightLevel.COMPONENT:
+        levels = level_fits(question, parents)
+        by_block = method.level == WeightLevel.COMPONENT
+        wanted = WeightLevel.BLOCK if by_block else method.level
+        fit = next((f for f in levels if f.level == wanted), levels[0])
+        groups, shares = fit.groups, fit.fit.weights
+        near = fit.squared[:, MODEL, list(parents)].min(axis=1)
+        ratios = [_ratio(float(a), float(b)) for a, b in zip(fit.fit.residual, near, strict=True)]
+    weights = [
+        BlockWeights(name, tuple(float(w) for w in row), ratio)
+        for name, row, ratio in zip(groups, shares, ratios, strict=True)
+    ]
+    if method.level in (WeightLevel.COMPONENT, WeightLevel.BLOCK):
+        weights.sort(key=lambda b: block_place(b.block))
+    return tuple(weights)
+
+
+def _base_of_stock(question: Question, parents: Sequence[int], method: MethodFit) -> str:
+    """Return the parent whose share is not that of the others; "" of other methods."""
+    if method.method != MergeMethod.MODEL_STOCK:
+        return ""
+    apart = np.abs(method.shares - np.median(method.shares, axis=1, keepdims=True)).sum(axis=0)
+    return question.names[parents[int(apart.argmax())]]
 
 
 def _alone(

@@ -28,7 +28,8 @@ MODEL = 0
 class Question:
     """Squared distances of the model and its candidates, and what is noise in them.
 
-    Row 0 is the model; layers (K, N, N) and blocks (B, N, N) hold squared distances.
+    Row 0 is the model; layers (K, N, N) and blocks (B, N, N) hold squared distances. The K layers
+    have keys, blocks and roles.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,9 @@ class Question:
     source: str
     notes: list[str] = field(default_factory=list)
     settings: LineageSettings = SETTINGS
+    keys: tuple[str, ...] = ()
+    key_blocks: tuple[str, ...] = ()
+    key_roles: tuple[str, ...] = ()
 
     @cached_property
     def total(self) -> Floats:
@@ -241,10 +245,17 @@ def ask(
     rounding: Mapping[str, float],
     notes: list[str],
     settings: LineageSettings,
+    *,
+    by_tensor: bool = False,
 ) -> Question:
-    """Return the stacked squared distances of the model and the candidates."""
+    """Return the stacked squared distances of the model and the candidates.
+
+    Args:
+        by_tensor: whether each tensor is a block, in which weights may differ.
+    """
     blocks: tuple[str, ...] = ("",)
     by_layer: Floats | None = None
+    part: LayerMatrices | None = None
     wanted = [model, *names]
     if layers is not None and model in layers.models:
         require_l2(layers.metric)
@@ -272,8 +283,8 @@ def ask(
                 notes.append(f"{int((~whole).sum())} of {len(whole)} layers are not in all models")
             wanted = listed
             part = replace(layers, models=tuple(listed), values=values).keep(whole)
-            blocks, squared = sum_by_block(part)
             by_layer = np.square(part.values)
+            blocks, squared = (part.keys, by_layer) if by_tensor else sum_by_block(part)
     part_matrix = matrix.subset(wanted)
     if by_layer is None:
         squared = part_matrix.squared()[None]
@@ -294,4 +305,7 @@ def ask(
         source=source,
         notes=notes,
         settings=settings,
+        keys=part.keys if part else (),
+        key_blocks=part.blocks if part else (),
+        key_roles=part.roles if part else (),
     )

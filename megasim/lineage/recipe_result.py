@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from megasim.errors import printable
 from megasim.wording.html import html_lines, html_table
 from megasim.wording.sentences import listed, number_or_none
-from megasim.words import RecipeVerdict
+from megasim.words import MergeMethod, RecipeVerdict, WeightLevel
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class Recipe:
             rounding.
         rounding: the part of `unexplained` that storing the model in its precision leaves;
             NaN when not told.
-        blockwise: whether the weights differ by block; `unexplained` is then of those.
-        blocks: the weights of each block, in the order of the network; empty without layers.
+        blockwise: whether weights differ within the component; `unexplained` is then of those.
+        blocks: the weights of each block, in the order of the network, or of what else has
+            weights of its own (see `level`); empty without layers.
         rivals: other sets that leave nearly as little, or no more than 3 %, the simplest first;
             of an unclaimed recipe with what came nearest.
         same: models that hold the very same weights, and so were no candidates.
@@ -75,6 +76,10 @@ class Recipe:
         reason: why nothing is claimed; empty where something is.
         decides: what would tell the rivals apart; empty where there are none.
         near_copies: models so near to this one that they were no candidates either.
+        method: how the parents were put together.
+        level: what has weights of its own; `blocks` are then those groups.
+        likeliest: of four models of which any may be the sum, whether none is likelier than this.
+        base: the parent that changes are counted from, where the method has one.
     """
 
     model: str
@@ -92,6 +97,10 @@ class Recipe:
     reason: str = ""
     decides: str = ""
     near_copies: tuple[str, ...] = ()
+    method: MergeMethod = MergeMethod.WEIGHTED_SUM
+    level: WeightLevel = WeightLevel.COMPONENT
+    base: str = ""
+    likeliest: bool = True
 
     def __repr__(self) -> str:
         return f"<recipe, {self.sentence()}>"
@@ -125,8 +134,12 @@ class Recipe:
             )
         if not self.claimed:
             return f"{asked}: no merge of these models: {self.reason}"
-        by_block = ", weights differ by block" if self.blockwise else ""
-        left = f"{percent(self.unexplained)} unexplained{by_block}"
+        left = f"{percent(self.unexplained)} unexplained{self._differing()}"
+        if self.method == MergeMethod.SLERP:
+            return f"{asked} = slerp of {self._arc()}; {left}"
+        if self.method == MergeMethod.MODEL_STOCK:
+            mixed = listed([p.model for p in self.parents if p.model != self.base], 4, 60)
+            return f"{asked} = model stock of {mixed} on {printable(self.base, 80)}; {left}"
         terms = weighted_sum([(p.model, p.weight) for p in self.parents])
         doubt = (
             "; any of these four may be the others' sum"
@@ -134,6 +147,17 @@ class Recipe:
             else ""
         )
         return f"{asked} = {terms}; {left}{doubt}"
+
+    def _differing(self) -> str:
+        if not self.blockwise or self.method == MergeMethod.MODEL_STOCK:
+            return ""
+        what = {WeightLevel.BLOCK_ROLE: "by block and role", WeightLevel.TENSOR: "in each tensor"}
+        return f", weights differ {what.get(self.level, f'by {self.level}')}"
+
+    def _arc(self) -> str:
+        first, second = (printable(p.model, 80) for p in self.parents)
+        at = f" at t = {self.parents[1].weight:.4g}" if not self.blockwise else ""
+        return f"{first} and {second}{at}"
 
     def to_json(self) -> dict[str, object]:
         """Return plain data; NaN becomes None."""
@@ -152,6 +176,10 @@ class Recipe:
             ],
             "unexplained": number_or_none(self.unexplained),
             "rounding": number_or_none(self.rounding),
+            "method": self.method,
+            "base": self.base or None,
+            "likeliest": self.likeliest,
+            "level": self.level,
             "blockwise": self.blockwise,
             "blocks": [
                 {

@@ -168,7 +168,8 @@ def _explained(
         known = np.isfinite(layers.values).all(axis=(1, 2))
         blocks, d2 = np.array(layers.blocks)[known], np.square(layers.values[known])
         stacks.append(np.array([d2[blocks == name].sum(axis=0) for name in np.unique(blocks)]))
-    # Either is enough: where many models stand on one line, single blocks are all noise.
+        stacks.append(d2)
+    # Any is enough: where many models stand on one line, single blocks are all noise.
     each = [np.sum([hull_distances(d2) for d2 in stack], axis=0) for stack in stacks if len(stack)]
     hull = np.min(each, axis=0)
     away = squared + np.diag(np.full(n, np.inf))

@@ -12,6 +12,7 @@ from megasim.lineage.inner_products import Floats, gram
 from megasim.lineage.recipe_question import MODEL, Question
 from megasim.lineage.recipe_result import percent, weighted_sum
 from megasim.lineage.recipe_search import Candidate, fit_weights, natural
+from megasim.lineage.settings import LineageSettings
 from megasim.words import RecipeVerdict
 
 
@@ -31,10 +32,14 @@ class Judgement:
 
     Attributes:
         reason: of a refusal, why, to stand after "no merge of these models"; else empty.
+        likeliest: of an ambiguous one, whether no other of the four is likelier to be the sum.
+        unequal: of an add-difference, how unequal the angles at its base are.
     """
 
     verdict: RecipeVerdict
     reason: str = ""
+    likeliest: bool = True
+    unequal: float = 0.0
 
     def refused(self) -> Judgement:
         """Return the same judgement as a refusal."""
@@ -84,8 +89,10 @@ def judge(
             f"{terms} leave {left} unexplained, but rather {names} is the add-difference of it "
             "and the others"
         )
-    several = len(sums) > 1
-    return Judgement(RecipeVerdict.AMBIGUOUS if several else RecipeVerdict.ADD_DIFFERENCE)
+    if len(sums) == 1:
+        return Judgement(RecipeVerdict.ADD_DIFFERENCE, unequal=sums[model])
+    likeliest = sums[model] <= min(sums.values()) + 1e-9
+    return Judgement(RecipeVerdict.AMBIGUOUS, likeliest=likeliest, unequal=sums[model])
 
 
 def _refusal(reason: str) -> Judgement:
@@ -99,8 +106,8 @@ def _terms(question: Question, found: Candidate) -> str:
 
 def _likeliest_sums(
     question: Question, model: int, found: Candidate, pool: Collection[int]
-) -> set[int]:
-    """Return which of the model and a set is the add-difference of the rest: one, or those alike.
+) -> dict[int, float]:
+    """Return which of the model and a set is the add-difference of the rest, or those alike.
 
     m = a + k(b − c) can be read the other way round, e.g. as a = m + k(c − b), and with k below 0
     as well. What was trained from one base, each by itself, left it at right angles, or all at
@@ -111,9 +118,12 @@ def _likeliest_sums(
 
     Args:
         pool: the models that may be parents: ends, no merges of others.
+
+    Returns:
+        Place of a model → how unequal the angles are when it is the sum.
     """
     dependency = {model: -1.0, **dict(zip(found.parents, found.weights, strict=True))}
-    settings = question.settings
+    settings, total = question.settings, question.total
     others = sorted(set(pool) - set(dependency))
     readings: list[tuple[float, int, int]] = []
     for merged, share in dependency.items():
@@ -122,7 +132,7 @@ def _likeliest_sums(
         weights = {p: -w / share for p, w in dependency.items() if p != merged}
         if natural(np.array(list(weights.values())), settings):
             bases = [
-                (_unequal(question.total, p, [q for q in weights if q != p], others), p)
+                (_unequal(total, p, [q for q in weights if q != p], others, settings), p)
                 for p in weights
             ]
             readings.append((*min(bases), merged))
@@ -131,20 +141,31 @@ def _likeliest_sums(
     alike = [reading for reading in readings if reading[0] <= limit]
     central = np.sqrt(question.total).sum(axis=1)
     nearest = min((float(central[base]) for _, base, _ in alike), default=0.0)
-    return {m for _, base, m in alike if central[base] <= settings.as_central * nearest}
+    limit = settings.as_central * nearest
+    return {m: unequal for unequal, base, m in alike if central[base] <= limit}
 
 
-def _unequal(squared: Floats, origin: int, models: Sequence[int], others: Sequence[int]) -> float:
-    """Return how unequal the cosines between changes from one model are.
+def _unequal(
+    squared: Floats,
+    origin: int,
+    models: Sequence[int],
+    others: Sequence[int],
+    settings: LineageSettings,
+) -> float:
+    """Return how far changes from one model are from standing at one angle, best a right one.
 
-    That is how far those of the models deviate from the median of the others, and how far the
-    others do; of no more than one other, from a right angle.
+    That is how far the cosines between the changes to the models deviate from the median of all,
+    how far those with the others do, and a share of the mean cosine. Where fewer than two others
+    tell what is usual, it is the largest cosine.
     """
-    cosines, usual = _cosines_from(squared, origin, models), _cosines_from(squared, origin, others)
-    if not len(usual):
-        return float(np.abs(cosines).max())
-    median = float(np.median(usual))
-    return float(np.abs(cosines - median).max() + np.abs(usual - median).mean())
+    if len(others) < 2:
+        return float(np.abs(_cosines_from(squared, origin, models)).max())
+    cosines = _cosines_from(squared, origin, [*models, *others])
+    first, second = np.triu_indices(len(models) + len(others), 1)
+    apart = np.abs(cosines - np.median(cosines))
+    among, with_others = second < len(models), (first < len(models)) & (second >= len(models))
+    skewed = settings.skewed * np.abs(cosines).mean()
+    return float(apart[among].max() + apart[with_others].mean() + skewed)
 
 
 def _cosines_from(squared: Floats, origin: int, models: Sequence[int]) -> Floats:

@@ -58,16 +58,21 @@ class LineageSettings:
         explainable: all models together must leave less than this for a search to be worth its
             time. The same number, before the parents are known.
         nearly_all: what a merge that was stored in any precision leaves at most. From rounding.
+        arc_leaves: what slerp leaves at most, over what weights in each tensor leave, to be told
+            from a weighted sum: half, as for a rival. Judgement; tested on merges of mergekit.
+        tensor_pool: parents with weights in each tensor are sought among so many nearest models:
+            what a second allows.
         uneven: how far the weights of layers may scatter when more than that is left. An epoch
             of a run lies near the line of its neighbours, in each layer elsewhere on it. Chosen
             on the epochs of the forests, seeds 200 to 314.
         as_equal, equal_angles: of four models, any of which may be the others' add-difference,
             readings are alike in which the cosines between the changes from the base deviate from
             those of other models by at most the first times the least, and the second.
+        skewed: what the mean cosine counts beside deviations from the median one.
         as_central: of these, bases whose summed distances are within this factor of the least are
-            alike. Judgement, all three; tested on
+            alike. Judgement, all four; tested on
             corners of a square, on the recipe zoo, on published models and on five fine-tunes
-            whose changes have cosines of 0 and of 0.3.
+            whose changes have cosines of 0 and of 0.3, and on trained ones with 0.2 to 0.6.
         fewest_layers: from so many layers on they serve as replicates for the standard error.
         rival_unexplained: other sets that leave no more than this are listed beside the one
             taken, or of a refusal. Asked for.
@@ -158,9 +163,12 @@ class LineageSettings:
     max_unexplained: float = 0.1
     explainable: float = 0.1
     nearly_all: float = 0.005
+    arc_leaves: float = 0.5
+    tensor_pool: int = 24
     uneven: float = 0.1
     as_equal: float = 1.5
     equal_angles: float = 0.005
+    skewed: float = 0.3
     as_central: float = 1.02
     fewest_layers: int = 8
     rival_unexplained: float = 0.03

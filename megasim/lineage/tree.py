@@ -171,6 +171,23 @@ def _better_place(
             if nearest in made_of or not costs[merge, nearest] < costs[edge]:
                 continue
             gone = difference_product(squared, other, merge, other, nearest)
-            if gone > settings.from_merge * squared[other, merge]:
+            least = _least_gone(squared, other, merge, [*part, *origins, *made_of], settings)
+            if gone > least * squared[other, merge]:
                 return merge, nearest
     return None
+
+
+def _least_gone(
+    squared: Floats, start: int, merge: int, left_out: Collection[int], settings: LineageSettings
+) -> float:
+    """Return the share of the way to a merge that a model trained from it has gone at least.
+
+    Trainings with something in common have all gone a part of the way. A model trained from the
+    merge has gone about all of it, so more than half of what the others leave.
+    """
+    others = [i for i in range(len(squared)) if i not in left_out and i != start]
+    if not others:
+        return settings.from_merge
+    gone = [difference_product(squared, start, merge, start, i) for i in others]
+    usual = float(np.median(gone)) / float(squared[start, merge])
+    return max(settings.from_merge, (1 + usual) / 2)

@@ -67,10 +67,12 @@ def test_the_model_that_was_made_is_told_of_the_four(seed: int, alike: float, sh
     store = store_of({"made": made}, seed, alike)
     recipe = store.recipe("made")
     assert weights_of(recipe) == pytest.approx(made, abs=0.01)
-    if alike and share == 1.0 and recipe.verdict == RecipeVerdict.AMBIGUOUS:
-        return  # a parallelogram, and a parent that hardly left the base
+    assert recipe.likeliest
     assert store.merges() == {"made"}
-    assert not any(store.recipe(name).claimed for name in ("base", *TRAINED))
+    for name in ("base", *TRAINED):
+        other = store.recipe(name)
+        assert not other.claimed or (alike and other.verdict == RecipeVerdict.AMBIGUOUS)
+        assert not (other.claimed and other.likeliest)
 
 
 @pytest.mark.parametrize("seed", range(4))
