@@ -99,6 +99,10 @@ class NoAnswerError(MegasimError):
     """A well-formed question the store has no data for, e.g. a matrix of one model."""
 
 
+class LostWorkError(MegasimError):
+    """A piece of work that ended every worker process it was given to; the rest is done."""
+
+
 class MissingExtraError(MegasimError):
     """A command needs a library that was not installed with megasim."""
 

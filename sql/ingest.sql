@@ -2,8 +2,11 @@
 -- each statement runs once: {batch} has a row for each model, content or key.
 
 -- name: next_model_id
--- A free id for a model.
-select coalesce(max(id), 0) + 1 from model;
+-- A free id for a model, beyond those that are kept for the parts of a job that are still to come.
+select greatest(
+    (select coalesce(max(id), 0) from model),
+    (select coalesce(max(last_id), 0) from imported_shard)
+) + 1;
 
 -- name: next_tensor_id
 -- A free id for a tensor.

@@ -256,6 +256,17 @@ create table job (
     remedy    varchar
 );
 
+-- Which parts are in of the jobs that several machines shared. The models of a job get ids in the
+-- order of its files, whatever order its parts come in: some are kept for those to come.
+create table imported_shard (
+    job      varchar not null,              -- of the same files or pairs, cut into as many parts
+    kind     varchar not null,              -- 'ingest' or 'compare'
+    part     integer not null,              -- from 1 on
+    parts    integer not null,
+    first_id integer,                       -- of the models of an ingest
+    last_id  integer
+);
+
 -- The text of views.sql as it last ran, to see when the views must be made anew.
 create table view_text (
     text varchar not null

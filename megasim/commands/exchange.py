@@ -13,17 +13,18 @@ from megasim.errors import UsageError, printable
 
 
 @click.command("import")
-@click.argument("path", type=click.Path(path_type=Path), metavar="PATH")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
 @options.as_json
 @click.pass_context
-def import_command(ctx: click.Context, path: Path, as_json: bool) -> int:
-    """Import published results: a mega_cmp JSON, a folder of them, or a fingerprint file.
+def import_command(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> int:
+    """Import results: of mega_cmp (a JSON or a folder of them), fingerprints, or shards.
 
     A .parquet file written by `megasim export --fingerprints` lets megasim recognise components
-    without having their weights.
+    without having their weights. Those written by `ingest --shard` and `compare --shard` come in
+    in any order, and again without harm: the store is the one that one machine would have made.
     """
     workspace = options.open_workspace(ctx, "write")
-    result = workspace.import_path(path, progress=ConsoleProgress())
+    result = workspace.import_path(*paths, progress=ConsoleProgress())
     if as_json:
         show_json(result.to_json())
         return show_failures(result.failed)

@@ -58,6 +58,15 @@ from_sketches = click.option(
 workers = click.option(
     "--workers", type=click.IntRange(1), help="Number of threads [default: cores]."
 )
+shard = click.option(
+    "--shard",
+    metavar="I/N",
+    help="Do part I of N, and write it to the .parquet file of -o. Run all parts, on any machines "
+    "that see the files; then `megasim import` their files.",
+)
+shard_file = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The file of --shard."
+)
 
 
 def output(required: bool, help_text: str) -> Callable[[F], F]:
@@ -69,6 +78,21 @@ def output(required: bool, help_text: str) -> Callable[[F], F]:
         type=click.Path(path_type=Path),
         help=help_text,
     )
+
+
+def check_shard_file(shard: str | None, output: Path | None) -> None:
+    """Refuse --shard without a .parquet file to write to, and the file without --shard.
+
+    Raises:
+        UsageError: one is given without the other, or the file has another ending.
+    """
+    if (shard is None) != (output is None):
+        raise UsageError(
+            "-o is the file of a shard" if shard is None else "no file for the shard",
+            "write `--shard 3/16 -o part-3.parquet`",
+        )
+    if output is not None:
+        check_ending(output, (".parquet",))
 
 
 class Names(click.ParamType[list[str]]):

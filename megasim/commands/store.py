@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from megasim.compare.result import CompareResult
     from megasim.errors import CheckpointError
+    from megasim.ingest.result import IngestResult
     from megasim.store.connection import Mode
     from megasim.workspace import Workspace
 
@@ -64,6 +66,8 @@ _ROWS = 200  # rows of a table that a terminal is shown
     help="Read files again even if they are known. Without PATH: those of all models that an older "
     "version of megasim read.",
 )
+@options.shard
+@options.shard_file
 @options.workers
 @options.memory
 @options.as_json
@@ -75,6 +79,8 @@ def ingest_command(
     anatomy: Path | None,
     sketch: int,
     reread: bool,
+    shard: str | None,
+    output: Path | None,
     workers: int | None,
     memory: int,
     as_json: bool,
@@ -92,6 +98,24 @@ def ingest_command(
         raise UsageError("no path given", "write `megasim ingest PATH…`")
     if paths or named:
         require_some([*paths, *named.values()])  # before a store is made for it
+    options.check_shard_file(shard, output)
+    if shard is not None and output is not None:
+        from megasim.workspace.shards import ingest_shard
+
+        if reread:
+            raise UsageError("--reread needs a store", "a shard reads all of its files")
+        _tell_of_compiling("walk_halves")
+        result = ingest_shard(
+            output,
+            shard,
+            *paths,
+            names=named,
+            anatomy=anatomy,
+            sketch_size=sketch,
+            workers=workers,
+            progress=ConsoleProgress(),
+        )
+        return _show_ingest(result, [], as_json, output)
     mode: Mode = "write" if paths or named else "update"
     workspace = options.open_workspace(ctx, mode, memory=memory)
     _tell_of_compiling("walk_halves")
@@ -104,6 +128,13 @@ def ingest_command(
         workers=workers,
         progress=ConsoleProgress(),
     )
+    return _show_ingest(result, [] if as_json else _missing_lines(workspace), as_json)
+
+
+def _show_ingest(
+    result: IngestResult, notes: Sequence[str], as_json: bool, output: Path | None = None
+) -> int:
+    """Print what became of an ingest into a store, or into the file of a shard."""
     if as_json:
         show_json(result.to_json())
     else:
@@ -118,8 +149,10 @@ def ingest_command(
         for line in _passed_over(result.passed_over):
             say(f"skipped {line}")
         note = f"; {len(result.known)} already known" if result.known else ""
-        for line in _missing_lines(workspace):
+        for line in notes:
             say(f"note: {line}")
+        if output is not None:
+            say(f"wrote {printable(output)}; `megasim import` takes it into a store")
         say(f"read {byte_text(result.bytes_read)} of {_count(result, 'added', 'replaced')}{note}")
     return show_failures(result.failed)
 
@@ -216,6 +249,8 @@ def _named_path(text: str) -> tuple[str, Path]:
     help="Read no file: estimate what is not known from the sketches, and keep it, marked.",
 )
 @click.option("--device", help="Torch device for the arithmetic, e.g. cuda; needs torch.")
+@options.shard
+@options.shard_file
 @options.workers
 @options.memory
 @options.as_json
@@ -230,6 +265,8 @@ def compare_command(
     component: str,
     estimate: bool,
     device: str | None,
+    shard: str | None,
+    output: Path | None,
     workers: int | None,
     memory: int,
     as_json: bool,
@@ -238,6 +275,31 @@ def compare_command(
 
     Each tensor is read once. You can stop it at any time: finished work is kept.
     """
+    options.check_shard_file(shard, output)
+    if shard is not None and output is not None:
+        from megasim.workspace.shards import compare_shard
+
+        if nearest or estimate or model_map:
+            raise UsageError(
+                "--shard is of all pairs, those of --models or those of --group",
+                "leave --nearest, --estimate and MODEL_MAP out",
+            )
+        root = ctx.find_root()
+        _tell_of_compiling("add_halves")
+        result = compare_shard(
+            output,
+            shard,
+            root.obj,
+            models=models,
+            groups=groups or None,
+            metrics=metrics,
+            memory=memory,
+            device=device,
+            workers=workers,
+            wait=root.params["wait"],
+            progress=ConsoleProgress(),
+        )
+        return _show_compare(result, as_json, output)
     workspace = options.open_workspace(ctx, "update", memory=memory)
     if not workspace.store.models():
         raise NoAnswerError("the store is empty", "start with `megasim ingest PATH…`")
@@ -257,15 +319,28 @@ def compare_command(
         workers=workers,
         progress=ConsoleProgress(),
     )
+    return _show_compare(result, as_json, estimated=estimate)
+
+
+def _show_compare(
+    result: CompareResult, as_json: bool, output: Path | None = None, estimated: bool = False
+) -> int:
+    """Print what a comparison did, in the store or for the file of a shard."""
+    read = (
+        f"{result.tensor_pairs_computed:,} distances, {byte_text(result.bytes_read)} read from "
+        f"{result.files_read} models"
+    )
     if as_json:
         show_json(result.to_json())
-    elif estimate:
+    elif output is not None:
+        show(f"{read}, for {result.pairs_asked - result.pairs_known} pairs")
+        say(f"wrote {printable(output)}; `megasim import` takes it into the store")
+    elif estimated:
         show(f"{result.estimated:,} distances of components estimated; no file was read")
     else:
         show(
             f"{result.pairs_done} of {result.pairs_asked} pairs compared, "
-            f"{result.pairs_known} already known; {result.tensor_pairs_computed:,} distances, "
-            f"{byte_text(result.bytes_read)} read from {result.files_read} models"
+            f"{result.pairs_known} already known; {read}"
         )
     return show_failures(result.failed)
 

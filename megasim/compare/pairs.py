@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,16 @@ from typing import Any
 import numpy as np
 
 from megasim.checkpoint.opening import Checkpoint
-from megasim.checkpoint.tensors import file_paths
-from megasim.compare.piece import PairDistances, PairPiece, Position, run_pair_piece
-from megasim.compare.plan import Ids, PairPlan, PlannedPiece
+from megasim.compare.piece import PairDistances
+from megasim.compare.plan import Ids, PairPlan
 from megasim.compare.renames import RENAME_VERSION, NamedTensor, find_renames
-from megasim.compare.weight_files import models_at, open_weights
-from megasim.errors import (
-    CheckpointError,
-    MegasimError,
-    StoreLockedError,
-    UsageError,
-    printable,
-    require_extra,
-)
+from megasim.compare.result import CompareResult
+from megasim.compare.runs import PlanRun
+from megasim.compare.weight_files import open_weights
+from megasim.errors import StoreLockedError, UsageError, printable, require_extra
 from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.batches import pair_table, table_of
+from megasim.store.batches import Table, pair_table, table_of
 from megasim.store.rows import Model, Pair, Store
 
 # Of the definitions of l0, l1, l2, linf and cossim and the way they are summed.
@@ -46,8 +40,6 @@ _MOST_ROWS = 2_000_000  # from which on there is no room for more
 _SAVE_SECONDS = 5.0
 # Between two batches that follow each other at once, for readers that wait.
 _PAUSE_SECONDS = 0.05
-# Pieces in other processes, which a signal may not have reached, are waited for so long.
-_END_SECONDS = 1.0
 # Pairs are summed up so many at a time, or as many as one model has with those after it.
 _SUMMED_PAIRS = 32
 # The statement that saves metrics, for each table of them.
@@ -56,37 +48,6 @@ _STATEMENTS = {
     "add_linfs": ("linf",),
     "add_cossims": ("cossim",),
 }
-
-
-@dataclass
-class CompareResult:
-    """What a comparison did; the counters show that nothing is done twice.
-
-    Attributes:
-        pairs_asked: pairs of models that were to be known.
-        pairs_known: of them, known before.
-        pairs_done: of them, finished by this run.
-        tensor_pairs_computed: pairs of contents whose distances were computed.
-        tensors_read: contents read: each once for a key that it stands under.
-        bytes_read: bytes of these contents.
-        files_read: models out of which they were read.
-        estimated: distances of components that were estimated from the sketches instead.
-        failed: models that could not be read; their pairs are left open.
-    """
-
-    pairs_asked: int = 0
-    pairs_known: int = 0
-    pairs_done: int = 0
-    tensor_pairs_computed: int = 0
-    tensors_read: int = 0
-    bytes_read: int = 0
-    files_read: int = 0
-    estimated: int = 0
-    failed: list[MegasimError] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain lists and numbers."""
-        return {**asdict(self), "failed": [error.message for error in self.failed]}
 
 
 def all_pairs(models: Sequence[Model]) -> list[Pair]:
@@ -136,6 +97,42 @@ def compare_models(
         UsageError: an unknown metric.
         MissingExtraError: a device is asked for and torch is not installed.
     """
+    check_request(metrics, device)
+    result = CompareResult(pairs_asked=len(pairs))
+    with store.job(keep_open=True), stoppable():
+        _reopen_old_pairs(store)
+        missing = missing_pairs(store, pairs, metrics)
+        result.pairs_known = len(pairs) - len(missing)
+        checkpoints = open_weights(store, missing, executor, result.failed)
+        todo = readable_pairs(missing, checkpoints)
+        if not todo:
+            return result
+        add_pairs(store, todo)
+        if len(todo) > _SOON_PLANNED:
+            store.release()
+        flags = {metric: metric in metrics for metric in ON_REQUEST}
+        lost = True
+        while todo and lost:  # what was to be read of a file that is lost, another model may hold
+            plan = PairPlan(store, todo, checkpoints, None, **flags)
+            keeper = _StoreKeeper(store)
+            share = memory // workers
+            run = PlanRun(executor, plan, checkpoints, share, device, result, keeper)
+            lost = run.compute(2 * workers, progress)
+            todo = readable_pairs(todo, checkpoints)
+        if result.set_aside:
+            todo = finished_pairs(store, todo, metrics)
+        sum_up_pairs(store, todo, **flags, progress=progress)
+    result.pairs_done = len(todo)
+    return result
+
+
+def check_request(metrics: Sequence[str], device: str | None) -> None:
+    """Refuse metrics that there are not, and a device without torch.
+
+    Raises:
+        UsageError: an unknown metric.
+        MissingExtraError: a device is asked for and torch is not installed.
+    """
     if device is not None:
         require_extra("torch", "--device")
     for metric in metrics:
@@ -144,32 +141,21 @@ def compare_models(
                 f"{printable(metric)!r} is not an optional metric",
                 f"choose from {', '.join(ON_REQUEST)}; l0, l1 and l2 are always computed",
             )
-    result = CompareResult(pairs_asked=len(pairs))
-    with store.job(keep_open=True), stoppable():
-        _reopen_old_pairs(store)
-        missing = missing_pairs(store, pairs, metrics)
-        result.pairs_known = len(pairs) - len(missing)
-        checkpoints = open_weights(store, missing, executor, result.failed)
-        todo = _readable(missing, checkpoints)
-        if not todo:
-            return result
-        _add_pairs(store, todo)
-        if len(todo) > _SOON_PLANNED:
-            store.release()
-        flags = {metric: metric in metrics for metric in ON_REQUEST}
-        lost = True
-        while todo and lost:  # what was to be read of a file that is lost, another model may hold
-            plan = PairPlan(store, todo, checkpoints, **flags)
-            run = _Comparison(store, executor, plan, checkpoints, memory // workers, device, result)
-            lost = run.compute(2 * workers, progress)
-            todo = _readable(todo, checkpoints)
-        sum_up_pairs(store, todo, **flags, progress=progress)
-    result.pairs_done = len(todo)
-    return result
 
 
-def _readable(pairs: Sequence[Pair], checkpoints: Mapping[int, Checkpoint]) -> list[Pair]:
+def readable_pairs(pairs: Sequence[Pair], checkpoints: Mapping[int, Checkpoint]) -> list[Pair]:
+    """Return the pairs of which both models are open."""
     return [pair for pair in pairs if pair[0] in checkpoints and pair[1] in checkpoints]
+
+
+def finished_pairs(store: Store, pairs: Sequence[Pair], metrics: Sequence[str] = ()) -> list[Pair]:
+    """Return those of some pairs, which were added to the store, that lack no distance."""
+    flags = {metric: metric in metrics for metric in ON_REQUEST}
+    open_: set[Pair] = set()
+    for group in _batches(sorted(pairs)):
+        batch = {"batch": pair_table(group)}
+        open_.update((a, b) for a, b in store.rows("unfinished_pairs", tables=batch, **flags))
+    return [pair for pair in pairs if pair not in open_]
 
 
 def sum_up_pairs(
@@ -253,11 +239,33 @@ def _reopen_old_pairs(store: Store) -> None:
         store.write("reopen_old_pairs", tables={"readable": {"model_id": readable}})
 
 
-def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
-    """Save new pairs with the renames between their keys."""
+@dataclass(frozen=True)
+class FoundRenames:
+    """Rows of renames between the keys of pairs, and of the keys that they bring together."""
+
+    renames: list[tuple[Any, ...]] = field(default_factory=list)
+    keys: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def tables(self) -> dict[str, Table]:
+        """Return the statements that save them, each with its table; none where there is none."""
+        columns = ["model_a", "model_b", "prefix_a", "prefix_b", "keys", "support", "basis"]
+        if not self.renames:
+            return {}
+        return {
+            "add_renames": table_of(columns, self.renames),
+            "add_renamed_keys": table_of(["model_a", "model_b", "key_a", "key_b"], self.keys),
+        }
+
+
+def new_pairs(store: Store, pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs that nobody asked for yet."""
     known = store.pairs()
     have = set(zip(known["model_a"].tolist(), known["model_b"].tolist(), strict=True))
-    new = [pair for pair in pairs if pair not in have]
+    return [pair for pair in pairs if pair not in have]
+
+
+def renames_of(store: Store, pairs: Sequence[Pair]) -> FoundRenames:
+    """Return the renames between the keys of some pairs, from the fingerprints alone."""
     key_sets = {int(i): key_set for i, key_set in store.rows("key_sets")}
 
     @cache
@@ -268,156 +276,70 @@ def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
             for key, shape, *hashes, trivial, plain, norm in rows
         }
 
-    renames: list[tuple[Any, ...]] = []
-    keys: list[tuple[Any, ...]] = []
-    for a, b in new:
+    found = FoundRenames()
+    for a, b in pairs:
         if key_sets.get(a) == key_sets.get(b):
             continue
         for r in find_renames(side(a), side(b)):
-            renames.append((a, b, r.prefix_a, r.prefix_b, len(r.keys), r.support, r.basis))
-            keys += [(a, b, key_a, key_b) for key_a, key_b in r.keys]
+            found.renames.append((a, b, r.prefix_a, r.prefix_b, len(r.keys), r.support, r.basis))
+            found.keys.extend((a, b, key_a, key_b) for key_a, key_b in r.keys)
+    return found
+
+
+def add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
+    """Save those of some pairs that are new, with the renames between their keys."""
+    new = new_pairs(store, pairs)
+    found = renames_of(store, new)
     with store.transaction():
         store.write("add_pairs", tables={"batch": pair_table(new)})
-        if renames:
-            columns = ["model_a", "model_b", "prefix_a", "prefix_b", "keys", "support", "basis"]
-            batch = table_of(columns, renames)
-            store.write("add_renames", tables={"batch": batch})
-            batch = table_of(["model_a", "model_b", "key_a", "key_b"], keys)
-            store.write("add_renamed_keys", tables={"batch": batch})
+        for statement, table in found.tables().items():
+            store.write(statement, tables={"batch": table})
 
 
-def _check_against_hashes(position: Position, found: PairDistances) -> None:
-    """Raise CheckpointError for contents whose hashes differ and whose elements do not.
+class _StoreKeeper:
+    """Saves distances in the store, some thousands at a time."""
 
-    But for 64-bit integers, which may differ beyond what float64 holds.
-    """
-    if found.l0 is None:
-        return
-    for pair in position.pairs[found.l0 == 0]:
-        refs = [position.refs[i] for i in pair]
-        if not any(ref.dtype in ("int64", "uint64") for ref in refs):
-            path = Path(next(iter(sorted(file_paths(refs[0])))))
-            raise CheckpointError(
-                path,
-                "has the same values as a tensor whose fingerprint differs from its own",
-                "run `megasim ingest --reread` on both",
-                refs[0].key,
-            )
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._unsaved: list[tuple[Ids, PairDistances]] = []
+        self._saved_at = time.monotonic()
 
+    def take(self, tensor_pairs: Ids, found: PairDistances) -> None:
+        self._unsaved.append((tensor_pairs, found))
 
-@dataclass
-class _Comparison:
-    """The planned work, piece by piece, through the executor and into the store."""
-
-    store: Store
-    executor: Executor
-    plan: PairPlan
-    checkpoints: dict[int, Checkpoint]
-    memory: int
-    device: str | None
-    result: CompareResult
-    unsaved: list[tuple[Ids, PairDistances]] = field(default_factory=list)
-    saved_at: float = field(default_factory=time.monotonic)
-    files: set[int] = field(default_factory=set)
-
-    def compute(self, ahead: int, progress: Progress) -> bool:
-        """Run the plan with `ahead` pieces under way at a time; save when interrupted, too.
-
-        Returns:
-            Whether a model was lost on the way: its file is gone, or changed.
-        """
-        models = len(self.checkpoints)
-        progress.start("Comparing", self.plan.elements, "elements")
-        running: dict[Future[list[PairDistances]], PlannedPiece] = {}
-        planned = self.plan.pieces(progress)
-        try:
-            for piece in itertools.islice(planned, ahead):
-                running[self._submit(piece)] = piece
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    piece = running.pop(future)
-                    try:
-                        self._take(piece, future.result())
-                    except CheckpointError as error:
-                        self._lose(piece, error)
-                    progress.advance(piece.elements)
-                    for following in itertools.islice(planned, 1):
-                        running[self._submit(following)] = following
-                self._save_in_time()
-        finally:
-            for future in running:
-                future.cancel()
-            with held_interrupts():
-                self._save()
-            wait(running, timeout=_END_SECONDS)
-            progress.finish()
-        return len(self.checkpoints) < models
-
-    def _submit(self, planned: PlannedPiece) -> Future[list[PairDistances]]:
-        piece = PairPiece(tuple(planned.positions), self.memory, self.device)
-        return self.executor.submit(run_pair_piece, piece)
-
-    def _lose(self, piece: PlannedPiece, error: CheckpointError) -> None:
-        """Leave the model of an error aside from now on, and nothing in the store of a piece."""
-        lost = models_at(self.checkpoints, piece.models, error.path)
-        if not lost and not piece.models <= self.checkpoints.keys():
-            return  # of a model that was lost before
-        if not lost:
-            raise error
-        self.result.failed.append(error)
-        for model in lost:
-            del self.checkpoints[model]
-
-    def _take(self, piece: PlannedPiece, distances: Sequence[PairDistances]) -> None:
-        """Note the distances of a piece, once it is sure what they are of.
-
-        Raises:
-            CheckpointError: a file changed while it was read, or is not what it was said to be.
-        """
-        for model in sorted(piece.models & self.checkpoints.keys()):
-            self.checkpoints[model].identity.check_unchanged()
-        if not piece.models <= self.checkpoints.keys():
-            return
-        for position, found in zip(piece.positions, distances, strict=True):
-            _check_against_hashes(position, found)
-        result = self.result
-        self.unsaved += zip(piece.tensor_pairs, distances, strict=True)
-        result.tensor_pairs_computed += sum(map(len, piece.tensor_pairs))
-        refs = [ref for position in piece.positions for ref in position.refs]
-        result.tensors_read += len(refs)
-        result.bytes_read += sum(ref.nbytes for ref in refs)
-        self.files.update(piece.models)
-        result.files_read = len(self.files)
-
-    def _save_in_time(self) -> None:
-        late = time.monotonic() - self.saved_at > _SAVE_SECONDS
-        rows = sum(len(pairs) for pairs, _ in self.unsaved)
+    def save_in_time(self) -> None:
+        late = time.monotonic() - self._saved_at > _SAVE_SECONDS
+        rows = sum(len(pairs) for pairs, _ in self._unsaved)
         if not (late or rows >= _SAVE_ROWS):
             return
         # while somebody reads the work goes on, as long as there is room for what comes of it
         with held_interrupts(), suppress(StoreLockedError) if rows < _MOST_ROWS else nullcontext():
-            self._save(wait=0.0 if rows < _MOST_ROWS else None)
-            self.store.release()
+            self.save(wait=0.0 if rows < _MOST_ROWS else None)
+            self._store.release()
 
-    def _save(self, wait: float | None = None) -> None:
+    def save(self, wait: float | None = None) -> None:
         """Save what has come in, each metric in its table, in one transaction."""
-        unsaved = self.unsaved
-        with self.store.transaction(wait=wait):
-            for statement, metrics in _STATEMENTS.items():
-                having = [(p, d) for p, d in unsaved if getattr(d, metrics[0]) is not None]
-                if not having:
-                    continue
-                pairs = np.concatenate([p for p, _ in having])
-                columns: dict[str, Any] = {
-                    "tensor_a": pairs[:, 0].copy(),
-                    "tensor_b": pairs[:, 1].copy(),
-                }
-                columns["rows"] = np.repeat(
-                    [d.rows for _, d in having], [len(p) for p, _ in having]
-                )
-                for metric in metrics:
-                    columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
-                self.store.write(statement, tables={"batch": columns})
-        self.unsaved = []
-        self.saved_at = time.monotonic()
+        with self._store.transaction(wait=wait):
+            for statement, batch in distance_tables(self._unsaved).items():
+                self._store.write(statement, tables={"batch": batch})
+        self._unsaved = []
+        self._saved_at = time.monotonic()
+
+
+def distance_tables(found: Sequence[tuple[Ids, PairDistances]]) -> dict[str, Table]:
+    """Return the statements that save distances, each with a table of those it saves."""
+    tables: dict[str, Table] = {}
+    for statement, metrics in _STATEMENTS.items():
+        having = [(p, d) for p, d in found if getattr(d, metrics[0]) is not None]
+        if not having:
+            continue
+        pairs = np.concatenate([p for p, _ in having])
+        columns: dict[str, Any] = {
+            "tensor_a": pairs[:, 0].copy(),
+            "tensor_b": pairs[:, 1].copy(),
+            "rows": np.repeat([d.rows for _, d in having], [len(p) for p, _ in having]),
+        }
+        for metric in metrics:
+            columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
+        tables[statement] = columns
+    return tables

@@ -129,17 +129,24 @@ def run_pair_piece(piece: PairPiece) -> list[PairDistances]:
 
     Buffers take at most `piece.memory` bytes: mostly far less, what `MAX_CHUNK` elements of all
     contents of a position need at 2 bytes each (float16 and bfloat16), 4 or 8; and more only
-    where 1024 elements of every content do not fit. The values depend neither on the memory nor
-    on what else is in the piece (but for the last digit of cossim).
+    where 1024 elements of every content do not fit. The values depend neither on what else is in
+    the piece nor on the memory (but for the last digit of cossim, on the latter).
 
     Raises:
         CheckpointError: a content cannot be read.
     """
-    widest = max((len(position.refs) for position in piece.positions), default=0)
-    room = max(min(piece.memory, (widest + 1) * MAX_CHUNK * 8), (widest + 1) * TILE * 8)
-    buffer = np.empty(room, dtype=np.uint8)
+    rooms = [_room(len(position.refs), piece.memory) for position in piece.positions]
+    buffer = np.empty(max(rooms, default=0), dtype=np.uint8)
     with TensorReader() as reader:
-        return [_compare(reader, buffer, piece, position) for position in piece.positions]
+        return [
+            _compare(reader, buffer[:room], piece, position)
+            for room, position in zip(rooms, piece.positions, strict=True)
+        ]
+
+
+def _room(contents: int, memory: int) -> int:
+    """Return the bytes of the buffer of a position: they set the order of sums in cossim."""
+    return max(min(memory, (contents + 1) * MAX_CHUNK * 8), (contents + 1) * TILE * 8)
 
 
 def _compare(
@@ -233,7 +240,8 @@ class _Group:
                 rows = self._read(self._dtype, ranges)
                 self._arithmetic.add_products(rows, both, products)
             norms = np.maximum(np.sqrt(products[len(pairs) :]), EPS)
-            cosines = products[: len(pairs)] / norms[pairs[:, 0]] / norms[pairs[:, 1]]
+            # of either order of a pair the same, to the last digit
+            cosines = products[: len(pairs)] / (norms[pairs[:, 0]] * norms[pairs[:, 1]])
             total += cosines.sum(axis=1)
         return total / columns
 

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from megasim.checkpoint.opening import Checkpoint, TensorRef
 from megasim.compare.piece import Position
 from megasim.ingest.reading import assemble_ref
+from megasim.ingest.shares import Shard
 from megasim.progress import Progress
 from megasim.store.batches import Table, pair_table
 from megasim.store.rows import Pair, Store
@@ -25,6 +28,8 @@ Ids = npt.NDArray[np.int32]
 
 # A piece reads about this many elements: enough to keep a core busy for some tenths of a second.
 _PIECE_ELEMENTS = 32 << 20
+# And gives so many distances at most, but for the pairs of one key: what comes of a piece travels.
+_PIECE_PAIRS = 300_000
 # Pairs of models and keys that are planned at a time: a query for each piece would cost more.
 _PLANNED_LAYERS = 500_000
 
@@ -58,6 +63,7 @@ class PairPlan:
         store: Store,
         pairs: Sequence[Pair],
         checkpoints: Mapping[int, Checkpoint],
+        shard: Shard | None = None,
         *,
         linf: bool,
         cossim: bool,
@@ -65,6 +71,9 @@ class PairPlan:
         """Plan for pairs that were added to the store, and whose models are all open.
 
         Contents of a model that is taken out of `checkpoints` later are no longer planned.
+
+        Args:
+            shard: of the keys only its share, so that all shards together read each byte once.
         """
         self._store = store
         self._pairs = pair_table(pairs)
@@ -72,6 +81,9 @@ class PairPlan:
         self._needs = {"linf": linf, "cossim": cossim}
         chosen = {"model_id": sorted({model for pair in pairs for model in pair})}
         self._keys = store.arrays("keys_to_plan", tables={"chosen": chosen})
+        if shard is not None:
+            mine = self._share(shard)
+            self._keys = {name: column[mine] for name, column in self._keys.items()}
         self.elements = int(self._keys["elements"].sum())
         self._ambiguous = {
             "tensor_a": np.zeros(0, dtype=np.int32),
@@ -79,6 +91,18 @@ class PairPlan:
             "rows": np.zeros(0, dtype=np.int64),
         }
         self._begun_in = 0  # the opening of the store that the temporary tables are of
+
+    def _share(self, shard: Shard) -> npt.NDArray[np.bool_]:
+        """Return which keys a shard takes; two names of one key stay together."""
+        keys, elements = self._keys["canonical_key"], self._keys["elements"]
+        place = {key: i for i, key in enumerate(keys.tolist())}
+        links = self._store.rows("renamed_links", tables={"batch": self._pairs})
+        linked = [(place[a], place[b]) for a, b in links if a in place and b in place]
+        i, j = np.array(linked, dtype=np.int64).reshape(-1, 2).T
+        shape = (len(keys), len(keys))
+        _, group = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=shape))
+        sizes = np.bincount(group, weights=elements)
+        return np.asarray(shard.share_of(sizes.tolist())[group])
 
     def pieces(self, progress: Progress) -> Iterator[PlannedPiece]:
         """Yield pieces, in the order of the keys; each pair of contents is in one of them.
@@ -103,7 +127,7 @@ class PairPlan:
         there = np.isin(pairs, np.fromiter(places, dtype=np.int32)).all(axis=1)
         work, pairs = {name: column[there] for name, column in work.items()}, pairs[there]
         (starts,) = np.nonzero(np.diff(work["position"], prepend=-1))
-        piece = PlannedPiece()
+        piece, pairs_held = PlannedPiece(), 0
         for start, stop in itertools.pairwise([*starts.tolist(), len(pairs)]):
             contents, index = np.unique(pairs[start:stop], return_inverse=True)
             refs = tuple(places[i][0] for i in contents.tolist())
@@ -117,9 +141,10 @@ class PairPlan:
             piece.tensor_pairs.append(pairs[start:stop])
             piece.models.update(places[i][1] for i in contents.tolist())
             piece.elements += sum(ref.numel for ref in refs)
-            if piece.elements >= _PIECE_ELEMENTS:
+            pairs_held += stop - start
+            if piece.elements >= _PIECE_ELEMENTS or pairs_held >= _PIECE_PAIRS:
                 yield piece
-                piece = PlannedPiece()
+                piece, pairs_held = PlannedPiece(), 0
         if piece.positions:
             yield piece
 

@@ -53,7 +53,7 @@ _COLUMNS = {
 }
 # A thousand models of ten thousand tensors each; more is not a file of named components.
 _MOST_ROWS = 10_000_000
-_LARGEST_SKETCH = 65_536
+LARGEST_SKETCH = 65_536
 _OTHER_FILE = "ask for a file that `megasim export --fingerprints` wrote"
 
 
@@ -78,6 +78,19 @@ class ImportResult:
     def to_json(self) -> dict[str, object]:
         """Return plain lists."""
         return {**vars(self), "failed": [error.message for error in self.failed]}
+
+
+def joined(results: Iterable[ImportResult]) -> ImportResult:
+    """Return what became of several imports, in their order.
+
+    >>> joined([ImportResult(models=["a"]), ImportResult(models=["b"])]).models
+    ['a', 'b']
+    """
+    whole = ImportResult()
+    for result in results:
+        for name, values in vars(result).items():
+            getattr(whole, name).extend(values)
+    return whole
 
 
 def export_fingerprints(
@@ -244,7 +257,7 @@ def _check_versions(store: Store, path: Path, versions: Mapping[str, str]) -> in
             "export it again with this version of megasim",
         )
     text = versions.get("sketch_size", "")
-    if not text.isdecimal() or len(text) > 6 or not 0 < int(text) <= _LARGEST_SKETCH:
+    if not text.isdecimal() or len(text) > 6 or not 0 < int(text) <= LARGEST_SKETCH:
         raise CheckpointError(path, "its sketch size cannot be", _OTHER_FILE)
     sizes = {m.sketch_size for m in store.models() if m.sketch_size is not None}
     if sizes and sizes != {int(text)}:

@@ -104,7 +104,7 @@ def _ingest_paths(
                 f"{printable(path, 400)} holds several models, not one called {printable(name)!r}",
                 "give the file or folder of one of them",
             )
-    progress.start("Ingesting", sum(_size(path) for path in found), "bytes")
+    progress.start("Ingesting", sum(file_bytes(path) for path in found), "bytes")
     try:
         try:
             for reading in run.readings(found):
@@ -145,6 +145,14 @@ def require_some(paths: Sequence[Path]) -> None:
     if not any(path.exists() for path in paths):
         where = ", ".join(printable(path, 400) for path in paths) or "no path"
         raise UsageError(f"nothing found at {where}", "give files or folders that hold checkpoints")
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A file that need not be read, and the model of the store that has its identity."""
+
+    model: Model
+    twin: Model
 
 
 @dataclass
@@ -189,13 +197,21 @@ class _Ingest:
         ahead: FileReading | None = None
         try:
             for path in paths:
+                reading: FileReading | None = None
                 try:
-                    reading = self.start(path)
+                    begun = self.start(path)
+                    if isinstance(begun, _Settled):
+                        # models are saved in the order of their files
+                        if ahead is not None:
+                            last, ahead = ahead, None
+                            yield last
+                        self.settle(begun)
+                    else:
+                        reading = begun
                 except MegasimError as error:
                     self.result.failed.append(error)
-                    reading = None
                 if reading is None:
-                    self.progress.advance(_size(path))
+                    self.progress.advance(file_bytes(path))
                     continue
                 if ahead is not None:
                     yield ahead
@@ -207,8 +223,8 @@ class _Ingest:
             if ahead is not None:
                 ahead.cancel()
 
-    def start(self, path: Path) -> FileReading | None:
-        """Begin to fingerprint a checkpoint; None where it is settled without reading."""
+    def start(self, path: Path) -> FileReading | _Settled:
+        """Begin to fingerprint a checkpoint, unless it is settled without reading."""
         checkpoint = open_model(path)
         model = describe(checkpoint, self.names.get(path) or self.default(path), self.sketch_size)
         here, twin = self.known_as(model)
@@ -216,8 +232,7 @@ class _Ingest:
             self.save()  # to have an id to go by
             here, twin = self.known_as(model)
         if twin is not None and not self.reread:
-            self.settle(model, twin)
-            return None
+            return _Settled(model, twin)
         if here is not None:
             model = replace(model, id=here.id, name=self.names.get(path, here.name))
         return self.submit(self.named(model), checkpoint)
@@ -257,8 +272,9 @@ class _Ingest:
         """Return what a checkpoint is called where no name is given, by where it was found."""
         return self.defaults.get(path) or default_name(path)
 
-    def settle(self, model: Model, twin: Model) -> None:
+    def settle(self, settled: _Settled) -> None:
         """A file known by its identity: at the same place, moved, or a second copy."""
+        model, twin = settled.model, settled.twin
         path = model.path
         assert path is not None
         if twin.path != path and twin.path is not None and Path(twin.path).exists():
@@ -328,7 +344,7 @@ class _Ingest:
         self.result.bytes_read += size
 
 
-def _size(path: Path) -> int:
+def file_bytes(path: Path) -> int:
     """Return the bytes of a file or folder; 0 where it has just gone, as opening it will say."""
     with suppress(OSError):
         if path.is_dir():

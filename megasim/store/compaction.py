@@ -46,6 +46,7 @@ COPIED_BY = {
     "known_component": "copy_all",
     "job": "copy_all",
     "profile": "copy_rows_of_contents",
+    "imported_shard": "copy_all",
 }
 
 

@@ -17,7 +17,7 @@ from megasim.store.lease import DEFAULT_WAIT
 from megasim.store.rows import Pair, Store
 
 if TYPE_CHECKING:
-    from megasim.compare.pairs import CompareResult
+    from megasim.compare.result import CompareResult
     from megasim.doctor.diagnosis import Diagnosis
     from megasim.exchange.fingerprint_file import ImportResult
     from megasim.exchange.mega_cmp_export import ExportResult
@@ -113,7 +113,7 @@ class StoreJobs:
         # one job, so that what is looked for last is asked of the connection that saved
         with (
             self.store.job(keep_open=True),
-            _executor(executor, workers or usable_cores()) as running,
+            work_executor(executor, workers or usable_cores()) as running,
         ):
             result = ingest_paths(
                 self.store,
@@ -191,7 +191,8 @@ class StoreJobs:
             workers: threads, or how many pieces `executor` runs at a time; the cores when None.
             executor: runs the pieces of work instead of threads; it is not shut down.
         """
-        from megasim.compare.pairs import CompareResult, compare_models
+        from megasim.compare.pairs import compare_models
+        from megasim.compare.result import CompareResult
 
         if estimate:
             from megasim.estimate.pairs import save_estimates
@@ -206,7 +207,7 @@ class StoreJobs:
             near = set(nearest_pairs(self.store, component, nearest, progress=progress))
             pairs = [pair for pair in pairs if pair in near]
         count = workers or usable_cores()
-        with _executor(executor, count) as running:
+        with work_executor(executor, count) as running:
             return compare_models(
                 self.store,
                 pairs,
@@ -218,18 +219,26 @@ class StoreJobs:
                 progress=progress,
             )
 
-    def import_path(self, path: Path | str, *, progress: Progress = NO_PROGRESS) -> ImportResult:
-        """Import results of mega_cmp, or a .parquet file of fingerprints.
+    def import_path(self, *paths: Path | str, progress: Progress = NO_PROGRESS) -> ImportResult:
+        """Import results of mega_cmp, or .parquet files: of fingerprints, or shards of shared jobs.
 
-        See `mega_cmp_import.import_path` and `fingerprint_file.import_fingerprints`.
+        See `mega_cmp_import.import_path` and `parquet_import.import_parquet`.
         """
-        from megasim.exchange.fingerprint_file import import_fingerprints
+        from megasim.exchange.fingerprint_file import joined
         from megasim.exchange.mega_cmp_import import import_path
+        from megasim.exchange.parquet_import import import_parquet
 
+        given = [Path(path) for path in paths]
+        parquet = [path for path in given if path.suffix.lower() == ".parquet"]
         with self.store.job():
-            if Path(path).suffix.lower() == ".parquet":
-                return import_fingerprints(self.store, Path(path))
-            return import_path(self.store, Path(path), progress=progress)
+            found = [
+                import_path(self.store, path, progress=progress)
+                for path in given
+                if path not in parquet
+            ]
+            if parquet:
+                found.append(import_parquet(self.store, parquet, progress=progress))
+        return joined(found)
 
     def export_mega_cmp(
         self,
@@ -337,6 +346,6 @@ def doctor(
         return examine(store, executor=running, files=files, mend=repair, progress=progress)
 
 
-def _executor(given: Executor | None, workers: int) -> AbstractContextManager[Executor]:
+def work_executor(given: Executor | None, workers: int) -> AbstractContextManager[Executor]:
     """Return the executor to run pieces of work on, to be left as it is if it was given."""
     return nullcontext(given) if given is not None else ThreadPoolExecutor(workers)

@@ -90,6 +90,16 @@ create table job (
     remedy    varchar
 );
 
+-- Which parts are in of the jobs that several machines shared.
+create table imported_shard (
+    job      varchar not null,
+    kind     varchar not null,
+    part     integer not null,
+    parts    integer not null,
+    first_id integer,
+    last_id  integer
+);
+
 -- Every row that an algorithm made carries its version. Those of before have the first one, their
 -- fingerprints that of the models that hold them.
 alter table tensor add column fingerprint_version integer;
