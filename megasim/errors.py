@@ -11,6 +11,7 @@ EXTRAS = {
     "demo": ("torch",),
     "interactive": ("bokeh",),
     "serve": ("fastapi", "uvicorn", "pyarrow", "bokeh"),
+    "cluster": ("dask", "distributed"),
 }
 # The exit code of a check that found something.
 CHECK_FAILED = 5
@@ -101,6 +102,8 @@ class NoAnswerError(MegasimError):
 
 class LostWorkError(MegasimError):
     """A piece of work that ended every worker process it was given to; the rest is done."""
+
+    exit_code = 4
 
 
 class MissingExtraError(MegasimError):

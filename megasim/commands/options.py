@@ -58,6 +58,12 @@ from_sketches = click.option(
 workers = click.option(
     "--workers", type=click.IntRange(1), help="Number of threads [default: cores]."
 )
+cluster = click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Run the work on a Dask cluster: tcp://host:8786, or local:N for N processes of this "
+    "machine. Its workers must see the files under the same paths.",
+)
 shard = click.option(
     "--shard",
     metavar="I/N",

@@ -68,6 +68,7 @@ _ROWS = 200  # rows of a table that a terminal is shown
 )
 @options.shard
 @options.shard_file
+@options.cluster
 @options.workers
 @options.memory
 @options.as_json
@@ -81,6 +82,7 @@ def ingest_command(
     reread: bool,
     shard: str | None,
     output: Path | None,
+    cluster: str | None,
     workers: int | None,
     memory: int,
     as_json: bool,
@@ -113,6 +115,7 @@ def ingest_command(
             anatomy=anatomy,
             sketch_size=sketch,
             workers=workers,
+            cluster=cluster,
             progress=ConsoleProgress(),
         )
         return _show_ingest(result, [], as_json, output)
@@ -126,6 +129,7 @@ def ingest_command(
         sketch_size=sketch,
         reread=reread,
         workers=workers,
+        cluster=cluster,
         progress=ConsoleProgress(),
     )
     return _show_ingest(result, [] if as_json else _missing_lines(workspace), as_json)
@@ -251,6 +255,7 @@ def _named_path(text: str) -> tuple[str, Path]:
 @click.option("--device", help="Torch device for the arithmetic, e.g. cuda; needs torch.")
 @options.shard
 @options.shard_file
+@options.cluster
 @options.workers
 @options.memory
 @options.as_json
@@ -267,6 +272,7 @@ def compare_command(
     device: str | None,
     shard: str | None,
     output: Path | None,
+    cluster: str | None,
     workers: int | None,
     memory: int,
     as_json: bool,
@@ -296,6 +302,7 @@ def compare_command(
             memory=memory,
             device=device,
             workers=workers,
+            cluster=cluster,
             wait=root.params["wait"],
             progress=ConsoleProgress(),
         )
@@ -317,6 +324,7 @@ def compare_command(
         estimate=estimate,
         device=device,
         workers=workers,
+        cluster=cluster,
         progress=ConsoleProgress(),
     )
     return _show_compare(result, as_json, estimated=estimate)

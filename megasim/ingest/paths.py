@@ -15,7 +15,14 @@ from megasim.checkpoint.opening import (
     default_name,
     find_checkpoints,
 )
-from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError, printable
+from megasim.errors import (
+    CheckpointError,
+    ForeignFileError,
+    LostWorkError,
+    MegasimError,
+    UsageError,
+    printable,
+)
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.ingest.files import FileReading, begin_file, describe
 from megasim.ingest.known_models import KnownModels
@@ -324,6 +331,10 @@ class _Ingest:
             held = [renamed(part, reading.model.name, name) for part in held]
             for part in held:
                 check_name(part.model, self.known, file_id=reading.model.id)
+        except LostWorkError as error:
+            path = reading.model.path or ""
+            self.result.failed.append(CheckpointError(path, error.message, error.remedy))
+            return
         except CheckpointError as error:
             self.result.failed.append(error)
             return

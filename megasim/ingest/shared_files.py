@@ -9,12 +9,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from megasim.checkpoint.opening import default_name, find_checkpoints, open_checkpoint
+from megasim.checkpoint.opening import default_name, find_checkpoints
 from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError
 from megasim.ingest.known_models import KnownModels
 from megasim.ingest.names import free_name
 from megasim.ingest.paths import file_bytes, require_some
 from megasim.ingest.shares import Shard
+from megasim.representation.opening import open_model
 from megasim.store.rows import Model
 
 
@@ -112,7 +113,7 @@ def _titles(wanted: Mapping[Path, str], named: Mapping[Path, str]) -> dict[Path,
 
 def _opens(path: Path) -> bool:
     try:
-        open_checkpoint(path)
+        open_model(path)
     except MegasimError:
         return False
     return True

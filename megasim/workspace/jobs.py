@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -15,6 +14,7 @@ from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode, store_path
 from megasim.store.lease import DEFAULT_WAIT
 from megasim.store.rows import Pair, Store
+from megasim.workspace.executors import work_executor
 
 if TYPE_CHECKING:
     from megasim.compare.result import CompareResult
@@ -82,6 +82,7 @@ class StoreJobs:
         reread: bool = False,
         workers: int | None = None,
         executor: Executor | None = None,
+        cluster: str | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> IngestResult:
         """Fingerprint checkpoints: files, folders, or a mega_cmp model map. See `ingest_paths`.
@@ -92,6 +93,7 @@ class StoreJobs:
             anatomy: a CSV of rules for keys, instead of the built-in ones. See `load_rules`.
             workers: threads; as many as there are cores when None.
             executor: runs the pieces of work instead of threads; it is not shut down.
+            cluster: "local:N" or the address of a Dask scheduler, whose workers run the pieces.
         """
         from megasim.anatomy.classification import load_rules
         from megasim.estimate.folded import save_folded_sketches
@@ -113,7 +115,7 @@ class StoreJobs:
         # one job, so that what is looked for last is asked of the connection that saved
         with (
             self.store.job(keep_open=True),
-            work_executor(executor, workers or usable_cores()) as running,
+            work_executor(executor, workers or usable_cores(), cluster) as (running, _),
         ):
             result = ingest_paths(
                 self.store,
@@ -179,6 +181,7 @@ class StoreJobs:
         device: str | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
+        cluster: str | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> CompareResult:
         """Compute the exact distances still missing. See `compare_models` and `pairs_of`.
@@ -190,6 +193,7 @@ class StoreJobs:
                 keep them until they are computed. Other answers use them, and mark them.
             workers: threads, or how many pieces `executor` runs at a time; the cores when None.
             executor: runs the pieces of work instead of threads; it is not shut down.
+            cluster: "local:N" or the address of a Dask scheduler, whose workers run the pieces.
         """
         from megasim.compare.pairs import compare_models
         from megasim.compare.result import CompareResult
@@ -206,8 +210,7 @@ class StoreJobs:
 
             near = set(nearest_pairs(self.store, component, nearest, progress=progress))
             pairs = [pair for pair in pairs if pair in near]
-        count = workers or usable_cores()
-        with work_executor(executor, count) as running:
+        with work_executor(executor, workers or usable_cores(), cluster) as (running, count):
             return compare_models(
                 self.store,
                 pairs,
@@ -344,8 +347,3 @@ def doctor(
         ThreadPoolExecutor(workers or usable_cores()) as running,
     ):
         return examine(store, executor=running, files=files, mend=repair, progress=progress)
-
-
-def work_executor(given: Executor | None, workers: int) -> AbstractContextManager[Executor]:
-    """Return the executor to run pieces of work on, to be left as it is if it was given."""
-    return nullcontext(given) if given is not None else ThreadPoolExecutor(workers)

@@ -14,7 +14,8 @@ from megasim.ingest.shares import Shard, parse_shard
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import store_path
 from megasim.store.lease import DEFAULT_WAIT
-from megasim.workspace.jobs import DEFAULT_MEMORY, StoreJobs, usable_cores, work_executor
+from megasim.workspace.executors import work_executor
+from megasim.workspace.jobs import DEFAULT_MEMORY, StoreJobs, usable_cores
 
 if TYPE_CHECKING:
     from megasim.compare.result import CompareResult
@@ -30,6 +31,7 @@ def ingest_shard(
     sketch_size: int = 256,
     workers: int | None = None,
     executor: Executor | None = None,
+    cluster: str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> IngestResult:
     """Fingerprint one part of some checkpoints, and write it to a .parquet file; needs no store.
@@ -49,7 +51,7 @@ def ingest_shard(
     for path in given:
         if is_model_map(path):
             all_names.update(read_model_map(path).models)
-    with work_executor(executor, workers or usable_cores()) as running:
+    with work_executor(executor, workers or usable_cores(), cluster) as (running, _):
         return write_ingest_shard(
             Path(output),
             [path for path in given if not is_model_map(path)],
@@ -74,6 +76,7 @@ def compare_shard(
     device: str | None = None,
     workers: int | None = None,
     executor: Executor | None = None,
+    cluster: str | None = None,
     wait: float = DEFAULT_WAIT,
     progress: Progress = NO_PROGRESS,
 ) -> CompareResult:
@@ -88,10 +91,9 @@ def compare_shard(
     """
     from megasim.exchange.compare_shards import write_compare_shard
 
-    count = workers or usable_cores()
     with (
         StoreJobs(store_path(store), "read", memory=memory, wait=wait) as jobs,
-        work_executor(executor, count) as running,
+        work_executor(executor, workers or usable_cores(), cluster) as (running, count),
     ):
         return write_compare_shard(
             Path(output),

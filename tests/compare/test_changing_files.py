@@ -9,7 +9,7 @@ import torch
 
 import megasim
 from megasim import cli
-from megasim.compare import pairs
+from megasim.compare import runs
 from megasim.ingest import reading
 from tests.models import nudged, random_model, write_model
 
@@ -91,7 +91,7 @@ def test_a_file_that_changes_during_compare_leaves_no_distance(
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[Path], None],
 ) -> None:
-    run, left = pairs.run_pair_piece, [models / "b.safetensors"]
+    run, left = runs.run_pair_piece, [models / "b.safetensors"]
 
     def meanwhile(piece):
         if left:
@@ -100,7 +100,7 @@ def test_a_file_that_changes_during_compare_leaves_no_distance(
 
     with megasim.open_store(tmp_path / "s.duckdb") as store:
         store.ingest(models)
-        monkeypatch.setattr(pairs, "run_pair_piece", meanwhile)
+        monkeypatch.setattr(runs, "run_pair_piece", meanwhile)
         result = store.compare(workers=1)
         assert (result.pairs_done, len(result.failed)) == (1, 1)
         assert "b.safetensors" in result.failed[0].message

@@ -348,11 +348,11 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     subprocess.run([*command, "ingest", str(models)], check=True, capture_output=True)
     slow = (
         "import sys, time, megasim.cli as cli\n"
-        "import megasim.compare.pairs as c, megasim.compare.plan as p\n"
+        "import megasim.compare.pairs as c, megasim.compare.plan as p, megasim.compare.runs as r\n"
         "p._PIECE_ELEMENTS = 1\n"
-        "c._SAVE_ROWS = 1; run = c.run_pair_piece\n"
+        "c._SAVE_ROWS = 1; run = r.run_pair_piece\n"
         "def slowly(piece): time.sleep(0.05); print('.', flush=True); return run(piece)\n"
-        "c.run_pair_piece = slowly\n"
+        "r.run_pair_piece = slowly\n"
         "sys.exit(cli.run(sys.argv[1:]))\n"
     )
     interrupt(slow, "--db", str(db), "compare", "--workers", "1", after=8)

@@ -69,7 +69,8 @@ def test_threads_and_memory_change_nothing(
 
 
 def test_processes_change_nothing(tmp_path: Path, models: Path, expected: dict[str, bytes]) -> None:
-    """Real processes that share nothing with this one: a piece is its description and the files."""
+    """Any executor does, here one of the standard library. Its processes share nothing with this
+    one: a piece is its description and the files."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=fresh) as executor:
         assert results(tmp_path, models, executor=executor) == expected

@@ -23,6 +23,7 @@ STEP_BY_STEP = """if True:
     import sys
     import megasim.cli as cli
     import megasim.compare.pairs as pairs, megasim.compare.plan as plan
+    import megasim.compare.runs as runs
     import megasim.ingest.reading as ingest
     plan._PIECE_ELEMENTS = pairs._SAVE_ROWS = 1
     def told(work):
@@ -32,12 +33,12 @@ STEP_BY_STEP = """if True:
             return work(*given)
         return run
     ingest.fingerprint_refs = told(ingest.fingerprint_refs)
-    pairs.run_pair_piece = told(pairs.run_pair_piece)
-    save = pairs._Comparison._save_in_time
-    def saved(comparison):
-        save(comparison)
+    runs.run_pair_piece = told(runs.run_pair_piece)
+    save = pairs._StoreKeeper.save_in_time
+    def saved(keeper):
+        save(keeper)
         print('saved', flush=True)
-    pairs._Comparison._save_in_time = saved
+    pairs._StoreKeeper.save_in_time = saved
     cli.main()
 """
 
