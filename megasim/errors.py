@@ -9,6 +9,7 @@ from pathlib import Path
 EXTRAS = {
     "torch": ("torch",),
     "demo": ("torch",),
+    "gguf": ("gguf",),
     "interactive": ("bokeh",),
     "serve": ("fastapi", "uvicorn", "pyarrow", "bokeh"),
     "cluster": ("dask", "distributed"),

@@ -9,6 +9,7 @@ from typing import Final
 
 from megasim.checkpoint.contents import FileContents
 from megasim.checkpoint.folders import DISTRIBUTED, SUFFIXES
+from megasim.checkpoint.gguf_format import GGUF_MAGIC, read_gguf
 from megasim.checkpoint.numpy_format import NPY_MAGIC, read_npy
 from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource
@@ -30,7 +31,6 @@ _PACKED = {
 }
 # What else people have under these names.
 _FOREIGN = {
-    b"GGUF": "a GGUF file, whose quantised tensors are not compared",
     b"\x89HDF": "an HDF5 file",
 }
 # Whatever a file with one of these endings holds, it was meant to be a checkpoint.
@@ -93,6 +93,8 @@ def format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
     for magic, problem in _FOREIGN.items():
         if start.startswith(magic):
             raise ForeignFileError(source.path, problem, NOT_WEIGHTS)
+    if start.startswith(GGUF_MAGIC):
+        return read_gguf
     if start.startswith(NPY_MAGIC):
         return read_npy
     if source.path.suffix == ".distcp":

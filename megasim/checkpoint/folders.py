@@ -17,7 +17,7 @@ from megasim.checkpoint.strict_json import JSON, JsonTooLarge, read_json
 from megasim.errors import CheckpointError, printable
 
 SUFFIXES: Final = (
-    *(".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".jit", ".th"),
+    *(".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".jit", ".th"),
     *(".pth.tar", ".pt.tar"),  # as older code names them: no archives
 )
 
@@ -41,7 +41,6 @@ DISTRIBUTED: Final = (
 _FOREIGN: Final = {
     ".distcp": DISTRIBUTED,
     ".nemo": ("a tar file, as NeMo packs its models", "unpack it with `tar -xf`"),
-    ".gguf": ("a GGUF file, whose quantised tensors are not compared", ""),
     ".onnx": ("an ONNX file", ""),
     ".h5": ("an HDF5 file", ""),
     ".keras": ("a Keras file", ""),

@@ -19,6 +19,7 @@ from megasim.representation.four_bit_floats import (
     fused_experts,
     packed_floats,
 )
+from megasim.representation.gguf_blocks import gguf_blocks
 from megasim.representation.logical import Represented, Scheme, StoredTensors, logical_ref
 from megasim.representation.packed_integers import packed_rows, transposed_groups
 from megasim.representation.scaled import scaled_codes
@@ -28,6 +29,7 @@ from megasim.words import Unread
 # All representations that are decoded, or named where they cannot be. The first that finds a
 # tensor has it.
 SCHEMES: Final[tuple[Scheme, ...]] = (
+    gguf_blocks,
     four_bits,
     int8_rows,
     packed_floats,

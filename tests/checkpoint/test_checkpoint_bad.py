@@ -111,7 +111,7 @@ STRANGERS: dict[str, tuple[bytes, str]] = {
     "web page": (b"<!DOCTYPE html>\n<html><body>Log in</body></html>", "web page"),
     "web page in UTF-8": ("  <html>\n<p>é</p></html>".encode(), "web page"),
     "gzip": (gzip.compress(FILES["zip"]), "a gzip file"),
-    "gguf": (b"GGUF\x03\0\0\0", "GGUF"),
+    "gguf": (b"GGUF\x03\0\0\0", "cut short in its header"),
     "tar": (tar(), "as torch wrote before"),
     "a tar of anything": (tar("model_config.yaml"), "unpack it"),
     "another zip": (zipped({"word/document.xml": b"<x/>"}), "not one of torch.save"),

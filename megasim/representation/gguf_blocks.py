@@ -1,0 +1,131 @@
+"""The block formats of GGUF (Q4_0 to Q8_0, K, IQ and TQ types, MXFP4) → their values.
+
+The library of llama.cpp, the package gguf, decodes them; values are the same to the last bit. It is
+imported when the first block is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, Final
+
+import numpy as np
+
+from megasim.checkpoint.gguf_format import BlockType, block_types
+from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.errors import EXTRAS
+from megasim.kernels.state import Singles
+from megasim.representation.boxes import Box, BoxDecoder, as_singles, read_box
+from megasim.representation.logical import Represented, StoredTensors
+
+_PLUS_ONE: Final = " plus one"
+
+
+@dataclass(frozen=True)
+class GgufBlocks(BoxDecoder):
+    """Rows of blocks of codes, each with scales of its own.
+
+    Attributes:
+        code: the name of the format, as "Q4_K".
+        blocks: (rows, bytes of a row).
+    """
+
+    code: str
+    blocks: TensorRef
+
+    @property
+    def scheme(self) -> str:
+        return f"gguf {self.code}"
+
+    @property
+    def stored(self) -> tuple[TensorRef, ...]:
+        return (self.blocks,)
+
+    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+        """Fill `out` with the values of a box; whole blocks around it are decoded."""
+        kind = _kinds()[self.code]
+        row_bytes = self.columns // kind.elements * kind.nbytes
+        first, last = box.left // kind.elements, -(-box.right // kind.elements)
+        part = Box(box.top, box.bottom, first * kind.nbytes, last * kind.nbytes)
+        raw = read_box(reader, self.blocks, row_bytes, part)
+        values = decode_blocks(raw, self.code)
+        begin = box.left - first * kind.elements
+        out[...] = values[:, begin : begin + box.right - box.left]
+
+
+@dataclass(frozen=True)
+class PlusOne(BoxDecoder):
+    """Values that were stored with 1 added, as llama.cpp does with the norm gains of Gemma."""
+
+    values: TensorRef
+
+    @property
+    def scheme(self) -> str:
+        return f"gguf {self.values.dtype} less one"
+
+    @property
+    def stored(self) -> tuple[TensorRef, ...]:
+        return (self.values,)
+
+    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+        raw = read_box(reader, self.values, self.columns, box)
+        out[...] = as_singles(raw, self.values.dtype).reshape(out.shape) - np.float32(1)
+
+
+@cache
+def _kinds() -> dict[str, BlockType]:
+    return {kind.name: kind for kind in block_types().values()}
+
+
+def decode_blocks(raw: Any, code: str) -> Singles:
+    """Return the values of rows of blocks, as float32.
+
+    Args:
+        raw: (rows, whole blocks) of uint8.
+        code: the name of the format.
+
+    >>> decode_blocks(np.zeros((1, 34), np.uint8), "Q8_0").shape
+    (1, 32)
+    """
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    with np.errstate(all="ignore"):  # a scale may be NaN or infinite: so are its values then
+        found: Singles = dequantize(raw, GGMLQuantizationType[code])
+    return found
+
+
+@cache
+def _decodable() -> frozenset[str]:
+    """The names of the formats that the installed gguf decodes; none without it."""
+    if any(find_spec(module) is None for module in EXTRAS["gguf"]):
+        return frozenset()
+    from gguf import quants
+
+    return frozenset(str(kind.name) for kind in quants._type_traits)
+
+
+def gguf_blocks(stored: StoredTensors) -> Iterable[Represented]:
+    """Yield the tensors of a GGUF file that are stored in block formats."""
+    for key, odd in stored.unread.items():
+        code = odd.dtype or ""
+        plain = code.removesuffix(_PLUS_ONE)
+        if plain not in _kinds() or len(odd.stored) != 1 or odd.shape is None:
+            continue
+        shape, ref = odd.shape, odd.stored[0]
+        rows = ref.shape[0] if len(ref.shape) > 1 else 1
+        columns = math.prod(shape) // max(rows, 1)
+        if code.endswith(_PLUS_ONE):
+            decoder = PlusOne(1, ref.numel, ref)
+            yield Represented(key, shape, (key,), decoder)
+        elif plain in _decodable():
+            yield Represented(key, shape, (key,), GgufBlocks(rows, columns, plain, ref))
+        else:
+            why = f"{plain}, which the installed gguf does not decode"
+            if not _decodable():
+                why = f"{plain} of GGUF: not decoded; run `pip install 'megasim[gguf]'`"
+            yield Represented(key, shape, (key,), None, why)
