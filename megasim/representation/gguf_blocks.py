@@ -37,14 +37,6 @@ class GgufBlocks(BoxDecoder):
     code: str
     blocks: TensorRef
 
-    @property
-    def scheme(self) -> str:
-        return f"gguf {self.code}"
-
-    @property
-    def stored(self) -> tuple[TensorRef, ...]:
-        return (self.blocks,)
-
     def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
         """Fill `out` with the values of a box; whole blocks around it are decoded."""
         kind = _kinds()[self.code]
@@ -62,14 +54,6 @@ class PlusOne(BoxDecoder):
     """Values that were stored with 1 added, as llama.cpp does with the norm gains of Gemma."""
 
     values: TensorRef
-
-    @property
-    def scheme(self) -> str:
-        return f"gguf {self.values.dtype} less one"
-
-    @property
-    def stored(self) -> tuple[TensorRef, ...]:
-        return (self.values,)
 
     def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
         raw = read_box(reader, self.values, self.columns, box)
@@ -120,10 +104,11 @@ def gguf_blocks(stored: StoredTensors) -> Iterable[Represented]:
         rows = ref.shape[0] if len(ref.shape) > 1 else 1
         columns = math.prod(shape) // max(rows, 1)
         if code.endswith(_PLUS_ONE):
-            decoder = PlusOne(1, ref.numel, ref)
-            yield Represented(key, shape, (key,), decoder)
+            plus_one = PlusOne(1, ref.numel, f"gguf {plain} less one", ref)
+            yield Represented(key, shape, (key,), plus_one)
         elif plain in _decodable():
-            yield Represented(key, shape, (key,), GgufBlocks(rows, columns, plain, ref))
+            blocks = GgufBlocks(rows, columns, f"gguf {plain}", plain, ref)
+            yield Represented(key, shape, (key,), blocks)
         else:
             why = f"{plain}, which the installed gguf does not decode"
             if not _decodable():
