@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Final
 
 
 class Status(StrEnum):
@@ -64,7 +65,7 @@ class Verdict(StrEnum):
         >>> Verdict.IDENTICAL.rank < Verdict.SAME_AT_FP16.rank < Verdict.CHANGED.rank
         True
         """
-        return list(Verdict).index(self)
+        return _RANKS[self]
 
     @property
     def is_tier(self) -> bool:
@@ -80,6 +81,10 @@ class Verdict(StrEnum):
     def is_absent(self) -> bool:
         """Whether one or both models lack it."""
         return self.rank >= Verdict.ABSENT_A.rank
+
+
+# Asked for millions of times.
+_RANKS: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 
 def weakest(verdicts: Iterable[Verdict]) -> Verdict:

@@ -55,8 +55,30 @@ where model_id = $model_id and component = $component
 group by canonical_shape
 order by canonical_shape;
 
+-- name: model_components
+-- The components that models hold tensors of.
+select distinct model_id, component from model_tensor;
+
+-- name: components_like
+-- The components of some models, and of all others those that have a key of equal values, at least
+-- once rounded, with them: no other component can be equal as a whole.
+with held as (
+    select mt.model_id, mt.component, mt.canonical_key, t.fp16_hash, t.bf16_hash
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+),
+asked as (select h.* from held h join batch b on b.model_id = h.model_id)
+select distinct h.model_id, h.component
+from held h
+where (h.component, h.canonical_key, h.bf16_hash) in (
+        select a.component, a.canonical_key, a.bf16_hash from asked a
+    )
+    or (h.component, h.canonical_key, h.fp16_hash) in (
+        select a.component, a.canonical_key, a.fp16_hash from asked a
+    );
+
 -- name: component_facts
--- What each model has of each component, and signatures: equal for components that are equal in
+-- What models have of some components, and signatures: equal for components that are equal in
 -- the same dtype, by value, or once rounded; `used` ones without the keys that a family never
 -- uses. Positions that are whole, 0, 1, 2 …, are made anew where they are missing, so they do not
 -- count either, and counters of training steps enter no computation. Infinities are no evidence of equal values: float16 ends at 65504.
@@ -82,10 +104,11 @@ with held as (
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
     join model m on m.id = mt.model_id
+    join wanted w on w.model_id = mt.model_id and w.component = mt.component
     left join unused u
-        on u.family = m.family
-        and u.component = mt.component
-        and u.canonical_key = mt.canonical_key
+        on u.family::varchar = m.family
+        and u.component::varchar = mt.component
+        and u.canonical_key::varchar = mt.canonical_key
 )
 select
     model_id,
@@ -230,6 +253,7 @@ order by mt.model_id, mt.component, mt.canonical_key;
 -- The positions that text encoders look their embeddings up by, where the sketch holds them whole.
 select mt.model_id, mt.component, mt.canonical_key, t.dtype, t.sketch
 from model_tensor mt
+join batch b on b.model_id = mt.model_id
 join tensor t on t.id = mt.tensor_id
 where mt.canonical_key like '%position_ids' and len(t.sketch) = t.numel and t.numel > 0
 order by mt.model_id, mt.canonical_key;

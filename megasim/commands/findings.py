@@ -27,6 +27,8 @@ from megasim.wording.sentences import counted
 
 if TYPE_CHECKING:
     from megasim.answers.changes import By, Changes
+    from megasim.findings.overview import FindingsReport
+    from megasim.findings.verdicts import Finding
     from megasim.workspace import Workspace
 
 _ROWS = 20  # of layers, that a terminal is shown of each component
@@ -112,7 +114,8 @@ def _finding_rows(
 ) -> list[dict[str, Any]]:
     """Return a row for each pair and component, with what is said of the pair as a whole."""
     of_pair: dict[frozenset[str], list[str]] = defaultdict(list)
-    relations = workspace.findings(a, b, group=group).relations
+    report = workspace.findings(a, b, group=group)
+    relations = report.relations
     for relation in relations:
         of_pair[frozenset((relation.model, relation.other))].append(relation.text)
     asked = None if a is None else [relation.text for relation in relations]
@@ -123,8 +126,17 @@ def _finding_rows(
             if asked is None  # of two named models, also what their other parts are
             else asked,
         }
-        for finding in workspace.pair_findings(a, b, group=group)
+        for finding in _pair_findings(workspace, report, group)
     ]
+
+
+def _pair_findings(
+    workspace: Workspace, report: FindingsReport, group: str | None
+) -> list[Finding]:
+    """Return the findings of the pairs of a report; it has them itself unless they are many."""
+    if len(report.pairs) < report.pair_count:
+        return workspace.pair_findings(group=group)
+    return [finding for pair in report.pairs for finding in pair.findings]
 
 
 def _changes(found: Changes, output: Path | None, as_json: bool) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-import pandas as pd
 
 from megasim.anatomy.classification import unused_reason
 from megasim.findings.details import LayerRow
+from megasim.store.batches import table_of
 from megasim.store.rows import Store
 from megasim.words import MISSING, Nature
 
@@ -53,16 +52,26 @@ class ComponentFacts:
 Facts = Mapping[tuple[int, str], ComponentFacts]
 
 
-def load_component_facts(store: Store) -> dict[tuple[int, str], ComponentFacts]:
-    """Return the facts of all models that have tensors here, by model id and component."""
+def load_component_facts(
+    store: Store, about: Collection[int] | None = None
+) -> dict[tuple[int, str], ComponentFacts]:
+    """Return the facts of all models that have tensors here, by model id and component.
+
+    Args:
+        about: only of these models, and of what may be equal to a component of them.
+    """
+    if about is None:
+        components = store.rows("model_components")
+    else:
+        components = store.rows("components_like", tables={"batch": {"model_id": list(about)}})
+    wanted = table_of(["model_id", "component"], components)
     unused = [
         (family, component, key)
         for family, component, key in store.rows("component_keys")
         if family is not None and unused_reason(family, component, key) is not None
     ]
-    columns = ["family", "component", "canonical_key"]
-    batch = pd.DataFrame(unused, columns=columns, dtype=str)
-    rows = store.rows("component_facts", tables={"unused": batch})
+    batch = table_of(["family", "component", "canonical_key"], unused)
+    rows = store.rows("component_facts", tables={"unused": batch, "wanted": wanted})
     found = {}
     for model_id, component, keys, parameters, telling, non_finite, dtypes, *signatures in rows:
         found[model_id, component] = ComponentFacts(

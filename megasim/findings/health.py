@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pandas as pd
-
 from megasim.anatomy.classification import component_members, component_title
 from megasim.errors import printable
 from megasim.findings.key_lists import describe_keys
+from megasim.store.batches import table_of
 from megasim.store.rows import Model, Store
 from megasim.wording.sentences import counted, listed
 
@@ -159,7 +158,7 @@ def _odd_keys(store: Store, models: Mapping[int, Model]) -> list[HealthNote]:
         counts[model_id, component] += nans
         infinite[model_id, component] += infs
     places = sorted({(model_id, component) for model_id, component, _ in odd})
-    batch = pd.DataFrame(places, columns=["model_id", "component"])
+    batch = table_of(["model_id", "component"], places)
     among: dict[tuple[int, str], list[str]] = defaultdict(list)
     for model_id, component, key in store.rows("keys_of_component", tables={"batch": batch}):
         among[model_id, component].append(key)
@@ -183,7 +182,9 @@ def _odd_keys(store: Store, models: Mapping[int, Model]) -> list[HealthNote]:
 
 def _positions(store: Store, models: Mapping[int, Model]) -> list[HealthNote]:
     notes = []
-    for model_id, component, key, dtype, values in store.rows("position_ids"):
+    for model_id, component, key, dtype, values in store.rows(
+        "position_ids", tables={"batch": {"model_id": list(models)}}
+    ):
         text = describe_positions(values)
         if model_id in models and text:
             text = f"{component_title(component)}: {text} ({printable(key, 120)}, {dtype})"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from megasim.errors import UsageError, printable
 from megasim.findings.reference_model import reference_model
@@ -14,6 +14,9 @@ from megasim.matrix.distance_matrix import DistanceMatrix
 from megasim.store.matrices import member_names
 from megasim.store.rows import Store
 from megasim.store.runnable_queries import run_query
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)

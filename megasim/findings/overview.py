@@ -234,7 +234,7 @@ def findings_report(
         NoAnswerError: a named pair of which nothing is known.
     """
     chosen = chosen_pairs(store, pairs, group)
-    reader = FindingsReader(store)
+    reader = FindingsReader(store, None if pairs is None else {*sum(chosen, ())})
     equalities = Equalities(reader)
     ids = sorted(reader.models) if pairs is None and group is None else sorted({*sum(chosen, ())})
     models = tuple(reader.models[i].name for i in ids)

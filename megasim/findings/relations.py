@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
 
-import networkx as nx
-
 from megasim.errors import printable
 from megasim.findings.component_groups import Equalities
 from megasim.findings.kinship import ComponentSet, Kinship, ordered
@@ -108,6 +106,10 @@ def relation_sentences(
 
 def _same_bytes(relations: Sequence[Relation]) -> list[list[str]]:
     """Return the sets of models that hold the same bytes."""
+    if not any(r.same_bytes for r in relations):
+        return []
+    import networkx as nx  # takes a tenth of a second, and few questions come so far
+
     same: nx.Graph[str] = nx.Graph()
     same.add_edges_from((r.other, r.model) for r in relations if r.same_bytes)
     return [sorted(names) for names in nx.connected_components(same)]

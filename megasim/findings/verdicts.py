@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -132,7 +132,8 @@ def pair_findings(
     chosen = chosen_pairs(store, pairs, group)
     if details is None:
         details = pairs is not None or len(chosen) <= MOST_DETAILED_PAIRS
-    return FindingsReader(store).findings(chosen, details=details)
+    about = None if pairs is None else {*sum(chosen, ())}
+    return FindingsReader(store, about).findings(chosen, details=details)
 
 
 def chosen_pairs(
@@ -191,9 +192,15 @@ def component_order() -> dict[str, int]:
 class FindingsReader:
     """Makes findings out of an open store; what all pairs share is loaded once."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, about: Collection[int] | None = None) -> None:
+        """Load what all pairs share.
+
+        Args:
+            about: the models of which something is asked; all when None. Of others only the
+                components are known that may be equal to one of theirs.
+        """
         self.store = store
-        self.facts = load_component_facts(store)
+        self.facts = load_component_facts(store, about)
         self.rows = PairRows(store)
         self.models = self.rows.models
         self.unread = UnreadKeys(store)
