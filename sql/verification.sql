@@ -5,7 +5,7 @@
 select
     array_to_string(mt.sources, ' + ') as key, mt.canonical_key, mt.canonical_shape, mt.shape,
     mt.component, mt.nature, t.dtype, t.numel, t.content_hash, t.value_hash, t.fp16_hash,
-    t.bf16_hash, t.infs, t.is_constant, t.l2, t.linf
+    t.bf16_hash, t.infs, t.is_constant, t.l2, t.linf, coalesce(mt.representation, 'plain')
 from model_tensor mt
 join tensor t on t.id = mt.tensor_id
 where mt.model_id = $id

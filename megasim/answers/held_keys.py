@@ -19,6 +19,7 @@ from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
 from megasim.ingest.files import begin_file, describe
 from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
+from megasim.representation.logical import PLAIN
 from megasim.representation.opening import open_model
 from megasim.store.rows import HeldModel, Model, Store
 
@@ -36,6 +37,7 @@ class HeldKey:
         canonical_key: what it is called where renames and layouts are undone.
         content_hash: None for a tensor whose values could not be read, as the other hashes.
         unread: why it could not be; "" where it was read.
+        representation: how its bytes stand for values: "plain", or the name of a scheme.
         digest: of the stored bytes of an unread tensor, None where they were not found.
         l2, linf: None with NaN or inf.
     """
@@ -56,6 +58,7 @@ class HeldKey:
     is_constant: bool = False
     l2: float | None = None
     linf: float | None = None
+    representation: str = PLAIN
     unread: str = ""
     digest: str | None = None
 
@@ -147,6 +150,7 @@ def _keys_of_part(held: HeldModel, is_further: bool) -> Iterable[HeldKey]:
             is_constant=told.is_constant,
             l2=told.l2,
             linf=told.linf,
+            representation=tensor.representation,
         )
     for odd in held.unread:
         yield _unread(

@@ -17,6 +17,7 @@ from typing import Final
 from megasim.answers.held_keys import HeldKey, HeldKeys
 from megasim.compare.renames import find_renames
 from megasim.errors import UsageError, printable
+from megasim.representation.logical import PLAIN
 from megasim.words import Nature, Unread
 
 _SHOWN = 10  # differences that text shows
@@ -31,7 +32,7 @@ class Allowance(StrEnum):
     CAST = "cast"  # another dtype, the numbers the same or rounded to it
     PRUNE = "prune"  # keys left out
     RENAME = "rename"  # other key names, or the layout of another library
-    QUANT = "quant"  # codes and scales for numbers: allowed, but never proved
+    QUANT = "quant"  # codes and scales for numbers: allowed, and proved where no value changed
 
 
 class Outcome(StrEnum):
@@ -264,6 +265,9 @@ def _compare(a: HeldKey, b: HeldKey, allowed: Collection[Allowance]) -> KeyResul
         return KeyResult(a.key, b.key, a.component, outcome, how, problem)
 
     def unlike(how: str, problem: str) -> KeyResult:
+        if Allowance.QUANT in allowed and b.representation not in (PLAIN, a.representation):
+            told = f"other values, as {b.representation} leaves them or not: no hash proves it"
+            return result(Outcome.UNPROVED, "quant", told)
         # codes have another dtype, and often another shape
         if Allowance.QUANT in allowed and _may_be_codes(a, b):
             told = f"{b.dtype} codes of {a.dtype} are not decoded"
@@ -293,6 +297,13 @@ def _compare(a: HeldKey, b: HeldKey, allowed: Collection[Allowance]) -> KeyResul
         return result(Outcome.DIFFERS, "values", f"{b.infs - a.infs} more elements are infinite")
     if a.value_hash == b.value_hash and Allowance.CAST in allowed:
         return result(Outcome.VERIFIED, str(Allowance.CAST))
+    if a.representation != b.representation:
+        if a.value_hash == b.value_hash and Allowance.QUANT in allowed:
+            return result(Outcome.VERIFIED, str(Allowance.QUANT))
+        if Allowance.QUANT in allowed or PLAIN not in (b.representation, a.representation):
+            return unlike("values", f"{b.representation} of other values")
+        if b.representation != PLAIN:
+            return unlike("dtype", f"{b.representation} instead of {a.dtype}")
     if a.dtype == b.dtype:
         equal = a.value_hash == b.value_hash
         problem = "the numbers are equal, but not their bytes" if equal else "other values"

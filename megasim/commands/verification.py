@@ -48,7 +48,7 @@ def verify_command(
     and may be left out if the file has only one.
 
     Exits with 0 if this is proved, with 5 if B differs, and with 6 if nothing contradicts it but
-    not all of it can be proved, e.g. for quantised tensors, whose codes are not decoded.
+    not all of it can be proved, e.g. for a quantised copy: rounding leaves no hash.
     """
     from megasim.answers.held_keys import keys_of, keys_of_fingerprints
     from megasim.answers.verification import verify_keys
