@@ -11,7 +11,7 @@ from megasim.errors import MegasimError
 from megasim.serve.dependencies import ReadStore, kept
 from megasim.serve.guarded_queries import user_rows
 from megasim.serve.pages.shown_tables import MOST_ROWS, query_links, shown_table
-from megasim.serve.problems import status_of
+from megasim.serve.refusals import status_of
 from megasim.serve.rendering import page
 from megasim.serve.service import service_of
 from megasim.store.statements import purpose_of
