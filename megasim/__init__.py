@@ -13,7 +13,7 @@ from typing import Any
 
 from megasim.resources import __version__
 
-__all__ = ["MegasimError", "Workspace", "__version__", "open_store"]
+__all__ = ["MegasimError", "Workspace", "__version__", "connect", "open_store"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from megasim import workspace
 
         return getattr(workspace, name)
+    if name == "connect":
+        from megasim.serve.client import connect
+
+        return connect
     if name == "MegasimError":
         from megasim.errors import MegasimError
 

@@ -21,6 +21,14 @@ set session operator_memory_limit = '{bytes}B';
 -- A name in a query is a table of the store, never a variable of the program around it.
 set session python_enable_replacements = false;
 
+-- name: keep_all_types
+-- Rows for a client of megasim keep types that Arrow has no own for.
+set session arrow_lossless_conversion = true;
+
+-- name: nothing
+-- The answer to what has no rows.
+select 1 as done where false;
+
 -- name: limit_temporary_files
 -- How much of the disk all queries together may use for what does not fit into memory.
 set max_temp_directory_size = '{bytes}B';

@@ -39,9 +39,15 @@ def _names(ctx: click.Context, statement: str) -> list[str]:
 
     from megasim.store.connection import store_path
     from megasim.store.rows import Store
+    from megasim.store.service_file import running_service
 
     given: Path | None = ctx.find_root().params.get("db")
     try:
+        if service := running_service(store_path(given)):
+            from megasim.serve.client import connect
+
+            with connect(service.address, service.token) as served:
+                return [str(row[0]) for row in served.store.rows(statement)]
         with Store(store_path(given), "read", wait=0) as store:
             return [str(row[0]) for row in store.rows(statement)]
     except (MegasimError, duckdb.Error, OSError):

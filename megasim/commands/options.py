@@ -216,13 +216,22 @@ def open_workspace(
 ) -> Workspace:
     """Open the store of this call; it is closed when the command ends.
 
-    "read" gives one consistent state: nobody writes until the store is released or closed.
+    "read" gives one consistent state: nobody writes until the store is released or closed. Where a
+    service has the store open, it is reached through the service.
     """
+    from megasim.store.connection import store_path
+    from megasim.store.service_file import running_service
     from megasim.workspace import open_store
 
     root = ctx.find_root()
-    wait = root.params["wait"]
-    workspace = ctx.with_resource(open_store(root.obj, mode, memory=memory, wait=wait))
+    service = running_service(store_path(root.obj))
+    if service is not None:
+        from megasim.serve.client import connect
+
+        workspace: Workspace = ctx.with_resource(connect(service.address, service.token))
+    else:
+        wait = root.params["wait"]
+        workspace = ctx.with_resource(open_store(root.obj, mode, memory=memory, wait=wait))
     if mode == "read":
         workspace.store.keep()
     for note in workspace.store.left_out:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ TABLE_FUNCTIONS = frozenset(
         "duckdb_types",
         "duckdb_functions",
         "duckdb_keywords",
+        "pragma_database_size",
     }
 )
 _BATCH_ROWS = 10_000
@@ -49,24 +50,35 @@ class Rows:
     """The result of a query as it comes. Close it, so that the clock that runs for it stops."""
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, query: str, settings: Settings
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        query: str,
+        memory: int | None,
+        seconds: float,
+        values: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin to run a query that is known to be harmless, within the limits of one query.
+        """Begin to run a query that is known to be harmless.
+
+        Args:
+            memory: bytes that it may use; as many as all queries together when None.
+            seconds: how long it may take, until the last row is read.
+            values: by the names that the query has for them.
 
         Raises:
             UsageError: the database does not accept it.
             Refusal: it took too long, or too much memory, before the first row came.
         """
-        self._seconds = settings.sql_seconds
+        self._seconds = seconds
         self._late = False
         self._connection = connection
-        limit = statement("limit_query_memory").replace("{bytes}", str(settings.sql_memory))
-        connection.execute(limit)
+        if memory is not None:
+            limit = statement("limit_query_memory").replace("{bytes}", str(memory))
+            connection.execute(limit)
         self._timer = threading.Timer(self._seconds, self._stop)
         self._timer.daemon = True
         self._timer.start()
         try:
-            self._reader = connection.sql(query).to_arrow_reader(_BATCH_ROWS)
+            self._reader = connection.sql(query, params=values or None).to_arrow_reader(_BATCH_ROWS)
             self._first = next(self._reader, None)
         except (duckdb.Error, OSError) as error:
             self.close()
@@ -126,7 +138,7 @@ def user_rows(store: Store, query: str, settings: Settings) -> Rows:
         Refusal: see `Rows`.
     """
     check_query(store.connection, query)
-    return Rows(store.connection, query, settings)
+    return Rows(store.connection, query, settings.sql_memory, settings.sql_seconds)
 
 
 def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:

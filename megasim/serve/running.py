@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import uvicorn
 from megasim.errors import MegasimError, printable
 from megasim.serve.app import create_app
 from megasim.serve.settings import Settings
+from megasim.store.service_file import RunningService, announced
 
 # How long requests that are under way may take once the service is asked to end.
 _GRACE_SECONDS = 5
@@ -30,9 +32,10 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
     listening = _listen(settings)
     with listening:
         port = int(listening.getsockname()[1])
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
         app = create_app(settings)
         service = app.state.service
+        here = _address(settings.host, port)
+        found = RunningService(_address_here(settings, port), os.getpid(), service.owner_token)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -41,10 +44,15 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 server_header=False,
             ),
-            lambda: started(f"http://{host}:{port}/"),
+            lambda: started(here),
             lambda: setattr(service, "is_ending", True),
         )
-        server.run(sockets=[listening])
+        with announced(settings.store, found):
+            try:
+                server.run(sockets=[listening])
+            except KeyboardInterrupt:  # raised once more after all has ended in good order
+                if not server.should_exit:
+                    raise
 
 
 class _Server(uvicorn.Server):
@@ -66,6 +74,16 @@ class _Server(uvicorn.Server):
         """End: what would stream for ever ends by itself, all else gets some seconds."""
         self._ending()
         super().handle_exit(sig, frame)
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _address_here(settings: Settings, port: int) -> str:
+    """Return where the service is reached from this machine, whatever it listens to."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return _address(anywhere.get(settings.host, settings.host), port)
 
 
 def _listen(settings: Settings) -> socket.socket:

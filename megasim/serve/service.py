@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 
 from megasim.resources import __version__, code_digest
 from megasim.serve.jobs import Jobs
+from megasim.serve.sessions import Sessions
 from megasim.serve.settings import Settings
 from megasim.store.owner import StoreOwner
 from megasim.workspace import Workspace
@@ -32,6 +33,7 @@ class Service:
         self.settings = settings
         self.owner = owner
         self.jobs = Jobs(owner, settings, settings.job_folder)
+        self.sessions = Sessions(owner, settings)
         self.is_ending = False  # so that answers which never end do
         self.version = __version__
         # (path, title) of the pages, in the order of the navigation
@@ -46,6 +48,7 @@ class Service:
         """Let the job that runs save what it has, and close the store."""
         self.is_ending = True
         self.jobs.close()
+        self.sessions.close()
         self.owner.close()
 
     # Who may do what

@@ -21,6 +21,7 @@ from megasim.errors import (
 )
 from megasim.output_files import FILE_AND_REASON
 from megasim.resources import resource_path
+from megasim.store.service_file import running_service
 from megasim.store.statements import named_statements, statement
 
 Mode = Literal["read", "update", "write"]
@@ -204,6 +205,11 @@ def _open(
         if not isinstance(error, duckdb.IOException):
             raise
         if "Could not set lock" in text:
+            if service := running_service(path):
+                raise StoreLockedError(
+                    f"{printable(path)} is served at {printable(service.address, 200)}",
+                    "use `megasim.connect` with that address, or stop the service",
+                ) from None
             holder = re.search(r"PID (\d+)", text)
             who = f"process {holder.group(1)}" if holder else "another process"
             raise StoreLockedError(

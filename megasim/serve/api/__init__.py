@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from megasim.serve.api import answers, jobs, sql, views
+from megasim.serve.api import answers, jobs, sessions, sql, views
 
-ROUTERS: tuple[APIRouter, ...] = (views.router, answers.router, sql.router, jobs.router)
+ROUTERS: tuple[APIRouter, ...] = tuple(
+    module.router for module in (views, answers, sql, jobs, sessions)
+)

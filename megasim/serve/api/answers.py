@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from megasim.serve.api.descriptions import problems
 from megasim.serve.dependencies import ReadStore, kept
 from megasim.serve.formats import json_text, json_value
+from megasim.serve.service import service_of
 from megasim.words import Metric
 from megasim.workspace import Workspace
 
@@ -186,3 +187,22 @@ def shared(request: Request, store: ReadStore) -> Response:
 
 def _groups(store: Workspace) -> list[dict[str, Any]]:
     return [group.to_json() for group in store.shared_components()]
+
+
+@router.get(
+    "/missing_files",
+    summary="The models whose files are gone from the machine of the service",
+    responses={
+        200: {
+            "description": "Names: of those whose folder is there, and of those whose is not",
+            "content": {"application/json": {"example": {"gone": ["sd14"], "unreachable": []}}},
+        },
+        **problems(),
+    },
+    response_class=Response,
+)
+def missing(request: Request) -> Response:
+    """Return the models whose files are gone, as it is now."""
+    with service_of(request).reading() as store:
+        found = store.missing_files()
+    return _json({"gone": list(found.gone), "unreachable": list(found.unreachable)})

@@ -88,7 +88,7 @@ def view_response(
     if form == "json":
         return _page(request, store, view, filters, after, paging.limit or _JSON_ROWS)
     sql = view_query(view, filters, limit=paging.limit, after=after)
-    rows = Rows(store.store.connection, sql, settings)
+    rows = Rows(store.store.connection, sql, settings.sql_memory, settings.sql_seconds)
     return table_response(rows.batches(), rows.schema, form, name=view)
 
 
@@ -102,7 +102,8 @@ def _page(
 ) -> Response:
     """Return a page of rows as JSON, which ends with the address of the next one."""
     sql = view_query(view, filters, limit=limit + 1, after=after)
-    rows = Rows(store.store.connection, sql, service_of(request).settings)
+    settings = service_of(request).settings
+    rows = Rows(store.store.connection, sql, settings.sql_memory, settings.sql_seconds)
     found = pa.Table.from_batches(list(rows.batches()), rows.schema)
     following = None
     if found.num_rows > limit:

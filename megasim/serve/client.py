@@ -1,0 +1,262 @@
+"""A store that a service has open, with the methods of one that is open here.
+
+What only reads is worked out here: the statements of `sql/` are answered by the service, all of
+them as of one moment, so every method gives what it gives on an opened store. What changes the
+store is a job of the service, and waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from megasim.errors import MegasimError, UsageError, require_extra
+from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.rows import Store
+from megasim.workspace import Workspace
+
+if TYPE_CHECKING:
+    from megasim.compare.pairs import CompareResult
+    from megasim.exchange.fingerprint_file import ImportResult
+    from megasim.findings.known_components import KnownComponent
+    from megasim.ingest.missing_files import MissingFiles
+    from megasim.ingest.result import IngestResult
+    from megasim.serve.remote_store import ServiceConnection
+
+T = TypeVar("T")
+
+
+class FailedThereError(MegasimError):
+    """What a job of the service could not read; the rest is saved."""
+
+    exit_code = 4
+
+
+def connect(address: str, token: str = "") -> RemoteWorkspace:
+    """Return the store that a service serves, with the methods of an opened one.
+
+    Args:
+        address: as `megasim serve` prints it.
+        token: as the service asks for it; one in the address is taken, too.
+
+    Raises:
+        MissingExtraError: what the extra `serve` brings is not installed.
+        MegasimError: nothing answers there, the token is wrong, or it is of another version.
+    """
+    require_extra("serve", "megasim.connect")
+    from megasim.serve.remote_store import RemoteLease, ServiceConnection
+
+    service = ServiceConnection(address, token)
+    try:
+        store = Store.over(RemoteLease(service))
+    except BaseException:
+        service.close()
+        raise
+    workspace = RemoteWorkspace.over(store)
+    workspace.service = service
+    return workspace
+
+
+class RemoteWorkspace(Workspace):
+    """The store of a service. Use it as a context manager.
+
+    All that is read is of the moment when it was connected, until `refresh`, or a job that was
+    waited for here.
+    """
+
+    service: ServiceConnection
+
+    def close(self) -> None:
+        """End the session."""
+        super().close()
+        self.service.close()
+
+    def refresh(self) -> None:
+        """From here on read the store as it is now."""
+        from megasim.serve.remote_store import RemoteLease
+
+        self.store.close()
+        self.store = Store.over(RemoteLease(self.service))
+
+    # What changes the store
+
+    def job(
+        self, kind: str, *, progress: Progress = NO_PROGRESS, **arguments: Any
+    ) -> Mapping[str, Any]:
+        """Ask for a job, wait for its end, and return its result; Ctrl-C cancels it.
+
+        Raises:
+            MegasimError: it failed, or was cancelled; what it had done is saved.
+        """
+        asked = self.service.json("POST", "jobs", {"kind": kind, **arguments})
+        try:
+            job = self._ended(int(asked["id"]), progress)
+        except BaseException:
+            with suppress(MegasimError):
+                self.service.json("DELETE", f"jobs/{asked['id']}")
+            raise
+        self.refresh()
+        if job["state"] != "done":
+            what = job["error"] or f"the job is {job['state']}; what it has done is kept"
+            raise MegasimError(str(what), str(job["remedy"] or ""))
+        return dict(job["result"])
+
+    def _ended(self, job_id: int, progress: Progress) -> Mapping[str, Any]:
+        """Follow a job to its end, and return it."""
+        title, done = "", 0
+        job: Mapping[str, Any] = {}
+        try:
+            for job in self.service.events(f"jobs/{job_id}/events"):
+                told = job["progress"]
+                if not told:
+                    continue
+                if told["title"] != title or told["done"] < done:
+                    title, done = told["title"], 0
+                    progress.start(title, told["total"], told["unit"])
+                progress.advance(told["done"] - done)
+                done = told["done"]
+        finally:
+            progress.finish()
+        if job.get("state") in (None, "waiting", "running"):
+            raise MegasimError(
+                "the service ended before the job did",
+                "what was done is kept; the job goes on when the service is started again",
+            )
+        return job
+
+    def ingest(
+        self,
+        *paths: Path | str,
+        names: Mapping[str, Path] | None = None,
+        anatomy: Path | None = None,
+        sketch_size: int = 256,
+        reread: bool = False,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> IngestResult:
+        """Fingerprint checkpoints, read by the service. See `StoreJobs.ingest`.
+
+        Args:
+            paths: as the machine of the service has them.
+            workers, executor: have no meaning: the service decides.
+
+        Raises:
+            UsageError: rules for keys, which a service does not take.
+        """
+        from megasim.ingest.result import IngestResult
+
+        if anatomy is not None:
+            raise UsageError(
+                "rules for keys cannot be sent to a service", "stop it, and ingest without it"
+            )
+        found = self.job(
+            "ingest",
+            progress=progress,
+            paths=[_whole(path) for path in paths],
+            names={name: _whole(path) for name, path in (names or {}).items()},
+            sketch_size=sketch_size,
+            reread=reread,
+        )
+        return _result(IngestResult, found, "failed", "passed_over")
+
+    def compare(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        groups: Iterable[str] | None = None,
+        model_map: Path | None = None,
+        metrics: Sequence[str] = (),
+        nearest: int | None = None,
+        component: str = "all",
+        estimate: bool = False,
+        device: str | None = None,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> CompareResult:
+        """Compute the exact distances still missing, by the service. See `StoreJobs.compare`."""
+        from megasim.compare.pairs import CompareResult
+
+        if device is not None or model_map is not None:
+            raise UsageError(
+                "a service takes neither a device nor a model map",
+                "stop it, and compare without it",
+            )
+        found = self.job(
+            "compare",
+            progress=progress,
+            models=self._names(models),
+            groups=None if groups is None else list(groups),
+            metrics=list(metrics),
+            nearest=nearest,
+            component=component,
+            estimate=estimate,
+        )
+        return _result(CompareResult, found, "failed")
+
+    def import_path(self, path: Path | str, *, progress: Progress = NO_PROGRESS) -> ImportResult:
+        """Import published results or fingerprints, read by the service."""
+        from megasim.exchange.fingerprint_file import ImportResult
+
+        found = self.job("import", progress=progress, path=_whole(path))
+        return _result(ImportResult, found, "failed")
+
+    def forget(self, *models: str) -> int:
+        """Forget models. See `StoreJobs.forget`."""
+        names = self.store.model_names(models)
+        return int(self.job("forget", models=names)["bytes_free"])
+
+    def add_known(self, name: str, model: str, component: str = "vae") -> list[KnownComponent]:
+        """Give a component of a model a name. See `StoreFindings.add_known`."""
+        before = {known.name for known in self.known()} - {name}
+        self.job("know", name=name, model=self._name(model), component=component)
+        return [known for known in self.known() if known.name not in before]
+
+    def remove_known(self, name: str) -> int:
+        """Forget the name of a component; return how many components had it."""
+        return int(self.job("unknow", name=name)["removed"])
+
+    # What is not of the store alone
+
+    def missing_files(self) -> MissingFiles:
+        """Return the models whose files are gone from the machine of the service."""
+        from megasim.ingest.missing_files import MissingFiles
+
+        found = self.service.json("GET", "missing_files")
+        return MissingFiles(tuple(found["gone"]), tuple(found["unreachable"]))
+
+    def export_fingerprints(
+        self,
+        path: Path | str,
+        *,
+        models: Sequence[str] | None = None,
+        component: str = "all",
+        names: Mapping[str, str] | None = None,
+    ) -> int:
+        """Refuse: a service writes no files for programs.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "fingerprints cannot be exported while a service has the store open",
+            "stop the service, and export then",
+        )
+
+
+def _whole(path: Path | str) -> str:
+    """Return a path in full, since the service runs in another folder."""
+    return str(Path(path).absolute())
+
+
+def _result(kind: type[T], found: Mapping[str, Any], *errors: str) -> T:
+    """Return the result of a job as the value that the method gives."""
+    given = {f.name: found[f.name] for f in fields(cast(Any, kind)) if f.name in found}
+    for name in errors:
+        given[name] = [FailedThereError(text) for text in given.get(name, [])]
+    return kind(**given)
