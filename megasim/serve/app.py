@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from megasim.errors import MegasimError, printable
 from megasim.resources import package_path
 from megasim.serve.api import ROUTERS
+from megasim.serve.metrics import MEDIA_TYPE, Metrics
 from megasim.serve.pages import PAGES
 from megasim.serve.problems import problem
 from megasim.serve.refusals import NotModified, Refusal, as_megasim_error
@@ -65,7 +66,14 @@ def app_of(service: Service) -> FastAPI:
     app.get("/", include_in_schema=False)(_first_page)
     app.get("/healthz", include_in_schema=False)(_health)
     app.mount("/static", StaticFiles(directory=package_path("serve", "static")), "static")
-    app.add_middleware(Security, service=service)
+    metrics = Metrics(service)
+
+    @app.get("/metrics", include_in_schema=False)
+    def show_metrics() -> Response:
+        """Return the metrics as Prometheus reads them, to who has the token."""
+        return Response(metrics.text(), media_type=MEDIA_TYPE)
+
+    app.add_middleware(Security, service=service, metrics=metrics)
     app.add_exception_handler(NotModified, _not_modified)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http_error)

@@ -20,7 +20,7 @@ from megasim.store.rows import Store
 from megasim.workspace import Workspace
 
 if TYPE_CHECKING:
-    from megasim.compare.pairs import CompareResult
+    from megasim.compare.result import CompareResult
     from megasim.exchange.fingerprint_file import ImportResult
     from megasim.findings.known_components import KnownComponent
     from megasim.ingest.missing_files import MissingFiles
@@ -137,6 +137,7 @@ class RemoteWorkspace(Workspace):
         reread: bool = False,
         workers: int | None = None,
         executor: Executor | None = None,
+        cluster: str | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> IngestResult:
         """Fingerprint checkpoints, read by the service. See `StoreJobs.ingest`.
@@ -146,14 +147,11 @@ class RemoteWorkspace(Workspace):
             workers, executor: have no meaning: the service decides.
 
         Raises:
-            UsageError: rules for keys, which a service does not take.
+            UsageError: what a service does not take: rules for keys, a cluster.
         """
         from megasim.ingest.result import IngestResult
 
-        if anatomy is not None:
-            raise UsageError(
-                "rules for keys cannot be sent to a service", "stop it, and ingest without it"
-            )
+        _not_taken(anatomy=anatomy, cluster=cluster)
         found = self.job(
             "ingest",
             progress=progress,
@@ -177,16 +175,13 @@ class RemoteWorkspace(Workspace):
         device: str | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
+        cluster: str | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> CompareResult:
         """Compute the exact distances still missing, by the service. See `StoreJobs.compare`."""
-        from megasim.compare.pairs import CompareResult
+        from megasim.compare.result import CompareResult
 
-        if device is not None or model_map is not None:
-            raise UsageError(
-                "a service takes neither a device nor a model map",
-                "stop it, and compare without it",
-            )
+        _not_taken(device=device, model_map=model_map, cluster=cluster)
         found = self.job(
             "compare",
             progress=progress,
@@ -199,11 +194,11 @@ class RemoteWorkspace(Workspace):
         )
         return _result(CompareResult, found, "failed")
 
-    def import_path(self, path: Path | str, *, progress: Progress = NO_PROGRESS) -> ImportResult:
-        """Import published results or fingerprints, read by the service."""
+    def import_path(self, *paths: Path | str, progress: Progress = NO_PROGRESS) -> ImportResult:
+        """Import published results, fingerprints or shards, read by the service."""
         from megasim.exchange.fingerprint_file import ImportResult
 
-        found = self.job("import", progress=progress, path=_whole(path))
+        found = self.job("import", progress=progress, paths=[_whole(path) for path in paths])
         return _result(ImportResult, found, "failed")
 
     def forget(self, *models: str) -> int:
@@ -247,6 +242,15 @@ class RemoteWorkspace(Workspace):
             "fingerprints cannot be exported while a service has the store open",
             "stop the service, and export then",
         )
+
+
+def _not_taken(**given: object) -> None:
+    """Refuse what a job of a service cannot be told."""
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"a service takes no {name.replace('_', ' ')}", "stop it, and run this without it"
+            )
 
 
 def _whole(path: Path | str) -> str:

@@ -47,10 +47,10 @@ class Compare(_Asked):
 
 
 class Import(_Asked):
-    """Import published results, or fingerprints, from a path as for `ingest`."""
+    """Import published results, fingerprints or shards, from paths as for `ingest`."""
 
     kind: Literal["import"]
-    path: str
+    paths: Annotated[list[str], Field(min_length=1, max_length=_MOST)]
 
 
 class Report(_Asked):
@@ -132,7 +132,7 @@ def checked(asked: Any, settings: Settings, *, is_owner: bool) -> dict[str, Any]
             name: _place(path, settings, is_owner) for name, path in asked.names.items()
         }
     if isinstance(asked, Import):
-        arguments["path"] = _place(asked.path, settings, is_owner)
+        arguments["paths"] = [_place(path, settings, is_owner) for path in asked.paths]
     return arguments
 
 
@@ -192,7 +192,7 @@ def run_job(kind: str, arguments: Mapping[str, Any], work: Work) -> dict[str, An
             progress=progress,
         ).to_json()
     if isinstance(asked, Import):
-        return workspace.import_path(asked.path, progress=progress).to_json()
+        return workspace.import_path(*asked.paths, progress=progress).to_json()
     if isinstance(asked, Report):
         page = work.folder / "report.html"
         result = workspace.report(

@@ -109,7 +109,7 @@ class Jobs:
         """Put a job at the end of the queue.
 
         Args:
-            upload: a file that becomes the job's own, and its `path`.
+            upload: a file that becomes the job's own, and what it is to import.
         """
         with self._lock:
             waiting = dict(self._rows("jobs_of_states")).get("waiting", 0)
@@ -121,7 +121,7 @@ class Jobs:
                 place = self.folder / secrets.token_hex(16) / upload.name
                 place.parent.mkdir(parents=True)
                 upload.rename(place)
-                given["path"] = str(place)
+                given["paths"] = [str(place)]
             ((job_id,),) = self._rows("add_job", kind=kind, arguments=json.dumps(given))
         self._wake.set()
         return self.job(job_id)
@@ -261,19 +261,23 @@ class Jobs:
                 workspace.store.keep()
             arguments = dict(job.arguments)
             if job.kind == "import":
-                arguments["path"] = str(self._readable(Path(arguments["path"]), folder))
+                given = map(Path, arguments["paths"])
+                readable = [self._readable(path, i, folder) for i, path in enumerate(given)]
+                arguments["paths"] = list(map(str, readable))
             result = run_job(job.kind, arguments, Work(workspace, executor, progress, folder))
         if job.kind == "import":  # what was brought is in the store now
             shutil.rmtree(folder, ignore_errors=True)
-            if Path(arguments["path"]).is_relative_to(self.folder):
-                shutil.rmtree(Path(arguments["path"]).parent, ignore_errors=True)
+            for path in map(Path, job.arguments["paths"]):
+                if path.is_relative_to(self.folder):
+                    shutil.rmtree(path.parent, ignore_errors=True)
         return result
 
-    def _readable(self, path: Path, folder: Path) -> Path:
+    def _readable(self, path: Path, place: int, folder: Path) -> Path:
         """Return a file to import where the database may read it: in the folder of its job."""
         if path.suffix.lower() != ".parquet" or path.is_relative_to(self.folder):
             return path
-        copy = folder / path.name
+        copy = folder / str(place) / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         return copy
 

@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from megasim.errors import MegasimError, printable
+from megasim.serve.metrics import Metrics
 from megasim.serve.problems import problem
 from megasim.serve.refusals import Refusal
 from megasim.serve.service import Service
@@ -36,6 +37,7 @@ _HEADERS = {
 # What a process that watches over the service asks, without a token: it says nothing of the models.
 _OPEN_PATHS = ("/healthz",)
 _STATIC = "/static/"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 
 server_log = logging.getLogger("megasim.serve")
@@ -45,8 +47,8 @@ access_log = logging.getLogger("megasim.serve.access")
 class Security:
     """The outermost layer: lets a request in or refuses it, and writes the access log."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, service: Service, metrics: Metrics) -> None:
+        self.app, self.service, self.metrics = app, service, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -76,7 +78,11 @@ class Security:
             error = MegasimError("megasim failed", "the log of the service says where")
             await problem(request, error)(scope, receive, send_with_headers)
         finally:
-            _log(scope, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", "other")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self.metrics.note(method, route, status, seconds)
+            _log(scope, status, seconds)
 
     def _refused(self, request: Request) -> Response | None:
         """Return the answer to a request that is not let in; None for one that is."""
@@ -177,10 +183,10 @@ def _with_cookie(request: Request, cookie: str) -> Response:
 def _log(scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
     """Write a line of the access log: never a token, nothing that a terminal might obey."""
     query = [
-        (name, "…" if name == "token" else value)
+        (name, "hidden" if name == "token" else value)
         for name, value in parse_qsl(scope.get("query_string", b"").decode("latin-1"))
     ]
-    where = scope["path"] + (f"?{urlencode(query, safe='…')}" if query else "")
+    where = scope["path"] + (f"?{urlencode(query)}" if query else "")
     client = scope.get("client") or ("-", 0)
     access_log.info(
         "%s %s %s %d %.1f ms",

@@ -73,7 +73,7 @@ def test_only_the_folders_that_were_given_are_read(service: Any, folder: Path, p
     for asked in (
         {"kind": "ingest", "paths": [path]},
         {"kind": "ingest", "names": {"x": path}},
-        {"kind": "import", "path": path},
+        {"kind": "import", "paths": [path]},
     ):
         refused = service.post("/api/v1/jobs", json=asked)
         assert refused.status_code in (400, 403), asked
@@ -175,7 +175,7 @@ def test_an_upload_that_is_no_fingerprint_file_changes_nothing(service: Any, fol
     refused = service.post("/api/v1/fingerprints", content=checkpoint, headers=kind)
     assert refused.status_code == 400
     cut = service.post("/api/v1/fingerprints", content=b"PAR1" + bytes(99), headers=kind)
-    assert ended(service, cut.json()["id"])["state"] == "failed"
+    assert ended(service, cut.json()["id"])["result"]["failed"]
     assert names(service) == {"a", "b", "c"}
 
 

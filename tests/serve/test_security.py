@@ -38,7 +38,7 @@ def test_the_first_page_leads_to_the_models(open_service: Any) -> None:
     assert open_service.get("/").headers["location"] == "/models"
     shown = open_service.get("/models", headers=HTML)
     assert shown.status_code == 200
-    assert all(f"<bdi>{name}</bdi>" in shown.text for name in "abc")
+    assert all(f">{name}<" in shown.text for name in "abc")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.7", ""])
@@ -154,3 +154,26 @@ def test_another_address_needs_a_token_that_is_not_guessed(store: Path) -> None:
         settings.Settings(store, host="0.0.0.0", token="short")
     assert settings.Settings(store, host="0.0.0.0", token=TOKEN).is_own_host("10.0.0.7:8642")
     assert not settings.Settings(store, host="0.0.0.0", token=TOKEN).is_own_host("evil.example")
+
+
+def test_metrics_count_requests_by_route_and_need_the_token(guarded: Any) -> None:
+    assert guarded.get("/metrics").status_code == 401
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    for path in ("/models", "/nothing/a", "/nothing/b"):
+        guarded.get(path, headers=headers)
+    text = guarded.get("/metrics", headers=headers).text
+    assert 'megasim_requests_total{method="GET",route="/models",status="200"} 1.0' in text
+    assert 'route="other",status="404"} 2.0' in text and "nothing" not in text
+    assert 'megasim_jobs{state="running"} 0.0' in text
+
+
+def test_the_access_log_holds_no_token_and_nothing_that_a_terminal_obeys(
+    guarded: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "megasim.serve.access"):
+        guarded.get("/models", params={"token": TOKEN, "q": "\x1b[31m"})
+        guarded.get("/%1b]0;x", headers={"authorization": f"Bearer {TOKEN}"})
+    lines = [record.getMessage() for record in caplog.records if "ms" in record.getMessage()]
+    assert len(lines) >= 2
+    assert all(TOKEN not in line and "\x1b" not in line for line in lines)
+    assert "token=hidden" in lines[0]

@@ -206,7 +206,7 @@ async def upload(request: Request) -> Response:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "fingerprints.parquet"
         await _save(request, path, service.settings.upload_bytes)
-        job = await run_in_threadpool(service.jobs.ask, "import", {"path": ""}, path)
+        job = await run_in_threadpool(service.jobs.ask, "import", {}, path)
     return _json(job.to_json(), 201, {"location": f"/api/v1/jobs/{job.id}"})
 
 
