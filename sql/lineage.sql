@@ -82,6 +82,17 @@ join tensor t on t.id = mt.tensor_id
 where is_measured(mt.nature) and t.l2 is not null
 order by m.id, mt.canonical_key;
 
+-- name: sources_of_keys
+-- Where the tensors of some models in some components stand in their files.
+select
+    mt.model_id, mt.canonical_key, mt.block, mt.role, t.numel, mt.sources, mt.transposed
+from model_tensor mt
+join batch b on b.component = mt.component
+join chosen c on c.model_id = mt.model_id
+join tensor t on t.id = mt.tensor_id
+where is_measured(mt.nature) and t.l2 is not null
+order by mt.canonical_key, mt.model_id;
+
 -- name: pair_facts
 -- Of each compared pair and component: how many keys stand in which tier.
 select

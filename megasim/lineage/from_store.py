@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from megasim.compare.elements import ElementFiles
 from megasim.estimate.kinship import kinship_test
 from megasim.estimate.points import nearest_by_sketch, sketched_distances
 from megasim.findings.missing_pairs import load_missing_pairs
 from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
-from megasim.lineage.evidence import norms_of, rounding_of
+from megasim.lineage.evidence import ModelFacts, norms_of, rounding_of
 from megasim.lineage.facts import (
     load_ema_copies,
     load_layer_norms,
@@ -24,6 +25,8 @@ from megasim.lineage.inner_products import ChangeSimilarity, direction, without_
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Lineage
+from megasim.lineage.settings import SETTINGS
+from megasim.lineage.sparse_recipe import try_sparse_recipe
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import (
@@ -65,16 +68,25 @@ def load_recipe(
     facts = load_model_facts(store, component)
     # The distances of a model with NaN are of fewer elements than those of the others.
     broken = {fact.name for fact in facts if fact.lacks(component)} - set(asked)
+    matrix = matrix.subset([name for name in matrix.models if name not in broken])
+    sets, norms = load_weight_sets(store, component), norms_of(facts, component)
     recipe = recover_recipe(
-        matrix.subset([name for name in matrix.models if name not in broken]),
+        matrix,
         model,
         parents=parents,
         layers=layers,
         rounding=rounding_of(facts, component),
-        norms=norms_of(facts, component),
-        weight_sets=load_weight_sets(store, component),
+        norms=norms,
+        weight_sets=sets,
         layer_norms=partial(load_layer_norms, store, component),
     )
+    if not (recipe.claimed and recipe.unexplained <= SETTINGS.nearly_all) and not estimate:
+        files = ElementFiles(store)
+        sparse, note = try_sparse_recipe(
+            files, matrix, model, parents=parents, norms=norms, weight_sets=sets
+        )
+        recipe = sparse or recipe
+        notes = (*notes, note) if note else notes
     return replace(recipe, notes=(*recipe.notes, *notes))
 
 
@@ -160,7 +172,13 @@ def lineage_and_claims(
         kinship=kinship_test(store, component, models=matrix.models),
         layer_norms=partial(load_layer_norms, store, component),
     )
-    lineage = from_weights = build(facts=blind)
+    from_weights = build(facts=blind)
+    sparse, unread = _sparse_recipes(store, matrix, from_weights, facts)
+    if sparse:
+        kept = [r for r in from_weights.recipes if r.model not in {s.model for s in sparse}]
+        from_weights = build(facts=blind, merges=[*kept, *sparse])
+    notes = (*notes, *unread)
+    lineage = from_weights
     claims = list(claimed)
     if use_metadata:
         written = claims_of_metadata(facts)
@@ -172,6 +190,37 @@ def lineage_and_claims(
     lacking = load_missing_pairs(store, matrix.models).sentence()
     notes = (*notes, lacking) if lacking else notes
     return replace(lineage, notes=(*lineage.notes, *notes)), checked
+
+
+def _sparse_recipes(
+    store: Store, matrix: DistanceMatrix, lineage: Lineage, facts: Sequence[ModelFacts]
+) -> tuple[list[Recipe], tuple[str, ...]]:
+    """Return the merges that sparsify among the models of a lineage, and what could not be read."""
+    component = matrix.component
+    if len(matrix.models) > MOST_LAYERED_MODELS:
+        note = (
+            "of so many models, merges that sparsify are not sought: `megasim recipe` tells of one"
+        )
+        return [], (note,)
+    exact = {r.model for r in lineage.recipes if r.unexplained <= SETTINGS.nearly_all}
+    sets, norms = load_weight_sets(store, component), norms_of(facts, component)
+    broken = {fact.name for fact in facts if fact.lacks(component)}
+    copies = {edge.child for edge in lineage.edges if edge.kind.same_weights}
+    files = ElementFiles(store)
+    found: list[Recipe] = []
+    unread: list[str] = []
+    for family in lineage.families:
+        own = [name for name in family.models if name not in broken | copies]
+        part = matrix.subset(own).largest_complete()
+        for model in part.models:
+            if model in exact or len(own) < 3:
+                continue
+            recipe, note = try_sparse_recipe(files, part, model, norms=norms, weight_sets=sets)
+            if recipe is not None:
+                found.append(recipe)
+            if note:
+                unread.append(note)
+    return found, tuple(sorted(set(unread)))[:1]
 
 
 def _distances(

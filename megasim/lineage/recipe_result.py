@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from megasim.errors import printable
 from megasim.wording.html import html_lines, html_table
-from megasim.wording.sentences import listed, number_or_none
+from megasim.wording.sentences import joined, listed, number_or_none
 from megasim.words import MergeMethod, RecipeVerdict, WeightLevel
 
 
@@ -79,6 +79,7 @@ class Recipe:
         method: how the parents were put together.
         level: what has weights of its own; `blocks` are then those groups.
         likeliest: of four models of which any may be the sum, whether none is likelier than this.
+        numbers: further parameters by name, as densities.
         base: the parent that changes are counted from, where the method has one.
     """
 
@@ -101,6 +102,7 @@ class Recipe:
     level: WeightLevel = WeightLevel.COMPONENT
     base: str = ""
     likeliest: bool = True
+    numbers: tuple[tuple[str, float], ...] = ()
 
     def __repr__(self) -> str:
         return f"<recipe, {self.sentence()}>"
@@ -140,6 +142,8 @@ class Recipe:
         if self.method == MergeMethod.MODEL_STOCK:
             mixed = listed([p.model for p in self.parents if p.model != self.base], 4, 60)
             return f"{asked} = model stock of {mixed} on {printable(self.base, 80)}; {left}"
+        if self.method != MergeMethod.WEIGHTED_SUM:
+            return f"{asked} = {self.method} of {self._shares()}; {left}"
         terms = weighted_sum([(p.model, p.weight) for p in self.parents])
         doubt = (
             "; any of these four may be the others' sum"
@@ -153,6 +157,13 @@ class Recipe:
             return ""
         what = {WeightLevel.BLOCK_ROLE: "by block and role", WeightLevel.TENSOR: "in each tensor"}
         return f", weights differ {what.get(self.level, f'by {self.level}')}"
+
+    def _shares(self) -> str:
+        mixed = [p for p in self.parents if p.model != self.base]
+        told = joined([f"{p.weight:.4g} × {printable(p.model, 80)}" for p in mixed])
+        where = f" on {printable(self.base, 80)}" if self.base else ""
+        named = [f"{printable(name, 80)} {value:.3g}" for name, value in self.numbers]
+        return told + where + (f" ({', '.join(named)})" if named else "")
 
     def _arc(self) -> str:
         first, second = (printable(p.model, 80) for p in self.parents)
@@ -168,7 +179,7 @@ class Recipe:
             "parents": [
                 {
                     "model": p.model,
-                    "weight": p.weight,
+                    "weight": number_or_none(p.weight),
                     "error": number_or_none(p.error),
                     "spread": number_or_none(p.spread),
                 }
@@ -179,6 +190,7 @@ class Recipe:
             "method": self.method,
             "base": self.base or None,
             "likeliest": self.likeliest,
+            "numbers": {name: number_or_none(value) for name, value in self.numbers},
             "level": self.level,
             "blockwise": self.blockwise,
             "blocks": [

@@ -85,6 +85,22 @@ class LineageSettings:
             Judgement.
         worth_telling: weights that leave more than this are not worth a word.
 
+    Merges that sparsify (chosen on those of mergekit, of models trained with one seed in float16;
+    reported on bfloat16 and other seeds):
+        sparse_pool: base and parents are sought among so many nearest models.
+        bases: how many models, of those with the most equal elements, are tried as the base.
+        element_samples: elements of a key and keys that are read, first to find the parents.
+        least_alone: of the elements that tell, how many stand out at one factor at least.
+        fewest_elements: so many must tell.
+        exactly, beyond_chance: the share of elements that follow exactly, and of those that would
+            not by chance.
+        fewest_in_bin: elements of a rank that tell how many of it were taken.
+        blurred: ranks that are neither taken nor left, where a rule by size was used.
+        ramp: how much likelier the largest change is taken than the smallest, by chance.
+        dense: where more of every parent's changes was kept, it is a weighted sum, in which the
+            smallest changes are lost in rounding.
+        as_one: factors within this of 1 are taken for 1.
+
     Families:
         related_cosine: raw weights of two models with a larger cosine are related. Trained apart
             they have a cosine of about 0, fine-tuned 0.9 and more. All families of the forests
@@ -175,6 +191,19 @@ class LineageSettings:
     subtracting_leaves: float = 0.1
     rival: float = 2.0
     worth_telling: float = 0.5
+
+    sparse_pool: int = 12
+    bases: int = 3
+    element_samples: tuple[tuple[int, int], ...] = ((4096, 24), (16384, 256))
+    least_alone: float = 0.03
+    fewest_elements: int = 1000
+    exactly: float = 0.95
+    beyond_chance: float = 0.9
+    fewest_in_bin: int = 20
+    blurred: float = 0.05
+    ramp: float = 0.1
+    dense: float = 0.95
+    as_one: float = 0.01
 
     related_cosine: float = 0.3
     gap: float = 10.0
