@@ -117,3 +117,27 @@ join tensor t on t.id = mt.tensor_id
 where mt.model_id = $id
 group by t.dtype
 order by sum(t.numel) desc, t.dtype;
+
+-- name: layers_of_others
+-- Tensors of a model that stand in a block, and where other models hold the same numbers in one.
+-- Constant tensors are left out: any two models may hold the same.
+select
+    mine.canonical_key, mine.block, t.numel, m.name, theirs.canonical_key as their_key,
+    theirs.block as their_block
+from model_tensor mine
+join tensor t on t.id = mine.tensor_id
+join tensor other on other.value_hash = t.value_hash and other.numel = t.numel
+join model_tensor theirs on theirs.tensor_id = other.id
+    and theirs.canonical_shape = mine.canonical_shape
+join model m on m.id = theirs.model_id
+where mine.model_id = $id and theirs.model_id <> $id and not t.is_constant
+    and mine.block is not null and theirs.block is not null and is_measured(mine.nature)
+order by mine.canonical_key, m.id, theirs.canonical_key;
+
+-- name: layers_of_model
+-- Tensors of a model that stand in a block: key, block and number of elements.
+select mt.canonical_key, mt.block, t.numel
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where mt.model_id = $id and mt.block is not null and is_measured(mt.nature) and not t.is_constant
+order by mt.canonical_key;

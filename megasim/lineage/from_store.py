@@ -23,10 +23,11 @@ from megasim.lineage.facts import (
 from megasim.lineage.family_tree import build_lineage
 from megasim.lineage.inner_products import ChangeSimilarity, direction, without_mixed_estimates
 from megasim.lineage.recipe import recover_recipe
-from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.recipe_result import Parent, Recipe
 from megasim.lineage.result import Lineage
 from megasim.lineage.settings import SETTINGS
 from megasim.lineage.sparse_recipe import try_sparse_recipe
+from megasim.lineage.stacks import Stack, find_stack
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import (
@@ -37,6 +38,7 @@ from megasim.store.matrices import (
     require_component,
 )
 from megasim.store.rows import Store
+from megasim.words import MergeMethod, RecipeVerdict, Source
 
 
 def load_recipe(
@@ -80,7 +82,10 @@ def load_recipe(
         weight_sets=sets,
         layer_norms=partial(load_layer_norms, store, component),
     )
-    if not (recipe.claimed and recipe.unexplained <= SETTINGS.nearly_all) and not estimate:
+    stack = None if recipe.claimed or parents else find_stack(store, model)
+    if stack is not None:
+        recipe = _stack_recipe(stack, component)
+    elif not (recipe.claimed and recipe.unexplained <= SETTINGS.nearly_all) and not estimate:
         files = ElementFiles(store)
         sparse, note = try_sparse_recipe(
             files, matrix, model, parents=parents, norms=norms, weight_sets=sets
@@ -174,6 +179,7 @@ def lineage_and_claims(
     )
     from_weights = build(facts=blind)
     sparse, unread = _sparse_recipes(store, matrix, from_weights, facts)
+    sparse += _stack_recipes(store, from_weights)
     if sparse:
         kept = [r for r in from_weights.recipes if r.model not in {s.model for s in sparse}]
         from_weights = build(facts=blind, merges=[*kept, *sparse])
@@ -190,6 +196,37 @@ def lineage_and_claims(
     lacking = load_missing_pairs(store, matrix.models).sentence()
     notes = (*notes, lacking) if lacking else notes
     return replace(lineage, notes=(*lineage.notes, *notes)), checked
+
+
+def _stack_recipe(stack: Stack, component: str) -> Recipe:
+    """Return a stack as a recipe; the weights are shares of the layers."""
+    nan = float("nan")
+    shares = sorted(stack.shares.items(), key=lambda item: (-item[1], item[0]))
+    return Recipe(
+        model=stack.model,
+        component=component,
+        verdict=RecipeVerdict.MERGE,
+        parents=tuple(Parent(name, share, nan) for name, share in shares),
+        unexplained=0.0,
+        rounding=nan,
+        blockwise=False,
+        blocks=(),
+        rivals=(),
+        same=(),
+        source=Source.EXACT,
+        notes=(),
+        method=MergeMethod.STACK,
+        pieces=tuple(run.sentence() for run in stack.runs),
+    )
+
+
+def _stack_recipes(store: Store, lineage: Lineage) -> list[Recipe]:
+    """Return the stacks among the models of a lineage."""
+    merges = {r.model for r in lineage.recipes}
+    copies = {edge.child for edge in lineage.edges if edge.kind.same_weights}
+    models = [m for family in lineage.families for m in family.models if m not in merges | copies]
+    found = (find_stack(store, model) for model in models)
+    return [_stack_recipe(stack, lineage.component) for stack in found if stack is not None]
 
 
 def _sparse_recipes(

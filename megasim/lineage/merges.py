@@ -81,12 +81,13 @@ def _without_steps_from_a_copy(family: FamilyDistances, recipes: list[Recipe]) -
 
 
 def merges_of(family: FamilyDistances, recipes: Sequence[Recipe]) -> Merges:
-    """Return those of the recipes that are of models of the family, without circles.
+    """Return those of the recipes that are of models of the family only, without circles.
 
     Of merges that explain each other in a circle, the worst explained is dropped.
     """
     place = {name: i for i, name in enumerate(family.names)}
-    own = sorted((r for r in recipes if r.model in place), key=lambda r: place[r.model])
+    inside = (r for r in recipes if {r.model, *(p.model for p in r.parents)} <= place.keys())
+    own = sorted(inside, key=lambda r: place[r.model])
     parents = {place[r.model]: tuple(place[p.model] for p in r.parents) for r in own}
     left = {place[r.model]: r.unexplained for r in own}
     graph: nx.DiGraph[int] = nx.DiGraph((p, m) for m, ps in parents.items() for p in ps)

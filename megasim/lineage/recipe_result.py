@@ -80,6 +80,7 @@ class Recipe:
         level: what has weights of its own; `blocks` are then those groups.
         likeliest: of four models of which any may be the sum, whether none is likelier than this.
         numbers: further parameters by name, as densities.
+        pieces: of a stack, where its layers come from, a text each.
         base: the parent that changes are counted from, where the method has one.
     """
 
@@ -103,6 +104,7 @@ class Recipe:
     base: str = ""
     likeliest: bool = True
     numbers: tuple[tuple[str, float], ...] = ()
+    pieces: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<recipe, {self.sentence()}>"
@@ -139,6 +141,8 @@ class Recipe:
         left = f"{percent(self.unexplained)} unexplained{self._differing()}"
         if self.method == MergeMethod.SLERP:
             return f"{asked} = slerp of {self._arc()}; {left}"
+        if self.method == MergeMethod.STACK:
+            return f"{asked} = a stack: {joined(list(self.pieces))}"
         if self.method == MergeMethod.MODEL_STOCK:
             mixed = listed([p.model for p in self.parents if p.model != self.base], 4, 60)
             return f"{asked} = model stock of {mixed} on {printable(self.base, 80)}; {left}"
@@ -190,6 +194,7 @@ class Recipe:
             "method": self.method,
             "base": self.base or None,
             "likeliest": self.likeliest,
+            "pieces": list(self.pieces),
             "numbers": {name: number_or_none(value) for name, value in self.numbers},
             "level": self.level,
             "blockwise": self.blockwise,

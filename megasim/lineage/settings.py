@@ -101,6 +101,10 @@ class LineageSettings:
             smallest changes are lost in rounding.
         as_one: factors within this of 1 are taken for 1.
 
+    Stacks:
+        same_layer: the share of a layer's elements, constant tensors aside, that must be the very
+            numbers of another layer. Judgement: some tools rewrite norms.
+
     Families:
         related_cosine: raw weights of two models with a larger cosine are related. Trained apart
             they have a cosine of about 0, fine-tuned 0.9 and more. All families of the forests
@@ -204,6 +208,8 @@ class LineageSettings:
     ramp: float = 0.1
     dense: float = 0.95
     as_one: float = 0.01
+
+    same_layer: float = 0.9
 
     related_cosine: float = 0.3
     gap: float = 10.0
