@@ -3,7 +3,7 @@
     python -m benchmarks                  up to 28 GB of files at a time, removed after
     python -m benchmarks --quick          some seconds; fails where a ratio is several times off
     python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store,
-                                          report, lineage, start
+                                          report, lineage, scale, start
 
 Prints a table for each and writes all rows as JSON.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from benchmarks.estimates import measure_estimates
 from benchmarks.lineage import measure_lineage
 from benchmarks.measure import Row
+from benchmarks.scale import measure_scale
 from benchmarks.speed import Case, measure_growth, measure_speed
 from benchmarks.store_size import measure_map, measure_report, measure_start, measure_store
 
@@ -34,6 +35,7 @@ _MARGINS = (
     ("accuracy", "stated standard error %", 6.0, "at most"),
     ("one model more", "distances if run again", 0, "at most"),
     ("answer", "MiB", 1024.0, "at most"),
+    ("nearest of all", "true 10 among 40", 0.98, "at least"),
 )
 # Benchmark → gigabytes of files it needs at a time.
 _SPACE = {
@@ -44,6 +46,7 @@ _SPACE = {
     "store": 1,
     "report": 1,
     "lineage": 2,
+    "scale": 4,
     "start": 0,
 }
 
@@ -66,6 +69,11 @@ _FULL: dict[str, list[_Make]] = {
         lambda f: measure_map(f / "store", models=1000, layers=False),
     ],
     "lineage": [lambda f: measure_lineage(f / "store", models=1000)],
+    "scale": [
+        lambda f: measure_scale(f / "scale", models=10_000),
+        lambda f: measure_scale(f / "scale", models=30_000),
+        lambda f: measure_scale(f / "scale", models=100_000),
+    ],
     "start": [lambda f: measure_start(sys.executable)],
 }
 _QUICK: dict[str, list[_Make]] = {
@@ -73,6 +81,7 @@ _QUICK: dict[str, list[_Make]] = {
     "estimates": [lambda f: measure_estimates(models=1000, keys=12)],
     "store": [lambda f: measure_store(f, models=6)],
     "report": [lambda f: measure_report(f, models=6)],
+    "scale": [lambda f: measure_scale(f, models=1000)],
     "start": [lambda f: measure_start(sys.executable)],
 }
 

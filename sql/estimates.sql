@@ -124,24 +124,56 @@ order by mt.canonical_key;
 -- name: add_folded_sketches
 -- The folded sketches of components of models.
 insert into folded_sketch
-select model_id, component, keys, sketch, sketch_version from batch order by model_id, component;
+select model_id, component, keys, key_set, sketch, sketch_version
+from batch
+order by model_id, component;
 
--- name: folded_sketches
--- The folded sketches of a component, and a number for the keys and shapes that went into each.
-select m.name, f.sketch, h.key_set
+-- name: folded_sets
+-- The models that have folded sketches of some components, and a text for the keys and shapes that
+-- went into them.
+select m.name, m.id, string_agg(f.component || ' ' || f.key_set, ' ' order by f.component) as key_set
 from folded_sketch f
 join model m on m.id = f.model_id
-join (
-    select
-        mt.model_id,
-        bit_xor(hash(mt.canonical_key, mt.canonical_shape)) as key_set
-    from model_tensor mt
-    join tensor t on t.id = mt.tensor_id
-    where mt.component = $component and is_measured(mt.nature) and len(t.sketch) > 0
-    group by mt.model_id
-) h on h.model_id = f.model_id
-where f.component = $component and f.sketch_version = $fold_version
+where f.sketch_version = $fold_version and list_contains($components, f.component)
+group by m.name, m.id
 order by m.id;
+
+-- name: folded_sketches
+-- The folded sketches of a component of the models $first to $last.
+select f.model_id, f.sketch
+from folded_sketch f
+where f.component = $component
+    and f.sketch_version = $fold_version
+    and f.model_id between $first and $last
+order by f.model_id;
+
+-- name: nearest_folds
+-- The models whose folded sketches of some components are nearest to those of one, of those that have
+-- the same keys in the same shapes.
+select f.model_id
+from folded_sketch f
+join folded_sketch o
+    on o.component = f.component
+    and o.key_set = f.key_set
+    and o.sketch_version = f.sketch_version
+where o.model_id = $id
+    and f.model_id <> $id
+    and list_contains($components, f.component)
+    and f.sketch_version = $fold_version
+group by f.model_id
+having count(*) = (
+    select count(*)
+    from folded_sketch
+    where model_id = $id
+        and list_contains($components, component)
+        and sketch_version = $fold_version
+)
+order by sum(list_distance(f.sketch, o.sketch) ** 2), f.model_id
+limit $k;
+
+-- name: holder_count
+-- How many models hold some components.
+select count(distinct model_id) from model_tensor where list_contains($components, component);
 
 -- name: matrix_layouts
 -- Models of some components by the matrices that they hold, those with the same ones together.

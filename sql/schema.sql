@@ -101,6 +101,7 @@ create table folded_sketch (
     model_id       integer not null,
     component      varchar not null,
     keys           integer not null,        -- how many keys went in
+    key_set        varchar not null,        -- equal for the same keys in the same shapes
     sketch         float[] not null,
     sketch_version integer not null
 );

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megasim.fingerprint.folded import FOLD_VERSION, fold_sketches
+from megasim.fingerprint.folded import FOLD_VERSION, LENGTH, fold_sketches, key_set_of
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.rows import Store
 
 # Components that are saved at a time.
 _SAVED_AT_ONCE = 64
 
+# Folds that are read at a time: 33 MB.
+_READ_AT_ONCE = 2048
+
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 def save_folded_sketches(store: Store, *, progress: Progress = NO_PROGRESS) -> int:
@@ -28,7 +34,7 @@ def save_folded_sketches(store: Store, *, progress: Progress = NO_PROGRESS) -> i
     progress.start("Folding sketches", len(missing), "components")
     try:
         for start in range(0, len(missing), _SAVED_AT_ONCE):
-            columns = ("model_id", "component", "keys", "sketch", "sketch_version")
+            columns = ("model_id", "component", "keys", "key_set", "sketch", "sketch_version")
             batch: dict[str, list[Any]] = {column: [] for column in columns}
             for model_id, component in missing[start : start + _SAVED_AT_ONCE]:
                 found = store.arrays("sketches_of_component", id=model_id, component=component)
@@ -37,6 +43,7 @@ def save_folded_sketches(store: Store, *, progress: Progress = NO_PROGRESS) -> i
                 batch["model_id"].append(model_id)
                 batch["component"].append(component)
                 batch["keys"].append(len(keys))
+                batch["key_set"].append(key_set_of(keys, shapes))
                 batch["sketch"].append(fold.astype(np.float32))
                 batch["sketch_version"].append(FOLD_VERSION)
                 progress.advance(1)
@@ -47,6 +54,53 @@ def save_folded_sketches(store: Store, *, progress: Progress = NO_PROGRESS) -> i
     return len(missing)
 
 
+@dataclass(frozen=True)
+class FoldedSet:
+    """Models that hold the same keys of some components in the same shapes: (N,) ids, ascending."""
+
+    ids: Ints
+    names: tuple[str, ...]
+
+
+def folded_sets(store: Store, components: Sequence[str]) -> list[FoldedSet]:
+    """Return the models that have folds of components, those of the same keys together.
+
+    Largest set first. Only within a set folds give distances.
+    """
+    found = store.arrays("folded_sets", components=list(components), fold_version=FOLD_VERSION)
+    _, code = np.unique(found["key_set"].astype(str), return_inverse=True)
+    members = [np.nonzero(code == i)[0] for i in range(int(code.max(initial=-1)) + 1)]
+    members.sort(key=lambda at: (-len(at), int(at[0])))
+    return [
+        FoldedSet(found["id"][at].astype(np.int64), tuple(found["name"][at].tolist()))
+        for at in members
+    ]
+
+
+def read_folds(store: Store, components: Sequence[str], ids: Ints) -> npt.NDArray[np.float32]:
+    """Return the (N, 4096) folds of models, by ascending ids; those of several components summed.
+
+    The sum is the fold of all their keys together, as folds are linear and no key is in two of
+    them. Folds are read some thousands at a time: beside the result, 16 KB a model, little is held.
+    """
+    folds = np.zeros((len(ids), LENGTH), dtype=np.float32)
+    for component in components:
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            some = ids[start : start + _READ_AT_ONCE]
+            found = store.arrays(
+                "folded_sketches",
+                component=component,
+                fold_version=FOLD_VERSION,
+                first=int(some[0]),
+                last=int(some[-1]),
+            )
+            chosen = np.isin(found["model_id"], some)
+            if chosen.any():
+                at = start + np.searchsorted(some, found["model_id"][chosen])
+                folds[at] += np.stack(list(found["sketch"][chosen]))
+    return folds
+
+
 def folded_distances(store: Store, component: str) -> tuple[list[str], Floats]:
     """Return models and their (N, N) estimated L2 distances in a component, without any sketch.
 
@@ -54,13 +108,16 @@ def folded_distances(store: Store, component: str) -> tuple[list[str], Floats]:
     store (`save_folded_sketches`), which leaves the model out. Standard error: `RELATIVE_ERROR`
     (in `megasim.fingerprint.folded`) of each distance, and that of the sketches beside it.
     """
-    found = store.arrays("folded_sketches", component=component, fold_version=FOLD_VERSION)
-    names = found["name"].tolist()
+    sets = folded_sets(store, [component])
+    order = sorted(
+        (int(i), s, at) for s, group in enumerate(sets) for at, i in enumerate(group.ids)
+    )
+    names = [sets[s].names[at] for _, s, at in order]
+    place = {i: row for row, (i, _, _) in enumerate(order)}
     distances = np.full((len(names), len(names)), np.nan)
-    if not names:
-        return names, distances
-    folds = np.array(found["sketch"].tolist(), dtype=np.float64)
-    for i in range(len(names)):
-        same = found["key_set"] == found["key_set"][i]
-        distances[i, same] = np.linalg.norm(folds[same] - folds[i], axis=1)
+    for group in sets:
+        folds = read_folds(store, [component], group.ids).astype(np.float64)
+        rows = np.array([place[int(i)] for i in group.ids])
+        for row, fold in zip(rows, folds, strict=True):
+            distances[row, rows] = np.linalg.norm(folds - fold, axis=1)
     return names, distances

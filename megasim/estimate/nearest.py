@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from megasim.estimate.folded import folded_sets, read_folds
+from megasim.estimate.neighbours import nearest_vectors
 from megasim.estimate.pairs import estimate_distances, read_key_contents, save_estimates
+from megasim.fingerprint.folded import FOLD_VERSION
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.matrices import component_names, load_distances_of, load_matrix
+from megasim.store.matrices import (
+    component_names,
+    load_distances_of,
+    load_matrix,
+    member_names,
+)
 from megasim.store.rows import Pair, Store
+
+# Of more models folded sketches find the nearest: all pairs, or all sketches of one, take too long.
+FEW_MODELS = 2000
+# Numbers of sketches that are subtracted at a time.
+_NUMBERS_AT_ONCE = 1 << 22
 
 COLUMNS = ("component", "model", "l2", "error", "source", "keys_compared", "coverage")
 _COLUMNS_OF_PAIR = ("model_id", "value", "error", "source", "keys_compared", "coverage")
@@ -27,7 +41,9 @@ def nearest_models(
     """Return the k models nearest to `model` for each component, nearest first.
 
     Exact distances are used where they are known, estimates elsewhere; none of these is kept. A
-    model that has nothing to compare is left out, so fewer than k may come back.
+    model that has nothing to compare is left out, so fewer than k may come back. Of more than
+    `FEW_MODELS`, those are estimated whose folded sketches are nearest: models that hold the same
+    keys in the same shapes.
 
     Args:
         components: all that the model holds when None.
@@ -39,8 +55,9 @@ def nearest_models(
     names = {i: name for name, i in store.model_ids().items()}
     rows: list[tuple[object, ...]] = []
     for component in components or component_names(store, model):
+        among = candidates_of(store, model_id, component, k)
         with store.unsaved():
-            save_estimates(store, [component], of=model_id, progress=progress)
+            save_estimates(store, [component], of=model_id, among=among, progress=progress)
             found = load_distances_of(store, component, model)
         near = list(zip(*(found[column].tolist() for column in _COLUMNS_OF_PAIR), strict=True))
         near.sort(key=lambda pair: (pair[1], names[pair[0]]))
@@ -95,8 +112,11 @@ def nearest_pairs(
 ) -> list[Pair]:
     """Return the pairs of each model with its k nearest, by exact distance or estimate.
 
-    Models that have files only; ids, smaller first.
+    Models that have files only; ids, smaller first. Of more than `FEW_MODELS` see
+    `folded_pairs`.
     """
+    if _holders(store, component) > FEW_MODELS:
+        return folded_pairs(store, component, k, progress=progress)
     with store.unsaved():
         save_estimates(store, [component], progress=progress)
         matrix = load_matrix(store, component)
@@ -112,3 +132,80 @@ def nearest_pairs(
                 a, b = ids[matrix.models[keep[i]]], ids[matrix.models[keep[int(j)]]]
                 pairs.add((min(a, b), max(a, b)))
     return sorted(pairs)
+
+
+def candidates_of(store: Store, model_id: int, component: str, k: int) -> frozenset[int] | None:
+    """Return a model, and those among which its k nearest are sought; None for all models."""
+    if _holders(store, component) <= FEW_MODELS:
+        return None
+    found = store.rows(
+        "nearest_folds",
+        id=model_id,
+        components=member_names(store, component),
+        fold_version=FOLD_VERSION,
+        k=_candidates(k),
+    )
+    return frozenset([model_id, *(int(i) for (i,) in found)])
+
+
+def folded_pairs(
+    store: Store, component: str, k: int, *, progress: Progress = NO_PROGRESS
+) -> list[Pair]:
+    """Return the pairs of each model with its k nearest among those of the same keys and shapes.
+
+    Folded sketches find some more than k, in blocked products of matrices; the sketches of the
+    keys, whose error is smaller, choose k among them. Models that have files only.
+    """
+    members = member_names(store, component)
+    files = {m.id for m in store.models() if m.source == "checkpoint"}
+    pairs: set[Pair] = set()
+    for group in folded_sets(store, members):
+        ids = group.ids[[int(i) in files for i in group.ids]]
+        if len(ids) < 2:
+            continue
+        folds = read_folds(store, members, ids)
+        many = min(_candidates(k), len(ids) - 1)
+        near = nearest_vectors(folds, many, progress=progress, what="Finding candidates").places
+        del folds
+        rows = np.repeat(np.arange(len(ids)), many)
+        squared = _squared_by_sketches(store, members, ids, rows, near.ravel(), progress)
+        order = np.argsort(squared.reshape(near.shape), axis=1, kind="stable")[:, :k]
+        chosen = np.take_along_axis(near, order, axis=1)
+        for a, others in zip(ids.tolist(), ids[chosen].tolist(), strict=True):
+            pairs.update((min(a, b), max(a, b)) for b in others)
+    return sorted(pairs)
+
+
+def _squared_by_sketches(
+    store: Store,
+    components: Sequence[str],
+    ids: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    others: npt.NDArray[np.int64],
+    progress: Progress,
+) -> npt.NDArray[np.float64]:
+    """Return (P,) squared distances of pairs of models, by their places in `ids`.
+
+    A key of which either side has NaN or inf adds nothing.
+    """
+    squared = np.zeros(len(rows))
+    for _, key in read_key_contents(store, ids.tolist(), components, progress=progress):
+        usable = np.append(key.finite & key.measured, False)  # the last is for those without it
+        width = max(1, _NUMBERS_AT_ONCE // key.sketches.shape[1])
+        for start in range(0, len(rows), width):
+            some = slice(start, start + width)
+            a, b = key.place[rows[some]], key.place[others[some]]
+            apart = key.sketches[a] - key.sketches[b]
+            d2 = np.einsum("ij,ij->i", apart, apart, dtype=np.float64)
+            squared[some] += np.where(usable[a] & usable[b], d2, 0.0)
+    return squared
+
+
+def _holders(store: Store, component: str) -> int:
+    ((count,),) = store.rows("holder_count", components=member_names(store, component))
+    return int(count)
+
+
+def _candidates(k: int) -> int:
+    """Return how many models folded sketches choose, for sketches to choose k among them."""
+    return max(4 * k, k + 20)

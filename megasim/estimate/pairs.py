@@ -11,7 +11,7 @@ Counts of identical and changed keys come from the hashes and are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -324,6 +324,7 @@ def save_estimates(
     components: Sequence[str],
     *,
     of: int | None = None,
+    among: Collection[int] | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> int:
     """Estimate every pair that holds a component and is not known yet; return how many rows.
@@ -333,9 +334,10 @@ def save_estimates(
 
     Args:
         of: a model whose pairs alone are wanted, by its id; all pairs when None.
+        among: ids of the only models that are looked at; all that hold the component when None.
     """
     members = dict.fromkeys(c for name in components for c in member_names(store, name))
-    return sum(_save_component(store, component, of, progress) for component in members)
+    return sum(_save_component(store, component, of, among, progress) for component in members)
 
 
 def estimate_component(store: Store, component: str) -> pd.DataFrame:
@@ -350,9 +352,17 @@ def estimate_component(store: Store, component: str) -> pd.DataFrame:
     return estimate_distances(ids, range(len(ids)), keys).to_frame()
 
 
-def _save_component(store: Store, component: str, of: int | None, progress: Progress) -> int:
+def _save_component(
+    store: Store,
+    component: str,
+    of: int | None,
+    among: Collection[int] | None,
+    progress: Progress,
+) -> int:
     batch = {"batch": {"component": [component]}}
     ids = [int(i) for (i,) in store.rows("tensor_holders", tables=batch)]
+    if among is not None:
+        ids = [i for i in ids if i in among]
     known = store.rows("known_pairs", tables=batch, of=of)
     new = _open_rows(ids, known) if of is None else _open_row(ids, known, of)
     if not new:

@@ -58,6 +58,16 @@ def fold_sketches(
     return total
 
 
+def key_set_of(keys: Sequence[str], shapes: Sequence[str]) -> str:
+    """Return 32 hex digits, equal for the same canonical keys in the same canonical shapes.
+
+    >>> key_set_of(["a", "b"], ["2", ""]) == key_set_of(["b", "a"], ["", "2"])
+    True
+    """
+    lines = sorted(f"{key!r} {shape}\n" for key, shape in zip(keys, shapes, strict=True))
+    return blake3("".join(lines).encode("utf-8", "surrogatepass")).hexdigest(16)
+
+
 # Models of one architecture fold alike.
 @lru_cache(maxsize=8)
 def _fold_of(

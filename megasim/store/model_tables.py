@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megasim.fingerprint.folded import FOLD_VERSION, fold_sketches
+from megasim.fingerprint.folded import FOLD_VERSION, fold_sketches, key_set_of
 from megasim.store.batches import Table, table_of
 from megasim.words import Nature
 
@@ -148,9 +148,9 @@ def beside_table(models: Saved) -> Table:
 
 def fold_table(models: Saved) -> Table:
     """Return the folded sketches of the components of models, as rows of their table."""
-    columns = ["model_id", "component", "keys", "sketch", "sketch_version"]
+    columns = ["model_id", "component", "keys", "key_set", "sketch", "sketch_version"]
     rows = [
-        (model_id, component, len(places), _fold(held, places), FOLD_VERSION)
+        (model_id, component, len(places), *_fold(held, places), FOLD_VERSION)
         for model_id, held in models
         for component, places in _by_component(held).items()
     ]
@@ -170,11 +170,10 @@ def _by_component(held: HeldModel) -> dict[str, list[int]]:
     return found
 
 
-def _fold(held: HeldModel, places: Sequence[int]) -> Any:
+def _fold(held: HeldModel, places: Sequence[int]) -> tuple[str, Any]:
+    """Return the text that tells which keys go into a fold, and the fold."""
     assert held.prints is not None
-    fold = fold_sketches(
-        [held.tensors[i].canonical_key for i in places],
-        [shape_text(held.tensors[i].canonical_shape) for i in places],
-        [held.prints.sketches[i] for i in places],
-    )
-    return fold.astype(np.float32)
+    keys = [held.tensors[i].canonical_key for i in places]
+    shapes = [shape_text(held.tensors[i].canonical_shape) for i in places]
+    fold = fold_sketches(keys, shapes, [held.prints.sketches[i] for i in places])
+    return key_set_of(keys, shapes), fold.astype(np.float32)

@@ -63,6 +63,7 @@ create table folded_sketch (
     model_id       integer not null,
     component      varchar not null,
     keys           integer not null,
+    key_set        varchar not null,
     sketch         float[] not null,
     sketch_version integer not null
 );
