@@ -60,10 +60,10 @@ def nearest_vectors(
     try:
         for i in range(0, count, _BLOCK):
             rows = slice(i, min(i + _BLOCK, count))
-            doubled = vectors[rows] * np.float32(-2)
+            doubled: Singles = np.multiply(vectors[rows], -2, dtype=np.float32)
             for j in range(i, count, _BLOCK):
                 columns = slice(j, min(j + _BLOCK, count))
-                near = doubled @ vectors[columns].T
+                near: Singles = doubled @ vectors[columns].T
                 near += squares[rows, None]
                 near += squares[None, columns]
                 if i == j:
