@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from megasim.estimate.neighbours import nearest_vectors
 
 import megasim
 from megasim.estimate import nearest, neighbours
 from megasim.estimate.nearest import nearest_pairs
+from megasim.estimate.neighbours import nearest_vectors
 from megasim.fingerprint.folded import LENGTH
 from tests.models import nudged, random_model, write_model
 
