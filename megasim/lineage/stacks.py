@@ -80,15 +80,12 @@ def find_stack(store: Store, model: str, settings: LineageSettings = SETTINGS) -
     Every numbered layer holds the very numbers of a layer of some model, as their hashes say, and
     at least one of them stands under another number there. Of several models that hold a layer,
     the one is taken that goes on from the layer before, then that of most layers. A model that
-    holds a layer of this one twice is itself a stack, and no origin.
+    holds a layer of this one twice is itself a stack, and no origin; nor are several models of
+    which one has more layers than this: they were rather made of it.
     """
-    (model_id,) = store.model_ids([model]).values()
-    sizes: dict[int, int] = defaultdict(int)
-    for _, block, numel in store.rows("layers_of_model", id=model_id):
-        number = _number(block)
-        if number is None:
-            continue
-        sizes[number] += numel
+    ids = store.model_ids()
+    model_id = ids[model] if model in ids else store.require_model(model)
+    sizes = _layer_sizes(store, model_id)
     if len(sizes) < 2:
         return None
     held: dict[int, dict[tuple[str, int], int]] = defaultdict(lambda: defaultdict(int))
@@ -113,11 +110,24 @@ def find_stack(store: Store, model: str, settings: LineageSettings = SETTINGS) -
         if count > 1
     }
     whole = {number: [at for at in ats if at[0] not in repeating] for number, ats in whole.items()}
-    found = len([number for number in sizes if whole[number]])
-    moved = [n for n, ats in whole.items() if ats and all(start != n for _, start in ats)]
-    if found < len(sizes) or not moved:
-        return None
-    return Stack(model, tuple(_runs(whole)), len(sizes))
+    names = sorted({name for ats in whole.values() for name, _ in ats})
+    longer = {name for name in names if len(_layer_sizes(store, ids[name])) > len(sizes)}
+    for some in (*({name} for name in names), set(names) - longer):
+        part = {n: [at for at in ats if at[0] in some] for n, ats in whole.items()}
+        moved = any(ats and all(start != n for _, start in ats) for n, ats in part.items())
+        if moved and all(part.values()):
+            return Stack(model, tuple(_runs(part)), len(sizes))
+    return None
+
+
+def _layer_sizes(store: Store, model_id: int) -> dict[int, int]:
+    """Return number of a layer → how many elements it has, without constant tensors."""
+    sizes: dict[int, int] = defaultdict(int)
+    for _, block, numel in store.rows("layers_of_model", id=model_id):
+        number = _number(block)
+        if number is not None:
+            sizes[number] += numel
+    return sizes
 
 
 def _runs(whole: Mapping[int, Sequence[tuple[str, int]]]) -> list[LayerRun]:
