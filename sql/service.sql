@@ -102,3 +102,38 @@ select id, attempts from job where state = 'running' order by id;
 -- name: jobs_of_states
 -- How many jobs there are of each state.
 select state, count(*) from job group by state order by state;
+
+-- name: models_of_file
+-- The models whose file has this identity: its header, its size and 16 samples of its bytes.
+select name from model where header_hash = $identity order by name;
+
+-- name: holders_of_contents
+-- How many of some contents each component of each model holds. What many unrelated models hold
+-- alike, constants and small tensors, is no evidence and is left out on both sides.
+with asked as (
+    select distinct unnest($contents) as content_hash
+),
+telling as (
+    select model, component, content_hash
+    from layers
+    where numel >= 64 and not is_constant
+)
+select
+    t.model,
+    t.component,
+    count(*) filter (where a.content_hash is not null) as held,
+    count(*) as keys
+from telling t
+left join asked a on a.content_hash = t.content_hash
+group by t.model, t.component
+having held > 0
+order by held / keys desc, held desc, t.model, t.component;
+
+-- name: known_contents
+-- How many of some contents any model holds.
+with asked as (
+    select distinct unnest($contents) as content_hash
+)
+select count(*)
+from asked a
+where a.content_hash in (select content_hash from layers);

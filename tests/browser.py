@@ -85,6 +85,10 @@ class Browser:
         """Return what a script on the page that is open hands to `done`."""
         return self._driver.execute_async_script(f"const done = arguments[0]; {script}")
 
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in an input of the page that is open."""
+        self._driver.find_element("css selector", selector).send_keys(str(path))
+
     def press(self, key: str) -> None:
         """Press a key, named as a script names it."""
         values: dict[str, Any] = {"key": key, "code": key}

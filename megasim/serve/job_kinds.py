@@ -127,16 +127,16 @@ def checked(asked: Any, settings: Settings, *, is_owner: bool) -> dict[str, Any]
     if isinstance(asked, Ingest):
         if not (asked.paths or asked.names or asked.reread):
             raise UsageError("no path given", "name files or folders")
-        arguments["paths"] = [_place(path, settings, is_owner) for path in asked.paths]
+        arguments["paths"] = [place_of(path, settings, is_owner) for path in asked.paths]
         arguments["names"] = {
-            name: _place(path, settings, is_owner) for name, path in asked.names.items()
+            name: place_of(path, settings, is_owner) for name, path in asked.names.items()
         }
     if isinstance(asked, Import):
-        arguments["paths"] = [_place(path, settings, is_owner) for path in asked.paths]
+        arguments["paths"] = [place_of(path, settings, is_owner) for path in asked.paths]
     return arguments
 
 
-def _place(text: str, settings: Settings, is_owner: bool) -> str:
+def place_of(text: str, settings: Settings, is_owner: bool) -> str:
     """Return a path in full: below the folders of the service, unless its owner asks.
 
     Whether something is there is not told of any other place.

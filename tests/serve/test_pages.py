@@ -34,6 +34,7 @@ PAGES = {
     "pair": PAIR,
     "pairs": "/pair",
     "model": f"/model?name={quote(MARKUP, safe='')}",
+    "identify": "/identify",
     "sql": "/sql?example=closest_models",
     "problem": "/nowhere",
 }
@@ -54,9 +55,11 @@ def running(store: Path) -> Iterator[str]:
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 @pytest.fixture(scope="module")
