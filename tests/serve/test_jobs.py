@@ -264,3 +264,24 @@ def test_progress_says_how_fast_and_how_long() -> None:
     told = progress.to_json()
     assert told["rate"] > 0 and told["seconds_left"] >= 0
     assert (told["done"], told["total"]) == (25, 100)
+
+
+def test_the_page_of_jobs_asks_for_one_and_shows_what_came_of_it(service: Any) -> None:
+    asked = service.post("/jobs", data={"kind": "ingest", "paths": "d.safetensors\n"})
+    assert (asked.status_code, asked.headers["location"]) == (303, "/jobs")
+    (job,) = service.get("/api/v1/jobs").json()["jobs"]
+    assert 'data-job="1"' in service.get("/jobs").text
+    ended(service, job["id"])
+    shown = service.get("/jobs").text
+    assert ">done<" in shown and "data-watched" not in shown
+    assert "d" in names(service)
+    for wrong, status in (
+        ({"kind": "forget", "models": "a"}, 400),
+        ({"kind": "ingest", "paths": "../elsewhere"}, 403),
+        ({"kind": "ingest"}, 400),
+        ({}, 422),
+    ):
+        assert service.post("/jobs", data=wrong).status_code == status, wrong
+    assert service.post("/jobs/1/cancel").status_code == 409
+    foreign = {"origin": "http://evil.example"}
+    assert service.post("/jobs", data={"kind": "compare"}, headers=foreign).status_code == 403

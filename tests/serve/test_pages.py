@@ -36,6 +36,7 @@ PAGES = {
     "model": f"/model?name={quote(MARKUP, safe='')}",
     "identify": "/identify",
     "sql": "/sql?example=closest_models",
+    "jobs": "/jobs",
     "problem": "/nowhere",
 }
 
@@ -136,7 +137,7 @@ def test_all_pages_are_reached_and_left_by_keyboard(browser: Browser, address: s
         browser.press("Tab")
         seen.append(browser.run("return document.activeElement.innerText"))
     assert seen[0] == "Skip to the content"
-    assert {"Models", "Matrix", "Map", "Lineage", "Pair", "SQL"} <= set(seen)
+    assert {"Models", "Matrix", "Map", "Lineage", "Pair", "Identify", "SQL", "Jobs"} <= set(seen)
     browser.visit(f"{address}/matrix")
     drawn(browser)
     browser.run("document.querySelector('.picture').focus()")
@@ -242,6 +243,13 @@ def test_questions_without_an_answer_say_the_remedy(get: Any) -> None:
         assert "<h1>" in answer.text
     picture = get("/matrix/picture.json?component=nothing")
     assert picture.status_code == 404
+
+
+def test_a_service_that_only_reads_says_so_of_jobs(get: Any, address: str) -> None:
+    import httpx
+
+    assert "only reads" in get("/jobs").text
+    assert httpx.post(f"{address}/jobs", data={"kind": "compare"}).status_code == 403
 
 
 def test_pictures_hold_names_as_they_are(get: Any) -> None:

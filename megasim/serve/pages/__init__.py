@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from megasim.serve.pages import identify, lineage, map, matrix, model, models, pair, pictures, sql
+from megasim.serve.pages import (
+    identify,
+    jobs,
+    lineage,
+    map,
+    matrix,
+    model,
+    models,
+    pair,
+    pictures,
+    sql,
+)
 
 # (path, title in the navigation, router), in the order of the navigation; those without a title
 # are not in it.
@@ -16,6 +27,7 @@ PAGES: tuple[tuple[str, str, APIRouter], ...] = (
     ("/pair", "Pair", pair.router),
     ("/identify", "Identify", identify.router),
     ("/sql", "SQL", sql.router),
+    ("/jobs", "Jobs", jobs.router),
     ("/model", "", model.router),
     ("/pictures", "", pictures.router),
 )
