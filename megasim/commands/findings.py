@@ -306,6 +306,11 @@ def remove_known_command(ctx: click.Context, name: str) -> None:
 @click.option(
     "--one-file", is_flag=True, help="Keep the data within the page, so that it can be mailed."
 )
+@click.option(
+    "--interactive",
+    is_flag=True,
+    help="Let matrices, maps and the tree be zoomed into; the page then has scripts of its own.",
+)
 @options.models
 @click.option(
     "-c",
@@ -321,6 +326,7 @@ def report_command(
     ctx: click.Context,
     output: Path,
     one_file: bool,
+    interactive: bool,
     models: list[str] | None,
     components: tuple[str, ...],
     path: list[str] | None,
@@ -337,6 +343,7 @@ def report_command(
         components=components or None,
         path=path,
         one_file=one_file,
+        interactive=interactive,
         progress=ConsoleProgress(),
     )
     for sentence in result.lead:

@@ -29,8 +29,10 @@ function start() {
   for (const button of document.querySelectorAll("button[data-draws]")) {
     button.hidden = false;
     button.addEventListener("click", () => {
+      const box = document.getElementById(button.dataset.draws);
       button.hidden = true;
-      draw(document.getElementById(button.dataset.draws));
+      box.parentElement.hidden = false;
+      draw(box).then(() => box.focus());
     });
   }
 }

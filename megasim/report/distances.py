@@ -11,6 +11,7 @@ from megasim.findings.layer_changes import layer_rows
 from megasim.findings.reference_model import known_by_layer, reference_model
 from megasim.matrix.distance_matrix import DistanceMatrix, coverage_note
 from megasim.plots.heatmap import heatmap_figure
+from megasim.plots.interactive_matrix import MOST, matrix_picture
 from megasim.plots.layers import RMS, layer_grid, layers_figure
 from megasim.report.parts import (
     Block,
@@ -111,6 +112,7 @@ def _heatmap(source: ReportSource, component: str) -> list[Block]:
             alt=f"Heatmap of the {title} distances of {n} models",
             caption=caption,
             files=[answer_file(name, answer)],
+            item=matrix_picture(matrix).item if source.interactive and n <= MOST else "",
         )
     ]
 

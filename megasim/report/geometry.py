@@ -21,6 +21,7 @@ from megasim.geometry.trajectory import (
     trajectory,
 )
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
+from megasim.plots.interactive_map import map_picture
 from megasim.plots.map import map_figure
 from megasim.plots.trajectory import trajectory_figure
 from megasim.report.parts import (
@@ -128,6 +129,7 @@ def _map_blocks(source: ReportSource, component: str, found: MapResult) -> list[
             alt=f"Map of {counted(n, 'model')} by their {title} distances: {found.verdict}",
             caption=caption,
             files=files,
+            item=map_picture(found).item if source.interactive else "",
         ),
         Details("The evidence, and what it does not show", ((title, found.evidence),)),
     ]

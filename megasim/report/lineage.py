@@ -15,6 +15,7 @@ from megasim.lineage.from_store import lineage_and_claims
 from megasim.lineage.recipe_result import Recipe, weighted_sum
 from megasim.lineage.result import Lineage
 from megasim.matrix.distance_matrix import DistanceMatrix
+from megasim.plots.interactive_lineage import lineage_picture
 from megasim.plots.lineage import lineage_figure
 from megasim.report.parts import (
     Block,
@@ -96,6 +97,7 @@ def _lineage(
             alt=f"Family tree of {counted(len(matrix.models), 'model')}",
             caption=caption,
             files=files,
+            item=lineage_picture(found).item if source.interactive else "",
         )
     )
     if len(found.edges) <= _MOST_RECIPES * 3:

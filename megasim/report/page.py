@@ -10,9 +10,10 @@ from tempfile import TemporaryFile
 
 from markupsafe import Markup
 
-from megasim.errors import printable
+from megasim.errors import printable, require_extra
 from megasim.output_files import write_if_new
 from megasim.plots.figure_files import figure_variables
+from megasim.plots.interactive import bokeh_script, packed, picture_script, script_policy
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.report.distances import heatmap_section, where_section
 from megasim.report.findings import (
@@ -23,7 +24,7 @@ from megasim.report.findings import (
 )
 from megasim.report.geometry import map_section, trajectory_section
 from megasim.report.lineage import lineage_section
-from megasim.report.parts import DataFile, Section, unbroken
+from megasim.report.parts import DataFile, Picture, Section, unbroken
 from megasim.report.source import ReportSource
 from megasim.report.trust import trust_section
 from megasim.resources import __version__, render_template
@@ -33,6 +34,7 @@ from megasim.wording.sentences import counted
 _LEAD = 6  # sections that have a say at the top
 _TELLING = ("lineage", "shared", "findings", "trust", "health", "map", "distances")  # most first
 _FOLDER = "data"
+MOST_PACKED = 14_000_000  # characters that pictures to zoom into add: the page stays below 20 MB
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def write_report(
     components: Sequence[str] | None = None,
     path: Sequence[str] | None = None,
     one_file: bool = False,
+    interactive: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> ReportResult:
     """Write `index.html`, which needs nothing else, and a folder `data` beside it.
@@ -86,14 +89,19 @@ def write_report(
         components: those that get figures; the ones that make images when None.
         one_file: keep the data within the page, so that it can be mailed; `folder` may then be
             the file to write, a name that ends in .html.
+        interactive: let matrices, maps and the tree be zoomed into, as long as that adds less than
+            `MOST_PACKED` bytes. The page then has scripts, its own alone.
         path: models in their order, for the map and the trajectory; series of epochs or versions
             are found by their names when None.
 
     Raises:
         UsageError: an unknown model or component, or a path that is none.
+        MissingExtraError: `interactive` without the extra of that name.
         OSError: the folder cannot be written to; raised before the work.
     """
-    source = ReportSource.of(store, models, components, path)
+    if interactive:
+        require_extra("interactive", "report --interactive")
+    source = ReportSource.of(store, models, components, path, interactive)
     page = folder / "index.html"
     if one_file and folder.suffix.lower() == ".html":
         page = folder
@@ -166,6 +174,10 @@ def _page(
             lead=lead,
             sections=sections,
             link_to=link_to,
+            items=_packed_items(sections),
+            packed_bokeh=packed(bokeh_script()) if source.interactive else "",
+            script=picture_script() if source.interactive else "",
+            policy=script_policy() if source.interactive else "'none'",
             light=figure_variables(dark=False),
             dark=figure_variables(dark=True),
             version=__version__,
@@ -186,3 +198,16 @@ def _under(source: ReportSource) -> str:
     if n > 1:
         parts.append(f"{len(source.pairs):,} of {counted(n * (n - 1) // 2, 'pair')} known")
     return " · ".join(map(printable, parts))
+
+
+def _packed_items(sections: Sequence[Section]) -> dict[str, str]:
+    """Return the pictures to zoom into by name, packed, those that are left out as ""."""
+    left = MOST_PACKED
+    items = {}
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, Picture) and block.item:
+                text = packed(block.item.encode())
+                items[block.name] = text if len(text) <= left else ""
+                left -= len(items[block.name])
+    return items

@@ -73,6 +73,7 @@ class Picture:
         width, height: in CSS pixels, as it was designed.
         svg: the figure itself, in colours of the page; or "" where `uri` is an image.
         files: the data behind it, the figure itself first.
+        item: the same to be zoomed into, see `InteractivePicture.item`; or "".
     """
 
     alt: str
@@ -82,7 +83,13 @@ class Picture:
     svg: Markup
     uri: str
     files: tuple[DataFile, ...]
+    item: str = ""
     kind: str = "picture"
+
+    @property
+    def name(self) -> str:
+        """What it is called within the page."""
+        return self.files[0].name.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,13 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def picture(
-    figure: Figure, name: str, *, alt: str, caption: str, files: Sequence[DataFile]
+    figure: Figure,
+    name: str,
+    *,
+    alt: str,
+    caption: str,
+    files: Sequence[DataFile],
+    item: str = "",
 ) -> Picture:
     """Return a figure with its data: an SVG in the colours of the page, of a vast one a PNG."""
     content = figure_bytes(figure, "svg")
@@ -190,6 +203,7 @@ def picture(
         svg=svg,
         uri=uri,
         files=(drawn, *files),
+        item=item,
     )
 
 

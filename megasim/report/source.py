@@ -31,6 +31,7 @@ class ReportSource:
         all_models: whether these are all of the store.
         components: those that get figures of their own, in the order people list them.
         path: models in their order, or empty.
+        interactive: whether pictures are to be zoomed into.
     """
 
     store: Store
@@ -38,6 +39,7 @@ class ReportSource:
     all_models: bool
     components: tuple[str, ...]
     path: tuple[str, ...]
+    interactive: bool = False
     _matrices: dict[str, DistanceMatrix] = field(default_factory=dict, repr=False)
     _layers: dict[tuple[str, tuple[str, ...]], LayerMatrices] = field(
         default_factory=dict, repr=False
@@ -50,6 +52,7 @@ class ReportSource:
         models: Sequence[str] | None,
         components: Sequence[str] | None,
         path: Sequence[str] | None,
+        interactive: bool = False,
     ) -> ReportSource:
         """Return what a report over these models and components is made of.
 
@@ -78,7 +81,7 @@ class ReportSource:
                         f"no model in the store has a component {printable(name)!r}",
                         "there are: " + (", ".join(map(printable, present)) or "none"),
                     )
-        return cls(store, chosen, set(chosen) == set(known), shown, order)
+        return cls(store, chosen, set(chosen) == set(known), shown, order, interactive)
 
     def ask(
         self,

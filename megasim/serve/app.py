@@ -18,6 +18,7 @@ from megasim.resources import package_path
 from megasim.serve.api import ROUTERS
 from megasim.serve.metrics import MEDIA_TYPE, Metrics
 from megasim.serve.pages import PAGES
+from megasim.serve.pages.pictures import warm_up
 from megasim.serve.problems import problem
 from megasim.serve.refusals import NotModified, Refusal, as_megasim_error
 from megasim.serve.security import Security
@@ -42,6 +43,7 @@ def app_of(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.jobs.start()
+        warm_up()
         try:
             yield
         finally:

@@ -300,6 +300,7 @@ class Workspace(StoreLineage):
         components: Sequence[str] | None = None,
         path: Sequence[str] | None = None,
         one_file: bool = False,
+        interactive: bool = False,
         progress: Progress = NO_PROGRESS,
     ) -> ReportResult:
         """Write the report. See `write_report`."""
@@ -312,5 +313,6 @@ class Workspace(StoreLineage):
             components=components,
             path=self._names(path),
             one_file=one_file,
+            interactive=interactive,
             progress=progress,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import time
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -265,6 +266,41 @@ def check_self_contained(report: Written) -> None:
 def test_the_page_holds_its_figures_and_links_every_file(seventeen: Written) -> None:
     check_self_contained(seventeen)
     assert seventeen.page.figures >= 8
+
+
+def test_pictures_are_zoomed_into_where_that_is_asked_for(
+    hostile: Written, tmp_path: Path, browser: Browser
+) -> None:
+    pytest.importorskip("bokeh", reason="install the extra interactive")
+    with Store(hostile.store, "read") as store:
+        result = write_report(store, tmp_path, components=["unet"], one_file=True, interactive=True)
+        again = write_report(
+            store, tmp_path / "b", components=["unet"], one_file=True, interactive=True
+        )
+    assert result.page.read_bytes() == again.page.read_bytes()
+    visit = browser.visit(result.page)
+    buttons = "document.querySelectorAll('button[data-draws]')"
+    assert browser.run(f"return {buttons}.length") == 3
+    for number in range(3):
+        browser.run(f"{buttons}[{number}].click()")
+    drawn = "return [...document.querySelectorAll('.picture')].map(p => p.dataset.drawn)"
+    for _ in range(200):
+        if all(browser.run(drawn)):
+            break
+        time.sleep(0.05)
+    assert browser.run(drawn) == ["yes"] * 3
+    assert not visit.errors and not visit.requests
+
+
+def test_what_is_too_large_is_not_zoomed_into(
+    hostile: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bokeh", reason="install the extra interactive")
+    monkeypatch.setattr(page, "MOST_PACKED", 1000)
+    with Store(hostile.store, "read") as store:
+        result = write_report(store, tmp_path, components=["unet"], interactive=True)
+    text = result.page.read_text(encoding="utf-8")
+    assert text.count("too large to be zoomed into") == 3 and "data-draws=" not in text
 
 
 def test_hostile_names_stay_text(hostile: Written) -> None:

@@ -65,7 +65,11 @@ def lineage_page(
         models=models,
         source=f"/lineage/picture.json?{asked}",
         sets=set_attribute(set_links(component)),
-        data=[("JSON", f"/api/v1/lineage?{asked}"), ("SVG", f"/lineage/figure.svg?{asked}")],
+        data=[
+            ("Permanent link", f"/lineage?{asked}"),
+            ("JSON", f"/api/v1/lineage?{asked}"),
+            ("SVG", f"/lineage/figure.svg?{asked}"),
+        ],
     )
 
 

@@ -90,7 +90,11 @@ def map_page(
     # the API takes a parameter for each model of the path
     asked = "&".join(filter(None, [own_query(request, path=""), urlencode({"path": names}, True)]))
     without_axes = "&".join(part for part in asked.split("&") if not part.startswith("axes="))
-    data = [("JSON", f"/api/v1/map?{without_axes}"), *query_links(sql)[1:]]
+    data = [
+        ("Permanent link", f"/map?{own_query(request)}"),
+        ("JSON", f"/api/v1/map?{without_axes}"),
+        *query_links(sql)[1:],
+    ]
     return page(
         request,
         "map.html.j2",

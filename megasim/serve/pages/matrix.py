@@ -59,7 +59,11 @@ def matrix_page(
         components=stored_components(store, component),
     )
     asked = own_query(request)
-    data = [("JSON", f"/api/v1/matrix?{own_query(request, order='')}"), *query_links(sql)[1:]]
+    data = [
+        ("Permanent link", f"/matrix?{asked}"),
+        ("JSON", f"/api/v1/matrix?{own_query(request, order='')}"),
+        *query_links(sql)[1:],
+    ]
     if len(view.models) <= 300:
         data.append(("SVG", f"/matrix/figure.svg?{asked}"))
     return page(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from importlib import import_module
 
 from fastapi import APIRouter, Response
 
@@ -32,6 +34,11 @@ def figures() -> Response:
     light, dark = figure_variables(dark=False), figure_variables(dark=True)
     text = f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
     return Response(text, media_type="text/css; charset=utf-8")
+
+
+def warm_up() -> None:
+    """Import beside the service what the first picture would wait for a second for."""
+    threading.Thread(target=import_module, args=("bokeh.plotting",), daemon=True).start()
 
 
 def item_response(picture: InteractivePicture) -> Response:
