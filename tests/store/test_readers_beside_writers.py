@@ -18,9 +18,10 @@ from megasim.workspace import jobs
 from tests.models import nudged, random_model, write_model
 
 # A line for each piece of work, which begins when a line has come in, and one when its distances
-# are saved. The two come from two threads, in either order.
+# are saved. The two come from two threads, in either order; each is one write, so that they do not
+# mix, as those of print do.
 STEP_BY_STEP = """if True:
-    import sys
+    import os, sys
     import megasim.cli as cli
     import megasim.compare.pairs as pairs, megasim.compare.plan as plan
     import megasim.compare.runs as runs
@@ -28,7 +29,7 @@ STEP_BY_STEP = """if True:
     plan._PIECE_ELEMENTS = pairs._SAVE_ROWS = 1
     def told(work):
         def run(*given):
-            print('piece', flush=True)
+            os.write(1, b'piece\\n')
             sys.stdin.readline()
             return work(*given)
         return run
@@ -37,7 +38,7 @@ STEP_BY_STEP = """if True:
     save = pairs._StoreKeeper.save_in_time
     def saved(keeper):
         save(keeper)
-        print('saved', flush=True)
+        os.write(1, b'saved\\n')
     pairs._StoreKeeper.save_in_time = saved
     cli.main()
 """
