@@ -149,8 +149,8 @@ order by f.model_id;
 
 -- name: nearest_folds
 -- The models whose folded sketches of some components are nearest to those of one, of those that have
--- the same keys in the same shapes.
-select f.model_id
+-- the same keys in the same shapes, and how many of these there are.
+select f.model_id, count(*) over () as peers
 from folded_sketch f
 join folded_sketch o
     on o.component = f.component

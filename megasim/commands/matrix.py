@@ -12,6 +12,7 @@ from megasim.commands import options
 from megasim.commands.completion import complete_components, complete_models
 from megasim.commands.console import ConsoleProgress, records, say, show, show_json, table_text
 from megasim.errors import printable
+from megasim.wording.sentences import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,6 +126,11 @@ def nearest_command(
         show_json(records(frame))
     else:
         show(table_text(frame))
+    for component, count in frame.attrs.get("passed_over", {}).items():
+        say(
+            f"note: not looked at: {counted(count, 'model')} that hold {printable(component)} "
+            "under other keys or in other shapes"
+        )
 
 
 @click.command("kinship")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -49,20 +50,28 @@ def nearest_models(
         components: all that the model holds when None.
 
     Returns:
-        A frame with `COLUMNS`; `error` is the standard error, 0 where exact.
+        A frame with `COLUMNS`; `error` is the standard error, 0 where exact. Its `attrs` have under
+        "passed_over" how many models of each component were not looked at, if any were not.
     """
     model_id = store.require_model(model)
     names = {i: name for name, i in store.model_ids().items()}
     rows: list[tuple[object, ...]] = []
+    passed_over: dict[str, int] = {}
     for component in components or component_names(store, model):
-        among = candidates_of(store, model_id, component, k)
+        sought = candidates_of(store, model_id, component, k)
+        among = None if sought is None else sought.ids
+        if sought is not None and sought.passed_over:
+            passed_over[component] = sought.passed_over
         with store.unsaved():
             save_estimates(store, [component], of=model_id, among=among, progress=progress)
             found = load_distances_of(store, component, model)
         near = list(zip(*(found[column].tolist() for column in _COLUMNS_OF_PAIR), strict=True))
         near.sort(key=lambda pair: (pair[1], names[pair[0]]))
         rows += [(component, names[other], *rest) for other, *rest in near[:k]]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    if passed_over:
+        frame.attrs["passed_over"] = passed_over
+    return frame
 
 
 def nearest_to_outsider(
@@ -115,7 +124,7 @@ def nearest_pairs(
     Models that have files only; ids, smaller first. Of more than `FEW_MODELS` see
     `folded_pairs`.
     """
-    if _holders(store, component) > FEW_MODELS:
+    if _holders(store, member_names(store, component)) > FEW_MODELS:
         return folded_pairs(store, component, k, progress=progress)
     with store.unsaved():
         save_estimates(store, [component], progress=progress)
@@ -134,18 +143,34 @@ def nearest_pairs(
     return sorted(pairs)
 
 
-def candidates_of(store: Store, model_id: int, component: str, k: int) -> frozenset[int] | None:
-    """Return a model, and those among which its k nearest are sought; None for all models."""
-    if _holders(store, component) <= FEW_MODELS:
+@dataclass(frozen=True)
+class Candidates:
+    """A model, and those among which its nearest are sought, by their ids.
+
+    Attributes:
+        passed_over: how many models hold the component under other keys, or in other shapes; folds
+            tell nothing of these.
+    """
+
+    ids: frozenset[int]
+    passed_over: int
+
+
+def candidates_of(store: Store, model_id: int, component: str, k: int) -> Candidates | None:
+    """Return the models among which the k nearest of one are sought; None for all models."""
+    members = member_names(store, component)
+    count = _holders(store, members)
+    if count <= FEW_MODELS:
         return None
     found = store.rows(
         "nearest_folds",
         id=model_id,
-        components=member_names(store, component),
+        components=members,
         fold_version=FOLD_VERSION,
         k=_candidates(k),
     )
-    return frozenset([model_id, *(int(i) for (i,) in found)])
+    peers = int(found[0][1]) if found else 0
+    return Candidates(frozenset([model_id, *(int(i) for i, _ in found)]), count - 1 - peers)
 
 
 def folded_pairs(
@@ -201,8 +226,8 @@ def _squared_by_sketches(
     return squared
 
 
-def _holders(store: Store, component: str) -> int:
-    ((count,),) = store.rows("holder_count", components=member_names(store, component))
+def _holders(store: Store, components: Sequence[str]) -> int:
+    ((count,),) = store.rows("holder_count", components=list(components))
     return int(count)
 
 

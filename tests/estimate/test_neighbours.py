@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import megasim
+from megasim import cli
 from megasim.estimate import nearest, neighbours
 from megasim.estimate.nearest import nearest_pairs
 from megasim.estimate.neighbours import nearest_vectors
@@ -113,6 +115,11 @@ def test_through_folds_the_nearest_are_those_of_all_pairs(
             assert len(both) == len(alike)
             assert (both["l2_x"] == both["l2_y"]).all()
             assert not set(found["model"]) & set(whole)
+            assert found.attrs == {"passed_over": {"block": 2}}
+        shown = CliRunner().invoke(
+            cli.megasim, ["--db", str(store_path), "nearest", "m01", "-c", "block"]
+        )
+        assert "not looked at: 2 models that hold block" in shown.stderr
         through = set(nearest_pairs(store.store, "block", 3))
         assert {pair for pair in pairs if not apart & set(pair)} <= through
         assert (min(apart), max(apart)) in through  # they hold the same keys, in a set of two
