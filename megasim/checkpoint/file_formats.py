@@ -12,6 +12,7 @@ from megasim.checkpoint.folders import DISTRIBUTED, SUFFIXES
 from megasim.checkpoint.gguf_format import GGUF_MAGIC, read_gguf
 from megasim.checkpoint.numpy_format import NPY_MAGIC, read_npy
 from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
+from megasim.checkpoint.tar_archives import read_tar
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource
 from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
 from megasim.errors import CheckpointError, ForeignFileError, printable
@@ -108,13 +109,7 @@ def format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
                 "a tar file, as torch wrote before version 0.2",
                 "load it in an old torch and save it again",
             )
-        raise CheckpointError(
-            source.path,
-            "a tar file, as NeMo packs its models"
-            if source.path.suffix == ".nemo"
-            else "a tar file",
-            "unpack it with `tar -xf`, and name the weights in it, as model_weights.ckpt",
-        )
+        return read_packed
     # a pickle, and the version of its protocol
     if start[0] == 0x80 and b"\2" <= start[1:2] <= b"\5":
         return read_torch_legacy
@@ -135,6 +130,11 @@ def format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
             CUT_SHORT,
         )
     raise ForeignFileError(source.path, "not a checkpoint of a known format", NOT_WEIGHTS)
+
+
+def read_packed(source: ByteSource) -> FileContents:
+    """Return the contents of the one checkpoint in a tar file. See `tar_archives`."""
+    return read_tar(source, format_reader)
 
 
 def _is_text(start: bytes) -> bool:

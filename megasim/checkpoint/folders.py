@@ -19,6 +19,7 @@ from megasim.errors import CheckpointError, printable
 SUFFIXES: Final = (
     *(".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".jit", ".th"),
     *(".pth.tar", ".pt.tar"),  # as older code names them: no archives
+    ".nemo",
 )
 
 # Files that end like checkpoints and stand beside them, but hold no model.
@@ -33,14 +34,16 @@ SKIPPED_FILES: Final = {
     "openvino_model.bin": "weights of OpenVINO, not of torch",
 }
 
+# Beside the shards of torch.distributed.checkpoint.
+DISTRIBUTED_METADATA: Final = ".metadata"
 DISTRIBUTED: Final = (
     "a shard of torch.distributed.checkpoint, which holds pieces of tensors",
-    "join its folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER x.pt",
+    "name its folder, which holds `.metadata`; or join it: "
+    "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER x.pt",
 )
 # Other files that hold weights, by their ending: what they are, and how to get to the weights.
 _FOREIGN: Final = {
     ".distcp": DISTRIBUTED,
-    ".nemo": ("a tar file, as NeMo packs its models", "unpack it with `tar -xf`"),
     ".onnx": ("an ONNX file", ""),
     ".h5": ("an HDF5 file", ""),
     ".keras": ("a Keras file", ""),
@@ -140,6 +143,11 @@ def is_index(path: Path) -> bool:
     return _INDEX.fullmatch(path.name) is not None
 
 
+def is_distributed(folder: Path) -> bool:
+    """Whether a folder is one that torch.distributed.checkpoint wrote."""
+    return (folder / DISTRIBUTED_METADATA).is_file() and any(folder.glob("*.distcp"))
+
+
 def is_pipeline(folder: Path) -> bool:
     """Whether a folder is a diffusers pipeline: `model_index.json`, or a denoiser and company."""
     if (folder / "model_index.json").is_file():
@@ -198,7 +206,8 @@ def walk_foreign(folder: Path) -> Iterator[tuple[Path, str, str]]:
     for path in sorted(folder.rglob("*")):
         foreign = _FOREIGN.get(path.suffix)
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if foreign is not None and not hidden and path.is_file():
+        of_folder = path.suffix == ".distcp" and is_distributed(path.parent)
+        if foreign is not None and not (hidden or of_folder) and path.is_file():
             yield path, *foreign
 
 
@@ -209,7 +218,9 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
     visited.add((status.st_dev, status.st_ino))
     parts: set[str] = set()
     files = _file_names(folder)
-    if is_pipeline(folder):
+    if is_distributed(folder):
+        yield folder
+    elif is_pipeline(folder):
         parts = _part_names(folder)
         yield folder
     elif indexes := [name for name in files if _INDEX.fullmatch(name)]:

@@ -17,6 +17,7 @@ from megasim.checkpoint.contents import (
     UnreadTensor,
     storable,
 )
+from megasim.checkpoint.distributed_format import read_distributed
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.checkpoint.file_formats import (
     NOT_WEIGHTS,
@@ -28,6 +29,7 @@ from megasim.checkpoint.file_identity import FileIdentity, combine, identify
 from megasim.checkpoint.folders import (
     choose_weights,
     default_name,
+    is_distributed,
     is_index,
     is_pipeline,
     pipeline_parts,
@@ -80,8 +82,8 @@ class Checkpoint:
 
     Attributes:
         path: absolute path of the file or folder.
-        format: "safetensors", "torch-zip", "torch-legacy", "torchscript", "sharded" or
-            "diffusers".
+        format: "safetensors", "gguf", "torch-zip", "torch-legacy", "torchscript", "sharded",
+            "distributed" or "diffusers".
         tensors: key to place. In a diffusers pipeline the keys begin with the name of their
             folder, "unet/down_blocks.0…".
         metadata: scalars beside the state dict (epoch, global_step …), the `__metadata__` of
@@ -253,7 +255,9 @@ def _count_empty(contents: FileContents) -> int:
 
 
 def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
-    if is_pipeline(folder):
+    if is_distributed(folder):
+        checkpoint = _open_distributed(folder, limits)
+    elif is_pipeline(folder):
         checkpoint = _open_pipeline(folder, limits)
     else:
         weights = choose_weights(folder) or _adapter_weights(folder)
@@ -266,6 +270,15 @@ def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
             return open_stored(found[0], limits)
         checkpoint = _open_weights(folder, weights, limits)
     return checkpoint
+
+
+def _open_distributed(folder: Path, limits: Limits) -> Checkpoint:
+    found = read_distributed(folder, limits)
+    main, identity = found.main, found.identity
+    return Checkpoint(
+        folder, "distributed", main.tensors, {}, {}, identity, identity.size, main.unread,
+        role=main.role, others=found.others, beside=found.beside,
+    )  # fmt: skip
 
 
 def _adapter_weights(folder: Path) -> Path | None:

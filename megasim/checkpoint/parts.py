@@ -29,7 +29,7 @@ from megasim.checkpoint.strict_json import JSON
 from megasim.words import PartRole
 
 # What wrappers call the model, the surest name first.
-_WRAPPERS: Final = (
+WRAPPERS: Final = (
     *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network"),
     *("weights", "params", "parameters", "generator", "student", "online"),
 )
@@ -160,20 +160,21 @@ class _Split:
         nets = {k: v for k, v in holders.items() if k not in training and not is_tensor(v)}
         direct = {k: v for k, v in holders.items() if k not in training and is_tensor(v)}
         averaged = role is PartRole.WEIGHTS and holders.keys() >= _AVERAGED
-        wrapper = _RAW_WEIGHTS if averaged else next((k for k in _WRAPPERS if k in nets), None)
+        wrapper = _RAW_WEIGHTS if averaged else next((k for k in WRAPPERS if k in nets), None)
         if direct and (wrapper is None or any(map(_is_key, direct))):
             nets, direct = {}, {}
             found = self.whole(place, {k: v for k, v in entries.items() if k not in training}, role)
-        elif wrapper is None and not any(map(_role, nets)):
+        elif wrapper is None and not any(map(role_of_name, nets)):
             found = self.network(place, nets, role, level)
         else:
-            plain = {k: v for k, v in nets.items() if _role(k) is None}
+            plain = {k: v for k, v in nets.items() if role_of_name(k) is None}
             if wrapper is not None:
                 plain = {wrapper: nets[wrapper]}
             found = self.network(place, plain, role, max(level, 1)) if plain else []
             for key, member in nets.items():
                 if key not in plain:
-                    other = _role(key) or (role if role is not PartRole.WEIGHTS else PartRole.OTHER)
+                    inherited = role if role is not PartRole.WEIGHTS else PartRole.OTHER
+                    other = role_of_name(key) or inherited
                     if averaged and key == "state_dict":
                         other = PartRole.EMA
                     found += self.take(_join(place, key), member, other, level + 1)
@@ -190,8 +191,8 @@ class _Split:
             ((key, member),) = nets.items()
             inner = self.entries(member) or {}
             listed = type(key) is int and self.is_state_dict(member)  # [state dict, optimizer]
-            wraps = any(k in _WRAPPERS or _role(k) for k in inner)
-            if key in _WRAPPERS or level or listed or wraps:
+            wraps = any(k in WRAPPERS or role_of_name(k) for k in inner)
+            if key in WRAPPERS or level or listed or wraps:
                 return self.take(_join(place, key), member, role, level + 1)
         inside = (item for member in nets.values() for item in self.walk.reach(member))
         if role is PartRole.OTHER and not any(map(self.is_state_dict, inside)):
@@ -237,7 +238,7 @@ class _Split:
         if self.is_optimizer(value) or re.search("optim", _text(key), re.I):
             self.set_apart("", {place: value}, PartRole.OPTIMIZER)
             return []
-        role = _role(key)
+        role = role_of_name(key)
         if role in (PartRole.EMA, PartRole.TEACHER) and not is_tensor(value):
             return self.take(place, value, role, level + 1)
         entries = self.entries(value)
@@ -302,7 +303,7 @@ class _Split:
 
     def is_training(self, key: object, value: object) -> bool:
         """Whether an entry is of use to a training run alone, by its name or content."""
-        return bool(_TRAINING.search(_text(key))) or self.is_optimizer(value)
+        return is_training_name(key) or self.is_optimizer(value)
 
     def is_optimizer(self, value: object, level: int = 0) -> bool:
         """Whether a value is the state dict of a torch optimizer, or a list of them."""
@@ -323,11 +324,20 @@ class _Split:
         return any(isinstance(k, str) and "." in k and is_tensor(v) for k, v in entries.items())
 
 
-def _role(key: object) -> PartRole | None:
+def is_training_name(key: object) -> bool:
+    """Whether a name is that of an entry that only training has a use for.
+
+    >>> is_training_name("optimizer_states"), is_training_name("model")
+    (True, False)
+    """
+    return bool(_TRAINING.search(_text(key)))
+
+
+def role_of_name(key: object) -> PartRole | None:
     """What a name says of a state dict; None where it says nothing.
 
-    >>> [str(_role(k)) for k in ("state_dict_ema", "teacher", "netD", "lora", "encoder", "schema")]
-    ['ema', 'teacher', 'discriminator', 'adapter', 'None', 'None']
+    >>> [str(role_of_name(k)) for k in ("state_dict_ema", "teacher", "netD", "lora", "encoder")]
+    ['ema', 'teacher', 'discriminator', 'adapter', 'None']
     """
     name = _text(key)
     for role, pattern in (

@@ -78,7 +78,7 @@ def read_safetensors(source: ByteSource) -> FileContents:
         dtype, shape, begin, end = _parse_entry(source, key, entry)
         limits.check("dimensions", len(shape), source.path, key)
         spans.append((begin, end, key))
-        place = str(source.path), 8 + size + begin
+        place = str(source.path), source.base + 8 + size + begin
         if dtype in COMPLEX_PARTS:
             tensors[key] = TensorRef(key, COMPLEX_PARTS[dtype], (*shape, 2), *place)
         elif dtype in STORAGE_DTYPES:

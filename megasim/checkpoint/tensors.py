@@ -187,8 +187,11 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 class ByteSource:
     """A regular file, read by ranges that are checked against its size first.
 
-    `limits` are what the file may cost.
+    `limits` are what the file may cost. `base` is where its first byte lies in the file: 0, or
+    where a file within an archive begins.
     """
+
+    base = 0
 
     def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         self.path = path
@@ -207,6 +210,18 @@ class ByteSource:
         if self._file is not None:
             self._file.close()
 
+    def part(self, begin: int, size: int) -> ByteSource:
+        """Return a part of the file as a source of its own, as a file within an archive.
+
+        It reads from the file that is open here. CheckpointError when the file does not hold it.
+        """
+        if begin < 0 or size < 0 or begin + size > self.size:
+            raise CheckpointError(self.path, "cut short: what it lists is not in it", CUT_SHORT)
+        part = ByteSource.__new__(ByteSource)
+        part.path, part.limits, part.stamp = self.path, self.limits, self.stamp
+        part.base, part.size, part._file = self.base + begin, size, self._file
+        return part
+
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`; CheckpointError when the file does not hold them."""
         if offset < 0 or size < 0 or offset + size > self.size:
@@ -215,7 +230,7 @@ class ByteSource:
             )
         data = bytearray(size)
         assert self._file is not None
-        _read_into(self._file, offset, memoryview(data), self.path)
+        _read_into(self._file, self.base + offset, memoryview(data), self.path)
         return bytes(data)
 
 

@@ -74,7 +74,8 @@ def read_torch_zip(source: ByteSource) -> FileContents:
         name = f"{base}{key}" if key.startswith(_CONSTANTS) else f"{base}data/{key}"
         if name not in directory.entries:
             return None
-        return Span(directory.data_offset(source, name), directory.entries[name].size)
+        offset = source.base + directory.data_offset(source, name)
+        return Span(offset, directory.entries[name].size)
 
     return _contents(source, kind, found, span, raw + directory.raw)
 
@@ -161,7 +162,7 @@ def _legacy_spans(source: ByteSource, pickled: Pickle, keys: Pickle) -> dict[str
         if not isinstance(key, str) or key not in itemsizes or key in spans:
             raise CheckpointError(source.path, "the list of its storages is damaged", CUT_SHORT)
         count = int.from_bytes(source.read(position, 8), "little")
-        spans[key] = Span(position + 8, count * itemsizes[key])
+        spans[key] = Span(source.base + position + 8, count * itemsizes[key])
         position += 8 + spans[key].nbytes
         if position > source.size:
             raise CheckpointError(

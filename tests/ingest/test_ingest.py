@@ -128,7 +128,7 @@ def test_a_snapshot_of_the_hub_has_the_name_of_its_repository(tmp_path: Path, st
 def test_weights_of_other_kinds_are_passed_over_with_a_word(tmp_path: Path, store) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
-    for name in ("a.onnx", "b.nemo", "__0_0.distcp", "c.keras", "notes.txt"):
+    for name in ("a.onnx", "b.h5", "__0_0.distcp", "c.keras", "notes.txt"):
         (folder / name).write_bytes(b"\0" * 600)
     (error,) = store.ingest(folder).failed
     assert "no checkpoint in this folder, but 4 that are not read" in error.message
