@@ -136,6 +136,32 @@ def bfloat16_to_single() -> tuple[Any, ...]:
     return _conversion((_elements("f4").view(np.uint32) >> 16).astype(np.uint16))
 
 
+def _blocks(size: int, elements: int, scales: int) -> tuple[Any, ...]:
+    """Return three blocks of so many bytes, their scales, and room for their elements."""
+    codes = (np.arange(3 * size) * 37 % 251).astype(np.uint8)
+    return codes, *(np.array([1, 2, -1], "f4"),) * scales, np.zeros(3 * elements, "f4")
+
+
+def decode_q8_0() -> tuple[Any, ...]:
+    return _blocks(34, 32, 1)
+
+
+def decode_q4_0() -> tuple[Any, ...]:
+    return _blocks(18, 32, 1)
+
+
+def decode_q4_k() -> tuple[Any, ...]:
+    return _blocks(144, 256, 2)
+
+
+def decode_q5_k() -> tuple[Any, ...]:
+    return _blocks(176, 256, 2)
+
+
+def decode_q6_k() -> tuple[Any, ...]:
+    return _blocks(210, 256, 1)
+
+
 def _rows(dtype: str) -> npt.NDArray[Any]:
     """Return (3, _SIZE): the elements, these moved by five places, and their negative."""
     x = _elements(dtype)

@@ -47,3 +47,10 @@ tally_key = Loop("tally_loops", "tally_key", KnownTile(known.tally_key, "e3bb420
 squared_differences = Loop(
     "tally_loops", "squared_differences", KnownTile(known.squared_differences, "00aa797c1945dd9d")
 )
+
+# Of `block_loops`: values out of blocks of codes.
+decode_q8_0 = Loop("block_loops", "decode_q8_0", KnownTile(known.decode_q8_0, "d2a64e4f0f6d0db8"))
+decode_q4_0 = Loop("block_loops", "decode_q4_0", KnownTile(known.decode_q4_0, "b63fcd63d0ef8e45"))
+decode_q4_k = Loop("block_loops", "decode_q4_k", KnownTile(known.decode_q4_k, "6960dd7bfccc9d3d"))
+decode_q5_k = Loop("block_loops", "decode_q5_k", KnownTile(known.decode_q5_k, "9f3c1254ecc59742"))
+decode_q6_k = Loop("block_loops", "decode_q6_k", KnownTile(known.decode_q6_k, "bdd53438d4b5209c"))

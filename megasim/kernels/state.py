@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+Bytes = npt.NDArray[np.uint8]
 Halves = npt.NDArray[np.uint16]
 Singles = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

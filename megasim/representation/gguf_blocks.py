@@ -1,7 +1,7 @@
 """The block formats of GGUF (Q4_0 to Q8_0, K, IQ and TQ types, MXFP4) → their values.
 
-The library of llama.cpp, the package gguf, decodes them; values are the same to the last bit. It is
-imported when the first block is decoded.
+Those that most files hold are decoded by loops of our own, the others by the library of llama.cpp,
+the package gguf, which is imported when the first such block is. Values are ggml's to the last bit.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from megasim.checkpoint.gguf_format import BlockType, block_types
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.errors import EXTRAS
+from megasim.kernels import loops
+from megasim.kernels.machine_code import Loop
 from megasim.kernels.state import Singles
 from megasim.representation.boxes import Box, BoxDecoder, as_singles, read_box
 from megasim.representation.logical import Represented, StoredTensors
@@ -44,7 +47,7 @@ class GgufBlocks(BoxDecoder):
         first, last = box.left // kind.elements, -(-box.right // kind.elements)
         part = Box(box.top, box.bottom, first * kind.nbytes, last * kind.nbytes)
         raw = read_box(reader, self.blocks, row_bytes, part)
-        values = decode_blocks(raw, self.code)
+        values = decode_blocks(np.asarray(raw), self.code)
         begin = box.left - first * kind.elements
         out[...] = values[:, begin : begin + box.right - box.left]
 
@@ -65,7 +68,17 @@ def _kinds() -> dict[str, BlockType]:
     return {kind.name: kind for kind in block_types().values()}
 
 
-def decode_blocks(raw: Any, code: str) -> Singles:
+# Formats that a loop of our own decodes, and where the scales stand in a block.
+_LOOPS: Final[dict[str, tuple[Loop, tuple[int, ...]]]] = {
+    "Q8_0": (loops.decode_q8_0, (0,)),
+    "Q4_0": (loops.decode_q4_0, (0,)),
+    "Q4_K": (loops.decode_q4_k, (0, 2)),
+    "Q5_K": (loops.decode_q5_k, (0, 2)),
+    "Q6_K": (loops.decode_q6_k, (208,)),
+}
+
+
+def decode_blocks(raw: npt.NDArray[np.uint8], code: str) -> Singles:
     """Return the values of rows of blocks, as float32.
 
     Args:
@@ -75,6 +88,15 @@ def decode_blocks(raw: Any, code: str) -> Singles:
     >>> decode_blocks(np.zeros((1, 34), np.uint8), "Q8_0").shape
     (1, 32)
     """
+    kind = _kinds()[code]
+    if code in _LOOPS:
+        loop, places = _LOOPS[code]
+        blocks = np.ascontiguousarray(raw).reshape(-1, kind.nbytes)
+        heads = (blocks[:, place : place + 2] for place in places)
+        scales = [head.copy().view(np.float16).astype(np.float32).reshape(-1) for head in heads]
+        out = np.empty(len(blocks) * kind.elements, np.float32)
+        loop(blocks.reshape(-1), *scales, out)
+        return out.reshape(len(raw), -1)
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -85,12 +107,12 @@ def decode_blocks(raw: Any, code: str) -> Singles:
 
 @cache
 def _decodable() -> frozenset[str]:
-    """The names of the formats that the installed gguf decodes; none without it."""
+    """The names of the formats that are decoded here, and of those that the installed gguf does."""
     if any(find_spec(module) is None for module in EXTRAS["gguf"]):
-        return frozenset()
+        return frozenset(_LOOPS)
     from gguf import quants
 
-    return frozenset(str(kind.name) for kind in quants._type_traits)
+    return frozenset(_LOOPS) | {str(kind.name) for kind in quants._type_traits}
 
 
 def gguf_blocks(stored: StoredTensors) -> Iterable[Represented]:
@@ -110,7 +132,7 @@ def gguf_blocks(stored: StoredTensors) -> Iterable[Represented]:
             blocks = GgufBlocks(rows, columns, f"gguf {plain}", plain, ref)
             yield Represented(key, shape, (key,), blocks)
         else:
-            why = f"{plain}, which the installed gguf does not decode"
-            if not _decodable():
-                why = f"{plain} of GGUF: not decoded; run `pip install 'megasim[gguf]'`"
+            why = f"{plain} of GGUF: not decoded"
+            if _decodable() == frozenset(_LOOPS):
+                why += "; run `pip install 'megasim[gguf]'`"
             yield Represented(key, shape, (key,), None, why)

@@ -15,7 +15,7 @@ from megasim.checkpoint.limits import Limits
 from megasim.checkpoint.opening import open_stored
 from megasim.checkpoint.tensors import TensorReader
 from megasim.errors import CheckpointError
-from megasim.representation.gguf_blocks import decode_blocks
+from megasim.representation.gguf_blocks import _LOOPS, decode_blocks
 from megasim.representation.opening import open_model
 from megasim.workspace import Workspace, open_store
 from tests.models import write_model
@@ -177,12 +177,22 @@ def test_rows_stay_in_their_order_without_a_number_of_heads(tmp_path: Path) -> N
 def test_without_the_package_a_format_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_gguf(tmp_path / "m.gguf", converted(llama()), plain("Q8_0"))
-    monkeypatch.setattr("megasim.representation.gguf_blocks._decodable", lambda: frozenset())
-    opened = open_model(path)
+    monkeypatch.setattr("megasim.representation.gguf_blocks._decodable", lambda: frozenset(_LOOPS))
+    assert not open_model(write_gguf(tmp_path / "a.gguf", converted(llama()), plain("Q8_0"))).unread
+    opened = open_model(write_gguf(tmp_path / "m.gguf", converted(llama()), plain("Q5_1")))
     assert set(opened.tensors) == {k for k, v in llama().items() if v.ndim == 1}
     notes = {odd.note for odd in opened.unread.values()}
-    assert notes == {"Q8_0 of GGUF: not decoded; run `pip install 'megasim[gguf]'`"}
+    assert notes == {"Q5_1 of GGUF: not decoded; run `pip install 'megasim[gguf]'`"}
+
+
+@pytest.mark.parametrize("name", sorted(_LOOPS))
+def test_random_bytes_are_decoded_as_gguf_does(name: str) -> None:
+    kind = gguf.GGMLQuantizationType[name]
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    raw = np.random.default_rng(0).integers(0, 256, (40, 3 * size), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.dequantize(raw, kind)
+    np.testing.assert_array_equal(decode_blocks(raw, name), expected)
 
 
 # Files that are broken, or made to do harm
