@@ -302,7 +302,12 @@ class _Split:
                 self.metadata.setdefault(self.walk.key(str(key)), found)
 
     def is_training(self, key: object, value: object) -> bool:
-        """Whether an entry is of use to a training run alone, by its name or content."""
+        """Whether an entry is of use to a training run alone, by its name or content.
+
+        A tensor with a key of its own is none: layers may be called so, as `noise_scheduler.betas`.
+        """
+        if is_tensor(value) and _is_key(key):
+            return False
         return is_training_name(key) or self.is_optimizer(value)
 
     def is_optimizer(self, value: object, level: int = 0) -> bool:
