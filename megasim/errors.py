@@ -13,6 +13,7 @@ EXTRAS = {
     "interactive": ("bokeh",),
     "serve": ("fastapi", "uvicorn", "pyarrow", "bokeh"),
     "cluster": ("dask", "distributed"),
+    "recipes": ("yaml",),
 }
 # The exit code of a check that found something.
 CHECK_FAILED = 5

@@ -12,7 +12,8 @@ from megasim.anatomy.block_order import block_place
 from megasim.commands import options
 from megasim.commands.completion import complete_models, complete_several_models
 from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
-from megasim.errors import printable
+from megasim.errors import CHECK_FAILED, NOT_PROVED, printable
+from megasim.words import ClaimVerdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,12 @@ _MOST_RIVALS = 10
     help="Print the share of the second parent in each block as one line of 26 numbers, the base "
     "first, or of the 25 without it.",
 )
+@click.option(
+    "--check",
+    "claimed",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Check a recipe of mergekit against the weights.",
+)
 @options.output(
     False,
     "Recipe of the whole file: .yaml for mergekit, .mecha for sd-mecha, .json. With -c, other "
@@ -58,19 +65,29 @@ def recipe_command(
     component: str | None,
     estimate: bool,
     form: str | None,
+    claimed: Path | None,
     output: Path | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Write MODEL as a weighted sum of other models, block by block, or say that it is not one.
 
     With -c all, each component of MODEL in its turn. A file of -o can be run by the merge tool as
-    it is.
+    it is. With --check, say whether MODEL was made as a recipe states; the exit code is 0 where it
+    is confirmed, 5 where the weights contradict it, 6 where they do not decide.
     """
     from megasim.exchange.recipe_files import RECIPE_ENDINGS
 
     if output is not None:
         options.check_ending(output, RECIPE_ENDINGS)
     workspace = options.open_workspace(ctx)
+    if claimed is not None:
+        checked = workspace.check_recipe(model, claimed, component, progress=ConsoleProgress())
+        if as_json:
+            show_json(checked.to_json())
+        else:
+            show(checked.sentence())
+        codes = {ClaimVerdict.CONFIRMED: 0, ClaimVerdict.CONTRADICTED: CHECK_FAILED}
+        return codes.get(checked.verdict, NOT_PROVED)
     every = component == "all" or (component is None and bool(form or output))
     if every:
         recipes = workspace.recipes(
@@ -87,14 +104,15 @@ def recipe_command(
     if output is not None:
         _write_recipe(workspace, recipes, every, output)
     if form is not None or output is not None:
-        return
+        return 0
     if as_json:
         show_json([r.to_json() for r in recipes] if every else recipes[0].to_json())
-        return
+        return 0
     for place, recipe in enumerate(recipes):
         if place:
             show("")
         _show_recipe(recipe)
+    return 0
 
 
 def _plan(workspace: Workspace, recipes: list[Recipe], every: bool) -> MergePlan:

@@ -65,7 +65,7 @@ def slerp_fit(
         sizes = np.array([[norms[question.names[r]][key] for r in rows] for key in question.keys])
     except KeyError:
         return None
-    left = _slerp_left(question.layers[:, rows][:, :, rows], sizes)
+    left = slerp_left(question.layers[:, rows][:, :, rows], sizes)
     keyed = list(zip(question.keys, question.key_blocks, question.key_roles, strict=True))
     tried: list[MethodFit] = []
     for level in levels:
@@ -80,12 +80,13 @@ def slerp_fit(
     return next(fit for fit in tried if fit.left <= question.settings.rival * (best + noise))
 
 
-def _slerp_left(squared: Floats, norms: Floats) -> Floats:
+def slerp_left(squared: Floats, norms: Floats, steps: Floats = _STEPS) -> Floats:
     """Return (K, S) squared distances that slerp by each of S steps leaves in each tensor.
 
     Args:
         squared: (K, 3, 3) of the model and both parents.
         norms: (K, 3) of the same.
+        steps: (S,) shares of the second parent, or (K, S).
     """
     m_a, b_a, m_b = squared[:, 0, 1], squared[:, 1, 2], squared[:, 0, 2]
     m2, a2, b2 = (np.square(norms[:, i]) for i in range(3))
@@ -93,9 +94,9 @@ def _slerp_left(squared: Floats, norms: Floats) -> Floats:
     cosine = np.divide((a2 + b2 - b_a) / 2, lengths, out=np.ones(len(norms)), where=lengths > 0)
     straight = np.abs(cosine) > _STRAIGHT
     angle = np.arccos(np.where(straight, 0.0, np.clip(cosine, -1, 1)))[:, None]
-    on_arc = np.sin((1 - _STEPS) * angle) / np.sin(angle), np.sin(_STEPS * angle) / np.sin(angle)
-    alpha = np.where(straight[:, None], 1 - _STEPS, on_arc[0])
-    beta = np.where(straight[:, None], _STEPS, on_arc[1])
+    on_arc = np.sin((1 - steps) * angle) / np.sin(angle), np.sin(steps * angle) / np.sin(angle)
+    alpha = np.where(straight[:, None], 1 - steps, on_arc[0])
+    beta = np.where(straight[:, None], steps, on_arc[1])
     # α a + β b = a + β (b − a) + e a with e = α + β − 1: nothing large cancels.
     excess = alpha + beta - 1
     toward = (m_a + b_a - m_b) / 2  # ⟨m − a, b − a⟩

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from megasim.answers.adapters import AdapterAnswer, AdapterPair, AdaptersInModel
     from megasim.answers.lineages import LineageView
     from megasim.exchange.merge_plan import MergePlan
+    from megasim.exchange.recipe_check import CheckedRecipe
     from megasim.lineage.claims import CheckedClaim
     from megasim.lineage.inner_products import ChangeSimilarity
     from megasim.lineage.recipe_result import Recipe
@@ -67,6 +68,23 @@ class StoreLineage(StoreFindings):
             self.recipe(name, c, parents=parents, estimate=estimate, progress=progress)
             for c in whole_components(self.store, name)
         ]
+
+    def check_recipe(
+        self,
+        model: str,
+        file: Path,
+        component: str | None = None,
+        *,
+        progress: Progress = NO_PROGRESS,
+    ) -> CheckedRecipe:
+        """Return whether a model was made as a recipe of mergekit says. See `check_recipe`.
+
+        Needs the extra `recipes`.
+        """
+        from megasim.exchange.recipe_check import check_recipe
+
+        component = component or main_component(self.store)
+        return check_recipe(self.store, self._name(model), file, component, progress=progress)
 
     def merge_plan(self, model: str, recipes: Sequence[Recipe], rest: str = "") -> MergePlan:
         """Return how a model is made again out of files. See `exchange.merge_plan`."""
