@@ -134,7 +134,9 @@ def test_the_command_prints_it_and_its_code_is_the_verdict(
 ) -> None:
     def run(share: float, *options: str) -> int:
         file = recipe(tmp_path, "task_arithmetic", weights(A=share, B=0.3), base_model="base")
-        return cli.run(["--db", str(store.store.path), "recipe", "task", "--check", str(file), *options])
+        return cli.run(
+            ["--db", str(store.store.path), "recipe", "task", "--check", str(file), *options]
+        )
 
     assert run(0.6) == 0
     assert "task (all): confirmed" in capsys.readouterr().out
