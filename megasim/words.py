@@ -127,6 +127,7 @@ class RelationKind(StrEnum):
 
     SAME_WEIGHTS = "same_weights"  # the same numbers under two names
     CAST = "cast"  # the same numbers once rounded to half precision
+    QUANTISED = "quantised"  # every number within half a step of the other's, in codes of few bits
     SAME_WHERE_USED = "same_where_used"  # they differ only in keys that are never used
     SAME_AS_READ = "same_as_read"  # what was read is equal, and not all was read
     PRUNED = "pruned"  # without the EMA copy or the training state
@@ -137,6 +138,7 @@ class RelationKind(StrEnum):
     RESCALED = "rescaled"  # the same adapter with another alpha
     WIDENED = "widened"  # some tensors have more elements, and the new ones are zero
     ALL_BUT_FEW = "all_but_few"  # equal but for a few keys
+    QUANTISED_AND_CHANGED = "quantised_and_changed"  # by more than rounding to its codes
     VAE_REPLACED = "vae_replaced"
     TEXT_ENCODER_REPLACED = "text_encoder_replaced"
     UNET_FINE_TUNED = "unet_fine_tuned"  # on an unchanged text encoder
@@ -157,13 +159,17 @@ class EdgeKind(StrEnum):
     MERGE = "merge"
     PRUNED = "pruned"
     CAST = "cast"
+    QUANTISED = "quantised"
     COMPONENT_SWAP = "component swap"
     COPY = "copy"
 
     @property
     def same_weights(self) -> bool:
         """Whether the weights of the component are the same but for rounding."""
-        return self in (EdgeKind.PRUNED, EdgeKind.CAST, EdgeKind.COMPONENT_SWAP, EdgeKind.COPY)
+        return self in (
+            *(EdgeKind.PRUNED, EdgeKind.CAST, EdgeKind.QUANTISED, EdgeKind.COMPONENT_SWAP),
+            EdgeKind.COPY,
+        )
 
 
 class RecipeVerdict(StrEnum):

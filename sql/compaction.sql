@@ -113,6 +113,8 @@ where d.tensor_a not in (select id from tensor) or d.tensor_b not in (select id 
 delete from profile where tensor_id not in (select id from tensor);
 delete from tensor_cossim d
 where d.tensor_a not in (select id from tensor) or d.tensor_b not in (select id from tensor);
+delete from tensor_rounding d
+where d.tensor_a not in (select id from tensor) or d.tensor_b not in (select id from tensor);
 
 -- name: share_held_alone
 -- What part of the store some models hold alone, between 0 and 1, by the bytes of its larger rows

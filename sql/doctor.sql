@@ -130,6 +130,7 @@ with row_of as (
     select 'tensor_distance' as place, unnest([tensor_a, tensor_b]) as id from tensor_distance
     union all select 'tensor_linf', unnest([tensor_a, tensor_b]) from tensor_linf
     union all select 'tensor_cossim', unnest([tensor_a, tensor_b]) from tensor_cossim
+    union all select 'tensor_rounding', unnest([tensor_a, tensor_b]) from tensor_rounding
     union all select 'profile', tensor_id from profile
 )
 select
@@ -248,6 +249,8 @@ from (
     select tensor_a, tensor_b from tensor_linf where tensor_a >= tensor_b
     union all
     select tensor_a, tensor_b from tensor_cossim where tensor_a >= tensor_b
+    union all
+    select tensor_a, tensor_b from tensor_rounding where tensor_a >= tensor_b
 )
 order by a, b;
 
@@ -259,6 +262,8 @@ from (
     from tensor_distance group by all
     union all
     select 'tensor_linf', tensor_a, tensor_b, count(*) from tensor_linf group by all
+    union all
+    select 'tensor_rounding', tensor_a, tensor_b, count(*) from tensor_rounding group by all
     union all
     select 'tensor_cossim', tensor_a, tensor_b, max(count)
     from (
@@ -378,6 +383,32 @@ with fault as (
 )
 select
     concat('contents ', tensor_a, ' and ', tensor_b, format(' at linf {:.6g}: ', linf), told) as told,
+    tensor_a as a,
+    tensor_b as b
+from fault
+where told is not null
+order by a, b;
+
+-- name: roundings_that_cannot_be
+-- How plain contents lie to the codes of quantised ones, against their sizes and distances.
+with fault as (
+    select
+        r.tensor_a,
+        r.tensor_b,
+        case
+            when r.metric_version > $metric_version then 'its metric version is to come'
+            when r.within < 0 or r.within > r.measured then 'more are within than were measured'
+            when r.measured > ta.numel then 'more were measured than there are'
+            when isnan(r.excess) or r.excess < 0 then 'no distance'
+            when r.within < r.measured and r.excess = 0 then 'some are beyond by nothing'
+            when d.tensor_a is null then 'the other metrics are missing'
+        end as told
+    from tensor_rounding r
+    join tensor ta on ta.id = r.tensor_a
+    left join tensor_distance d on d.tensor_a = r.tensor_a and d.tensor_b = r.tensor_b
+)
+select
+    concat('contents ', tensor_a, ' and ', tensor_b, ': ', told) as told,
     tensor_a as a,
     tensor_b as b
 from fault
@@ -700,6 +731,8 @@ where d.tensor_a in (b.a, b.b) and d.tensor_b in (b.a, b.b);
 delete from tensor_linf d using batch b
 where d.tensor_a in (b.a, b.b) and d.tensor_b in (b.a, b.b);
 delete from tensor_cossim d using batch b
+where d.tensor_a in (b.a, b.b) and d.tensor_b in (b.a, b.b);
+delete from tensor_rounding d using batch b
 where d.tensor_a in (b.a, b.b) and d.tensor_b in (b.a, b.b);
 
 -- name: pairs_of_contents

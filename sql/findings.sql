@@ -33,6 +33,60 @@ left join model_tensor b on b.model_id = $model_b and b.key = l.key_b
 where l.model_a = $model_a and l.model_b = $model_b and list_contains($components, l.component)
 order by l.component, l.canonical_key;
 
+-- name: coded_models
+-- The models that hold quantised tensors.
+select distinct mt.model_id
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+where is_measured(mt.nature) and (mt.representation <> 'plain' or t.dtype like 'float8%');
+
+-- name: pair_roundings
+-- Of pairs of models (batch) of which one holds quantised tensors where the other holds plain ones:
+-- by component, how these lie to the codes, and what else differs. Scalars, indices and the like are
+-- no part of it.
+with held as (
+    select
+        mt.model_id, mt.key, mt.tensor_id, t.numel,
+        case
+            when mt.representation <> 'plain' then mt.representation
+            when t.dtype like 'float8%' then replace(t.dtype, 'float8_', 'fp8_')
+        end as scheme
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where is_measured(mt.nature)
+),
+layer as (
+    select
+        l.model_a, l.model_b, l.component, l.status, a.scheme as scheme_a, b.scheme as scheme_b,
+        (a.scheme is null) <> (b.scheme is null) as is_rounded,
+        l.status in ('identical', 'same_values') as is_same,
+        coalesce(a.numel, b.numel) as numel, r.measured, r.within, r.excess
+    from layer_rows l
+    join batch p on p.model_a = l.model_a and p.model_b = l.model_b
+    left join held a on a.model_id = l.model_a and a.key = l.key_a
+    left join held b on b.model_id = l.model_b and b.key = l.key_b
+    left join tensor_rounding r
+        on r.tensor_a = least(a.tensor_id, b.tensor_id)
+        and r.tensor_b = greatest(a.tensor_id, b.tensor_id)
+    where (a.tensor_id is not null or b.tensor_id is not null) and is_measured(l.nature)
+)
+select
+    model_a, model_b, component,
+    coalesce(list(distinct scheme_a order by scheme_a) filter (is_rounded and scheme_a is not null), []),
+    coalesce(list(distinct scheme_b order by scheme_b) filter (is_rounded and scheme_b is not null), []),
+    count(*) filter (is_rounded and status not like 'missing%') as rounded_keys,
+    count(*) filter (is_rounded and status = 'changed' and measured is null
+        or status in ('shape_mismatch', 'non_finite')) as unproven_keys,
+    count(*) filter (not coalesce(is_rounded, false) and status = 'changed') as changed_keys,
+    count(*) filter (status = 'missing_a') as missing_a,
+    count(*) filter (status = 'missing_b') as missing_b,
+    coalesce(sum(if(is_same, numel, measured)) filter (is_rounded), 0)::bigint as measured,
+    coalesce(sum(if(is_same, numel, within)) filter (is_rounded), 0)::bigint as within,
+    coalesce(max(excess) filter (is_rounded and not is_same), 0) as excess
+from layer
+group by model_a, model_b, component
+order by model_a, model_b, component;
+
 -- name: pair_renames
 -- The renames that were found between the keys of one pair, and what speaks for them.
 select prefix_a, prefix_b, keys, support

@@ -287,6 +287,13 @@ select tensor_a, tensor_b, rows, cossim, current_metric()
 from batch
 order by tensor_a, tensor_b, rows;
 
+-- name: add_roundings
+-- How plain contents lie to the codes of quantised ones, as they come in.
+insert into tensor_rounding
+select tensor_a, tensor_b, measured, within, excess, current_metric()
+from batch
+order by tensor_a, tensor_b;
+
 -- name: finish_pairs
 -- All distances of these pairs are in.
 update model_pair p

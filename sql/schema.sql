@@ -151,6 +151,16 @@ create table tensor_cossim (
     metric_version integer
 );
 
+-- How the values of a plain content lie to the codes of a quantised one.
+create table tensor_rounding (
+    tensor_a       integer not null,
+    tensor_b       integer not null,
+    measured       bigint  not null,        -- values looked at
+    within         bigint  not null,        -- of them: half a step or less from the code's value
+    excess         double  not null,        -- of the farthest beyond, in steps of its block
+    metric_version integer not null
+);
+
 -- The pairs of models asked for, and whether all their distances are in the store.
 create table model_pair (
     model_a integer not null,

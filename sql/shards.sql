@@ -111,26 +111,37 @@ copy (
         'pair' as record, a.name as model_a, b.name as model_b,
         null::varchar as content_a, null::varchar as content_b, null::bigint as rows,
         null::bigint as l0, null::double as l1, null::double as l2,
-        null::double as linf, null::double as cossim
+        null::double as linf, null::double as cossim,
+        null::bigint as measured, null::bigint as within, null::double as excess
     from batch p
     join model a on a.id = p.model_a
     join model b on b.id = p.model_b
     union all
     select
-        'distance', null, null, a.content_hash, b.content_hash, null, d.l0, d.l1, d.l2, null, null
+        'distance', null, null, a.content_hash, b.content_hash, null, d.l0, d.l1, d.l2, null, null,
+        null, null, null
     from shard_distance d
     join tensor a on a.id = d.tensor_a
     join tensor b on b.id = d.tensor_b
     union all
-    select 'linf', null, null, a.content_hash, b.content_hash, null, null, null, null, d.linf, null
+    select
+        'linf', null, null, a.content_hash, b.content_hash, null, null, null, null, d.linf, null,
+        null, null, null
     from shard_linf d
     join tensor a on a.id = d.tensor_a
     join tensor b on b.id = d.tensor_b
     union all
     select
         'cossim', null, null, a.content_hash, b.content_hash, d.rows, null, null, null, null,
-        d.cossim
+        d.cossim, null, null, null
     from shard_cossim d
+    join tensor a on a.id = d.tensor_a
+    join tensor b on b.id = d.tensor_b
+    union all
+    select
+        'rounding', null, null, a.content_hash, b.content_hash, null, null, null, null, null, null,
+        d.measured, d.within, d.excess
+    from shard_rounding d
     join tensor a on a.id = d.tensor_a
     join tensor b on b.id = d.tensor_b
 ) to $path (
@@ -159,6 +170,9 @@ create or replace temp table shard_linf (tensor_a integer, tensor_b integer, lin
 create or replace temp table shard_cossim (
     tensor_a integer, tensor_b integer, rows bigint, cossim double
 );
+create or replace temp table shard_rounding (
+    tensor_a integer, tensor_b integer, measured bigint, within bigint, excess double
+);
 
 -- name: keep_shard_distances
 -- Distances as they come in.
@@ -171,6 +185,10 @@ insert into shard_linf select tensor_a, tensor_b, linf from batch;
 -- name: keep_shard_cossims
 -- Cosine similarities as they come in.
 insert into shard_cossim select tensor_a, tensor_b, rows, cossim from batch;
+
+-- name: keep_shard_roundings
+-- How plain contents lie to the codes of quantised ones, as they come in.
+insert into shard_rounding select tensor_a, tensor_b, measured, within, excess from batch;
 
 -- name: shard_columns
 -- The columns of the file of a shard.
@@ -356,7 +374,7 @@ select
     -- both, or neither: the least of NULL and a number is the number
     if(a.id is null or b.id is null, null, least(a.id, b.id)) as tensor_a,
     if(a.id is null or b.id is null, null, greatest(a.id, b.id)) as tensor_b,
-    s.rows, s.l0, s.l1, s.l2, s.linf, s.cossim,
+    s.rows, s.l0, s.l1, s.l2, s.linf, s.cossim, s.measured, s.within, s.excess,
     a.numel
 from read_parquet($path) s
 left join tensor a on a.content_hash = s.content_a
@@ -370,7 +388,7 @@ select
     count(*) as told,
     count(*) filter (tensor_a is null) as unknown,
     any_value(case
-        when record not in ('distance', 'linf', 'cossim') then 'a row of an unknown kind'
+        when record not in ('distance', 'linf', 'cossim', 'rounding') then 'a row of an unknown kind'
         when tensor_a = tensor_b then 'a distance of a content to itself'
         when record = 'distance' and not coalesce(
             l0 between 1 and numel
@@ -382,6 +400,10 @@ select
             then 'a largest difference that cannot be'
         when record = 'cossim' and not coalesce(abs(cossim) <= 1 + 1e-6 and rows > 0, false)
             then 'a cosine that cannot be'
+        when record = 'rounding' and not coalesce(
+            within between 0 and measured and measured <= numel and excess >= 0
+            and isfinite(excess) and (excess > 0) = (within < measured)
+        , false) then 'values within half a step that cannot be'
     end) filter (tensor_a is not null) as fault
 from told;
 
@@ -397,7 +419,11 @@ left join tensor_linf x
 left join tensor_cossim c
     on s.record = 'cossim' and c.tensor_a = s.tensor_a and c.tensor_b = s.tensor_b
     and c.rows = s.rows
+left join tensor_rounding r
+    on s.record = 'rounding' and r.tensor_a = s.tensor_a and r.tensor_b = s.tensor_b
 where d.l0 <> s.l0
+    or r.measured <> s.measured
+    or r.within <> s.within
     or abs(d.l1 - s.l1) > 1e-6 * d.l1
     or abs(d.l2 - s.l2) > 1e-6 * d.l2
     or abs(x.linf - s.linf) > 1e-6 * x.linf
@@ -426,13 +452,21 @@ anti join tensor_cossim c
     on c.tensor_a = s.tensor_a and c.tensor_b = s.tensor_b and c.rows = s.rows
 where s.record = 'cossim' and s.tensor_a is not null
 order by s.tensor_a, s.tensor_b, s.rows, s.cossim;
+insert into tensor_rounding
+select distinct on (s.tensor_a, s.tensor_b)
+    s.tensor_a, s.tensor_b, s.measured, s.within, s.excess, current_metric()
+from told s
+anti join tensor_rounding r on r.tensor_a = s.tensor_a and r.tensor_b = s.tensor_b
+where s.record = 'rounding' and s.tensor_a is not null
+order by s.tensor_a, s.tensor_b, s.within;
 
 -- name: count_distances
 -- How many values of pairs of contents the store has.
 select
     (select count(*) from tensor_distance)
     + (select count(*) from tensor_linf)
-    + (select count(*) from tensor_cossim);
+    + (select count(*) from tensor_cossim)
+    + (select count(*) from tensor_rounding);
 
 -- name: shard_pairs
 -- The pairs of models that the shards of a comparison are for, by their names.

@@ -77,6 +77,11 @@ select * from {store}.main.tensor_linf where metric_version = current_metric();
 create or replace temp view tensor_cossim as
 select * from {store}.main.tensor_cossim where metric_version = current_metric();
 
+-- name: hide_old_tensor_rounding
+-- Roundings of this version.
+create or replace temp view tensor_rounding as
+select * from {store}.main.tensor_rounding where metric_version = current_metric();
+
 -- name: hide_old_model_pair
 -- Pairs of models of this version; those that were done by an older one are not done.
 create or replace temp view model_pair as
@@ -131,6 +136,7 @@ delete from model_pair r using old_pair p where p.model_a = r.model_a and p.mode
 delete from tensor_distance where metric_version <> current_metric();
 delete from tensor_linf where metric_version is distinct from current_metric();
 delete from tensor_cossim where metric_version is distinct from current_metric();
+delete from tensor_rounding where metric_version <> current_metric();
 create or replace temp table old_model as
 select id from model
 where source <> 'imported' and not is_comparable(fingerprint_version);

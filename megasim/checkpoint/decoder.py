@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from megasim.checkpoint.dtypes import AnyArray
+    from megasim.checkpoint.dtypes import AnyArray, Singles
     from megasim.checkpoint.tensors import TensorReader, TensorRef
 
 
@@ -38,6 +38,15 @@ class Decoder(Protocol):
         Takes memory for a few pieces, however large the tensor is.
 
         Raises CheckpointError when what is stored cannot be read.
+        """
+
+    def intervals(
+        self, reader: TensorReader, start: int, stop: int
+    ) -> tuple[Singles, Singles] | None:
+        """Return the ends of the interval that the codes of a range of values stand for.
+
+        Quantising any number in it gives the code, as far as that is sure: where the scale was
+        rounded when it was stored, the interval is wider by as much. None where it is not known.
         """
 
     def transposed(self) -> Decoder:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 AnyArray = npt.NDArray[Any]
+Singles = npt.NDArray[np.float32]
 
 # What each readable type is handed out as. numpy has no bfloat16 and no float8, and a bool of a
 # stranger's file may hold any byte, so those come as unsigned integers of the same size.

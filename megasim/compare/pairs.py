@@ -342,4 +342,12 @@ def distance_tables(found: Sequence[tuple[Ids, PairDistances]]) -> dict[str, Tab
         for metric in metrics:
             columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
         tables[statement] = columns
+    roundings = [
+        (*pairs[place].tolist(), rounding.measured, rounding.within, rounding.excess)
+        for pairs, distances in found
+        for place, rounding in distances.roundings.items()
+    ]
+    if roundings:
+        names = ["tensor_a", "tensor_b", "measured", "within", "excess"]
+        tables["add_roundings"] = table_of(names, roundings)
     return tables

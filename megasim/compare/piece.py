@@ -10,8 +10,8 @@ float32; sums are kept in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from megasim.interrupts import stop_if_asked
 from megasim.kernels import loops
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.state import TILE, Counts, Doubles, Pairs
+from megasim.representation.rounding import Rounding, is_coded, measure_rounding
 
 # Elements of a content read at a time, at most: Python's share is then a few per cent.
 MAX_CHUNK = 256 * TILE
@@ -70,6 +71,8 @@ class PairDistances:
         l1, l2, linf: of the difference; 0 for empty tensors.
         cossim: mean over columns of `torch.cosine_similarity(a, b, dim=0)` with eps 1e-8, where a
             tensor has `rows` rows and numel / rows columns; NaN for empty tensors.
+        roundings: of the pairs of a quantised tensor and a plain one, by their place among the
+            pairs: how the plain one lies to the codes. Taken with l2.
     """
 
     rows: int
@@ -78,6 +81,7 @@ class PairDistances:
     l2: Doubles | None = None
     linf: Doubles | None = None
     cossim: Doubles | None = None
+    roundings: Mapping[int, Rounding] = field(default_factory=dict)
 
 
 class Arithmetic(Protocol):
@@ -170,7 +174,23 @@ def _compare(
             found[metric][chosen] = values
         if "cossim" in found:
             found["cossim"][chosen] = group.cossim(pairs, position.rows, piece.memory // 2)
-    return PairDistances(position.rows, **found)
+    return PairDistances(position.rows, **found, roundings=_roundings(reader, position))
+
+
+def _roundings(reader: TensorReader, position: Position) -> dict[int, Rounding]:
+    """Return how plain tensors lie to the codes of quantised ones, where one of a pair is that."""
+    coded = [is_coded(ref) for ref in position.refs]
+    if "l2" not in position.metrics or not any(coded):
+        return {}
+    found = {}
+    for place, (a, b) in enumerate(position.pairs.tolist()):
+        if coded[a] == coded[b]:
+            continue
+        first, second = (a, b) if coded[a] else (b, a)
+        rounding = measure_rounding(reader, position.refs[first], position.refs[second])
+        if rounding is not None:
+            found[place] = rounding
+    return found
 
 
 class _Group:

@@ -39,6 +39,7 @@ _KEEPING = {
     "add_distances": "keep_shard_distances",
     "add_linfs": "keep_shard_linfs",
     "add_cossims": "keep_shard_cossims",
+    "add_roundings": "keep_shard_roundings",
 }
 
 
@@ -56,8 +57,8 @@ def compute_shard(
 ) -> CompareResult:
     """Compute the distances that the store lacks under the keys of a shard.
 
-    They come into the tables `shard_distance`, `shard_linf` and `shard_cossim` of the connection,
-    which is kept; the store itself is only read. See `compare_models` for the arguments.
+    They come into the tables `shard_distance`, `shard_linf`, `shard_cossim` and `shard_rounding`
+    of the connection, which is kept; the store itself is only read. See `compare_models` for the arguments.
 
     Returns:
         What was done; `pairs_done` stays 0, as pairs are known once all shards are together.

@@ -84,6 +84,7 @@ CHECKS = {
     "distances_against_triangles": Check(About.CONTENTS, Cure.COMPARE),
     "linfs_that_cannot_be": Check(About.CONTENTS, Cure.COMPARE),
     "cossims_that_cannot_be": Check(About.CONTENTS, Cure.COMPARE),
+    "roundings_that_cannot_be": Check(About.CONTENTS, Cure.COMPARE),
     "pairs_that_cannot_be": Check(About.MODELS, Cure.PAIR),
     "renames_that_cannot_be": Check(About.MODELS, Cure.PAIR),
     "done_without_distances": Check(About.MODELS, Cure.COMPARE),

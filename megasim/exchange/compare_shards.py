@@ -28,8 +28,8 @@ from megasim.store.rows import Pair, Store
 
 _COLUMNS = {
     **dict.fromkeys(("record", "model_a", "model_b", "content_a", "content_b"), "VARCHAR"),
-    **dict.fromkeys(("rows", "l0"), "BIGINT"),
-    **dict.fromkeys(("l1", "l2", "linf", "cossim"), "DOUBLE"),
+    **dict.fromkeys(("rows", "l0", "measured", "within"), "BIGINT"),
+    **dict.fromkeys(("l1", "l2", "linf", "cossim", "excess"), "DOUBLE"),
 }
 
 

@@ -15,6 +15,7 @@ from megasim.findings.component_groups import used_components
 from megasim.findings.differing_keys import DifferingKey, load_differing_keys
 from megasim.findings.kinship import Kinship, SharedContents, ordered
 from megasim.findings.pair_sentences import component_list, pair_sentences
+from megasim.findings.roundings import PairRounding
 from megasim.findings.verdicts import NEVER_USED, Finding
 from megasim.store.rows import Model
 from megasim.words import RelationKind, Source, Status, Verdict
@@ -79,6 +80,8 @@ class PairComparison:
         norms: as `Kinship.norms` returns them.
         evidence: component → how many of its keys are equal, and no trivial tensors.
         contents: the telling tensors that both hold, under whatever keys; None where none is.
+        rounding: how they lie to each other, where one is quantised; of the model of the smaller
+            id as `a`. None where neither is, or both alike.
     """
 
     kinship: Kinship
@@ -88,6 +91,7 @@ class PairComparison:
     norms: Mapping[tuple[int, int, str], tuple[float, float]]
     evidence: Mapping[str, int]
     contents: SharedContents | None
+    rounding: PairRounding | None = None
 
     def __post_init__(self) -> None:
         present = {f.component for f in self.findings}

@@ -9,6 +9,7 @@ from megasim.findings.containment import (
     under_other_keys,
 )
 from megasim.findings.pair_comparison import PairComparison, Relation
+from megasim.findings.quantised import quantised, quantised_and_changed
 from megasim.findings.small_differences import all_but_few, damaged, kept_ema, rescaled, widened
 
 
@@ -27,8 +28,9 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
             return []
         found = relation_of_equals(pair)
         return [found] if found else []
-    for small in (damaged, kept_ema, rescaled, widened, all_but_few, under_other_keys):
-        relation = small(pair)
+    small = (damaged, quantised, kept_ema, rescaled, widened, all_but_few, under_other_keys)
+    for found_by in (*small, quantised_and_changed):
+        relation = found_by(pair)
         if relation is not None:
             return [relation]
     return [*replaced(pair), *tuned(pair)]

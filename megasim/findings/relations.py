@@ -12,6 +12,7 @@ from megasim.findings.component_groups import Equalities
 from megasim.findings.kinship import ComponentSet, Kinship, ordered
 from megasim.findings.pair_comparison import PairComparison, Relation
 from megasim.findings.pair_relations import pair_relations
+from megasim.findings.roundings import whole_roundings
 from megasim.findings.shard_names import shard_name
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, FindingsReader, chosen_pairs
 from megasim.store.rows import Pair, Store
@@ -143,12 +144,14 @@ def _relations(kinship: Kinship, pairs: Sequence[Pair]) -> list[Relation]:
         found[finding.model_a, finding.model_b].append(finding)
     norms, equal_keys = kinship.norms(pairs), kinship.equal_keys(pairs)
     contents = kinship.contents(pairs)
+    roundings = whole_roundings(reader.store, (ordered(a, b) for a, b in pairs))
     relations: list[Relation] = []
     for a, b in pairs:
         findings = found[reader.models[a].name, reader.models[b].name]
         evidence = equal_keys[ordered(a, b)]
         shared = contents.get(ordered(a, b))
-        pair = PairComparison(kinship, a, b, findings, norms, evidence, shared)
+        rounding = roundings.get(ordered(a, b))
+        pair = PairComparison(kinship, a, b, findings, norms, evidence, shared, rounding)
         relations += pair_relations(pair)
     return sorted(relations, key=lambda relation: relation.kind.rank)
 

@@ -26,6 +26,7 @@ class ModelFacts:
         keys: how many canonical keys it has; 0 unknown.
         dtype: the commonest dtype of the component in question, "" unknown.
         bytes: of its files; 0 unknown.
+        scheme: how the component is represented, if it is quantised; "" if it is not.
         counts: evidence name, and what is counted → how far its training had come; of its metadata.
         run: what the metadata says apart from the counts: checkpoints of one run agree in it.
         norms: component → L2 of its weights.
@@ -40,6 +41,7 @@ class ModelFacts:
     keys: int = 0
     dtype: str = ""
     bytes: int = 0
+    scheme: str = ""
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     run: str = ""
     norms: Mapping[str, float] = field(default_factory=dict)
@@ -53,10 +55,11 @@ class ModelFacts:
         return component in self.non_finite
 
     @property
-    def completeness(self) -> tuple[bool, int, int, int, str]:
+    def completeness(self) -> tuple[bool, bool, int, int, int, str]:
         """Order: the first of models with the same weights is what others were made from."""
         return (
             bool(self.non_finite),
+            bool(self.scheme),
             -self.keys,
             -_WIDTHS.get(self.dtype, 0),
             -self.bytes,
@@ -189,6 +192,9 @@ def same_weights_kind(
     """
     found: list[Evidence] = []
     kind = EdgeKind.COPY
+    if first and second and second.scheme and not first.scheme:
+        text = f"to {second.scheme}: every value within half a step"
+        return EdgeKind.QUANTISED, [Evidence("quantised", text, settings.record)]
     if pair is not None:
         changed = [
             c

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import networkx as nx
 
 from megasim.errors import printable
+from megasim.findings.roundings import PairRounding, load_roundings
 from megasim.lineage.claims import Claim, resolve_name
 from megasim.lineage.evidence import ModelFacts, PairFacts
 from megasim.lineage.settings import SETTINGS, LineageSettings
@@ -39,10 +40,11 @@ def load_model_facts(
     own: dict[str, dict[str, float]] = defaultdict(dict)
     kurtosis: dict[str, dict[str, float]] = defaultdict(dict)
     dtypes: dict[str, str] = {}
+    schemes: dict[str, str] = {}
     keys: dict[str, int] = defaultdict(int)
     non_finite: dict[str, set[str]] = defaultdict(set)
     rows = store.rows("model_facts", same_scale=settings.same_scale)
-    for name, part, norm, own_norm, mean_kurtosis, dtype, count, broken in rows:
+    for name, part, norm, own_norm, mean_kurtosis, dtype, count, broken, scheme in rows:
         keys[name] += count
         if broken:
             non_finite[name] |= {part, component} if part in members else {part}
@@ -53,6 +55,7 @@ def load_model_facts(
             kurtosis[name][part] = mean_kurtosis
         if part in members:
             dtypes.setdefault(name, dtype)
+            schemes[name] = schemes.get(name) or scheme
     facts = []
     for model in store.models():
         for known in (norms[model.name], own[model.name]):
@@ -63,6 +66,7 @@ def load_model_facts(
                 name=model.name,
                 keys=keys[model.name],
                 dtype=dtypes.get(model.name, ""),
+                scheme=schemes.get(model.name, ""),
                 bytes=model.bytes or 0,
                 counts=step_counts(model.metadata),
                 run=run_label(model.metadata),
@@ -115,7 +119,8 @@ def run_label(metadata: Mapping[str, object]) -> str:
 def load_weight_sets(store: Store, component: str) -> dict[str, str]:
     """Return model → the first model, by name, with the same weights in a component.
 
-    The same is what hashes say: every key equal, once rounded to half precision at most.
+    The same is what hashes say: every key equal, once rounded to half precision at most; or what
+    the codes of a quantised model are proved to be made of.
     """
     members = member_names(store, component)
     sets: nx.utils.UnionFind[str] = nx.utils.UnionFind()
@@ -124,6 +129,16 @@ def load_weight_sets(store: Store, component: str) -> dict[str, str]:
     for name, at_fp16, at_bf16 in rows:
         for signature in (("float16", at_fp16), ("bfloat16", at_bf16)):
             sets.union(first.setdefault(signature, name), name)
+    names = {model_id: name for name, model_id in store.model_ids().items()}
+    known = store.pairs()
+    done = zip(known["model_a"].tolist(), known["model_b"].tolist(), strict=True)
+    roundings: dict[tuple[int, int], PairRounding] = defaultdict(PairRounding)
+    for (a, b, part), rounding in load_roundings(store, done).items():
+        if part in members:
+            roundings[a, b] = roundings[a, b] + rounding
+    for (a, b), rounding in sorted(roundings.items()):
+        if rounding.explains_all:
+            sets.union(names[a], names[b])
     return {name: min(group) for group in sets.to_sets() for name in group}
 
 

@@ -81,7 +81,8 @@ def same_weights(
             Models at distance 0 are the same too; others are not, however near.
     """
     order = sorted(
-        matrix.models, key=lambda m: known[m].completeness if m in known else (False, 0, 0, 0, m)
+        matrix.models,
+        key=lambda m: known[m].completeness if m in known else (False, False, 0, 0, 0, m),
     )
     place = {m: i for i, m in enumerate(matrix.models)}
     keys = {m: known[m].keys if m in known else 0 for m in matrix.models}
@@ -92,6 +93,9 @@ def same_weights(
         for first, members in sets.items():
             alike = model in weight_sets and weight_sets[model] == weight_sets.get(first)
             near = [m for m in members if np.isfinite(row[place[m]])]
+            # nothing is made of a quantised model but a copy of it
+            plain = [m for m in near if not (m in known and known[m].scheme) or not row[place[m]]]
+            near = plain or near
             if near and (alike or row[place[first]] == 0):
                 parent = min(near, key=lambda m: (row[place[m]], abs(keys[m] - keys[model])))
                 copies.append((first, parent, model))

@@ -30,6 +30,7 @@ KINDS: dict[EdgeKind, tuple[str, Literal["-", "--", ":"]]] = {
     EdgeKind.MERGE: ("merge", "-"),
     EdgeKind.PRUNED: ("derived", "--"),
     EdgeKind.CAST: ("derived", ":"),
+    EdgeKind.QUANTISED: ("derived", ":"),
     EdgeKind.COMPONENT_SWAP: ("swap", "--"),
     EdgeKind.COPY: ("trunk", ":"),
 }

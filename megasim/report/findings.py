@@ -52,6 +52,7 @@ _MOST_NAMED = 8  # models of a group, at the top
 _KIND_WORDS = {
     RelationKind.SAME_WEIGHTS: "hold the same weights as another",
     RelationKind.CAST: "are another cast to half precision",
+    RelationKind.QUANTISED: "are another quantised",
     RelationKind.SAME_WHERE_USED: "differ from another only in keys that are never used",
     RelationKind.SAME_AS_READ: "are the same as another as far as they were read",
     RelationKind.PRUNED: "are pruned copies of another",
@@ -61,6 +62,7 @@ _KIND_WORDS = {
     RelationKind.RESCALED: "are another adapter with another alpha",
     RelationKind.WIDENED: "are another widened with zeros",
     RelationKind.ALL_BUT_FEW: "differ from another in a few keys",
+    RelationKind.QUANTISED_AND_CHANGED: "are another quantised, and changed beyond rounding",
     RelationKind.VAE_REPLACED: "have another VAE put in",
     RelationKind.TEXT_ENCODER_REPLACED: "have another text encoder put in",
     RelationKind.UNET_FINE_TUNED: "were fine-tuned on an unchanged text encoder",

@@ -20,8 +20,8 @@ from megasim.checkpoint.dtypes import AnyArray
 from megasim.checkpoint.strict_json import JSON, parse_json
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.kernels.state import Singles
-from megasim.representation.boxes import Box, BoxDecoder, as_singles
-from megasim.representation.grids import Blocks, Numbers
+from megasim.representation.boxes import Box, BoxDecoder, Interval, as_singles
+from megasim.representation.grids import Blocks, Numbers, edges_of, scaled_interval, slack_of
 from megasim.representation.logical import Represented, StoredTensors
 
 _STATE: Final = ".quant_state.bitsandbytes__"
@@ -76,16 +76,59 @@ class FourBits(BoxDecoder):
 
     def _range(self, reader: TensorReader, start: int, stop: int, values: AnyArray) -> None:
         """Fill (stop - start,) values, as they follow each other."""
+        codes = self._codes(reader, start, stop)
+        np.take(reader.read(self.levels), codes, out=values, mode="clip")
+        first = start // self.block
+        scales = self._absmax(reader, first, -(-stop // self.block))
+        values *= np.repeat(scales, self.block)[start - first * self.block :][: stop - start]
+
+    def _codes(self, reader: TensorReader, start: int, stop: int) -> AnyArray:
+        """Return (stop - start,) codes, as they follow each other."""
         data = reader.read(self.codes, start // 2, -(-stop // 2))
         codes = np.empty(2 * len(data), np.uint8)
         np.right_shift(data, 4, out=codes[::2])
         np.bitwise_and(data, 15, out=codes[1::2])
-        np.take(
-            reader.read(self.levels), codes[start % 2 :][: stop - start], out=values, mode="clip"
-        )
+        return codes[start % 2 :][: stop - start]
+
+    def intervals(
+        self, reader: TensorReader, start: int, stop: int
+    ) -> tuple[Singles, Singles] | None:
+        codes = self._codes(reader, start, stop)
+        low, high = edges_of(reader.read(self.levels).tolist())
         first = start // self.block
         scales = self._absmax(reader, first, -(-stop // self.block))
-        values *= np.repeat(scales, self.block)[start - first * self.block :][: stop - start]
+        slack = scales * np.float32(slack_of("float32")) + self._absmax_error(reader, first, scales)
+        place = np.arange(start, stop) // self.block - first
+        ends = low[codes] * scales[place], high[codes] * scales[place]
+        widest = np.maximum(np.abs(low), np.abs(high))[codes] * slack[place]
+        return ends[0] - widest, ends[1] + widest
+
+    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+        if box.shape[0] > 1 and box.shape[1] < self.columns:
+            rows = [
+                self.interval_box(reader, Box(row, row + 1, box.left, box.right))
+                for row in range(box.top, box.bottom)
+            ]
+            known = [row for row in rows if row is not None]
+            return np.concatenate([r[0] for r in known]), np.concatenate([r[1] for r in known])
+        first = box.top * self.columns + box.left
+        found = self.intervals(reader, first, first + box.shape[0] * box.shape[1])
+        return None if found is None else (found[0].reshape(box.shape), found[1].reshape(box.shape))
+
+    def _absmax_error(self, reader: TensorReader, start: int, scales: Singles) -> AnyArray:
+        """Return how much quantising them again may have moved the scales from `start` on."""
+        if self.nested is None:
+            return np.zeros_like(scales)
+        outer, levels = self.nested
+        codes = reader.read(self.absmax, start, start + len(scales))
+        first = start // self.nested_block
+        found = reader.read(outer, first, -(-(start + len(scales)) // self.nested_block))
+        known = reader.read(levels)
+        low, high = edges_of(known.tolist())
+        half: Singles = np.maximum(known - low, high - known)[codes] * np.float32(1.001)
+        spread = np.repeat(np.abs(found), self.nested_block)[start - first * self.nested_block :]
+        error: Singles = half * spread[: len(scales)]
+        return error
 
     def _absmax(self, reader: TensorReader, start: int, stop: int) -> AnyArray:
         found = reader.read(self.absmax, start, stop)
@@ -110,6 +153,13 @@ class Int8Rows(BoxDecoder):
         out[...] = self.codes.read(reader, box)
         out *= self.scales.over(reader, box)
         out *= _OF_127
+
+    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+        codes = self.codes.read(reader, box)
+        scales = self.scales.over(reader, box) * _OF_127
+        half = np.float32(0.5)
+        # the codes were computed in float16
+        return scaled_interval(codes - half, codes + half, scales, slack_of("float16"))
 
 
 def four_bits(stored: StoredTensors) -> Iterator[Represented]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -76,6 +76,9 @@ def described(value: object) -> str:
     return f"{type(value).__name__}({told})"
 
 
+Interval: TypeAlias = tuple[AnyArray, AnyArray]
+
+
 @dataclass(frozen=True)
 class BoxDecoder:
     """A decoder of values in rows and columns: those that derive from it fill a box of them.
@@ -118,6 +121,26 @@ class BoxDecoder:
             self.fill(reader, box, out[start - begin : start - begin + count].reshape(box.shape))
             start += count
 
+    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+        """Return the ends of the intervals of a box, each (rows, columns); None: not known."""
+        return None
+
+    def intervals(
+        self, reader: TensorReader, start: int, stop: int
+    ) -> tuple[Singles, Singles] | None:
+        """Return the ends of the intervals that the codes of a range stand for."""
+        ends = np.empty((2, stop - start), np.float32)
+        begin = start
+        for box in boxes(start, stop, self.columns, self.piece):
+            found = self.interval_box(reader, box)
+            if found is None:
+                return None
+            stretch = slice(start - begin, start - begin + math.prod(box.shape))
+            for whole, part in zip(ends, found, strict=True):
+                whole[stretch].reshape(box.shape)[...] = part
+            start += math.prod(box.shape)
+        return ends[0], ends[1]
+
     def transposed(self) -> Decoder:
         """Return the decoder of the transposed values."""
         return transposed(self, 1)
@@ -137,16 +160,31 @@ class Transposed(BoxDecoder):
 
     piece = _WIDE_PIECE
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def _stored_boxes(self, box: Box) -> Iterator[tuple[slice, Box]]:
+        """Yield which rows of a box are columns of which stored box."""
         top = box.top
         while top < box.bottom:
             matrix, left = divmod(top, self.height)
             right = min(left + box.bottom - top, self.height)
             first = matrix * self.columns  # of the rows of a stored matrix
-            values = np.empty((box.shape[1], right - left), np.float32)
-            self.inner.fill(reader, Box(first + box.left, first + box.right, left, right), values)
-            out[top - box.top : top - box.top + right - left] = values.T
+            rows = slice(top - box.top, top - box.top + right - left)
+            yield rows, Box(first + box.left, first + box.right, left, right)
             top += right - left
+
+    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+        for rows, stored in self._stored_boxes(box):
+            values = np.empty(stored.shape, np.float32)
+            self.inner.fill(reader, stored, values)
+            out[rows] = values.T
+
+    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+        low, high = np.empty(box.shape, np.float32), np.empty(box.shape, np.float32)
+        for rows, stored in self._stored_boxes(box):
+            found = self.inner.interval_box(reader, stored)
+            if found is None:
+                return None
+            low[rows], high[rows] = (end.T for end in found)
+        return low, high
 
     def transposed(self) -> Decoder:
         return self.inner if self.height == self.rows else transposed(self, 1)

@@ -6,6 +6,7 @@ points one for each block of values, over which `Blocks` and `Indexed` spread th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -14,8 +15,9 @@ import numpy.typing as npt
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.kernels.elements import float8_table
 from megasim.kernels.state import Singles
-from megasim.representation.boxes import Box, BoxDecoder, as_singles, read_box
+from megasim.representation.boxes import Box, BoxDecoder, Interval, as_singles, read_box
 
 # The value of each code of a 4-bit float of two exponent bits and one of mantissa (OCP MX, 2023).
 E2M1: Final = tuple(
@@ -145,6 +147,11 @@ class Rescaled:
         return np.divide(scales, factor) if self.divided else np.multiply(scales, factor)
 
 
+def _dtype_of(grid: Numbers | Packed | Shifted | Rescaled) -> str:
+    inner = grid.grid if isinstance(grid, Rescaled) else grid
+    return inner.dtype if isinstance(inner, Numbers) else ""
+
+
 @dataclass(frozen=True)
 class Same:
     """One number for all values."""
@@ -171,6 +178,11 @@ class Blocks:
     columns: int
     height: int
     block: tuple[int, int]
+
+    @property
+    def dtype(self) -> str:
+        """Of the numbers, where they are stored as they are."""
+        return _dtype_of(self.grid)
 
     def over(self, reader: TensorReader, box: Box) -> AnyArray:
         tall, wide = self.block
@@ -205,6 +217,11 @@ class Indexed:
     axis: int
     groups: int
 
+    @property
+    def dtype(self) -> str:
+        """Of the numbers, where they are stored as they are."""
+        return _dtype_of(self.grid)
+
     def over(self, reader: TensorReader, box: Box) -> AnyArray:
         start, stop = (box.top, box.bottom) if self.axis == 0 else (box.left, box.right)
         index = reader.read(self.index, start, stop)
@@ -214,6 +231,46 @@ class Indexed:
             found = self.grid.read(reader, Box(box.top, box.bottom, 0, self.groups))
         chosen: AnyArray = found.take(index, self.axis)
         return chosen
+
+
+def edges_of(levels: Sequence[float], beyond: float = 0.0) -> tuple[Singles, Singles]:
+    """Return where the numbers that are rounded to each of some levels begin, and where they end.
+
+    Args:
+        levels: in any order; a level that stands twice, as 0 and −0, has one interval.
+        beyond: how far the intervals of the smallest and the largest level reach beyond these.
+
+    >>> [ends.tolist() for ends in edges_of([1.0, 0.0, 4.0], 0.5)]
+    [[0.5, -0.5, 2.5], [2.5, 0.5, 4.5]]
+    """
+    given = np.array(levels, np.float32)
+    known = np.unique(given[np.isfinite(given)])
+    middles = (known[1:] + known[:-1]) / 2
+    low = np.concatenate([[known[0] - beyond], middles]).astype(np.float32)
+    high = np.concatenate([middles, [known[-1] + beyond]]).astype(np.float32)
+    place = np.searchsorted(known, np.where(np.isfinite(given), given, known[0]))
+    return low[place], high[place]
+
+
+def scaled_interval(low: AnyArray, high: AnyArray, scales: AnyArray, slack: float) -> Interval:
+    """Return intervals of codes times their scales, wider by `slack` of their far ends.
+
+    Scales may be negative.
+    """
+    first, second = low * scales, high * scales
+    size = np.maximum(np.abs(first), np.abs(second)) * np.float32(slack)
+    return np.minimum(first, second) - size, np.maximum(first, second) + size
+
+
+# How much a stored scale may be off from that by which the codes were made, as a part of it: what
+# rounding it to its dtype took away.
+_ROUNDED: Final = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+_ARITHMETIC: Final = 2.0**-20
+
+
+def slack_of(dtype: str) -> float:
+    """Return how much scales of a dtype may be off from those that made the codes."""
+    return _ROUNDED.get(dtype, 0.0) + _ARITHMETIC
 
 
 @dataclass(frozen=True)
@@ -230,6 +287,30 @@ class Affine(BoxDecoder):
             out -= self.zeros.over(reader, box)
         out *= self.scales.over(reader, box)
 
+    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+        dtype = self.codes.dtype if isinstance(self.codes, Numbers) else ""
+        low, high = self._code_interval(reader, box, dtype)
+        if self.zeros is not None:
+            zeros = self.zeros.over(reader, box)
+            low, high = low - zeros, high - zeros
+        scales = self.scales.over(reader, box)
+        return scaled_interval(low, high, scales, slack_of(self.scales.dtype))
+
+    def _code_interval(self, reader: TensorReader, box: Box, dtype: str) -> Interval:
+        """Return what is rounded to each code of a box, before zero points and scales."""
+        if not dtype.startswith("float8"):
+            codes = self.codes.read(reader, box).astype(np.float32)
+            return codes - np.float32(0.5), codes + np.float32(0.5)
+        assert isinstance(self.codes, Numbers)
+        table = float8_table(dtype)
+        largest = np.sort(table[np.isfinite(table)])[-2:]
+        # a power of two as scale is rounded down, and what is beyond the largest code cut off
+        beyond = largest[1] * (1 / 7 if self.scales.dtype == "float8_e8m0fnu" else 0)
+        beyond = max(float(beyond), float(largest[1] - largest[0]) / 2)
+        low, high = edges_of(table.tolist(), beyond)
+        raw = read_box(reader, self.codes.ref, self.codes.columns, box)
+        return low[raw], high[raw]
+
 
 @dataclass(frozen=True)
 class Levels(BoxDecoder):
@@ -243,3 +324,11 @@ class Levels(BoxDecoder):
         table = np.array(self.levels, np.float32)
         np.take(table, self.codes.read(reader, box), out=out, mode="clip")
         out *= self.scales.over(reader, box)
+
+    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+        # with a power of two as scale, which is rounded down, up to 8 is cut off to 6
+        is_power = self.scales.dtype == "float8_e8m0fnu"
+        low, high = edges_of(self.levels, 2.0 if is_power else 1.0)
+        codes = self.codes.read(reader, box)
+        scales = self.scales.over(reader, box)
+        return scaled_interval(low[codes], high[codes], scales, slack_of(self.scales.dtype))

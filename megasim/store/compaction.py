@@ -33,6 +33,7 @@ COPIED_BY = {
     "tensor_distance": "copy_pairs_of_contents",
     "tensor_linf": "copy_pairs_of_contents",
     "tensor_cossim": "copy_pairs_of_contents",
+    "tensor_rounding": "copy_pairs_of_contents",
     "model_pair": "copy_pairs_of_models",
     "rename": "copy_pairs_of_models",
     "renamed_key": "copy_pairs_of_models",

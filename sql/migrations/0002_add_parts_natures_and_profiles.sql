@@ -129,3 +129,13 @@ end;
 -- What was saved of a content and of a model, in a few bytes, to see whether it was altered since.
 alter table tensor add column digest varchar;
 alter table model add column contents_digest varchar;
+
+-- How the values of a plain content lie to the codes of a quantised one.
+create table tensor_rounding (
+    tensor_a       integer not null,
+    tensor_b       integer not null,
+    measured       bigint  not null,
+    within         bigint  not null,
+    excess         double  not null,
+    metric_version integer not null
+);

@@ -208,7 +208,8 @@ def write_gptq(package: Path) -> None:
         linear.weight.data = weights(outputs, inputs).half()
         grouped = linear.weight.data.float().reshape(outputs, -1, group)
         low, high = grouped.amin(-1), grouped.amax(-1)
-        scales = ((high - low) / (2**bits - 1)).half()
+        # room for one code more: AutoGPTQ packs one too large over its neighbour
+        scales = ((high - low) / (2**bits - 2)).half()
         # a zero point of 0 would be stored as −1, which AutoGPTQ packs over its neighbours
         zeros = torch.round(-low / scales.float()).clamp(1, 2**bits - 1)
         layer = module.QuantLinear(bits, group, inputs, outputs, False)
