@@ -87,6 +87,23 @@ from layer
 group by model_a, model_b, component
 order by model_a, model_b, component;
 
+-- name: changed_angles
+-- The changed matrices of a pair: their norms, and the cosine between the two.
+select
+    l.canonical_key, ta.l2, tb.l2,
+    (ta.l2 * ta.l2 + tb.l2 * tb.l2 - l.l2 * l.l2) / (2 * ta.l2 * tb.l2) as cosine
+from layer_rows l
+join model_tensor a on a.model_id = l.model_a and a.key = l.key_a
+join model_tensor b on b.model_id = l.model_b and b.key = l.key_b
+join tensor ta on ta.id = a.tensor_id
+join tensor tb on tb.id = b.tensor_id
+where l.model_a = $model_a and l.model_b = $model_b
+    and l.status = 'changed'
+    and is_measured(l.nature)
+    and len(a.shape) >= 2
+    and ta.l2 > 0 and tb.l2 > 0 and l.l2 is not null
+order by l.canonical_key;
+
 -- name: pair_renames
 -- The renames that were found between the keys of one pair, and what speaks for them.
 select prefix_a, prefix_b, keys, support

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from megasim.findings.containment import held_alone
 from megasim.findings.pair_comparison import LEAST_COSINE, PairComparison, Relation
 from megasim.findings.roundings import PairRounding
 from megasim.wording.sentences import counted, four_digits, joined
 from megasim.words import RelationKind
+
+# Matrices that are so many times as large as others, in a direction of at least this cosine, are
+# these by another scale: training does neither. So large a part of the changed ones must be.
+_OFF: Final = 3.0
+_ONE_DIRECTION: Final = 0.95
+_MOST: Final = 0.8
 
 
 def quantised(pair: PairComparison) -> Relation | None:
@@ -19,6 +27,34 @@ def quantised(pair: PairComparison) -> Relation | None:
     text += f"{counted(rounding.rounded_keys, 'key')} lies within half a step of its block"
     text += held_alone(pair)
     return pair.relation(RelationKind.QUANTISED, model, other, text)
+
+
+def scales_lost(pair: PairComparison) -> Relation | None:
+    """Return the relation when the matrices of one are those of the other times large factors.
+
+    So codes look whose scales were lost, or were not applied, on the way.
+    """
+    if not any(max(of_a, of_b) > _OFF**2 * min(of_a, of_b) for of_a, of_b in _norms(pair)):
+        return None
+    low, high = sorted((pair.a, pair.b))
+    rows = pair.kinship.reader.store.rows("changed_angles", model_a=low, model_b=high)
+    factors = [b / a for _, a, b, cosine in rows if cosine >= _ONE_DIRECTION]
+    off = [f for f in factors if not 1 / _OFF <= f <= _OFF]
+    if len(off) < 2 or len(off) < _MOST * len(rows) or len({f > 1 for f in off}) > 1:
+        return None
+    model = high if off[0] > 1 else low
+    sizes = sorted(max(f, 1 / f) for f in off)
+    text = f"{pair.name(model)} holds weights of {pair.name(pair.opposite(model))} without their "
+    text += f"scales: {counted(len(off), 'key')} of {len(rows):,} that changed are "
+    text += f"{four_digits(sizes[0])} to {four_digits(sizes[-1])} times as large, in the same "
+    text += f"direction{held_alone(pair)}"
+    return pair.relation(RelationKind.SCALES_LOST, model, pair.opposite(model), text)
+
+
+def _norms(pair: PairComparison) -> list[tuple[float, float]]:
+    """Return the squared norms of what differs in the two models, by component."""
+    low, high = sorted((pair.a, pair.b))
+    return [both for (a, b, _), both in pair.norms.items() if (a, b) == (low, high)]
 
 
 def quantised_and_changed(pair: PairComparison) -> Relation | None:
@@ -44,10 +80,8 @@ def _share(rounding: PairRounding) -> str:
     beyond = rounding.measured - rounding.within
     if not beyond:
         return "all of the quantised values lie within half a step"
-    share = (
-        f"{100 * beyond / rounding.measured:.2g} % of the values lie more than half a step off, "
-    )
-    return share + f"the farthest {four_digits(rounding.excess)} steps beyond"
+    share = f"{four_digits(100 * beyond / rounding.measured)} % of the values lie more than half a "
+    return share + f"step off, the farthest {four_digits(rounding.excess)} steps beyond"
 
 
 def _ends(pair: PairComparison, rounding: PairRounding) -> tuple[int, int, str]:

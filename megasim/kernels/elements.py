@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from megasim.checkpoint.dtypes import AnyArray
-from megasim.kernels.loops import bfloat16_to_single, half_to_single
+from megasim.kernels.loops import bfloat16_to_single, half_to_single, look_up
 from megasim.kernels.state import Doubles, Singles
 
 # (exponent bits, mantissa bits, bias, has infinities, has −0) of the float8 formats: OCP 8-bit
@@ -73,7 +73,7 @@ def to_single(raw: AnyArray, dtype: str, out: Singles) -> None:
     elif dtype == "bfloat16":
         bfloat16_to_single(raw, out)
     else:
-        np.take(float8_table(dtype), raw, out=out[: len(raw)], mode="clip")
+        look_up(raw, float8_table(dtype), out)
 
 
 def to_double(raw: AnyArray, dtype: str, out: Doubles) -> None:

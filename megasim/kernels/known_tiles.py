@@ -227,3 +227,14 @@ def tally_key() -> tuple[Any, ...]:
         *(rows, first, place, name, codes, finite, measured),
         *(_sketches(), np.full(4, 0.5), *sums, np.zeros((2, 6, len(COUNTED)), np.int32)),
     )
+
+
+def look_up() -> tuple[Any, ...]:
+    codes = (np.arange(_SIZE) * 7 % 256).astype(np.uint8)
+    return codes, np.arange(256, dtype=np.float32) - 128, np.zeros(_SIZE, np.float32)
+
+
+def look_up_pairs() -> tuple[Any, ...]:
+    codes = (np.arange(_SIZE) * 7 % 256).astype(np.uint8)
+    table = np.arange(256, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return codes, table, np.zeros(_SIZE, np.uint64)

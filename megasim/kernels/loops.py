@@ -54,3 +54,8 @@ decode_q4_0 = Loop("block_loops", "decode_q4_0", KnownTile(known.decode_q4_0, "b
 decode_q4_k = Loop("block_loops", "decode_q4_k", KnownTile(known.decode_q4_k, "6960dd7bfccc9d3d"))
 decode_q5_k = Loop("block_loops", "decode_q5_k", KnownTile(known.decode_q5_k, "9f3c1254ecc59742"))
 decode_q6_k = Loop("block_loops", "decode_q6_k", KnownTile(known.decode_q6_k, "bdd53438d4b5209c"))
+# Of `lookup_loops`: codes of few bits as the numbers that they stand for.
+look_up = Loop("lookup_loops", "look_up", KnownTile(known.look_up, "c60f1951fcee21f8"))
+look_up_pairs = Loop(
+    "lookup_loops", "look_up_pairs", KnownTile(known.look_up_pairs, "edb5a801c3d146aa")
+)

@@ -62,6 +62,7 @@ _KIND_WORDS = {
     RelationKind.RESCALED: "are another adapter with another alpha",
     RelationKind.WIDENED: "are another widened with zeros",
     RelationKind.ALL_BUT_FEW: "differ from another in a few keys",
+    RelationKind.SCALES_LOST: "are another without its scales",
     RelationKind.QUANTISED_AND_CHANGED: "are another quantised, and changed beyond rounding",
     RelationKind.VAE_REPLACED: "have another VAE put in",
     RelationKind.TEXT_ENCODER_REPLACED: "have another text encoder put in",

@@ -19,6 +19,7 @@ import numpy as np
 from megasim.checkpoint.dtypes import AnyArray
 from megasim.checkpoint.strict_json import JSON, parse_json
 from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.kernels.loops import look_up_pairs
 from megasim.kernels.state import Singles
 from megasim.representation.boxes import Box, BoxDecoder, Interval, as_singles
 from megasim.representation.grids import Blocks, Numbers, edges_of, scaled_interval, slack_of
@@ -76,11 +77,20 @@ class FourBits(BoxDecoder):
 
     def _range(self, reader: TensorReader, start: int, stop: int, values: AnyArray) -> None:
         """Fill (stop - start,) values, as they follow each other."""
-        codes = self._codes(reader, start, stop)
-        np.take(reader.read(self.levels), codes, out=values, mode="clip")
+        levels = reader.read(self.levels)
+        if start % 2 or stop % 2 or values.ctypes.data % 8:
+            np.take(levels, self._codes(reader, start, stop), out=values, mode="clip")
+        else:
+            # of each byte the number of its higher half, then of its lower half
+            both = np.stack([np.repeat(levels, 16), np.tile(levels, 16)], axis=1)
+            data = reader.read(self.codes, start // 2, stop // 2)
+            look_up_pairs(data, both.view(np.uint64).reshape(-1), values.view(np.uint64))
         first = start // self.block
         scales = self._absmax(reader, first, -(-stop // self.block))
-        values *= np.repeat(scales, self.block)[start - first * self.block :][: stop - start]
+        if start % self.block or stop % self.block:
+            values *= np.repeat(scales, self.block)[start - first * self.block :][: stop - start]
+        else:
+            values.reshape(-1, self.block)[...] *= scales[:, None]
 
     def _codes(self, reader: TensorReader, start: int, stop: int) -> AnyArray:
         """Return (stop - start,) codes, as they follow each other."""

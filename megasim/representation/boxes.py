@@ -211,6 +211,8 @@ def read_box(reader: TensorReader, ref: TensorRef, columns: int, box: Box) -> An
 
 def as_singles(raw: AnyArray, dtype: str) -> Singles:
     """Return stored numbers of any dtype as float32, of the shape of `raw`."""
+    if dtype == "float32":
+        return raw
     flat = np.ascontiguousarray(raw).reshape(-1)
     out = np.empty(len(flat), np.float32)
     if is_wide(dtype):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
-from megasim.kernels.elements import float8_table
+from megasim.kernels.elements import float8_table, to_single
 from megasim.kernels.state import Singles
 from megasim.representation.boxes import Box, BoxDecoder, Interval, as_singles, read_box
 
@@ -282,7 +282,11 @@ class Affine(BoxDecoder):
     zeros: Same | Blocks | Indexed | None = None
 
     def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
-        out[...] = self.codes.read(reader, box)
+        if isinstance(self.codes, Numbers) and self.codes.dtype.startswith("float8"):
+            raw = read_box(reader, self.codes.ref, self.codes.columns, box)
+            to_single(raw.reshape(-1), self.codes.dtype, out.reshape(-1))
+        else:
+            out[...] = self.codes.read(reader, box)
         if self.zeros is not None:
             out -= self.zeros.over(reader, box)
         out *= self.scales.over(reader, box)

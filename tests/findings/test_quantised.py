@@ -94,6 +94,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         "fp8": fp8_scaled(base),
         "cast8": fp8_cast(base),
         "int4": packed_int4(base),
+        "codes": {k: v for k, v in fp8_scaled(base).items() if not k.endswith("_scale")},
+        "codes16": {
+            k: v.bfloat16() if is_projection(k) else v
+            for k, v in fp8_scaled(base).items()
+            if not k.endswith("_scale")
+        },
         "int4-of-tuned": packed_int4(tuned(base, 0.003, 1)),
     }
     with megasim.open_store(folder / "s.duckdb") as opened:
@@ -139,6 +145,16 @@ def test_each_is_of_its_own_original(store: Workspace) -> None:
     assert relation.kind == "quantised"
     (relation,) = relations(store, "int4-of-tuned", "base")
     assert relation.kind == "quantised_and_changed"
+
+
+@pytest.mark.parametrize("name", ["codes", "codes16"])
+@pytest.mark.parametrize("other", ["base", "tuned", "fp8"])
+def test_lost_scales_are_said(store: Workspace, name: str, other: str) -> None:
+    (relation,) = relations(store, other, name)
+    assert relation.kind == "scales_lost"
+    assert (relation.model, relation.other) == (name, other)
+    assert f"{name} holds weights of {other} without their scales: 8 keys of" in relation.text
+    assert "times as large, in the same direction" in relation.text
 
 
 def test_copies_hang_on_their_original(store: Workspace) -> None:
