@@ -58,7 +58,8 @@ def compute_shard(
     """Compute the distances that the store lacks under the keys of a shard.
 
     They come into the tables `shard_distance`, `shard_linf`, `shard_cossim` and `shard_rounding`
-    of the connection, which is kept; the store itself is only read. See `compare_models` for the arguments.
+    of the connection, which is kept; the store itself is only read. See `compare_models` for the
+    arguments.
 
     Returns:
         What was done; `pairs_done` stays 0, as pairs are known once all shards are together.

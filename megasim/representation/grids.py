@@ -233,12 +233,16 @@ class Indexed:
         return chosen
 
 
-def edges_of(levels: Sequence[float], beyond: float = 0.0) -> tuple[Singles, Singles]:
+def edges_of(
+    levels: Sequence[float], beyond: float = 0.0, *, even: bool = False
+) -> tuple[Singles, Singles]:
     """Return where the numbers that are rounded to each of some levels begin, and where they end.
 
     Args:
         levels: in any order; a level that stands twice, as 0 and −0, has one interval.
         beyond: how far the intervals of the smallest and the largest level reach beyond these.
+        even: whether what lies in the middle of two levels goes to the one of even place, as in
+            tables of floats by their bits; else it may go to either.
 
     >>> [ends.tolist() for ends in edges_of([1.0, 0.0, 4.0], 0.5)]
     [[0.5, -0.5, 2.5], [2.5, 0.5, 4.5]]
@@ -249,6 +253,13 @@ def edges_of(levels: Sequence[float], beyond: float = 0.0) -> tuple[Singles, Sin
     low = np.concatenate([[known[0] - beyond], middles]).astype(np.float32)
     high = np.concatenate([middles, [known[-1] + beyond]]).astype(np.float32)
     place = np.searchsorted(known, np.where(np.isfinite(given), given, known[0]))
+    if even:
+        odd = np.arange(len(given)) % 2 == 1
+        up, down = np.float32(np.inf), np.float32(-np.inf)
+        return (
+            np.where(odd, np.nextafter(low[place], up), low[place]),
+            np.where(odd, np.nextafter(high[place], down), high[place]),
+        )
     return low[place], high[place]
 
 
@@ -270,6 +281,8 @@ _ARITHMETIC: Final = 2.0**-20
 
 def slack_of(dtype: str) -> float:
     """Return how much scales of a dtype may be off from those that made the codes."""
+    if dtype == "float8_e8m0fnu":
+        return 0.0  # powers of two: products are exact
     return _ROUNDED.get(dtype, 0.0) + _ARITHMETIC
 
 
@@ -311,7 +324,7 @@ class Affine(BoxDecoder):
         # a power of two as scale is rounded down, and what is beyond the largest code cut off
         beyond = largest[1] * (1 / 7 if self.scales.dtype == "float8_e8m0fnu" else 0)
         beyond = max(float(beyond), float(largest[1] - largest[0]) / 2)
-        low, high = edges_of(table.tolist(), beyond)
+        low, high = edges_of(table.tolist(), beyond, even=True)
         raw = read_box(reader, self.codes.ref, self.codes.columns, box)
         return low[raw], high[raw]
 
@@ -332,7 +345,7 @@ class Levels(BoxDecoder):
     def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
         # with a power of two as scale, which is rounded down, up to 8 is cut off to 6
         is_power = self.scales.dtype == "float8_e8m0fnu"
-        low, high = edges_of(self.levels, 2.0 if is_power else 1.0)
+        low, high = edges_of(self.levels, 2.0 if is_power else 1.0, even=True)
         codes = self.codes.read(reader, box)
         scales = self.scales.over(reader, box)
         return scaled_interval(low[codes], high[codes], scales, slack_of(self.scales.dtype))

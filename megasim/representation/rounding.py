@@ -22,6 +22,7 @@ from megasim.representation.grids import edges_of
 _PIECE: Final = 1 << 18
 # When so many values were looked at, and more than this part of them lies beyond, the others will
 # not make it a quantised copy.
+_MOST_STEPS: Final = 1e6
 _ENOUGH: Final = 1 << 21
 _BEYOND: Final = 0.02
 
@@ -71,11 +72,12 @@ def measure_rounding(reader: TensorReader, coded: TensorRef, plain: TensorRef) -
             return None
         low, high = ends
         values = as_singles(reader.read(plain, start, stop), plain.dtype)
-        step = np.maximum(high - low, np.float32(1e-38))
+        step = np.maximum(high - low, np.float32(1e-30))
         for i, cast in enumerate(casts):
             beyond = np.maximum(low - _cast(values, cast), _cast(values, cast) - high)
             within[i] += int((beyond <= 0).sum())
-            excess[i] = max(excess[i], float(np.max(beyond / step, initial=0.0)))
+            steps = min(float(np.max(beyond / step, initial=0.0)), _MOST_STEPS)
+            excess[i] = max(excess[i], steps)
         measured = stop
         if measured >= _ENOUGH and within.max() < (1 - _BEYOND) * measured:
             break
@@ -102,7 +104,7 @@ def _intervals(
     if ref.decoder is not None:
         return ref.decoder.intervals(reader, start, stop)
     if ref.dtype.startswith("float8") and not ref.parts:
-        low, high = edges_of(float8_table(ref.dtype).tolist())
+        low, high = edges_of(float8_table(ref.dtype).tolist(), even=True)
         codes = reader.read(ref, start, stop)
         return low[codes], high[codes]
     if not ref.parts:
