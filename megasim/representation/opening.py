@@ -24,12 +24,14 @@ from megasim.representation.logical import Represented, Scheme, StoredTensors, l
 from megasim.representation.packed_integers import packed_rows, transposed_groups
 from megasim.representation.scaled import scaled_codes
 from megasim.representation.torchao import flattened_subclasses
+from megasim.representation.undecoded import undecoded
 from megasim.words import Unread
 
 # All representations that are decoded, or named where they cannot be. The first that finds a
 # tensor has it.
 SCHEMES: Final[tuple[Scheme, ...]] = (
     gguf_blocks,
+    undecoded,
     four_bits,
     int8_rows,
     packed_floats,

@@ -146,3 +146,35 @@ def test_a_key_that_is_there_twice_is_not_decoded(tmp_path: Path) -> None:
     opened = open_model(path)
     assert opened.tensors["a.weight"].decoder is None
     assert "a.weight_packed" in opened.tensors
+
+
+UNDECODED = [
+    (
+        {"qweight": torch.int8, "wscales": torch.float16, "smooth_factor": torch.float16},
+        "SVDQuant, packed for tensor cores: not decoded",
+    ),
+    (
+        {"q_weight": torch.int32, "q_scale": torch.int32, "q_scale_max": torch.float16}
+        | {"q_groups": torch.int16},
+        "EXL2: not decoded",
+    ),
+    ({"W_q": torch.uint8, "scale": torch.float16, "zero": torch.float16}, "HQQ: not decoded"),
+    (
+        {"codes": torch.int16, "codebooks": torch.float16, "scales": torch.float16},
+        "AQLM, codes of learned vectors: not decoded",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "words"), UNDECODED)
+def test_what_is_known_and_not_decoded_is_named(
+    parts: dict[str, torch.dtype], words: str, tmp_path: Path
+) -> None:
+    tensors = {f"a.{name}": torch.ones(8, 8, dtype=dtype) for name, dtype in parts.items()}
+    assert problem_of(tmp_path, tensors, "a.weight") == words
+
+
+def test_names_alone_make_no_scheme(tmp_path: Path) -> None:
+    """A projection that is called W_q is a weight."""
+    path = write_model(tmp_path / "m.safetensors", {"attn.W_q": torch.ones(8, 8)})
+    assert open_model(path).tensors.keys() == {"attn.W_q"}
