@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ _ANGLES = np.arange(24) * 2 * np.pi / 24
 _GAP = 1.5  # between two labels
 _CROSSING = 25.0  # what a line under a label costs, as distance from the point
 _LEADER = 60.0  # what a leader over a label costs
+_TANGLED = 240.0  # the same where a label is placed again
+_ROUNDS = 4  # in which labels that a leader runs through are placed again
 _AWAY = 5.0  # what it costs to stand on the side where other points are
 _CROWD = 6  # neighbours that make that side
 _WEIGHED = 60  # free places, the nearest ones, whose crossings are counted
@@ -38,6 +40,8 @@ def place_labels(
     taken: Sequence[tuple[float, float, float, float]] = (),
     farthest: float = np.inf,
     marker: float = 4.0,
+    near: float = 0.0,
+    untangled: bool = False,
 ) -> list[Place | None]:
     """Return a place for a label beside each point, in the points' order.
 
@@ -54,43 +58,86 @@ def place_labels(
         taken: rectangles (left, bottom, right, top) that labels keep off.
         farthest: from its point that a label may stand.
         marker: radius of what is drawn at a point.
+        near: distance from its point up to which a label needs no leader.
+        untangled: leave out labels rather than let a leader run through one.
 
     >>> place_labels(np.array([[50.0, 50.0]]), np.array([[20.0, 8.0]]), (0, 0, 100, 100))[0].y
     50.0
     """
-    found: list[Place | None] = [None] * len(points)
     segments = np.empty((0, 4)) if lines is None else lines
     markers = np.hstack([points - marker, points + marker])
-    labels = list(taken)
-    leaders: list[tuple[float, float, float, float]] = []
     outward, order = _outward(points)
-    for i in order:
+    found: dict[int, _Spot] = {}
+
+    def spot(i: int, others: Sequence[_Spot], leader_cost: float) -> _Spot | None:
+        """Return the cheapest free place of a label, among others that stand already."""
         centres, cost = _candidates(points[i], outward[i], sizes[i], marker)
         cost = np.where(cost[:, 1] <= farthest, cost[:, 0], np.inf)
         half = sizes[i] / 2 + _GAP / 2
         rectangles = np.hstack([centres - half, centres + half])
         inside = (rectangles[:, :2] >= box[:2]).all(axis=1) & (rectangles[:, 2:] <= box[2:]).all(1)
         free = inside & ~_overlap(rectangles, markers).any(axis=1)
-        if labels:
-            free &= ~_overlap(rectangles, np.array(labels)).any(axis=1)
+        labels = np.array([*taken, *(other.rectangle for other in others)]).reshape(-1, 4)
+        free &= ~_overlap(rectangles, labels).any(axis=1)
         chosen = np.flatnonzero(free & np.isfinite(cost))
         if not len(chosen):
-            continue
+            return None
         chosen = chosen[np.argsort(cost[chosen], kind="stable")][:_WEIGHED]
         spots, total = rectangles[chosen], cost[chosen]
         total = total + _CROSSING * _crosses(spots, segments).sum(axis=1)
-        if labels:
-            own = np.hstack([np.broadcast_to(points[i], (len(chosen), 2)), centres[chosen]])
-            total = total + _LEADER * _crosses(np.array(labels), own).sum(axis=0)
-        if leaders:
-            total = total + _LEADER * _crosses(spots, np.array(leaders)).sum(axis=1)
+        own = np.hstack([np.broadcast_to(points[i], (len(chosen), 2)), centres[chosen]])
+        total = total + leader_cost * _crosses(labels, own).sum(axis=0)
+        leaders = np.array([other.leader for other in others]).reshape(-1, 4)
+        total = total + leader_cost * _crosses(spots, leaders).sum(axis=1)
         best = chosen[int(np.argmin(total))]
         x, y = centres[best].tolist()
         gap = float(np.hypot(*np.maximum(np.abs(points[i] - centres[best]) - sizes[i] / 2, 0.0)))
-        found[i] = Place(x, y, gap)
-        labels.append(tuple(rectangles[best].tolist()))
-        leaders.append((*points[i].tolist(), x, y))
-    return found
+        return _Spot(
+            Place(x, y, gap), tuple(rectangles[best].tolist()), (*points[i].tolist(), x, y)
+        )
+
+    for i in order:
+        best = spot(i, list(found.values()), _LEADER)
+        if best is not None:
+            found[i] = best
+    # a label that was placed early knew nothing of those after it
+    for _ in range(_ROUNDS):
+        tangled = [i for i in order if i in found and _tangles(i, found, near)]
+        for i in tangled:
+            others = [other for j, other in found.items() if j != i]
+            best = spot(i, others, _TANGLED)
+            if best is not None:
+                found[i] = best
+        if not tangled:
+            break
+    while untangled:
+        worst = max(found, key=lambda i: (_tangles(i, found, near), i), default=None)
+        if worst is None or not _tangles(worst, found, near):
+            break
+        del found[worst]
+    return [found[i].place if i in found else None for i in range(len(points))]
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """A label that stands: its place, its rectangle, and the line from its point to its centre."""
+
+    place: Place
+    rectangle: tuple[float, ...]
+    leader: tuple[float, ...]
+
+
+def _tangles(i: int, found: Mapping[int, _Spot], near: float) -> int:
+    """Return how often the leader of a label runs through others, or theirs through it."""
+    others = [other for j, other in found.items() if j != i]
+    led = [other.leader for other in others if other.place.distance > near]
+    count = 0
+    if led:
+        count += int(_crosses(np.array([found[i].rectangle]), np.array(led)).sum())
+    if others and found[i].place.distance > near:
+        labels = np.array([other.rectangle for other in others])
+        count += int(_crosses(labels, np.array([found[i].leader])).sum())
+    return count
 
 
 def _outward(points: Floats) -> tuple[Floats, list[int]]:

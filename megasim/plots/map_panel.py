@@ -30,6 +30,7 @@ TABLE = 16  # steps up to which length and turn are printed
 PLAIN = "#7c7b78"  # of points where no third axis colours them: the middle of cividis
 _SHORTEST = 52  # typographic points of a step that has room for its length
 _FARTHEST = 330.0  # typographic points of a label from its point
+_LEADER = 8.0  # the same from which a line leads to it
 _NEARBY = 30.0  # the same where labels may be left out
 _ZOOM_LENGTH = 0.35  # share of the map's width below which enlarging half the models is worth it
 _ZOOM_LEAST = 8  # models
@@ -220,6 +221,8 @@ def _draw_labels(
         taken=hidden,
         marker=marker,
         farthest=(_NEARBY if art.alone else _FARTHEST) * k,
+        near=_LEADER * k,
+        untangled=art.alone,
     )
     leaders, taken = [], [*hidden, *(_square(x, y, marker) for x, y in at[labelled].tolist())]
     for i, place, extent in zip(labelled.tolist(), places, extents, strict=True):
@@ -227,7 +230,7 @@ def _draw_labels(
             continue
         _write(axes, texts[i], place, size, font, art.theme.ink)
         taken.append(_rectangle(place, extent))
-        if place.distance > 8.0 * k:
+        if place.distance > _LEADER * k:
             leaders.append((at[i] / size, (place.x / size[0], place.y / size[1])))
     axes.add_collection(
         LineCollection(

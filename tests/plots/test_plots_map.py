@@ -74,6 +74,25 @@ def test_placed_labels_touch_no_label_no_point_and_no_edge(n: int, seed: int) ->
         assert not any(b[0] < x < b[2] and b[1] < y < b[3] for b in boxes)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 60), st.integers(0, 2**32 - 1))
+def test_no_leader_runs_through_a_label_where_labels_may_be_left_out(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(30, 370, size=(n, 2)) * rng.choice([1.0, 0.2])
+    sizes = np.stack([rng.uniform(10, 60, n), np.full(n, 8.0)], axis=1)
+    placed = place_labels(points, sizes, (0, 0, 400, 400), near=8.0, untangled=True)
+    found = [(i, place) for i, place in enumerate(placed) if place is not None]
+    assert found
+    for i, place in found:
+        if place.distance <= 8.0:
+            continue
+        steps = np.linspace(points[i], (place.x, place.y), 200)
+        for j, other in found:
+            half = sizes[j] / 2
+            inside = (np.abs(steps - (other.x, other.y)) < half).all(axis=1)
+            assert i == j or not inside.any()
+
+
 def test_a_label_without_room_is_none_and_taken_places_are_kept_off() -> None:
     point, size = np.array([[5.0, 5.0]]), np.array([[20.0, 8.0]])
     assert place_labels(point, size, (0, 0, 10, 10)) == [None]
