@@ -47,6 +47,7 @@ COMMANDS = {
     "adapter": "adapters",
     "report": "findings",
     "sql": "store",
+    "identify": "exchange",
     "import": "exchange",
     "export": "exchange",
     "serve": "serve",

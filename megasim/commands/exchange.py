@@ -37,6 +37,65 @@ def import_command(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -
     return show_failures(result.failed)
 
 
+@click.command("identify")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
+@click.option(
+    "--against",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="KNOWN.parquet",
+    help="Look the files up in this registry.",
+)
+@options.output(False, "Write a registry of these files, .parquet: names and hashes, no weights.")
+@options.workers
+@options.as_json
+def identify_command(
+    paths: tuple[Path, ...],
+    against: Path | None,
+    output: Path | None,
+    workers: int | None,
+    as_json: bool,
+) -> int:
+    """Print the hashes that catalogues know a file by, and say which known file it is.
+
+    SHA-256 of the file and its short form AutoV2; of a .safetensors file without its header, and
+    its short form AutoV3. A file is found by its bytes, by its tensors, in whatever container, or
+    by its bytes behind the header, which may name them otherwise. No store is needed.
+    """
+    from megasim.exchange.known_files import Match
+    from megasim.workspace.identification import identify
+
+    if output is not None:
+        options.check_ending(output, (".parquet",))
+    result = identify(
+        *paths, against=against, output=output, workers=workers, progress=ConsoleProgress()
+    )
+    if as_json:
+        show_json(result.to_json())
+        return show_failures(result.failed)
+    same = {
+        Match.FILE: "the same file as",
+        Match.TENSORS: "the same tensors as",
+        Match.DATA: "the same bytes, behind a header that may say other keys or dtypes, as",
+    }
+    for found in result.files:
+        show(printable(found.file.path, 400))
+        if (hashes := found.file.hashes) is not None:
+            show(f"  sha256  {hashes.sha256}  AutoV2 {hashes.autov2}")
+            if hashes.data_sha256 is not None:
+                show(f"  data    {hashes.data_sha256}  AutoV3 {hashes.autov3}")
+        if found.file.tensors_digest is not None:
+            show(f"  tensors {found.file.tensors_digest}  {found.file.tensors:,} keys")
+        else:
+            show("  some of its tensors cannot be read: it is known by its bytes alone")
+        for name, how in found.matches:
+            show(f"  {same[how]} {printable(name)}")
+        if against is not None and not found.matches:
+            show(f"  not known to {printable(against)}")
+    if output is not None:
+        say(f"wrote {printable(output)}")
+    return show_failures(result.failed)
+
+
 @click.command("export")
 @click.argument(
     "folder", required=False, type=click.Path(file_okay=False, path_type=Path), metavar="[DIR]"
