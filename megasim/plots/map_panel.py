@@ -231,7 +231,7 @@ def _draw_labels(
         _write(axes, texts[i], place, size, font, art.theme.ink)
         taken.append(_rectangle(place, extent))
         if place.distance > _LEADER * k:
-            leaders.append((at[i] / size, (place.x / size[0], place.y / size[1])))
+            leaders.append((at[i] / size, _edge_of(place, extent, at[i]) / size))
     axes.add_collection(
         LineCollection(
             leaders,
@@ -300,6 +300,14 @@ def _write(
         va="center",
         zorder=6,
     )
+
+
+def _edge_of(place: Place, extent: Floats, point: Floats) -> Floats:
+    """Return where the line from a point to the centre of its label meets the label."""
+    centre = np.array([place.x, place.y])
+    away = point - centre
+    inside = (extent / 2 + 1.0) / np.maximum(np.abs(away), 1e-9)
+    return np.asarray(centre + min(float(inside.min()), 1.0) * away)
 
 
 def _square(x: float, y: float, half: float) -> Box:
