@@ -42,14 +42,30 @@ class GgufBlocks(BoxDecoder):
 
     def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
         """Fill `out` with the values of a box; whole blocks around it are decoded."""
+        raw, columns = self._blocks_around(reader, box)
+        out[...] = decode_blocks(raw, self.code)[:, columns]
+
+    def interval_box(self, reader: TensorReader, box: Box) -> tuple[Singles, Singles] | None:
+        """Return the ends of the intervals that are rounded to the codes of a box.
+
+        None for formats whose values do not lie on a grid, or are not rounded one by one.
+        """
+        grid = _GRIDS.get(self.code)
+        if grid is None:
+            return None
+        raw, columns = self._blocks_around(reader, box)
+        low, high = grid.intervals(raw, self.code)
+        return low[:, columns], high[:, columns]
+
+    def _blocks_around(self, reader: TensorReader, box: Box) -> tuple[npt.NDArray[np.uint8], slice]:
+        """Return the whole blocks around a box, and which of their elements it is."""
         kind = _kinds()[self.code]
         row_bytes = self.columns // kind.elements * kind.nbytes
         first, last = box.left // kind.elements, -(-box.right // kind.elements)
         part = Box(box.top, box.bottom, first * kind.nbytes, last * kind.nbytes)
         raw = read_box(reader, self.blocks, row_bytes, part)
-        values = decode_blocks(np.asarray(raw), self.code)
         begin = box.left - first * kind.elements
-        out[...] = values[:, begin : begin + box.right - box.left]
+        return np.asarray(raw), slice(begin, begin + box.right - box.left)
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,70 @@ def decode_blocks(raw: npt.NDArray[np.uint8], code: str) -> Singles:
     with np.errstate(all="ignore"):  # a scale may be NaN or infinite: so are its values then
         found: Singles = dequantize(raw, GGMLQuantizationType[code])
     return found
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The evenly spaced numbers that the values of a block are rounded to.
+
+    Attributes:
+        codes: the bytes of a block that hold codes, as ranges.
+        lowest, highest: the byte whose codes are all the first or the last.
+        steps: from the first to the last.
+        slack: how much the scale may be off from that by which the codes were made, as a part of
+            it: Q8_0 rounds it once the codes are made, the K types before.
+    """
+
+    codes: tuple[tuple[int, int], ...]
+    steps: int
+    slack: float = 2.0**-20
+    lowest: int = 0x00
+    highest: int = 0xFF
+
+    def intervals(self, raw: npt.NDArray[np.uint8], code: str) -> tuple[Singles, Singles]:
+        """Return the ends of the intervals of all elements of whole blocks.
+
+        The first and the last number of a grid also stand for all beyond them, which were cut off;
+        and a grid of no width for all.
+        """
+        values = decode_blocks(raw, code)
+        first, last = (decode_blocks(self._filled(raw, code, b), code) for b in self._ends)
+        step = np.abs(last - first) / np.float32(self.steps)
+        far = np.maximum(np.maximum(np.abs(first), np.abs(last)), np.abs(values))
+        reach = step / 2 + far * np.float32(self.slack)
+        below, above = np.minimum(first, last), np.maximum(first, last)
+        low = np.where(values - below < step / 4, -np.inf, values - reach)
+        high = np.where(above - values < step / 4, np.inf, values + reach)
+        flat = ~(step > 0)
+        return (
+            np.where(flat, -np.inf, low).astype(np.float32),
+            np.where(flat, np.inf, high).astype(np.float32),
+        )
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        return self.lowest, self.highest
+
+    def _filled(self, raw: npt.NDArray[np.uint8], code: str, byte: int) -> npt.NDArray[np.uint8]:
+        """Return the blocks with all codes the same."""
+        blocks = np.array(raw).reshape(-1, _kinds()[code].nbytes)
+        for begin, end in self.codes:
+            blocks[:, begin:end] = byte
+        return blocks.reshape(raw.shape)
+
+
+# What rounding to float16 takes away of a scale.
+_HALF: Final = 2.0**-10
+# Not Q4_0, Q4_1, Q5_0 and Q5_1: with an importance matrix, ggml makes their codes by one scale and
+# stores another, so that they need not be the nearest.
+_GRIDS: Final = {
+    "Q8_0": Grid(((2, 34),), 255, _HALF, 0x80, 0x7F),
+    "Q2_K": Grid(((16, 80),), 3),
+    "Q3_K": Grid(((0, 96),), 7),
+    "Q4_K": Grid(((16, 144),), 15),
+    "Q5_K": Grid(((16, 176),), 31),
+    "Q6_K": Grid(((0, 192),), 63),
+}
 
 
 @cache

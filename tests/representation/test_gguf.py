@@ -15,7 +15,8 @@ from megasim.checkpoint.limits import Limits
 from megasim.checkpoint.opening import open_stored
 from megasim.checkpoint.tensors import TensorReader
 from megasim.errors import CheckpointError
-from megasim.representation.gguf_blocks import _LOOPS, decode_blocks
+from megasim.representation.boxes import Box
+from megasim.representation.gguf_blocks import _GRIDS, _LOOPS, decode_blocks
 from megasim.representation.opening import open_model
 from megasim.workspace import Workspace, open_store
 from tests.models import write_model
@@ -193,6 +194,51 @@ def test_random_bytes_are_decoded_as_gguf_does(name: str) -> None:
     with np.errstate(all="ignore"):
         expected = gguf.quants.dequantize(raw, kind)
     np.testing.assert_array_equal(decode_blocks(raw, name), expected)
+
+
+def beyond(path: Path, state: dict[str, Array]) -> dict[str, float]:
+    """Return the share of values that lie outside of the intervals of their codes, by format."""
+    outside: dict[str, list[float]] = {}
+    opened = open_model(path)
+    with TensorReader() as reader:
+        for key, ref in opened.tensors.items():
+            if ref.decoder is None:
+                continue
+            rows, columns = ref.shape
+            found = ref.decoder.interval_box(reader, Box(0, rows, 0, columns))
+            assert found is not None
+            low, high = found
+            is_outside = (state[key] < low) | (state[key] > high)
+            outside.setdefault(ref.decoder.scheme, []).append(float(is_outside.mean()))
+    return {scheme: float(np.mean(shares)) for scheme, shares in outside.items()}
+
+
+def test_the_original_lies_within_the_intervals_of_the_codes(tmp_path: Path) -> None:
+    state = llama()
+    path = write_gguf(tmp_path / "m.gguf", converted(state), plain("Q8_0"))
+    assert beyond(path, state) == {"gguf Q8_0": 0}
+    random = np.random.default_rng(1)
+    for key, weight in state.items():
+        state[key] = weight + 0.003 * weight.std() * random.standard_normal(weight.shape)
+    assert beyond(path, state)["gguf Q8_0"] > 0.01
+
+
+def test_the_original_of_a_copy_by_ggml_lies_within_the_intervals(tmp_path: Path) -> None:
+    path, state = GOLDEN / "llama-q4_k_m.gguf", llama()
+    assert beyond(path, state) == {"gguf Q4_K": 0, "gguf Q6_K": 0}
+    random = np.random.default_rng(1)
+    for key, weight in state.items():
+        state[key] = weight + 0.003 * weight.std() * random.standard_normal(weight.shape)
+    shares = beyond(path, state)
+    assert shares["gguf Q4_K"] > 0.004 and shares["gguf Q6_K"] > 0.015
+
+
+@pytest.mark.parametrize("name", sorted(_GRIDS))
+def test_numbers_lie_within_the_intervals_of_what_ggml_makes_of_them(name: str) -> None:
+    """Those of `blocks.npz` were drawn by its seed."""
+    values = np.random.default_rng(0).standard_normal(BLOCKS[f"{name} values"].shape, np.float32)
+    low, high = _GRIDS[name].intervals(BLOCKS[name], name)
+    assert ((values >= low) & (values <= high)).all()
 
 
 # Files that are broken, or made to do harm
