@@ -123,6 +123,12 @@ def test_a_copy_is_nearer_to_its_original_than_a_fine_tune(
         assert order == ["original", "tuned", "unrelated"], name
     same = {f.verdict for f in workspace.pair_findings("original", "BF16")}
     assert same <= {"identical", "same_values"}
+    told = [relation.text for relation in workspace.findings().relations]
+    for name, scheme in (("Q8_0", "gguf Q8_0"), ("Q4_K", "gguf Q4_K and gguf Q6_K")):
+        assert any(text.startswith(f"{name} is original quantised to {scheme}:") for text in told)
+        assert any(
+            text.startswith(f"{name} is quantised to {scheme}, and changed") for text in told
+        )
     schemes = workspace.sql("select distinct representation from layers where model = 'Q8_0'")
     assert set(schemes["representation"]) == {"plain", "gguf Q8_0"}
 
