@@ -23,6 +23,7 @@ T = TypeVar("T")
 # Workers that a piece may end before it is set aside.
 _ATTEMPTS = 3
 _CONNECT_SECONDS = 20.0
+_START_SECONDS = 120.0
 _LOCAL = {
     # a scheduler sets a piece aside that has ended more than so many workers
     "distributed.scheduler.allowed-failures": _ATTEMPTS - 1,
@@ -87,6 +88,7 @@ def cluster_executor(address: str) -> Iterator[ClusterExecutor]:
             ) as started,
             distributed.Client(started, set_as_default=False) as client,
         ):
+            client.wait_for_workers(int(rest), timeout=_START_SECONDS)
             yield ClusterExecutor(client)
         return
     if "://" not in address:

@@ -136,7 +136,7 @@ def test_work_that_is_lost_leaves_its_pairs_open_and_no_others(
 def test_a_lost_scheduler_ends_the_job_and_the_next_one_goes_on(
     tmp_path: Path, models: Path, many_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(megasim.workspace.executors, "_CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(megasim.workspace.executors, "_CONNECT_SECONDS", 5.0)
     with (
         megasim.open_store(tmp_path / "s.duckdb") as store,
         megasim.open_store(tmp_path / "t.duckdb") as whole,
