@@ -40,3 +40,4 @@ def demo_command(output: Path) -> None:
     program = "megasim" if shutil.which("megasim") else sys.argv[0]
     db = printable(output / "demo.duckdb")
     say(f"Query it: {program} --db {db} sql --example closest_models")
+    say(f"Explore it in the browser: {program} --db {db} serve")

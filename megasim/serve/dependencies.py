@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 def _read_store(request: Request, response: Response) -> Iterator[Workspace]:
     service = service_of(request)
-    with service.reading() as workspace:
+    with service.reading_at() as (workspace, revision):
+        request.state.revision = revision
         accept = request.headers.get("accept", "")
-        etag = service.etag(workspace, request.scope["path"], request.url.query, accept)
+        etag = service.etag(workspace, revision, request.scope["path"], request.url.query, accept)
         if request.method in ("GET", "HEAD"):
             # weak in comparison: what lies between may have compressed the answer
             asked = request.headers.get("if-none-match", "").replace("W/", "")
@@ -35,6 +36,12 @@ ReadStore = Annotated[Workspace, Depends(_read_store)]
 def kept(request: Request, key: Hashable, compute: Callable[[], T]) -> T:
     """Return an answer, computed once for a state of the store. See `Service.kept`.
 
-    What it returns is shared by threads: it must not be changed.
+    It belongs in a request that has a `ReadStore`, which `compute` reads. What it returns is shared
+    by threads: it must not be changed. Where it is of an earlier state, because a job is saving,
+    the response gets no ETag, and a page says so.
     """
-    return service_of(request).kept(key, compute)
+    found, age = service_of(request).kept(key, request.state.revision, compute)
+    if age is not None:
+        request.state.etag = None
+        request.state.age = max(age, getattr(request.state, "age", 0.0))
+    return found

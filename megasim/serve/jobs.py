@@ -164,6 +164,11 @@ class Jobs:
         with self._lock:
             return {str(state): int(count) for state, count in self._rows("jobs_of_states")}
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a job runs."""
+        return self._running is not None
+
     def folder_of(self, job_id: int) -> Path:
         """Return where what a job writes lies."""
         return self.folder / str(job_id)
@@ -254,11 +259,10 @@ class Jobs:
             def executor() -> Executor:
                 return held.enter_context(reading_processes(self._settings.workers))
 
-            store = self._owner.reading() if job.kind == "report" else self._owner.writing()
+            is_reading = job.kind == "report"
+            store = self._owner.reading()[0] if is_reading else self._owner.writing()
             memory = self._settings.job_memory
             workspace = held.enter_context(Workspace.over(store, memory=memory))
-            if job.kind == "report":
-                workspace.store.keep()
             arguments = dict(job.arguments)
             if job.kind == "import":
                 given = map(Path, arguments["paths"])

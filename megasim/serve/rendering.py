@@ -40,6 +40,7 @@ def page(
             values,
             here=request.scope["path"],
             query=str(request.url.query),
+            age=getattr(request.state, "age", None),
             navigation=service.navigation,
             store_name=service.settings.store.name,
             version=service.version,

@@ -136,6 +136,9 @@ class Security:
         etag = scope["state"].get("etag")
         if etag and message["status"] == 200:
             headers["etag"] = etag
+        age = scope["state"].get("age")
+        if age is not None:
+            headers["age"] = str(round(age))
         if scope["path"].startswith(_STATIC):
             headers["cache-control"] = "no-cache"
         else:

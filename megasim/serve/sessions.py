@@ -112,8 +112,7 @@ class Sessions:
             self._end_idle()
             if len(self._open) >= _MOST:
                 raise Refusal(503, "too many programs read at once", "try again in a minute")
-            store = self._owner.reading()
-            store.keep()
+            store, _ = self._owner.reading()
             name = secrets.token_hex(16)
             self._open[name] = ReadingSession(store, self._settings, is_owner=is_owner)
             return name, self._open[name]

@@ -8,6 +8,7 @@ the store then, and speak to the service instead.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ from megasim.store.writer_lock import when_free, writer_lock
 
 # How much of the disk queries may use for what does not fit into memory.
 _TEMPORARY_BYTES = 8 << 30
+# Between two looks at whether what is being saved is saved.
+_SAVING_SECONDS = 0.002
 
 
 class StoreOwner:
@@ -69,7 +72,6 @@ class StoreOwner:
         self._held.callback(self._connection.close)
         self._forbid_files(uploads)
         self.job_lock = threading.RLock()
-        self._revision_lock = threading.Lock()
         self._revision = 0
         self._digest: tuple[int, str] = (-1, "")
         with self.writing() as store:
@@ -99,9 +101,21 @@ class StoreOwner:
         cursor.execute(statement("see_no_variables"))
         return cursor
 
-    def reading(self) -> Store:
-        """Return the store as it is now, to read; close it soon, since it keeps old rows alive."""
-        return Store.over(OwnedLease(self, "read"))
+    def reading(self) -> tuple[Store, int]:
+        """Return the store as it is now, to read, and the revision that this is.
+
+        Close it soon, since it keeps old rows alive.
+        """
+        while True:
+            revision = self._revision
+            if revision % 2:  # something is being saved at this moment
+                time.sleep(_SAVING_SECONDS)
+                continue
+            store = Store.over(OwnedLease(self, "read"))
+            store.keep()
+            if self._revision == revision:
+                return store, revision
+            store.close()
 
     def writing(self) -> Store:
         """Return the store to write; whoever writes takes turns with the others who do."""
@@ -109,21 +123,20 @@ class StoreOwner:
 
     @property
     def revision(self) -> int:
-        """How often something was saved since the store was opened."""
+        """A number that rises with all that is saved; odd while something is being saved."""
         return self._revision
 
-    def saved(self) -> None:
-        """Note that something was saved."""
-        with self._revision_lock:
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Change the revision before and after a commit: who begins to read meanwhile sees it."""
+        self._revision += 1  # by the one writer alone, who holds the lock of jobs
+        try:
+            yield
+        finally:
             self._revision += 1
 
-    def content_digest(self, store: Store) -> str:
-        """Return the digest of what the models and pairs are, computed once for a revision.
-
-        Args:
-            store: a reader that began after the revision was looked up, or is about to.
-        """
-        revision = self._revision
+    def content_digest(self, store: Store, revision: int) -> str:
+        """Return the digest of what the models and pairs are, computed once for a revision."""
         known, digest = self._digest
         if known != revision:
             digest = store.content_digest()
@@ -187,8 +200,8 @@ class OwnedLease:
             connection.begin()
             try:
                 yield
-                connection.commit()
-                self._owner.saved()
+                with self._owner.saving():
+                    connection.commit()
             except BaseException:
                 with suppress(duckdb.TransactionException):
                     connection.rollback()
@@ -224,8 +237,9 @@ class OwnedLease:
                 with suppress(duckdb.Error):
                     connection.rollback()
                 connection.close()
-                if self.mode != "read":
-                    self._owner.saved()
+                if self.mode != "read":  # it may have written outside of a transaction
+                    with self._owner.job_lock, self._owner.saving():
+                        pass
 
     def __repr__(self) -> str:
         return f"<{self.mode} {printable(self.path, 200)}>"
