@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from megasim.errors import MegasimError, printable
 from megasim.resources import package_path
+from megasim.serve.answer_cache import AnswerCache
 from megasim.serve.api import ROUTERS
 from megasim.serve.metrics import MEDIA_TYPE, Metrics
 from megasim.serve.pages import PAGES
@@ -75,6 +76,7 @@ def app_of(service: Service) -> FastAPI:
         """Return the metrics as Prometheus reads them, to who has the token."""
         return Response(metrics.text(), media_type=MEDIA_TYPE)
 
+    app.add_middleware(AnswerCache, service=service)
     app.add_middleware(Security, service=service, metrics=metrics)
     app.add_exception_handler(NotModified, _not_modified)
     app.add_exception_handler(RequestValidationError, _not_valid)

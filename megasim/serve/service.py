@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _KEPT_ANSWERS = 64
 # How old an answer may be while a job saves.
-_STALE_SECONDS = 15.0
+STALE_SECONDS = 15.0
 
 
 class Service:
@@ -136,7 +136,7 @@ class Service:
         """Whether an answer of an earlier state may be given: a job saves, and it is not old."""
         if known.settled() is None:
             return known.before is not None and self._does_yet(known.before)
-        return self.jobs.is_running and time.monotonic() - known.made_at < _STALE_SECONDS
+        return self.jobs.is_running and time.monotonic() - known.made_at < STALE_SECONDS
 
     def _computed(self, key: Hashable, mine: _Answer, compute: Callable[[], T]) -> T:
         try:

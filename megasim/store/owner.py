@@ -73,6 +73,7 @@ class StoreOwner:
         self._forbid_files(uploads)
         self.job_lock = threading.RLock()
         self._revision = 0
+        self._is_current = False
         self._digest: tuple[int, str] = (-1, "")
         with self.writing() as store:
             self.left_out = store.left_out
@@ -117,6 +118,19 @@ class StoreOwner:
                 return store, revision
             store.close()
 
+    def without_old_rows(
+        self, connection: duckdb.DuckDBPyConnection, mode: Mode
+    ) -> tuple[str, ...]:
+        """Leave the rows of older versions out of what a connection says; return notes of it.
+
+        Nobody else writes here, so where there were none, there are none.
+        """
+        if self._is_current:
+            return ()
+        notes = leave_old_rows_out(connection, self.path, mode)
+        self._is_current = not notes
+        return notes
+
     def writing(self) -> Store:
         """Return the store to write; whoever writes takes turns with the others who do."""
         return Store.over(OwnedLease(self, "update"))
@@ -155,7 +169,7 @@ class OwnedLease:
         self._transactions = 0
         self._is_kept = False
         self.openings = 1
-        self.left_out = leave_old_rows_out(self._connection, self.path, mode)
+        self.left_out = owner.without_old_rows(self._connection, mode)
 
     def _ensure(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
