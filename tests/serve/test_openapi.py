@@ -38,7 +38,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from megasim.serve.settings import Settings
 
     path = small_store(tmp_path_factory.mktemp("store"))
-    settings = Settings(path, allow_jobs=True, sql_seconds=2.0, host_names=("testserver",))
+    settings = Settings(path, allow_jobs=True, host_names=("testserver",))
     app = create_app(settings)  # its jobs wait: schemathesis starts it when it likes
     yield app
     app.state.service.close()
