@@ -115,7 +115,6 @@ class _Claim:
 
     key: str
     canonical_key: str
-    names: frozenset[str]  # those in the canonical key
     rule: Rule | None = None  # the rule that renamed it
 
 
@@ -187,7 +186,7 @@ def canonical_places(
     columns = rules.of_family(family)
     places = {}
     for claim in claims:
-        labels = columns.labels(claim.canonical_key, claim.names)
+        labels = columns.labels(claim.canonical_key)
         part, of = (claim.rule.part, claim.rule.of) if claim.rule else (1, 1)
         is_turned = claim.rule is not None and claim.rule.transposed
         component, block, role = labels
@@ -257,7 +256,7 @@ def _claim(
 ) -> _Claim:
     """Find the canonical key of one key of the file."""
     if len(name) > _LONGEST_KEY:
-        return _Claim(key, key, frozenset())
+        return _Claim(key, key)
     words = frozenset(split_key(name))
     for rule in columns.canonical.candidates(words):
         found = rule.pattern.match(name)
@@ -267,8 +266,8 @@ def _claim(
             continue
         canonical = rule.value.fill(found)
         if canonical is not None:
-            return _Claim(key, canonical, frozenset(split_key(canonical)), rule)
-    return _Claim(key, name, words)
+            return _Claim(key, canonical, rule)
+    return _Claim(key, name)
 
 
 def _assemble(
@@ -314,7 +313,7 @@ def _part(claims: Sequence[_Claim], canonical: str, columns: FamilyRules) -> Can
     name = claim.canonical_key
     if len(name) > _LONGEST_KEY:
         return CanonicalTensor(canonical, "other", None, None, sources)
-    component, block, role = columns.labels(name, claim.names)
+    component, block, role = columns.labels(name)
     return CanonicalTensor(
         canonical_key=canonical,
         component=component or "other",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
-from megasim.anatomy.patterns import Pattern, Template
+from megasim.anatomy.patterns import Pattern, Template, split_key
 from megasim.anatomy.tables import Row, read_table
 from megasim.errors import printable
 from megasim.resources import resource_path
@@ -126,13 +126,14 @@ class FamilyRules:
     role: Column
     _labels: dict[str, Labels] = field(default_factory=dict, repr=False)
 
-    def labels(self, key: str, names: frozenset[str]) -> Labels:
+    def labels(self, key: str) -> Labels:
         """Return (component, block, role) of a canonical key; None where no rule fits.
 
         They are remembered: the models of a family have the same keys.
         """
         labels = self._labels.get(key)
         if labels is None:
+            names = frozenset(split_key(key))
             labels = tuple(c.decide(key, names) for c in (self.component, self.block, self.role))
             if len(self._labels) < _MOST_REMEMBERED:
                 self._labels[key] = labels

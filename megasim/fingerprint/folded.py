@@ -31,7 +31,7 @@ LENGTH = 4096
 RELATIVE_ERROR = 1 / math.sqrt(2 * LENGTH)
 
 # Numbers that are hashed at a time.
-_AT_ONCE = 1 << 19
+_AT_ONCE = 1 << 17
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def key_set_of(keys: Sequence[str], shapes: Sequence[str]) -> str:
 
 
 # Models of one architecture fold alike.
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _fold_of(
     keys: tuple[str, ...], shapes: tuple[str, ...], lengths: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int8]]:

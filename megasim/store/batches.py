@@ -40,3 +40,14 @@ def duckdb_columns(table: Table) -> Table:
         else np.fromiter(values, dtype=object, count=len(values))
         for name, values in table.items()
     }
+
+
+def empty_columns(table: Table, columns: Table) -> None:
+    """Let go of the objects of `duckdb_columns(table)`, which no statement will read any more.
+
+    DuckDB keeps what was registered within a transaction until that ends.
+    """
+    if isinstance(columns, dict):
+        for name, values in columns.items():
+            if values is not table[name]:
+                values.fill(None)

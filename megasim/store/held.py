@@ -41,7 +41,7 @@ class Model:
         return self.bytes, self.mtime_ns, self.header_hash
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ModelTensor:
     """One key of a model; what it holds stands in the same row of `HeldModel.prints`.
 

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from megasim.store.batches import Table, duckdb_columns
+from megasim.store.batches import Table, duckdb_columns, empty_columns
 from megasim.store.connection import Mode
 from megasim.store.lease import DEFAULT_WAIT, HeldConnection, Lease
 from megasim.store.statements import statement
@@ -148,16 +148,19 @@ class Session:
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Run a statement; its result is fetched within the block."""
         with self._lease.use() as connection:
-            for table, columns in tables.items():
-                connection.register(table, duckdb_columns(columns))
+            given = {table: duckdb_columns(columns) for table, columns in tables.items()}
+            for table, columns in given.items():
+                connection.register(table, columns)
             try:
                 sql = statement(name)
                 yield connection.execute(sql, values) if values else connection.execute(sql)
             finally:
                 # in a transaction that failed nothing can be unregistered, and need not be
                 with suppress(duckdb.TransactionException):
-                    for table in tables:
+                    for table in given:
                         connection.unregister(table)
+                for table, columns in given.items():
+                    empty_columns(tables[table], columns)
 
     def content_digest(self) -> str:
         """Return a text that changes with the models, what they hold and what is known of pairs.

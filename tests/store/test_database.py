@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import duckdb
@@ -271,3 +273,19 @@ def test_views_follow_the_code(tmp_path: Path) -> None:
     con.close()
     con = connect(tmp_path / "s.duckdb", "write")
     assert "family" in [row[0] for row in con.execute("describe models").fetchall()]
+
+
+def test_a_transaction_does_not_hold_the_tables_of_its_statements(tmp_path: Path) -> None:
+    """DuckDB keeps what was registered until the transaction ends; what it holds must go before."""
+
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    with megasim.open_store(tmp_path / "s.duckdb") as workspace, workspace.store.transaction():
+        texts = [Text("a" * 64), Text("b" * 64)]
+        held = [weakref.ref(text) for text in texts]
+        batch = {"content_hash": texts, "version": [4, 4]}
+        assert workspace.store.rows("known_tensors", tables={"batch": batch}) == []
+        del texts, batch
+        gc.collect()
+        assert [one() for one in held] == [None, None]
