@@ -42,10 +42,10 @@ def best_method(
     least = min(fit.left for fit in fits)
     if question.source == Source.ESTIMATED:
         return found
-    if len(parents) == 2 and layer_norms and least > question.noise_ceiling(MODEL, parents):
+    if len(parents) == 2 and layer_norms:
         norms = layer_norms([question.names[i] for i in (MODEL, *parents)])
         slerp = slerp_fit(question, parents, norms, fits, noise)
-        if slerp and slerp.left <= question.settings.arc_leaves * least and slerp.left <= exact:
+        if slerp and slerp.left <= exact and _is_arc(question, parents, slerp.left, least):
             return slerp
     stock = model_stock_fit(question, parents)
     near = question.settings.rival * (least + noise)
@@ -54,6 +54,17 @@ def best_method(
         simple = taken.level == WeightLevel.COMPONENT and taken.left <= near
         return found if simple else stock
     return found
+
+
+def _is_arc(question: Question, parents: Sequence[int], arc: float, line: float) -> bool:
+    """Return whether an arc explains clearly more than a line, of what they leave.
+
+    Rounding is the same to both, and has nothing to do with the direction in which they differ.
+    """
+    settings = question.settings
+    reach = float(question.total[[MODEL, *parents]][:, [MODEL, *parents]].max())
+    clear = settings.dependent_precision * question.precision * reach
+    return line - arc > max((1 - settings.arc_leaves) * line, clear)
 
 
 def exact_limit(question: Question, parents: Sequence[int]) -> float:

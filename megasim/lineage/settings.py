@@ -59,7 +59,8 @@ class LineageSettings:
             time. The same number, before the parents are known.
         nearly_all: what a merge that was stored in any precision leaves at most. From rounding.
         arc_leaves: what slerp leaves at most, over what weights in each tensor leave, to be told
-            from a weighted sum: half, as for a rival. Judgement; tested on merges of mergekit.
+            from a weighted sum. Rounding takes no part in the difference. Judgement; tested on
+            merges of mergekit.
         tensor_pool: parents with weights in each tensor are sought among so many nearest models:
             what a second allows.
         uneven: how far the weights of layers may scatter when more than that is left. An epoch
@@ -183,7 +184,7 @@ class LineageSettings:
     max_unexplained: float = 0.1
     explainable: float = 0.1
     nearly_all: float = 0.005
-    arc_leaves: float = 0.5
+    arc_leaves: float = 0.9
     tensor_pool: int = 24
     uneven: float = 0.1
     as_equal: float = 1.5

@@ -183,11 +183,14 @@ def _least_gone(
     """Return the share of the way to a merge that a model trained from it has gone at least.
 
     Trainings with something in common have all gone a part of the way. A model trained from the
-    merge has gone about all of it, so more than half of what the others leave.
+    merge has gone about all of it, so more than half of what the others leave. Where the others
+    have gone as far as that themselves, nothing tells one.
     """
     others = [i for i in range(len(squared)) if i not in left_out and i != start]
     if not others:
         return settings.from_merge
     gone = [difference_product(squared, start, merge, start, i) for i in others]
     usual = float(np.median(gone)) / float(squared[start, merge])
+    if usual >= settings.from_merge:
+        return float("inf")
     return max(settings.from_merge, (1 + usual) / 2)
