@@ -72,7 +72,7 @@ def measure_rounding(reader: TensorReader, coded: TensorRef, plain: TensorRef) -
             return None
         low, high = ends
         values = as_singles(reader.read(plain, start, stop), plain.dtype)
-        step = np.maximum(high - low, np.float32(1e-30))
+        step = _steps(low, high)
         for i, cast in enumerate(casts):
             beyond = np.maximum(low - _cast(values, cast), _cast(values, cast) - high)
             within[i] += int((beyond <= 0).sum())
@@ -83,6 +83,15 @@ def measure_rounding(reader: TensorReader, coded: TensorRef, plain: TensorRef) -
             break
     best = int(np.lexsort((excess, -within))[0])
     return Rounding(measured, int(within[best]), float(excess[best]))
+
+
+def _steps(low: Singles, high: Singles) -> Singles:
+    """Return the widths of intervals; of those without an end, the mean of the others."""
+    step = np.maximum(high - low, np.float32(1e-30))
+    has_ends = np.isfinite(step)
+    usual = step[has_ends].mean() if has_ends.any() else np.float32(1)
+    widths: Singles = np.where(has_ends, step, usual).astype(np.float32)
+    return widths
 
 
 def _cast(values: Singles, dtype: str) -> Singles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from megasim.checkpoint.tensors import TensorReader, TensorRef, fuse_refs
+from megasim.representation.boxes import Box, BoxDecoder, Interval, read_box
 from megasim.representation.opening import open_model
 from megasim.representation.rounding import Rounding, measure_rounding
 from tests.models import write_model
@@ -104,3 +106,27 @@ def test_values_lie_in_their_own_intervals(name: str) -> None:
         ends = ref.decoder.intervals(reader, 5, ref.numel - 7)
     assert ends is not None
     assert np.all((ends[0] <= values) & (values <= ends[1]))
+
+
+@dataclass(frozen=True)
+class OpenEnds(BoxDecoder):
+    """Codes of 0 and 1: all below a half, and all above it."""
+
+    codes: TensorRef
+
+    def interval_box(self, reader: TensorReader, box: Box) -> Interval:
+        ones = read_box(reader, self.codes, self.columns, box) > 0
+        return np.where(ones, 0.5, -np.inf), np.where(ones, np.inf, 0.5)
+
+
+def test_intervals_without_an_end(tmp_path: Path) -> None:
+    """What lies beyond the one end that there is, lies beyond by something."""
+    codes = torch.tensor([[0, 1, 0, 1]], dtype=torch.uint8)
+    path = write_model(tmp_path / "codes.safetensors", {"c": codes})
+    decoder = OpenEnds(1, 4, "open ends", open_model(path).tensors["c"])
+    coded = TensorRef("w", "float32", (1, 4), "", 0, decoder=decoder)
+    inside = torch.tensor([[-9.0, 7.0, 0.25, 0.75]])
+    assert rounding(coded, inside, tmp_path) == Rounding(4, 4, 0.0)
+    found = rounding(coded, inside + torch.tensor([[0.0, 0.0, 1.0, 0.0]]), tmp_path)
+    assert (found.measured, found.within) == (4, 3)
+    assert 0 < found.excess < np.inf
