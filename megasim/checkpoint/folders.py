@@ -63,6 +63,9 @@ _WEIGHTS = re.compile(
 )
 _INDEX = re.compile(r".+\.(?P<suffix>safetensors|bin)\.index(?:\.(?P<variant>[\w-]+))?\.json")
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}(\.[\w-]+)?\.(safetensors|bin)")
+_NUMBERED = re.compile(
+    r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<rest>(\.[\w-]+)?\.(safetensors|bin|gguf))"
+)
 _GENERIC_STEM = re.compile(r"(diffusion_pytorch_model|pytorch_model|adapter_model|model)(?=$|\.)")
 
 # Most faithful first: the plain weights before their casts, before those without EMA.
@@ -132,6 +135,23 @@ def read_index(path: Path, limits: Limits = DEFAULT_LIMITS) -> Weights:
         shard_of=shard_of,
         metadata=metadata if isinstance(metadata, dict) else {},
     )
+
+
+def shards_alone(folder: Path) -> Weights | None:
+    """Return the shards of a folder that holds all of one model, no index, and no other weights.
+
+    None for any other folder: a shard is then a checkpoint of its own.
+    """
+    names = [n for n in _file_names(folder) if n.endswith(SUFFIXES) and n not in SKIPPED_FILES]
+    found = [_NUMBERED.fullmatch(name) for name in names]
+    if len(names) < 2 or not all(found):
+        return None
+    sets = {(m["stem"], m["total"], m["rest"]) for m in found if m}
+    numbers = sorted(int(m["number"]) for m in found if m)
+    total = int(next(iter(sets))[1])
+    if len(sets) > 1 or numbers != list(range(1, total + 1)):
+        return None
+    return Weights(files=tuple(folder / name for name in sorted(names)), shard_of={})
 
 
 def is_index(path: Path) -> bool:
@@ -229,6 +249,9 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
         files = [
             n for n in files if not (n in shards or _SHARD.fullmatch(n) or _WEIGHTS.fullmatch(n))
         ]
+    elif shards_alone(folder) is not None:
+        yield folder
+        files = [n for n in files if not _NUMBERED.fullmatch(n)]
     candidates = sorted([*files, *_names_beyond_reach(folder)])
     yield from (folder / name for name in candidates if _is_candidate(name, files))
     for name in _folder_names(folder):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,8 @@ _TEXT, _ARRAY = 8, 9
 _MOST_KEPT: Final = 64
 # Bytes that are read at once.
 _WINDOW: Final = 1 << 20
+# The number of a file among several, as gguf-split names them.
+_NUMBER: Final = re.compile(r"-[0-9]{5}(-of-[0-9]{5}\.gguf)$")
 # What ComfyUI's converter writes beside tensors that it had to reshape.
 _SHAPES: Final = "comfy.gguf.orig_shape."
 
@@ -172,18 +175,14 @@ def read_gguf(source: ByteSource) -> FileContents:
         raise CheckpointError(source.path, problem, "convert it again with a recent llama.cpp")
     count, pairs = header.number("<Q"), header.number("<Q")
     source.limits.check("tensors", count, source.path)
-    source.limits.check("header_values", pairs, source.path)
-    metadata: dict[str, JSON] = {}
-    for _ in range(pairs):
-        key = header.text("name_bytes")
-        metadata[key] = header.value(header.number("<I"))
+    metadata = _metadata(header, pairs)
     entries = [_entry(header) for _ in range(count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment > 1 << 20:
         raise CheckpointError(source.path, "an absurd alignment", _NOT_ONE)
     end = header.position
     header.align(alignment)
-    names = names_of(metadata)
+    names = names_of({**_first_metadata(source, metadata), **metadata})
     tensors: dict[str, TensorRef] = {}
     unread: dict[str, UnreadTensor] = {}
     seen: set[str] = set()
@@ -198,6 +197,33 @@ def read_gguf(source: ByteSource) -> FileContents:
     start = source.read(0, end)
     contents = StateDictContents(tensors, unread)
     return FileContents("gguf", contents, metadata, start)
+
+
+def _metadata(header: _Header, pairs: int) -> dict[str, JSON]:
+    header.source.limits.check("header_values", pairs, header.source.path)
+    metadata: dict[str, JSON] = {}
+    for _ in range(pairs):
+        key = header.text("name_bytes")
+        metadata[key] = header.value(header.number("<I"))
+    return metadata
+
+
+def _first_metadata(source: ByteSource, metadata: dict[str, JSON]) -> dict[str, JSON]:
+    """Return the metadata of the first of several files, which alone names the architecture.
+
+    Empty where this is no later one, or the first is not beside it.
+    """
+    if not metadata.get("split.no") or "general.architecture" in metadata:
+        return {}
+    first = source.path.with_name(_NUMBER.sub(r"-00001\1", source.path.name))
+    if first == source.path or not first.is_file():
+        return {}
+    with ByteSource(first, source.limits) as beside:
+        header = _Header(beside)
+        if beside.read(0, len(GGUF_MAGIC)) != GGUF_MAGIC or header.number("<I") not in _VERSIONS:
+            return {}
+        header.number("<Q")
+        return _metadata(header, header.number("<Q"))
 
 
 def _entry(header: _Header) -> _Entry:

@@ -27,6 +27,7 @@ from megasim.checkpoint.file_formats import (
 )
 from megasim.checkpoint.file_identity import FileIdentity, combine, identify
 from megasim.checkpoint.folders import (
+    Weights,
     choose_weights,
     default_name,
     is_distributed,
@@ -35,6 +36,7 @@ from megasim.checkpoint.folders import (
     pipeline_parts,
     read_config,
     read_index,
+    shards_alone,
     walk_checkpoints,
     walk_foreign,
 )
@@ -261,6 +263,8 @@ def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
         checkpoint = _open_pipeline(folder, limits)
     else:
         weights = choose_weights(folder) or _adapter_weights(folder)
+        if weights is None and (shards := shards_alone(folder)) is not None:
+            return _open_shards(folder, folder, shards, limits)
         if weights is None:
             found = find_checkpoints(folder)
             if len(found) > 1:
@@ -290,12 +294,12 @@ def _adapter_weights(folder: Path) -> Path | None:
 def _open_weights(path: Path, weights: Path, limits: Limits) -> Checkpoint:
     """The shards of an index, as the checkpoint at `path`; or the checkpoint of one file."""
     if is_index(weights):
-        return _open_shards(path, weights, limits)
+        return _open_shards(path, weights, read_index(weights, limits), limits)
     return _open_file(weights, limits)
 
 
-def _open_shards(path: Path, index: Path, limits: Limits) -> Checkpoint:
-    weights = read_index(index, limits)
+def _open_shards(path: Path, index: Path, weights: Weights, limits: Limits) -> Checkpoint:
+    """Return the shards of a model as one checkpoint; errors name the index, or their folder."""
     assert weights.shard_of is not None
     tensors: dict[str, TensorRef] = {}
     metadata = dict(weights.metadata)

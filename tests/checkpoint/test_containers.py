@@ -144,6 +144,26 @@ def test_a_piece_outside_of_the_folder_is_refused(tmp_path: Path, name: str) -> 
         open_stored(tmp_path / "run")
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_all_shards_of_a_folder_are_one_model_without_an_index(tmp_path: Path, suffix: str) -> None:
+    model = random_model(0, 6)
+    keys = list(model)
+    for i in range(3):
+        part = {key: model[key] for key in keys[2 * i : 2 * i + 2]}
+        write_model(tmp_path / "m" / f"model-0000{i + 1}-of-00003.{suffix}", part)
+    (tmp_path / "m" / "config.json").write_text("{}")
+    checkpoint = open_checkpoint(tmp_path / "m")
+    assert (checkpoint.format, list(checkpoint.tensors)) == ("sharded", keys)
+    assert find_checkpoints(tmp_path) == [tmp_path / "m"]
+    with open_store(tmp_path / "s.duckdb") as workspace:
+        assert workspace.ingest(tmp_path).added == ["m"]
+    # one of them missing: what there is are shards, each by itself
+    (tmp_path / "m" / f"model-00002-of-00003.{suffix}").unlink()
+    assert len(find_checkpoints(tmp_path)) == 2
+    with pytest.raises(CheckpointError, match="a folder of 2 checkpoints"):
+        open_checkpoint(tmp_path / "m")
+
+
 def packed(folder: Path, name: str, members: dict[str, bytes]) -> Path:
     """Write a tar file."""
     with tarfile.open(folder / name, "w") as archive:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from megasim.checkpoint.limits import Limits
-from megasim.checkpoint.opening import open_stored
+from megasim.checkpoint.opening import find_checkpoints, open_stored
 from megasim.checkpoint.tensors import TensorReader
 from megasim.errors import CheckpointError
 from megasim.representation.boxes import Box
@@ -131,6 +131,32 @@ def test_a_copy_is_nearer_to_its_original_than_a_fine_tune(
         )
     schemes = workspace.sql("select distinct representation from layers where model = 'Q8_0'")
     assert set(schemes["representation"]) == {"plain", "gguf Q8_0"}
+
+
+def test_a_model_in_several_files_is_one(tmp_path: Path) -> None:
+    """Only the first file says of what architecture the model is, and how many heads it has."""
+    state = llama()
+    folder = tmp_path / "m"
+    folder.mkdir()
+    writer = gguf.GGUFWriter(folder / "m.gguf", "llama", split_max_tensors=5)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    for name, values in converted(state).items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file(folder / "m.gguf")
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    names = ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert find_checkpoints(tmp_path) == [folder]
+    found = read_all(folder)
+    assert found.keys() == state.keys()
+    for key, weight in state.items():
+        np.testing.assert_array_equal(found[key], weight)
+    alone = read_all(folder / names[1])
+    for key, values in alone.items():
+        np.testing.assert_array_equal(values, state[key])
 
 
 def test_experts_are_tensors_of_their_own(tmp_path: Path) -> None:
