@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -69,11 +71,18 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._tell()
+            threading.Thread(target=_import_ahead, daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End: what would stream for ever ends by itself, all else gets some seconds."""
         self._ending()
         super().handle_exit(sig, frame)
+
+
+def _import_ahead() -> None:
+    """Import what the first map and the first tree need, so that nobody waits for it."""
+    for name in ("megasim.answers.maps", "megasim.plots.interactive_map", "megasim.lineage.claims"):
+        importlib.import_module(name)
 
 
 def _address(host: str, port: int) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
-from megasim.answers.lineages import LineageView
-from megasim.lineage.claims import CheckedClaim
-from megasim.lineage.recipe_result import Recipe
 from megasim.plots.figure_files import figure_bytes
-from megasim.plots.interactive_lineage import lineage_picture
 from megasim.serve.dependencies import ReadStore, kept
 from megasim.serve.pages.choices import (
     Models,
@@ -28,6 +26,11 @@ from megasim.serve.pages.shown_tables import (
 )
 from megasim.serve.rendering import page
 from megasim.workspace import Workspace
+
+if TYPE_CHECKING:  # at the first tree, and not when the service starts
+    from megasim.answers.lineages import LineageView
+    from megasim.lineage.claims import CheckedClaim
+    from megasim.lineage.recipe_result import Recipe
 
 router = APIRouter()
 
@@ -127,6 +130,8 @@ def lineage_item(
     """Return the picture for the script that draws it."""
     tree, _ = _lineage(request, store, component, models)
     key = ("lineage picture", component, tuple(models))
+    from megasim.plots.interactive_lineage import lineage_picture
+
     return item_response(kept(request, key, lambda: lineage_picture(tree)))
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from megasim.answers.maps import MapView
 from megasim.plots.figure_files import figure_bytes
-from megasim.plots.interactive_map import map_picture
 from megasim.serve.dependencies import ReadStore, kept
 from megasim.serve.pages.choices import (
     Models,
@@ -31,6 +29,9 @@ from megasim.serve.rendering import page
 from megasim.store.runnable_queries import filled_query
 from megasim.words import Metric
 from megasim.workspace import Workspace
+
+if TYPE_CHECKING:  # at the first map, and not when the service starts
+    from megasim.answers.maps import MapView
 
 router = APIRouter()
 
@@ -130,6 +131,8 @@ def map_item(
     view = _map(request, store, component, metric, models, names)
     first, second = (int(number) for number in axes.split(","))
     key = ("map picture", component, metric, axes, tuple(models), tuple(names))
+    from megasim.plots.interactive_map import map_picture
+
     return item_response(kept(request, key, lambda: map_picture(view, axes=(first, second))))
 
 
