@@ -12,10 +12,11 @@ from megasim.checkpoint.contents import FileContents
 from megasim.checkpoint.folders import SUFFIXES
 from megasim.checkpoint.tensors import ByteSource
 from megasim.errors import CheckpointError, printable
-from megasim.wording.sentences import listed
 
 # Files of one archive that are looked at.
 _MOST_MEMBERS: Final = 10_000
+# Names of those among them that an error tells.
+_NAMED: Final = 3
 _NEMO_WEIGHTS: Final = "model_weights.ckpt"
 
 
@@ -70,7 +71,9 @@ def read_tar(
     weights = [m for m in members if m.name.rpartition("/")[2] == _NEMO_WEIGHTS] or members
     if len(weights) != 1:
         found = "no checkpoint" if not weights else f"{len(weights)} checkpoints"
-        named = ": " + listed([m.name for m in weights], 3) if weights else ""
+        shown = ", ".join(printable(m.name, 80) for m in weights[:_NAMED])
+        rest = f" and {len(weights) - _NAMED} more" if len(weights) > _NAMED else ""
+        named = f": {shown}{rest}" if weights else ""
         raise CheckpointError(
             source.path,
             f"a tar file of {found}{named}",
