@@ -166,11 +166,7 @@ def look_up(registry: Path, files: Sequence[KnownFile]) -> list[Identified]:
         UsageError: the registry is not on this machine.
         CheckpointError: it cannot be read, or is none.
     """
-    if not registry.is_file():
-        raise UsageError(
-            f"there is no registry at {printable(registry, 400)}",
-            "give a .parquet file on this machine, that `megasim identify -o` wrote",
-        )
+    _require_registry(registry)
     found: dict[int, dict[str, Match]] = {}
     with Store(IN_MEMORY, "write") as store:
         try:
@@ -194,6 +190,14 @@ def look_up(registry: Path, files: Sequence[KnownFile]) -> list[Identified]:
                 registry, f"cannot be read as Parquet: {problem}", _OTHER_FILE
             ) from None
     return [Identified(f, tuple(found.get(i, {}).items())) for i, f in enumerate(files)]
+
+
+def _require_registry(registry: Path) -> None:
+    if not registry.is_file():
+        raise UsageError(
+            f"there is no registry at {printable(registry, 400)}",
+            "give a .parquet file on this machine, that `megasim identify -o` wrote",
+        )
 
 
 def _sought(files: Sequence[KnownFile]) -> dict[Match, list[tuple[int, str]]]:
@@ -226,6 +230,8 @@ def identify_files(
         against: the registry that they are sought in.
         output: a registry of these files, to be written.
     """
+    if against is not None:
+        _require_registry(against)  # before hours of hashing
     result = Identification()
     files: list[KnownFile] = []
     progress.start("Hashing", len(paths), "files")
