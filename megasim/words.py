@@ -163,13 +163,14 @@ class EdgeKind(StrEnum):
     QUANTISED = "quantised"
     COMPONENT_SWAP = "component swap"
     COPY = "copy"
+    PERMUTED = "permuted copy"  # hidden units in another order
 
     @property
     def same_weights(self) -> bool:
-        """Whether the weights of the component are the same but for rounding."""
+        """Whether the weights of the component are the same but for rounding and order."""
         return self in (
             *(EdgeKind.PRUNED, EdgeKind.CAST, EdgeKind.QUANTISED, EdgeKind.COMPONENT_SWAP),
-            EdgeKind.COPY,
+            *(EdgeKind.COPY, EdgeKind.PERMUTED),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,12 +38,15 @@ class KnownHistory:
         pairs: by the two names.
         stated: (parent, child) → where it is written that the one was made from the other.
         ema_copies: (parent, child) where the child's weights are the EMA copy in the parent.
+        permuted: two models → how many hidden units of one are the other's in another order, and
+            how many there are.
     """
 
     facts: Mapping[str, ModelFacts]
     pairs: Mapping[frozenset[str], PairFacts]
     stated: Mapping[tuple[str, str], str]
     ema_copies: Collection[tuple[str, str]]
+    permuted: Mapping[frozenset[str], tuple[int, int]] = field(default_factory=dict)
 
 
 def copy_edges(
@@ -60,6 +63,11 @@ def copy_edges(
         kind, evidence = same_weights_kind(
             known.facts.get(first), known.facts.get(second), seen, matrix.component, settings
         )
+        moved = known.permuted.get(frozenset((first, second)))
+        if moved is not None:
+            kind = EdgeKind.PERMUTED
+            text = f"{moved[0]:,} of {moved[1]:,} hidden units are found again in another order"
+            evidence = [Evidence("permuted units", text, 0.0)]
         confidence = _probability(sum(e.log_odds for e in evidence))
         length = float(matrix.values[matrix.models.index(first), matrix.models.index(second)])
         decided = confidence >= settings.decided

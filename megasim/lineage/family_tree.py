@@ -48,6 +48,7 @@ def build_lineage(
     stated: Mapping[tuple[str, str], str] | None = None,
     ema_copies: Collection[tuple[str, str]] = (),
     weight_sets: Mapping[str, str] | None = None,
+    permuted: Mapping[frozenset[str], tuple[int, int]] | None = None,
     merges: Sequence[Recipe] | None = None,
     kinship: KinshipTest | None = None,
     layer_norms: LayerNorms | None = None,
@@ -72,6 +73,8 @@ def build_lineage(
         ema_copies: (parent, child) where the child's weights are the EMA copy in the parent.
         weight_sets: model → a name for the set of models with the same weights, by their hashes;
             of models that are not named, those at distance 0 are the same.
+        permuted: two models that are one but for the order of hidden units → how many of these
+            were found again, and how many there are; they are one set of `weight_sets`.
         merges: the recipes of all merges, where they are known already, as from a tree of the same
             distances that took other evidence.
         kinship: what the order of their hidden units says of the models.
@@ -88,6 +91,7 @@ def build_lineage(
         {frozenset((p.a, p.b)): p for p in pairs},
         stated or {},
         ema_copies,
+        permuted or {},
     )
     notes = (
         [f"{few} pair(s) share less than half of their keys: treated as unrelated"] if few else []

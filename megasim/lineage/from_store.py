@@ -22,6 +22,7 @@ from megasim.lineage.facts import (
 )
 from megasim.lineage.family_tree import build_lineage
 from megasim.lineage.inner_products import ChangeSimilarity, direction, without_mixed_estimates
+from megasim.lineage.permuted import joined_sets, permuted_copies
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Parent, Recipe
 from megasim.lineage.result import Lineage
@@ -165,6 +166,8 @@ def lineage_and_claims(
     blind = [replace(f, counts={}, metadata={}) for f in facts]
     pairs = load_pair_facts(store)
     ema_copies = load_ema_copies(store) if component == "unet" else ()
+    kinship = kinship_test(store, component, models=matrix.models)
+    permuted = permuted_copies(store, component, kinship, norms_of(facts, component))
     build = partial(
         build_lineage,
         matrix,
@@ -173,8 +176,9 @@ def lineage_and_claims(
         changed=changed,
         pairs=pairs,
         ema_copies=ema_copies,
-        weight_sets=load_weight_sets(store, component),
-        kinship=kinship_test(store, component, models=matrix.models),
+        weight_sets=joined_sets(load_weight_sets(store, component), permuted),
+        permuted=permuted,
+        kinship=kinship,
         layer_norms=partial(load_layer_norms, store, component),
     )
     from_weights = build(facts=blind)

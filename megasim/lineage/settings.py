@@ -86,8 +86,8 @@ class LineageSettings:
             Judgement.
         worth_telling: weights that leave more than this are not worth a word.
 
-    Merges that sparsify (chosen on those of mergekit, of models trained with one seed in float16;
-    reported on bfloat16 and other seeds):
+    Merges that sparsify (chosen on those of mergekit in `benchmarks/merge_zoo.py`, seed 0 in float16
+    and bfloat16, and on `tests/lineage/test_sparse_merges.py`):
         sparse_pool: base and parents are sought among so many nearest models.
         bases: how many models, of those with the most equal elements, are tried as the base.
         element_samples: elements of a key and keys that are read, first to find the parents.
@@ -101,6 +101,10 @@ class LineageSettings:
         dense: where more of every parent's changes was kept, it is a weighted sum, in which the
             smallest changes are lost in rounding.
         as_one: factors within this of 1 are taken for 1.
+
+    Permuted copies:
+        one_norm: norms of a model and its permuted copy are the same within this share; a cast to
+            half precision moves that of 10,000 weights or more by less than 1e-5.
 
     Stacks:
         same_layer: the share of a layer's elements, constant tensors aside, that must be the very
@@ -210,6 +214,7 @@ class LineageSettings:
     dense: float = 0.95
     as_one: float = 0.01
 
+    one_norm: float = 1e-4
     same_layer: float = 0.9
 
     related_cosine: float = 0.3

@@ -33,6 +33,7 @@ KINDS: dict[EdgeKind, tuple[str, Literal["-", "--", ":"]]] = {
     EdgeKind.QUANTISED: ("derived", ":"),
     EdgeKind.COMPONENT_SWAP: ("swap", "--"),
     EdgeKind.COPY: ("trunk", ":"),
+    EdgeKind.PERMUTED: ("trunk", ":"),
 }
 # Up to this many models the tree grows to the right, and its edges are written on; more are an
 # outline with a column of lengths beside it.

@@ -156,3 +156,27 @@ def test_models_that_share_large_parts_by_construction_are_no_family(tmp_path: P
         lineage = store.lineage("all")
     assert [family.models for family in lineage.families] == [("a", "a_tuned"), ("b", "b_tuned")]
     assert {(e.parent[0], e.child[0]) for e in lineage.edges} == {("a", "a"), ("b", "b")}
+
+
+def test_the_lineage_draws_a_permuted_copy_as_a_copy(tmp_path: Path) -> None:
+    base = transformer(1)
+    models = {
+        "base": base,
+        "tuned": trained(base, 2),
+        "moved": permuted(base, 4),
+        "half": {key: value.astype("f2") for key, value in permuted(base, 7).items()},
+        "stranger": transformer(6),
+    }
+    for name, tensors in models.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    with megasim.open_store(tmp_path / "s.duckdb") as store:
+        store.ingest(tmp_path)
+        store.compare()
+        lineage = store.lineage()
+    assert set(lineage.families[0].models) == {"base", "tuned", "moved", "half"}
+    edges = {e.child: e for e in lineage.edges}
+    copies = {child for child, e in edges.items() if e.kind == "permuted copy"}
+    assert len(copies) == 2
+    assert copies < {"base", "moved", "half"}
+    assert all("in another order" in edges[c].evidence[0].text for c in copies)
+    assert not any(edges[c].decided for c in copies)
