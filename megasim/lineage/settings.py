@@ -86,7 +86,7 @@ class LineageSettings:
             Judgement.
         worth_telling: weights that leave more than this are not worth a word.
 
-    Merges that sparsify (chosen on those of mergekit in `benchmarks/merge_zoo.py`, seed 0 in float16
+    Merges that sparsify (chosen on those of mergekit in `benchmarks/merge_zoo.py`, seed 0, float16
     and bfloat16, and on `tests/lineage/test_sparse_merges.py`):
         sparse_pool: base and parents are sought among so many nearest models.
         bases: how many models, of those with the most equal elements, are tried as the base.
