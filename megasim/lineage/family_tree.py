@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -122,7 +123,8 @@ def build_lineage(
         if family.common is not None:
             notes.append(
                 f"the tree of {printable(family.names[0], 60)} and {len(family.names) - 1} more "
-                f"rests on the {family.common} keys that all of them hold in one shape"
+                f"rests on the {family.common} keys that all of them hold in one shape; the length "
+                "of a step is over all keys of the two"
             )
         lost = set(part.models) - set(family.names)
         if lost:
@@ -145,7 +147,7 @@ def build_lineage(
         component=matrix.component,
         source="/".join(sorted(set(np.unique(matrix.sources).tolist()) - {""})),
         families=tuple(sorted(described, key=lambda f: (-len(f.models), f.models[0]))),
-        edges=tuple(sorted(edges, key=_by_ends)),
+        edges=tuple(sorted(_as_in_matrix(edges, matrix), key=_by_ends)),
         recipes=tuple(sorted((r for own in found for r in own.recipes), key=lambda r: r.model)),
         notes=tuple(notes),
         uncompared=uncompared,
@@ -187,6 +189,19 @@ def _fit_trees(
 
 def _step_errors(steps: Sequence[Steps], trees: Sequence[FittedTree]) -> list[Floats]:
     return [each.errors(t.edges, t.merges) for each, t in zip(steps, trees, strict=True)]
+
+
+def _as_in_matrix(edges: Sequence[Edge], matrix: DistanceMatrix) -> list[Edge]:
+    """Return the edges with the length that every other answer gives for the pair.
+
+    The tree of a family may rest on the keys that all of it hold, which is a little less.
+    """
+    at = {name: i for i, name in enumerate(matrix.models)}
+    lengths = [float(matrix.values[at[edge.parent], at[edge.child]]) for edge in edges]
+    return [
+        edge if np.isnan(length) else replace(edge, length=length)
+        for edge, length in zip(edges, lengths, strict=True)
+    ]
 
 
 def _by_ends(edge: Edge) -> tuple[str, str]:

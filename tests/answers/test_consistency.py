@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from megasim import cli
@@ -71,6 +74,59 @@ def test_the_distance_of_a_component_is_one_number(ask, report: Path) -> None:
     assert np.sqrt(np.square(layers).sum()) == pytest.approx(expected, rel=1e-12)
     assert told["keys_compared"] == row["keys_compared"] == len(layers)
     assert told["keys_changed"] == row["changed"]
+
+
+@pytest.mark.parametrize("component", ["unet", "text_encoder", "vae"])
+def test_every_distance_of_every_answer_is_that_of_sql(
+    path: Path, report: Path, component: str
+) -> None:
+    parts = {"vae": ("vae_encoder", "vae_decoder", "vae_quant")}.get(component, (component,))
+    with open_store(path, "read") as store:
+        rows = store.sql("select model_a, model_b, component, l2 from component_distances")
+        matrix = store.matrix(component)
+        findings = [f for f in store.pair_findings() if f.component in (component, *parts)]
+        steps = store.map(component).steps() if component == "unet" else pd.DataFrame()
+        edges = store.lineage(component).edges if component == "unet" else ()
+    expected: dict[frozenset[str], float] = {}
+    for row in rows[rows["component"].isin(parts)].itertuples():
+        pair = frozenset((row.model_a, row.model_b))
+        expected[pair] = float(np.hypot(expected.get(pair, 0.0), row.l2))
+    assert len(expected) == 36
+    at = {name: i for i, name in enumerate(matrix.models)}
+    told: dict[frozenset[str], float] = {}
+    for f in findings:
+        pair = frozenset((f.model_a, f.model_b))
+        told[pair] = float(np.hypot(told.get(pair, 0.0), f.l2))
+    written = {
+        frozenset((r["model_a"], r["model_b"])): float(r["distance"])
+        for r in table(report / f"data/distances-{component}.csv")
+    }
+    assert written.keys() == expected.keys() == told.keys()
+    for pair, value in expected.items():
+        a, b = pair
+        assert matrix.values[at[a], at[b]] == pytest.approx(value, rel=1e-12)
+        assert told[pair] == pytest.approx(value, rel=1e-12)
+        assert written[pair] == pytest.approx(value, rel=1e-12)
+    for step in steps.to_dict("records"):
+        value = expected[frozenset((step["from"], step["to"]))]
+        assert step["length"] == pytest.approx(value, rel=1e-9)
+    for edge in edges:
+        value = expected[frozenset((edge.parent, edge.child))]
+        assert edge.length == pytest.approx(value, rel=1e-9)
+
+
+def test_a_picture_holds_the_numbers_of_the_matrix(path: Path) -> None:
+    pytest.importorskip("bokeh", reason="install the extra interactive")
+    with open_store(path, "read") as store:
+        matrix = store.matrix("unet")
+        item = json.loads(matrix.interactive("name").item)
+    order = [matrix.models.index(name) for name in item["models"]]
+    (held,) = re.findall(
+        r'"data":"([^"]+)"\},"shape":\[9,9\],"dtype":"float32"', json.dumps(item).replace(" ", "")
+    )
+    values = np.frombuffer(gzip.decompress(base64.b64decode(held)), dtype=np.float32)
+    drawn = matrix.values[np.ix_(order, order)]
+    assert values.reshape(9, 9) == pytest.approx(drawn, rel=1e-6)
 
 
 def test_findings_in_words_have_the_numbers_of_the_json(ask) -> None:
