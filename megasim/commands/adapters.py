@@ -41,6 +41,7 @@ def adapter_command(
     that explains it best.
     """
     from megasim.answers import adapters as answers
+    from megasim.answers.adapter_pairs import compare_adapters
 
     progress = ConsoleProgress()
     if len(adapters) > 2 or (len(adapters) == 2 and (base or model)):
@@ -62,7 +63,7 @@ def adapter_command(
         return
     if len(adapters) == 2:
         first, second = (answers.open_named_adapter(name, store) for name in adapters)
-        pair = answers.compare_adapters(first, second, progress=progress)
+        pair = compare_adapters(first, second, progress=progress)
         _answer(pair.sentences(), pair.to_json(), as_json)
         return
     answer = answers.load_adapter(store, adapters[0], base=base, model=model, progress=progress)

@@ -11,7 +11,8 @@ from megasim.store.matrices import main_component
 from megasim.workspace.findings import StoreFindings
 
 if TYPE_CHECKING:
-    from megasim.answers.adapters import AdapterAnswer, AdapterPair, AdaptersInModel
+    from megasim.answers.adapter_pairs import AdapterPair
+    from megasim.answers.adapters import AdapterAnswer, AdaptersInModel
     from megasim.answers.lineages import LineageView
     from megasim.exchange.merge_plan import MergePlan
     from megasim.exchange.recipe_check import CheckedRecipe
@@ -198,7 +199,8 @@ class StoreLineage(StoreFindings):
 
         See `compare_adapters`.
         """
-        from megasim.answers.adapters import compare_adapters, open_named_adapter
+        from megasim.answers.adapter_pairs import compare_adapters
+        from megasim.answers.adapters import open_named_adapter
 
         first, second = (open_named_adapter(named, self.store) for named in (a, b))
         return compare_adapters(first, second, progress=progress)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from megasim.answers.adapter_pairs import compare_adapters
 from megasim.answers.adapters import (
-    compare_adapters,
     load_adapter,
     open_named_adapter,
     open_named_weights,
