@@ -22,7 +22,8 @@ from megasim.errors import CheckpointError, printable
 from megasim.fingerprint.sketch import DEFAULT_SIZE
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, fingerprint_refs
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.adapter_changes import Change, transposed
+from megasim.representation.adapter_algebra import transposed
+from megasim.representation.adapter_changes import Change
 from megasim.store.rows import Model, Store
 from megasim.words import PartRole
 

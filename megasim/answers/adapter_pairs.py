@@ -10,14 +10,8 @@ from megasim.answers.adapter_files import AdapterFile, TouchedLayer
 from megasim.checkpoint.opening import TensorReader
 from megasim.errors import printable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.adapter_changes import (
-    BadFactors,
-    Change,
-    distance_of,
-    norm_of,
-    product_of,
-    stacked,
-)
+from megasim.representation.adapter_algebra import distance_of, norm_of, product_of, stacked
+from megasim.representation.adapter_changes import BadFactors, Change
 from megasim.wording.html import html_lines
 from megasim.wording.sentences import counted, four_digits, listed
 

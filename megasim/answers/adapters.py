@@ -17,10 +17,7 @@ from megasim.answers.adapter_places import Fit, ModelWeights, fit_of, weights_in
 from megasim.checkpoint.opening import TensorReader, default_name
 from megasim.errors import CheckpointError, NoAnswerError, UsageError, printable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.adapter_changes import (
-    norm_of,
-    rank_of,
-)
+from megasim.representation.adapter_algebra import norm_of, rank_of
 from megasim.representation.opening import open_model
 from megasim.store.rows import Store
 from megasim.wording.html import html_lines

@@ -13,7 +13,7 @@ arXiv:2402.09353 (DoRA); Z. Qiu et al., arXiv:2306.07280 (OFT); W. Liu et al., a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -26,14 +26,10 @@ from megasim.checkpoint.adapter_keys import AdapterKind, AdapterLayer
 Doubles = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 
-# Singular values below this share of the largest count as none: what is left of them in float32.
-RANK_TOLERANCE = 1e-6
 # Factors of a few bytes may stand for a change without end.
 LARGEST_CHANGE = 1 << 33
 # Elements of a change that are made at a time.
 _PIECE = 1 << 21
-# A change of no factors is decomposed as a whole, to find its rank, up to this many elements.
-_LARGEST_DECOMPOSED = 1 << 22
 
 
 class BadFactors(ValueError):
@@ -264,22 +260,22 @@ class _Made:
 def _lora(factors: Mapping[str, Doubles]) -> _Made:
     if "embedding_up" in factors:  # the table itself is (tokens, width): the transpose
         up, down = factors["embedding_down"].T, factors["embedding_up"].T
-        _check(up.ndim == 2 and down.ndim == 2 and up.shape[1] == down.shape[0], "up and down")
+        check_fit(up.ndim == 2 and down.ndim == 2 and up.shape[1] == down.shape[0], "up and down")
         return _Made(LowRankChange(up, down), (up.shape[0], down.shape[1]), up.shape[1])
     up, down = factors["up"], factors["down"]
-    _check(up.ndim >= 2 and down.ndim >= 2, "up and down have fewer than two dimensions")
+    check_fit(up.ndim >= 2 and down.ndim >= 2, "up and down have fewer than two dimensions")
     rank = down.shape[0]
     matrix = up.reshape(up.shape[0], -1)
     if "mid" in factors:  # (r, r, …): up and down are 1×1 convolutions
         mid = factors["mid"]
         flat = down.reshape(rank, -1)
-        _check(mid.ndim >= 2 and mid.shape[1] == rank, "mid and down")
-        _check(matrix.shape[1] == mid.shape[0], "up and mid")
-        _check(math.prod(down.shape[2:]) == 1, "down of a Tucker decomposition is no 1×1 kernel")
+        check_fit(mid.ndim >= 2 and mid.shape[1] == rank, "mid and down")
+        check_fit(matrix.shape[1] == mid.shape[0], "up and mid")
+        check_fit(math.prod(down.shape[2:]) == 1, "down of a Tucker decomposition is no 1×1 kernel")
         inner = np.einsum("oi...,ij->oj...", mid, flat)
         shape = (up.shape[0], down.shape[1], *mid.shape[2:])
         return _Made(LowRankChange(matrix, inner.reshape(len(inner), -1)), shape, rank)
-    _check(matrix.shape[1] == rank, "up and down")
+    check_fit(matrix.shape[1] == rank, "up and down")
     shape = (up.shape[0], *down.shape[1:])
     return _Made(LowRankChange(matrix, down.reshape(rank, -1)), shape, rank)
 
@@ -289,18 +285,18 @@ def _loha(factors: Mapping[str, Doubles]) -> _Made:
     shape: Shape = ()
     for i in (1, 2):
         up, down = factors[f"w{i}_a"], factors[f"w{i}_b"]
-        _check(up.ndim == 2 and down.ndim == 2, f"w{i}_a and w{i}_b are no matrices")
+        check_fit(up.ndim == 2 and down.ndim == 2, f"w{i}_a and w{i}_b are no matrices")
         if (core := factors.get(f"t{i}")) is not None:  # (r, r, kernel): w_a is (r, rows) then
-            _check(core.ndim > 2 and core.shape[:2] == (len(up), len(down)), f"t{i}")
+            check_fit(core.ndim > 2 and core.shape[:2] == (len(up), len(down)), f"t{i}")
             inner = np.einsum("ij...,jr->ir...", core, down)
             shape = (up.shape[1], down.shape[1], *core.shape[2:])
             up, down = up.T, inner.reshape(len(inner), -1)
         else:
             shape = (up.shape[0], down.shape[1])
-        _check(up.shape[1] == down.shape[0], f"w{i}_a and w{i}_b")
+        check_fit(up.shape[1] == down.shape[0], f"w{i}_a and w{i}_b")
         pairs.append(LowRankChange(up, down))
     first, second = pairs
-    _check((first.rows, first.columns) == (second.rows, second.columns), "w1 and w2")
+    check_fit((first.rows, first.columns) == (second.rows, second.columns), "w1 and w2")
     return _Made(HadamardChange(first, second), shape, factors["w1_b"].shape[0])
 
 
@@ -311,16 +307,16 @@ def _lokr(factors: Mapping[str, Doubles]) -> _Made:
         if (whole := factors.get(f"lokr_w{i}")) is None:
             left, right = factors[f"lokr_w{i}_a"], factors[f"lokr_w{i}_b"]
             if (core := factors.get(f"lokr_t{i}")) is not None:
-                _check(core.ndim > 2 and core.shape[:2] == (len(left), len(right)), f"t{i}")
+                check_fit(core.ndim > 2 and core.shape[:2] == (len(left), len(right)), f"t{i}")
                 whole = np.einsum("ij...,jr,ip->pr...", core, right, left)
             else:
                 flat = right.reshape(right.shape[0], -1)
-                _check(left.ndim == 2 and left.shape[1] == len(flat), f"w{i}_a and w{i}_b")
+                check_fit(left.ndim == 2 and left.shape[1] == len(flat), f"w{i}_a and w{i}_b")
                 whole = (left @ flat).reshape(left.shape[0], *right.shape[1:])
             rank = right.shape[0]
         wholes.append(whole)
     first, second = wholes
-    _check(first.ndim == 2 and second.ndim >= 2, "w1 and w2")
+    check_fit(first.ndim == 2 and second.ndim >= 2, "w1 and w2")
     shape = (
         first.shape[0] * second.shape[0],
         first.shape[1] * second.shape[1],
@@ -341,7 +337,7 @@ def _difference(factors: Mapping[str, Doubles]) -> _Made:
 
 def _rotation(factors: Mapping[str, Doubles]) -> _Made:
     blocks = factors["oft_blocks"]
-    _check(blocks.shape[-1] == blocks.shape[-2], "oft_blocks are not square")
+    check_fit(blocks.shape[-1] == blocks.shape[-2], "oft_blocks are not square")
     return _Made(None, (blocks.shape[-3] * blocks.shape[-1],), blocks.shape[-1], is_scaled=False)
 
 
@@ -360,7 +356,8 @@ _MAKERS = {
 }
 
 
-def _check(fits: bool, what: str) -> None:
+def check_fit(fits: bool, what: str) -> None:
+    """Raise BadFactors, naming what is of wrong shapes, unless it fits."""
     if not fits:
         raise BadFactors(f"wrong shapes: {what}")
 
@@ -398,7 +395,7 @@ def _decomposed(made: LayerChange, weight: Doubles) -> Doubles:
         lengths = magnitude.reshape(-1, 1)
     else:  # over the columns of a matrix, over the input channels of a convolution
         kernel = weight.shape[1] // max(magnitude.size, 1)
-        _check(kernel * magnitude.size == weight.shape[1] and kernel > 0, "magnitude and weight")
+        check_fit(kernel * magnitude.size == weight.shape[1] and kernel > 0, "magnitude and weight")
         cube = changed.reshape(len(weight), magnitude.size, kernel)
         norms = np.repeat(np.sqrt((cube**2).sum(axis=(0, 2))), kernel)[None]
         lengths = np.repeat(magnitude.reshape(-1), kernel)[None]
@@ -426,13 +423,13 @@ def _rescaled(made: LayerChange, rotated: Doubles) -> Doubles:
     rescale = made.factors.get("rescale")
     if rescale is None:
         return rotated
-    _check(rescale.size == len(rotated), "rescale and weight")
+    check_fit(rescale.size == len(rotated), "rescale and weight")
     return rotated * rescale.reshape(-1, 1)
 
 
 def _rotated(made: LayerChange, weight: Doubles) -> Doubles:
     count, size = made.factors["oft_blocks"].shape[:2]
-    _check(count * size == len(weight), "oft_blocks and weight")
+    check_fit(count * size == len(weight), "oft_blocks and weight")
     parts = weight.reshape(count, size, -1)
     rotated = np.einsum("knm,knc->kmc", _cayley(made, len(weight)), parts)
     return _rescaled(made, rotated.reshape(weight.shape))
@@ -441,110 +438,12 @@ def _rotated(made: LayerChange, weight: Doubles) -> Doubles:
 def _rotated_in_stages(made: LayerChange, weight: Doubles) -> Doubles:
     stages, count, size = made.factors["oft_blocks"].shape[:3]
     rows, columns = weight.shape
-    _check(count * size == rows and size % 2 == 0, "oft_blocks and weight")
+    check_fit(count * size == rows and size % 2 == 0, "oft_blocks and weight")
     rotations = _cayley(made, rows)
     for stage in range(stages):
         k = 2**stage * (size // 2)
-        _check(rows % (2 * k) == 0, "oft_blocks and weight")
+        check_fit(rows % (2 * k) == 0, "oft_blocks and weight")
         weight = weight.reshape(-1, 2, k, columns).swapaxes(1, 2).reshape(count, size, columns)
         weight = np.einsum("bij,bjc->bic", rotations[stage], weight)
         weight = weight.reshape(-1, k, 2, columns).swapaxes(1, 2).reshape(rows, columns)
     return _rescaled(made, weight)
-
-
-# What is asked of changes
-
-
-def norm_of(change: Change) -> float:
-    """Return the Frobenius norm of a change.
-
-    >>> norm_of(LowRankChange(np.array([[3.0], [4.0]]), np.array([[1.0, 0.0]])))
-    5.0
-    """
-    if isinstance(change, LowRankChange):
-        return float(np.linalg.norm(change.core))
-    return math.sqrt(sum(float((b**2).sum()) for b in _blocks(change)))
-
-
-def distance_of(a: Change, b: Change) -> float:
-    """Return ‖a − b‖ of two changes of one shape.
-
-    Of two of low rank, from the QR decomposition of [U_a U_b] and of [D_a; −D_b], which does not
-    cancel where a and b are nearly equal.
-
-    >>> one = LowRankChange(np.array([[2.0], [0.0]]), np.array([[1.0, 0.0]]))
-    >>> half = LowRankChange(np.array([[1.0], [0.0]]), np.array([[2.0, 0.0]]))
-    >>> distance_of(one, half)
-    0.0
-    """
-    _check((a.rows, a.columns) == (b.rows, b.columns), "two changes")
-    if isinstance(a, LowRankChange) and isinstance(b, LowRankChange):
-        up, down = np.hstack([a.up, b.up]), np.vstack([a.down, -b.down])
-        if up.shape[1] <= min(up.shape[0], down.shape[1]):
-            return float(np.linalg.norm(LowRankChange(up, down).core))
-    total = 0.0
-    for start, stop in row_blocks(a.rows, a.columns):
-        total += float(((a.block(start, stop) - b.block(start, stop)) ** 2).sum())
-    return math.sqrt(total)
-
-
-def product_of(a: Change, b: Change) -> float:
-    """Return the inner product of two changes of one shape: the sum over all elements of a · b."""
-    _check((a.rows, a.columns) == (b.rows, b.columns), "two changes")
-    if isinstance(a, LowRankChange) and isinstance(b, LowRankChange):
-        return float(((a.up.T @ b.up) * (a.down @ b.down.T)).sum())
-    return sum(
-        float((a.block(start, stop) * b.block(start, stop)).sum())
-        for start, stop in row_blocks(a.rows, a.columns)
-    )
-
-
-def rank_of(change: Change) -> int | None:
-    """Return how many singular values of a change are above a millionth of the largest.
-
-    None for a change of no factors that is too large to be decomposed.
-
-    >>> rank_of(LowRankChange(np.array([[1.0, 2.0], [0.0, 0.0]]), np.eye(2, 3)))
-    1
-    """
-    if isinstance(change, LowRankChange):
-        values = np.linalg.svd(change.core, compute_uv=False)
-    elif change.rows * change.columns <= _LARGEST_DECOMPOSED:
-        whole = change.block(0, change.rows)
-        gram = whole @ whole.T if change.rows <= change.columns else whole.T @ whole
-        values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
-    else:
-        return None
-    largest = float(values.max(initial=0))
-    return int((values > RANK_TOLERANCE * largest).sum()) if largest > 0 else 0
-
-
-def _blocks(change: Change) -> Iterator[Doubles]:
-    for start, stop in row_blocks(change.rows, change.columns):
-        yield change.block(start, stop)
-
-
-def stacked(parts: Sequence[Change | None], sizes: Sequence[int], columns: int) -> Change:
-    """Return changes of parts of a weight as one. Of low-rank parts, a change of low rank."""
-    if len(parts) == 1 and parts[0] is not None:
-        return parts[0]
-    lows = [part for part in parts if isinstance(part, LowRankChange)]
-    rank = sum(part.up.shape[1] for part in lows)
-    if len(lows) == sum(part is not None for part in parts) and rank <= min(sum(sizes), columns):
-        up = np.zeros((sum(sizes), rank))
-        row = column = 0
-        for part, size in zip(parts, sizes, strict=True):
-            if isinstance(part, LowRankChange):
-                width = part.up.shape[1]
-                up[row : row + size, column : column + width] = part.up
-                column += width
-            row += size
-        return LowRankChange(up, np.vstack([part.down for part in lows]))
-    return StackedChange(tuple(parts), tuple(sizes), columns)
-
-
-def transposed(change: Change) -> Change:
-    """Return the transpose of a change of a matrix."""
-    if isinstance(change, LowRankChange):
-        return LowRankChange(change.down.T, change.up.T)
-    return WholeChange(np.ascontiguousarray(np.vstack(list(_blocks(change))).T))

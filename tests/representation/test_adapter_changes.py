@@ -13,11 +13,7 @@ from safetensors.numpy import load_file
 from megasim.answers.adapter_files import open_adapter
 from megasim.answers.adapter_places import fit_of, weights_in_file
 from megasim.checkpoint.opening import TensorReader
-from megasim.representation.adapter_changes import (
-    BadFactors,
-    LowRankChange,
-    WholeChange,
-    change_of,
+from megasim.representation.adapter_algebra import (
     distance_of,
     norm_of,
     product_of,
@@ -25,6 +21,7 @@ from megasim.representation.adapter_changes import (
     stacked,
     transposed,
 )
+from megasim.representation.adapter_changes import BadFactors, LowRankChange, WholeChange, change_of
 from megasim.representation.opening import open_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "adapters"
