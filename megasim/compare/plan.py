@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from megasim.checkpoint.opening import Checkpoint, TensorRef
 from megasim.compare.piece import Position
@@ -94,6 +92,9 @@ class PairPlan:
 
     def _share(self, shard: Shard) -> npt.NDArray[np.bool_]:
         """Return which keys a shard takes; two names of one key stay together."""
+        from scipy.sparse import coo_array  # takes as long to import as all the rest
+        from scipy.sparse.csgraph import connected_components
+
         keys, elements = self._keys["canonical_key"], self._keys["elements"]
         place = {key: i for i, key in enumerate(keys.tolist())}
         links = self._store.rows("renamed_links", tables={"batch": self._pairs})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -11,8 +12,11 @@ import pytest
 from megasim import cli
 from megasim.demo import demo
 from megasim.errors import UsageError
+from megasim.serve.settings import Settings
 from megasim.workspace import Workspace, open_store
+from megasim.workspace.identification import identify
 from megasim.workspace.jobs import compact, doctor, migrate
+from megasim.workspace.shards import compare_shard, ingest_shard
 from tests.small_sd import UNET, compared_store, small_sd, trained
 
 # Commands whose names are words of Python, or that do two things.
@@ -22,7 +26,7 @@ METHODS = {
     "forget": ["forget", "bytes_held_alone", "missing_files"],
     "findings": ["findings", "shared_components", "changes"],
     "known": ["known", "add_known", "remove_known"],
-    "recipe": ["recipe", "recipes", "merge_plan"],
+    "recipe": ["recipe", "recipes", "merge_plan", "check_recipe"],
     "lineage": ["lineage_and_claims"],
     "sql": ["sql", "sql_example", "sql_examples"],
 }
@@ -37,6 +41,7 @@ PARAMETERS = {
     "example": "name",
     "examples": "sql_examples",
     "fingerprints": "path",
+    "claimed": "check_recipe",
 }
 # Models that a command takes by their place.
 PLACED = {
@@ -52,12 +57,17 @@ SHOWN = {*LOOK, "output", "junit", "as_json", "as_csv", "long", "form", "help"}
 OPENING = {"memory"}  # of `open_store`
 
 
-# They open the store themselves.
-FUNCTIONS = {"compact": compact, "migrate": migrate, "doctor": doctor, "demo": demo}
+# They open the store themselves, or need none.
+FUNCTIONS = {
+    **{"compact": compact, "migrate": migrate, "doctor": doctor, "demo": demo},
+    "identify": identify,
+}
+# What `--shard` does instead, for which no store is written to.
+SHARDS = {"ingest": ingest_shard, "compare": compare_shard}
 
 
 def commands() -> list[str]:
-    return [name for name in cli.COMMANDS if name not in FUNCTIONS]
+    return [name for name in cli.COMMANDS if name not in {*FUNCTIONS, "serve"}]
 
 
 @pytest.mark.parametrize("name", commands())
@@ -68,6 +78,8 @@ def test_a_command_has_methods_of_its_name(name: str) -> None:
     known = set(methods)
     for method in methods:
         known |= set(inspect.signature(getattr(Workspace, method)).parameters)
+    if name in SHARDS:
+        known |= set(inspect.signature(SHARDS[name]).parameters)
     for parameter in command.params:
         option = str(parameter.name)
         if option in SHOWN | OPENING:
@@ -88,6 +100,16 @@ def test_other_commands_have_functions_of_their_names(name: str) -> None:
     assert FUNCTIONS[name].__name__ == name
     known = set(inspect.signature(FUNCTIONS[name]).parameters)
     assert {str(parameter.name) for parameter in command.params} - SHOWN <= known
+
+
+def test_the_service_has_settings_for_its_options() -> None:
+    command = cli.megasim.get_command(click.Context(cli.megasim), "serve")
+    assert command is not None
+    known = {field.name for field in fields(Settings)}
+    assert {"host", "port", "allow_jobs", "host_names", "workers"} <= known
+    there = {"folders": "models", "token_file": "token", "memory": "job_memory"}
+    named = {there.get(str(p.name), str(p.name)) for p in command.params}
+    assert named - known == {"no_access_log"}
 
 
 def test_a_store_is_opened_with_memory() -> None:

@@ -39,10 +39,14 @@ def python(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resources() -> set[str]:
-    """Return the files beside the code: SQL, tables, templates, as the wheel names them."""
+    """Return the files beside the code (SQL, tables, templates …) as the wheel names them."""
     found = {f"megasim/{folder}/": ROOT / folder for folder in ("sql", "data")}
-    templates = (ROOT / "megasim").rglob("*.j2")
-    return {path.relative_to(ROOT).as_posix() for path in templates} | {
+    beside = [
+        path
+        for path in (ROOT / "megasim").rglob("*")
+        if path.suffix in (".j2", ".js", ".css", ".svg")
+    ]
+    return {path.relative_to(ROOT).as_posix() for path in beside} | {
         prefix + path.relative_to(folder).as_posix()
         for prefix, folder in found.items()
         for path in folder.rglob("*")

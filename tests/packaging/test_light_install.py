@@ -125,9 +125,10 @@ def test_all_that_is_imported_is_declared() -> None:
     brought = packages_distributions()
     extras = [line for name in EXTRAS for line in PROJECT["optional-dependencies"][name]]
     declared = {distribution(line) for line in [*PROJECT["dependencies"], *extras]}
-    assert {brought[module][0].lower() for module in foreign} <= declared
+    assert {distribution(brought[module][0]) for module in foreign} <= declared
 
 
 def distribution(requirement: str) -> str:
     """Return the name that a requirement begins with."""
-    return requirement.split(">")[0].split("=")[0].split("[")[0].strip().lower()
+    name = requirement.split(">")[0].split("=")[0].split("[")[0]
+    return name.strip().lower().replace("_", "-")

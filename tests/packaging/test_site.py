@@ -93,8 +93,10 @@ def test_the_reference_has_all_that_is_public(site: dict[Path, Page]) -> None:
     (reference,) = (page for path, page in site.items() if path.name == "api.html")
     workspace = "megasim.workspace"
     public = {f"{workspace}.open_store", f"{workspace}.Workspace", "megasim.errors.MegasimError"}
+    public.add("megasim.serve.client.connect")
     methods = {name for name in dir(megasim.Workspace) if not name.startswith("_")}
-    assert set(megasim.__all__) == {"MegasimError", "Workspace", "__version__", "open_store"}
+    exported = {"MegasimError", "Workspace", "__version__", "connect", "open_store"}
+    assert set(megasim.__all__) == exported
     assert {"ingest", "compare", "findings", "matrix"} <= methods
     missing = (public | {f"{workspace}.Workspace.{name}" for name in methods}) - reference.names
     assert not missing
