@@ -1,7 +1,7 @@
 """A hundred trained models of which none is a merge: what is called one all the same.
 
-A small transformer is trained on scikit-learn's digits, and 99 models from it or from each other, by
-10 to 40 steps on a part of the classes. They are stored in float16, so the files may be read.
+A small transformer is trained on scikit-learn's digits, and 99 models from it or from each other,
+by 10 to 40 steps on a part of the classes. They are stored in float16, so the files may be read.
 
 Run `python -m benchmarks.no_merges` (some two minutes).
 """
