@@ -150,7 +150,7 @@ def _keys_of_part(held: HeldModel, is_further: bool) -> Iterable[HeldKey]:
             is_constant=told.is_constant,
             l2=told.l2,
             linf=told.linf,
-            representation=tensor.representation,
+            representation=tensor.representation or PLAIN,
         )
     for odd in held.unread:
         yield _unread(

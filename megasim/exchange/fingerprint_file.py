@@ -295,6 +295,7 @@ def _tensors(rows: Sequence[Sequence[Any]], prints: Sequence[Fingerprint]) -> li
             block=key["block"],
             role=key["role"],
             nature=natures[key["sources"][0]],
+            representation=None,  # a file does not say it
         )
         for key, shape in zip(keys, shapes, strict=True)
     ]

@@ -45,7 +45,8 @@ class Model:
 class ModelTensor:
     """One key of a model; what it holds stands in the same row of `HeldModel.prints`.
 
-    `representation` is how its bytes stand for the values: "plain", or the name of a scheme.
+    `representation` is how its bytes stand for the values: "plain", or the name of a scheme; None
+    where that is not known, as of fingerprints that came without the weights.
     """
 
     sources: tuple[str, ...]
@@ -57,7 +58,7 @@ class ModelTensor:
     block: str | None
     role: str | None
     nature: str | None = None
-    representation: str = "plain"
+    representation: str | None = "plain"
 
 
 @dataclass(frozen=True)

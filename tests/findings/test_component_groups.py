@@ -107,6 +107,9 @@ def test_a_named_vae_is_recognised_without_its_weights(ingested: Store, tmp_path
         assert sentence.endswith("known by fingerprint: kl-f8-anime2")
         (row,) = workspace.sql("select source, keys from models where name = 'kl-f8-anime2'").values
         assert tuple(row) == ("fingerprints", 5)
+        # whoever only has fingerprints does not know whether they are of codes
+        known = "select distinct model from layers where representation is not null"
+        assert workspace.sql(known)["model"].tolist() == ["mine"]
         again = import_fingerprints(workspace.store, file)
         assert (again.models, len(again.left_out)) == ([], 1)
 
@@ -142,7 +145,7 @@ def test_a_file_holds_all_of_a_fingerprint_and_nothing_of_its_owner(
     with Store(tmp_path / "copy.duckdb", "write") as copy:
         import_fingerprints(copy, file)
         of_tensors = "select * exclude (id) from tensor order by content_hash"
-        of_models = "select * exclude (content_hash) from layers order by all"
+        of_models = "select * exclude (content_hash, representation) from layers order by all"
         for query in (of_tensors, of_models):
             theirs = copy.connection.execute(query).df()
             assert theirs.equals(ingested.connection.execute(query).df())
