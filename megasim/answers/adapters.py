@@ -24,7 +24,7 @@ from megasim.wording.html import html_lines
 from megasim.wording.sentences import counted, four_digits, joined, listed
 from megasim.words import PartRole
 
-# Models that are named in a sentence.
+# Models, or places, that are named in a sentence.
 _MOST_NAMED = 6
 
 
@@ -123,7 +123,8 @@ class AdapterAnswer:
         if not self.layers:
             return f"{name}: an adapter of which no change is computed"
         counts = Counter(layer.component for layer in self.layers)
-        places = joined([f"{n} of {component_title(c)}" for c, n in counts.most_common()])
+        each = [f"{n} of {component_title(c)}" for c, n in counts.most_common()]
+        places = listed(each, _MOST_NAMED) if len(each) > _MOST_NAMED else joined(each)
         of = "" if self.family == "generic" else f" for {self.family}"
         return (
             f"{name}: {' and '.join(self.kinds)}{of}, changes "

@@ -179,7 +179,8 @@ def _certainty(findings: Sequence[Finding], steps: Sequence[Edge]) -> str:
     sources = {f.source for f in findings}
     how = "estimates from sketches" if Source.ESTIMATED in sources else "exact distances"
     how = "published distances" if Source.IMPORTED in sources else how
-    text = f"How sure: {how} over {counted(compared, 'key')}"
+    over = f"{how} over {counted(compared, 'key')}" if compared else "no key was compared"
+    text = f"How sure: {over}"
     text += f", {counted(unread, 'key')} not read" if unread else ""
     told = []
     directions = [s.confidence for s in steps if s.kind != EdgeKind.MERGE]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def _directed(
     if rooting.base not in rooting.sides[pair]:
         a, b, away = b, a, 1 - away
         behind = len(names) - behind
-        found = [replace(e, log_odds=-e.log_odds) for e in found]
+        found = [e.turned() for e in found]
     own = sum(e.log_odds for e in found)
     rest = float(np.log(max(away, 1e-9) / max(1 - away, 1e-9))) - own
     models = "1 model" if behind == 1 else f"{behind} models"

@@ -106,11 +106,21 @@ class Evidence:
         text: the numbers, in words.
         log_odds: how much it speaks for the direction as drawn; negative speaks against it,
             0 says nothing of direction.
+        backwards: the text for the other direction, where it is another one.
     """
 
     name: str
     text: str
     log_odds: float
+    backwards: str = ""
+
+    def turned(self) -> Evidence:
+        """Return the same evidence for the step drawn the other way.
+
+        >>> print(Evidence("kurtosis drift", "3 → 4", 0.5, "4 → 3").turned().text)
+        4 → 3
+        """
+        return Evidence(self.name, self.backwards or self.text, -self.log_odds, self.text)
 
     def to_json(self) -> dict[str, object]:
         """Return plain data."""
@@ -162,19 +172,25 @@ def drift_evidence(
         worth = settings.record if name == NAMED_RUN else one_run
         if first != second and worth:
             sign = 1.0 if second > first else -1.0
-            found.append(Evidence(name, f"{unit} {first} → {second}", sign * worth))
+            forwards, backwards = f"{unit} {first} → {second}", f"{unit} {second} → {first}"
+            found.append(Evidence(name, forwards, sign * worth, backwards))
             break
     if component in a.norms and component in b.norms and squared > 0:
         growth = (b.norms[component] ** 2 - a.norms[component] ** 2) / squared
         bounded = min(1.0, max(-1.0, growth))
-        text = f"squared norm changes by {growth:+.3g} of the squared step"
-        found.append(Evidence("norm growth", text, settings.norm_growth * bounded))
+        text, backwards = (
+            f"squared norm changes by {change:+.3g} of the squared step"
+            for change in (growth, -growth)
+        )
+        worth = settings.norm_growth * bounded
+        found.append(Evidence("norm growth", text, worth, backwards))
     if component in a.kurtosis and component in b.kurtosis:
         change = b.kurtosis[component] - a.kurtosis[component]
         if change:
-            text = f"kurtosis {a.kurtosis[component]:.3f} → {b.kurtosis[component]:.3f}"
+            before, after = (f"{m.kurtosis[component]:.3f}" for m in (a, b))
+            text, backwards = f"kurtosis {before} → {after}", f"kurtosis {after} → {before}"
             sign = 1.0 if change > 0 else -1.0
-            found.append(Evidence("kurtosis drift", text, sign * settings.kurtosis))
+            found.append(Evidence("kurtosis drift", text, sign * settings.kurtosis, backwards))
     return found
 
 

@@ -99,7 +99,7 @@ class Candidates:
 
     Attributes:
         names: the candidates, nearest first.
-        same: models that hold the very same weights.
+        same: models that hold the same weights, or a cast or quantised copy of them.
         notes: what else was left out, a sentence each.
     """
 
@@ -150,7 +150,7 @@ def comparable(
     same = [n for n in others if is_same(model, n)]
     if same:
         shown = ", ".join(printable(n, 60) for n in same[:5])
-        notes.append(f"the same weights under another name, no parents: {shown}")
+        notes.append(f"the same weights, cast or quantised at most, no parents: {shown}")
     if parents is None:
         sought = [
             n
@@ -171,7 +171,10 @@ def comparable(
         elif len(kept) < settings.pool:
             kept.append(name)
     if twins:
-        notes.append(f"{twins} model(s) with the weights of another candidate were left out")
+        notes.append(
+            f"{twins} model(s) with the weights of another candidate, cast or quantised at most, "
+            "were left out"
+        )
     if gaps:
         notes.append(f"{gaps} model(s) lack a distance to a nearer candidate and were left out")
     if len(kept) == settings.pool:

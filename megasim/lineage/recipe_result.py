@@ -70,7 +70,8 @@ class Recipe:
             weights of its own (see `level`); empty without layers.
         rivals: other sets that leave nearly as little, or no more than 3 %, the simplest first;
             of an unclaimed recipe with what came nearest.
-        same: models that hold the very same weights, and so were no candidates.
+        same: models that hold the same weights, or a cast or quantised copy of them, and so were
+            no candidates.
         source: "exact", "estimated" or "imported".
         notes: what else a reader should know, one sentence each.
         reason: why nothing is claimed; empty where something is.
@@ -134,7 +135,8 @@ class Recipe:
         asked = f"{printable(self.model, 80)} ({self.component}{estimated})"
         if not self.claimed and self.same:
             return (
-                f"{asked}: the same weights as {listed(self.same, 4, 60)}, and no merge of others"
+                f"{asked}: the same weights as {listed(self.same, 4, 60)}, cast or quantised at "
+                "most, and no merge of others"
             )
         if not self.claimed:
             return f"{asked}: no merge of these models: {self.reason}"

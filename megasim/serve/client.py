@@ -20,6 +20,8 @@ from megasim.store.rows import Store
 from megasim.workspace import Workspace
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from megasim.compare.result import CompareResult
     from megasim.exchange.fingerprint_file import ImportResult
     from megasim.findings.known_components import KnownComponent
@@ -224,6 +226,26 @@ class RemoteWorkspace(Workspace):
 
         found = self.service.json("GET", "missing_files")
         return MissingFiles(tuple(found["gone"]), tuple(found["unreachable"]))
+
+    def nearest(
+        self,
+        model: str | Path,
+        components: Sequence[str] | None = None,
+        *,
+        k: int = 5,
+        progress: Progress = NO_PROGRESS,
+    ) -> pd.DataFrame:
+        """Return the models nearest to one of the store. See `Workspace.nearest`.
+
+        Raises:
+            UsageError: it is a file; to look at one, the store must be opened here.
+        """
+        if str(model) not in self.store.model_ids() and Path(model).exists():
+            raise UsageError(
+                "a file cannot be looked at while a service has the store open",
+                "stop the service, or ingest the file and ask for its model",
+            )
+        return super().nearest(model, components, k=k, progress=progress)
 
     def export_fingerprints(
         self,

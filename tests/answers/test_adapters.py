@@ -96,6 +96,17 @@ def test_layers_have_the_keys_of_the_base(tmp_path: Path) -> None:
         assert {layer.alpha for layer in answer.layers} == {None if name == "old" else ALPHA}
 
 
+def test_of_many_places_only_some_are_named(tmp_path: Path) -> None:
+    factor = {"lora_up": torch.ones(8, 2), "lora_down": torch.ones(2, 8)}
+    file = write_model(
+        tmp_path / "many.safetensors",
+        {f"lora_odd_{i}_mix.{w}.weight": v for i in range(9) for w, v in factor.items()},
+    )
+    first = load_adapter(None, file).sentences()[0]
+    assert "changes 9 layers: 1 of" in first
+    assert first.endswith(" and 4 more")
+
+
 def test_another_alpha_is_said_to_be_nothing_else(tmp_path: Path) -> None:
     one = write_spellings(tmp_path / "a", factors(0))["kohya"]
     other = write_spellings(tmp_path / "b", factors(0), alpha=3 * ALPHA)["peft"]

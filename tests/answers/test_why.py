@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from megasim import cli
 from megasim.workspace import Workspace, open_store
 from tests.answers.test_notebook import small_demo
 from tests.exchange.merged_models import store_of
+from tests.models import write_model
 from tests.small_sd import UNET, small_sd, trained
 
 
@@ -63,6 +65,15 @@ def test_numbers_are_those_of_the_findings(store: Workspace) -> None:
     assert f"L2 {unet.l2:.4g}, {unet.keys_changed} of {unet.keys_compared} keys" in why.changed
     total = sum(f.keys_compared or 0 for f in store.pair_findings("base-fp16", "chain-1"))
     assert f"exact distances over {total} keys" in why.certainty
+
+
+def test_where_nothing_was_compared_no_distance_is_claimed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_model(tmp_path / f"{name}.safetensors", {f"{name}.weight": torch.ones(8, 8)})
+    with open_store(tmp_path / "s.duckdb") as store:
+        store.ingest(tmp_path)
+        store.compare()
+        assert store.why("a", "b").certainty == "How sure: no key was compared."
 
 
 def test_the_command_prints_five_lines(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,6 +165,14 @@ def test_copies_hang_on_their_original(store: Workspace) -> None:
     assert edges["int4-of-tuned"] == ("tuned", "quantised")
 
 
+def test_a_recipe_does_not_call_a_quantised_copy_the_very_same_weights(store: Workspace) -> None:
+    recipe = store.recipe("tuned", "all")
+    of_base = store.recipe("base", "all")
+    assert not any("fp8" in name for name in recipe.same)
+    assert "fp8" in of_base.same
+    assert "cast or quantised at most" in of_base.sentence()
+
+
 def test_the_store_is_sound(store: Workspace) -> None:
     from megasim.workspace.jobs import doctor
 

@@ -119,6 +119,20 @@ def test_step_counts_decide_and_name_an_epoch() -> None:
     first, second = build_lineage(matrix, facts=facts).edges
     assert (first.parent, first.child, first.kind, first.decided) == ("x", "z", "epoch step", True)
     assert (second.parent, second.child, second.kind) == ("y", "x", "epoch step")
+    assert [e.evidence[0].text for e in (first, second)] == ["epoch 9 → 20", "epoch 4 → 9"]
+
+
+@pytest.mark.parametrize("names", [("a-base", "b-child"), ("b-base", "a-child")])
+def test_evidence_is_worded_in_the_direction_of_the_step(names: tuple[str, str]) -> None:
+    rng = np.random.default_rng(5)
+    base = rng.normal(0, 1, SIZE)
+    weights = dict(zip(names, (base, base + rng.normal(0, 0.2, SIZE)), strict=True))
+    matrix, facts = matrix_of(dict(sorted(weights.items())))
+    (edge,) = build_lineage(matrix, facts=sorted(facts, key=lambda f: f.name)).edges
+    assert (edge.parent, edge.child) == names
+    growth = next(e for e in edge.evidence if e.name == "norm growth")
+    assert growth.log_odds > 0
+    assert growth.text.startswith("squared norm changes by +")
 
 
 def test_epochs_of_one_run_are_a_chain() -> None:

@@ -136,11 +136,14 @@ def test_jobs_of_the_command_line_are_done_by_the_service(store: Path, tmp_path:
 
 
 def test_what_a_service_cannot_do_names_the_remedy(
-    store: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    file = write_model(tmp_path / "f.safetensors", random_model(5))
     with running(store):
         assert run(["--db", str(store), "--wait", "0", "compact"]) == 3
         assert run(["--db", str(store), "export", "--fingerprints", "f.parquet"]) == 2
+        assert "stop the service" in capsys.readouterr().err
+        assert run(["--db", str(store), "nearest", str(file)]) == 2
         assert "stop the service" in capsys.readouterr().err
         with pytest.raises(StoreLockedError, match=r"served at http://127\.0\.0\.1"):
             megasim.open_store(store, "read", wait=0)
