@@ -243,8 +243,11 @@ def test_a_refusal_says_what_the_file_is(tmp_path: Path) -> None:
     assert "dcp_to_torch" in text
     packed = tmp_path / "speech.nemo"
     with tarfile.open(packed, "w") as tar:
-        tar.add(*saved(tmp_path, weights=BODY))
-    assert "a tar file, as NeMo packs its models" in refused(tmp_path, packed)
+        for path in saved(tmp_path, first=BODY, second=BODY):
+            tar.add(path)
+    text = refused(tmp_path, packed)
+    assert "a tar file of 2 checkpoints: " in text
+    assert "unpack it with `tar -xf`" in text
 
 
 def test_weights_of_a_frozen_script_are_read(tmp_path: Path) -> None:
