@@ -14,6 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import megasim
+from megasim.cli import run
+from megasim.kernels.machine_code import Loop
 
 HEAVY = ("numpy", "torch", "numba", "duckdb", "pandas", "matplotlib", "scipy.linalg", "sklearn")
 
@@ -92,3 +94,18 @@ def test_what_was_compiled_is_kept_where_it_can_be(tmp_path: Path) -> None:
         assert list(tmp_path.glob("[kh]*/**/*.half_to_single-*.o"))
         assert told(note, str(kept), str(home)) == "None"
     assert "as on every run, because there is no folder" in told(note, unusable, unusable)
+
+
+def test_the_note_on_compiling_ends_with_files_of_one_dtype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"layer.weight": np.ones((8, 8), np.float32)}, path)
+    compiled: set[str] = set()
+    monkeypatch.setattr(Loop, "is_kept", lambda loop: loop.name in compiled)
+    for noted in (True, False):
+        for command in (("ingest", str(path)), ("compare",)):
+            assert run(["--db", str(tmp_path / "s.duckdb"), *command]) == 0
+            printed = capsys.readouterr()
+            assert ("compiling the inner loops" in printed.out + printed.err) == noted
+        compiled |= {"walk_singles", "add_singles"}
