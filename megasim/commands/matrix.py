@@ -126,6 +126,8 @@ def nearest_command(
         show_json(records(frame))
     else:
         show(table_text(frame))
+    if frame.empty and not components and not frame.attrs.get("passed_over"):
+        say(f"note: no other model of the store has keys in common with {printable(model)}")
     for component, count in frame.attrs.get("passed_over", {}).items():
         say(
             f"note: not looked at: {counted(count, 'model')} that hold {printable(component)} "

@@ -154,3 +154,16 @@ def test_fingerprints_of_another_version_give_no_estimate_until_read_again(
     assert run(["matrix", "-c", "block", "--estimate", "-o", "m.npz"]) == 0
     with np.load("m.npz") as arrays:
         assert arrays["values"][0, 7] == pytest.approx(truth(0, 7), rel=0.05)
+
+
+def test_a_model_that_shares_no_key_is_said_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}.safetensors"
+        write_model(path, {f"{name}.weight": torch.ones(8, 8)})
+    store = ["--db", str(tmp_path / "s.duckdb")]
+    assert run([*store, "ingest", str(tmp_path)]) == 0
+    assert run([*store, "nearest", "a"]) == 0
+    printed = capsys.readouterr()
+    assert "no other model of the store has keys in common with a" in printed.out + printed.err
