@@ -152,7 +152,7 @@ def test_the_command_writes_and_prints_them(
 
     out, _ = run("by-block", "-c", "all")
     assert all(f"by-block ({name})" in out for name in ("unet", "text_encoder", "vae"))
-    assert "by-block (vae): the same weights as a, b, base, sum, and no merge" in out
+    assert "by-block (vae): the same weights as a, b, base, sum, cast or quantised at most" in out
     listed = json.loads(run("by-block", "-c", "all", "--json")[0])
     assert [r["component"] for r in listed] == ["unet", "text_encoder", "vae"]
     _, err = run("by-block", "-o", str(tmp_path / "r.yaml"))

@@ -254,7 +254,7 @@ def test_bad_questions_get_clear_answers() -> None:
         recover_recipe(DistanceMatrix.from_values("ab", [[0, 1], [1, 0]], metric="l1"), "a")
     same = recover_recipe(matrix, "b")
     assert same.same == ("b2",)
-    assert "another name" in " ".join(same.notes)
+    assert "the same weights, cast or quantised at most, no parents: b2" in same.notes
 
 
 def test_json_is_plain_and_complete() -> None:

@@ -16,8 +16,8 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 QUESTIONS = re.findall(r"^\| (Where .*\?) \| (.*) \|$", TEXT, re.MULTILINE)
 
 
-def test_there_are_ten_questions() -> None:
-    assert len(QUESTIONS) == 10
+def test_there_are_at_least_ten_questions() -> None:
+    assert len(QUESTIONS) >= 10
 
 
 @pytest.mark.parametrize(("question", "answer"), QUESTIONS, ids=[q for q, _ in QUESTIONS])
