@@ -100,6 +100,16 @@ class TensorRef:
         """Bytes of the elements when laid out one after another."""
         return self.numel * STORAGE_DTYPES[self.dtype].itemsize
 
+    @property
+    def bytes_in_file(self) -> int:
+        """Bytes that are read for the elements; of decoded ones those of codes, scales ….
+
+        Never more than `nbytes`: several decoded tensors may share what is stored.
+        """
+        if self.decoder is not None:
+            return min(self.nbytes, sum(ref.nbytes for ref in self.decoder.stored))
+        return sum(part.bytes_in_file for part in self.parts) if self.parts else self.nbytes
+
 
 def fuse_refs(key: str, refs: Sequence[TensorRef]) -> TensorRef:
     """Return the tensor that `torch.cat(refs, dim=0)` would give; nothing is read.

@@ -119,7 +119,7 @@ class PlanRun:
         result.tensor_pairs_computed += sum(map(len, piece.tensor_pairs))
         refs = [ref for position in piece.positions for ref in position.refs]
         result.tensors_read += len(refs)
-        result.bytes_read += sum(ref.nbytes for ref in refs)
+        result.bytes_read += sum(ref.bytes_in_file for ref in refs)
         self.files.update(piece.models)
         result.files_read = len(self.files)
 

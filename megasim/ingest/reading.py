@@ -134,7 +134,7 @@ def begin_reading(
         natures=natures,
         refs=refs,
         futures=[executor.submit(fingerprint_refs, piece, sketch_size) for piece in pieces],
-        sizes=[sum(ref.nbytes for ref in piece) for piece in pieces],
+        sizes=[sum(ref.bytes_in_file for ref in piece) for piece in pieces],
         unread=[_unread_key(key, part, checkpoint.unread[key]) for key, part in unread],
         digests=executor.submit(digest_unread, tensors) if tensors else None,
         tied=checkpoint.tied,

@@ -38,15 +38,15 @@ def scaled_codes(stored: StoredTensors) -> Iterator[Represented]:
         if zeros is not None:
             sources.append(f"{prefix}weight_zero_point")
         yield scaled(key, codes, scales, tuple(sources), zeros)
-    yield from _fused_experts(stored)
+    yield from _of_other_names(stored)
 
 
-def _fused_experts(stored: StoredTensors) -> Iterable[Represented]:
-    """Find fused experts, a tensor of three dimensions that is called by its layer alone."""
+def _of_other_names(stored: StoredTensors) -> Iterable[Represented]:
+    """Find what is not called `weight`: fused experts, the matrices of a recurrent layer."""
     for name in ("_scale_inv", "_scale"):
         for key, scales in stored.ending_in(name):
             codes = stored.tensors.get(key)
-            if codes is not None and codes.dtype in _CODES and len(codes.shape) == 3:
+            if codes is not None and codes.dtype in _CODES and len(codes.shape) > 1:
                 yield scaled(key, codes, scales, (key, key + name))
 
 

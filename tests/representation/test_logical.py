@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import megasim
+from megasim.checkpoint.tensors import TensorReader
 from megasim.fingerprint.tensor import content_hashes, fingerprint_refs
 from megasim.representation.logical import logical_ref, scheme_of
 from megasim.representation.opening import open_model
@@ -54,6 +55,32 @@ def test_fingerprints_are_of_the_values(tmp_path: Path, rows: int) -> None:
                 assert np.array_equal(x, y), field.name
             else:
                 assert x == y, field.name
+
+
+def test_codes_of_a_recurrent_layer_have_scales_too(tmp_path: Path) -> None:
+    """Its matrices are called `weight_hh_l0`, and their scales after them."""
+    layer = torch.nn.GRU(24, 16, 2).state_dict()
+    model = dict(layer)
+    for key, value in layer.items():
+        if value.ndim == 2:
+            scale = value.abs().amax() / 448
+            model |= {key: (value / scale).to(torch.float8_e4m3fn), f"{key}_scale": scale}
+    tensors = open_model(write_model(tmp_path / "gru.safetensors", model)).tensors
+    assert tensors.keys() == layer.keys()
+    with TensorReader() as reader:
+        for key, ref in tensors.items():
+            expected = decoded(model)[key].numpy()
+            assert np.array_equal(reader.read(ref).reshape(expected.shape), expected), key
+
+
+def test_what_is_read_is_counted_in_bytes_of_the_file(tmp_path: Path) -> None:
+    """Not in those of the decoded values, which are four times as many."""
+    path = write_model(tmp_path / "fp8.safetensors", fp8_model())
+    other = write_model(tmp_path / "other.safetensors", fp8_model(1))
+    stored = sum(t.numel() * t.element_size() for t in fp8_model().values())
+    with megasim.open_store(tmp_path / "s.duckdb") as store:
+        assert store.ingest(path, other).bytes_read == 2 * stored
+        assert store.compare().bytes_read == 2 * stored
 
 
 def test_the_content_hash_tells_codes_scales_and_scheme(tmp_path: Path) -> None:
