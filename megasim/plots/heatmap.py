@@ -377,7 +377,10 @@ def colour_bar(
     place.xaxis.set_ticks_position("top")
     if isinstance(norm, LogNorm):
         decades = np.log10(float(norm.vmax or 1) / float(norm.vmin or 1))
-        marks = (1.0,) if decades > most_decades else (1.0, 2.0, 5.0)
+        width = figure.get_figwidth() * place.get_position().width
+        label = 5 * 0.65 * SMALLEST * scale / 72  # inches, of a number such as 0.005
+        crowded = decades > most_decades or 3 * decades * label > width
+        marks = (1.0,) if crowded else (1.0, 2.0, 5.0)
         place.xaxis.set_major_locator(LogLocator(subs=marks))
         place.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         place.xaxis.set_minor_locator(NullLocator())
