@@ -22,8 +22,8 @@ from megasim.resources import __version__
 
 # Command → the module of `commands` that holds it, imported when one of its commands is used.
 COMMANDS = {
-    "ingest": "store",
-    "compare": "store",
+    "ingest": "ingest",
+    "compare": "compare",
     "models": "store",
     "forget": "upkeep",
     "compact": "upkeep",

@@ -300,3 +300,16 @@ def byte_text(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def tell_of_compiling(*names: str) -> None:
+    """Say that the first run takes longer, and why.
+
+    Of the loops of a pass, one for each dtype, only those of the files at hand are ever compiled.
+    """
+    from megasim.kernels import loops
+    from megasim.kernels.machine_code import compile_note
+
+    notes = [compile_note(getattr(loops, name)) for name in names]
+    if notes[0] is not None and all(notes):
+        say(notes[0])
