@@ -30,9 +30,9 @@ from benchmarks.reliability.disks import measure_disks
 from benchmarks.reliability.kills import measure_kills
 from benchmarks.reliability.mutations import measure_mutations
 from benchmarks.reliability.processes import measure_processes
-from benchmarks.reliability.stores import Report
+from benchmarks.reliability.stores import PhaseReport
 
-_Phase = Callable[[Path], Report]
+_Phase = Callable[[Path], PhaseReport]
 
 
 def _phases(
@@ -56,7 +56,7 @@ def _phases(
 
 
 def _stop(*_: object) -> None:
-    Report.asked_to_stop = True
+    PhaseReport.asked_to_stop = True
 
 
 def main() -> int:

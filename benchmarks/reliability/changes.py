@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.forked import must
-from benchmarks.reliability.stores import Report, copy_store, faults, scratch, write_models
+from benchmarks.reliability.stores import PhaseReport, copy_store, faults, scratch, write_models
 from megasim.checkpoint.tensors import TensorReader
 from megasim.workspace import open_store
 
@@ -57,7 +57,7 @@ def remove(path: Path) -> None:
 _CHANGES: tuple[Callable[[Path], None], ...] = (overwrite, replace, cut, remove)
 
 
-def measure_changes(folder: Path, count: int, seed: int = 0) -> Report:
+def measure_changes(folder: Path, count: int, seed: int = 0) -> PhaseReport:
     """Change a file during ingest and during compare, in turn, so often."""
     place = scratch(folder, "changes")
     originals = place / "originals"
@@ -67,10 +67,10 @@ def measure_changes(folder: Path, count: int, seed: int = 0) -> Report:
     must(db, "ingest", models)
     ingested = place / "ingested.duckdb"
     copy_store(db, ingested)
-    report, rng = Report("changes"), random.Random(seed)
+    report, rng = PhaseReport("changes"), random.Random(seed)
     done = {"ingest": 0, "compare": 0}
     for i in range(count):
-        if Report.asked_to_stop:
+        if PhaseReport.asked_to_stop:
             break
         kind = "compare" if i % 2 else "ingest"
         path = models / rng.choice(paths).name
@@ -123,7 +123,7 @@ def _work(db: Path, kind: str, models: Path) -> str:
         return " ".join(error.message for error in result.failed)
 
 
-def _check(report: Report, where: str, db: Path, kind: str, name: str) -> None:
+def _check(report: PhaseReport, where: str, db: Path, kind: str, name: str) -> None:
     with open_store(db, "read") as store:
         known = set(store.models()["name"])
         if kind == "ingest" and name in known:

@@ -13,16 +13,24 @@ import sys
 from pathlib import Path
 
 from benchmarks.reliability.forked import must, run
-from benchmarks.reliability.kills import Job, jobs
-from benchmarks.reliability.stores import Report, answers, copy_store, faults, names, same, scratch
+from benchmarks.reliability.kills import KilledCommand, jobs
+from benchmarks.reliability.stores import (
+    PhaseReport,
+    answers,
+    copy_store,
+    faults,
+    names,
+    same,
+    scratch,
+)
 
 _ROOMY = "1g"
 _KINDS = ("ingest", "compare", "import", "migrate", "doctor", "compact")
 
 
-def measure_disks(folder: Path, count: int, models: int = 6) -> Report:
+def measure_disks(folder: Path, count: int, models: int = 6) -> PhaseReport:
     """Run commands on disks that are full so often, at sizes from nothing to nearly enough."""
-    report = Report("disks")
+    report = PhaseReport("disks")
     place = scratch(folder, "disks")
     disk = place / "disk"
     disk.mkdir()
@@ -40,7 +48,7 @@ def measure_disks(folder: Path, count: int, models: int = 6) -> Report:
             start = job.start.stat().st_size if job.start else 0
             enough = _enough(disk, job, start, need)
             for i in range(share):
-                if Report.asked_to_stop:
+                if PhaseReport.asked_to_stop:
                     break
                 # from barely more than what is there to a little less than what is enough; the last
                 # one is enough for the log, and not for the store that it is to be written to
@@ -74,7 +82,7 @@ def _resize(disk: Path, size: object) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
 
 
-def _undisturbed(disk: Path, job: Job) -> tuple[dict[str, list[tuple[object, ...]]], int]:
+def _undisturbed(disk: Path, job: KilledCommand) -> tuple[dict[str, list[tuple[object, ...]]], int]:
     """Return what a job leaves with room enough, and the most bytes that it took."""
     db = disk / "s.duckdb"
     _begin(disk, job, _ROOMY)
@@ -86,7 +94,7 @@ def _undisturbed(disk: Path, job: Job) -> tuple[dict[str, list[tuple[object, ...
     return answers(db), need
 
 
-def _enough(disk: Path, job: Job, low: int, high: int) -> int:
+def _enough(disk: Path, job: KilledCommand, low: int, high: int) -> int:
     """Return about the largest size on which a job fails."""
     for _ in range(4):
         middle = (low + high) // 2
@@ -98,7 +106,7 @@ def _enough(disk: Path, job: Job, low: int, high: int) -> int:
     return low
 
 
-def _begin(disk: Path, job: Job, size: object) -> None:
+def _begin(disk: Path, job: KilledCommand, size: object) -> None:
     _resize(disk, _ROOMY)
     for path in disk.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -108,7 +116,11 @@ def _begin(disk: Path, job: Job, size: object) -> None:
 
 
 def _fill(
-    report: Report, disk: Path, job: Job, room: int, truth: dict[str, list[tuple[object, ...]]]
+    report: PhaseReport,
+    disk: Path,
+    job: KilledCommand,
+    room: int,
+    truth: dict[str, list[tuple[object, ...]]],
 ) -> bool:
     """Run a job on a disk of so many bytes, then with room enough; whether it met the end."""
     db = disk / "s.duckdb"

@@ -23,7 +23,7 @@ import duckdb
 
 from benchmarks.reliability.forked import begin, must, run
 from benchmarks.reliability.stores import (
-    Report,
+    PhaseReport,
     answers,
     command,
     copy_store,
@@ -43,7 +43,7 @@ _LINE = re.compile(r"^\d+\s+(\w+)\(")
 
 
 @dataclass(frozen=True)
-class Job:
+class KilledCommand:
     """A command on a store that `start` makes, and what must be there before and after it."""
 
     name: str
@@ -51,7 +51,7 @@ class Job:
     arguments: tuple[object, ...]
 
 
-def jobs(place: Path, models: int) -> list[Job]:
+def jobs(place: Path, models: int) -> list[KilledCommand]:
     """Return a job of each kind that writes, with the stores that they begin with."""
     folder = place / "models"
     write_models(folder, models)
@@ -67,13 +67,13 @@ def jobs(place: Path, models: int) -> list[Job]:
         con.execute("delete from component_distance where model_a = 1")
         con.execute("delete from tensor_distance where rowid % 3 = 0")
     return [
-        Job("ingest", None, ("ingest", folder)),
-        Job("compare", fresh, ("compare",)),
-        Job("import", None, ("import", place / "prints.parquet")),
-        Job("forget", compared, ("forget", "m00", "m01")),
-        Job("migrate", old, ("migrate",)),
-        Job("doctor", ill, ("doctor", "--repair")),
-        Job("compact", compared, ("compact",)),
+        KilledCommand("ingest", None, ("ingest", folder)),
+        KilledCommand("compare", fresh, ("compare",)),
+        KilledCommand("import", None, ("import", place / "prints.parquet")),
+        KilledCommand("forget", compared, ("forget", "m00", "m01")),
+        KilledCommand("migrate", old, ("migrate",)),
+        KilledCommand("doctor", ill, ("doctor", "--repair")),
+        KilledCommand("compact", compared, ("compact",)),
     ]
 
 
@@ -83,10 +83,10 @@ def measure_kills(
     seed: int = 0,
     models: int = 6,
     commands: Collection[str] | None = None,
-) -> Report:
+) -> PhaseReport:
     """Kill commands so often, half at random and half at exact writes; all kinds when None."""
     place = scratch(folder, "kills")
-    report = Report("kills")
+    report = PhaseReport("kills")
     rng = random.Random(seed)
     exact = _can_trace(place)
     todo = [job for job in jobs(place, models) if commands is None or job.name in commands]
@@ -99,7 +99,7 @@ def measure_kills(
         truth, seconds, writes = _undisturbed(place, job, exact)
         points = spread(writes, (share + 1) // 2) if writes else []
         for i in range(share):
-            if Report.asked_to_stop:
+            if PhaseReport.asked_to_stop:
                 break
             db = place / "victim.duckdb"
             before = _begin(db, job)
@@ -121,7 +121,7 @@ def measure_kills(
     return report
 
 
-def _begin(db: Path, job: Job) -> set[str]:
+def _begin(db: Path, job: KilledCommand) -> set[str]:
     """Put the store there that a job begins with, and return its models."""
     if job.start is None:
         remove_store(db)
@@ -131,7 +131,7 @@ def _begin(db: Path, job: Job) -> set[str]:
 
 
 def _undisturbed(
-    place: Path, job: Job, exact: bool
+    place: Path, job: KilledCommand, exact: bool
 ) -> tuple[dict[str, list[tuple[object, ...]]], float, list[tuple[str, int]]]:
     """Return what a job leaves when nobody disturbs it, its seconds, and each of its writes."""
     db = place / "victim.duckdb"
@@ -164,7 +164,7 @@ def _strace(db: Path, log: Path | None, *inject: str) -> list[str]:
     return ["strace", "-f", "-qq", "-e", f"trace={','.join(_WRITES)}", *paths, *inject, *output]
 
 
-def _kill_at_write(db: Path, job: Job, name: str, number: int) -> bool:
+def _kill_at_write(db: Path, job: KilledCommand, name: str, number: int) -> bool:
     inject = ("-e", f"inject={name}:signal=KILL:when={number}")
     done = subprocess.run(
         [*_strace(db, None, *inject), *command(db, *job.arguments)],
@@ -174,7 +174,7 @@ def _kill_at_write(db: Path, job: Job, name: str, number: int) -> bool:
     return done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
-def _kill_at(db: Path, job: Job, seconds: float) -> bool:
+def _kill_at(db: Path, job: KilledCommand, seconds: float) -> bool:
     process = begin(db, *job.arguments)
     process.join(seconds)
     process.kill()
@@ -183,9 +183,9 @@ def _kill_at(db: Path, job: Job, seconds: float) -> bool:
 
 
 def _examine(
-    report: Report,
+    report: PhaseReport,
     db: Path,
-    job: Job,
+    job: KilledCommand,
     before: set[str],
     truth: dict[str, list[tuple[object, ...]]],
 ) -> None:

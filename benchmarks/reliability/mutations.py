@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save
 
 from benchmarks.reliability.forked import must
-from benchmarks.reliability.stores import Report, faults, scratch, write_models
+from benchmarks.reliability.stores import PhaseReport, faults, scratch, write_models
 from megasim.checkpoint import file_stamp
 from megasim.checkpoint.opening import TensorReader, TensorRef, find_checkpoints, open_checkpoint
 from megasim.errors import MegasimError
@@ -158,10 +158,10 @@ def _packed_again(data: bytes, rng: random.Random) -> bytes:
     return buffer.getvalue()
 
 
-def measure_mutations(folder: Path, count: int, workers: int, seed: int = 0) -> Report:
+def measure_mutations(folder: Path, count: int, workers: int, seed: int = 0) -> PhaseReport:
     """Read so many mutated files, of each format in turn."""
     place = scratch(folder, "mutations")
-    report = Report("mutations")
+    report = PhaseReport("mutations")
     batches = [(seed * 1_000_003 + i, min(_BATCH, count - i)) for i in range(0, count, _BATCH)]
     told: Counter[str] = Counter()
     slowest, largest = 0.0, 0
@@ -173,7 +173,7 @@ def measure_mutations(folder: Path, count: int, workers: int, seed: int = 0) -> 
             report.done += sum(counted.values())
             for what in wrong:
                 report.tell(what)
-            if Report.asked_to_stop:
+            if PhaseReport.asked_to_stop:
                 for process in tuple(pool._processes.values()):
                     process.terminate()
                 break
@@ -261,7 +261,7 @@ def _refs(refs: Iterable[TensorRef]) -> Iterable[TensorRef]:
     return (ref for ref in refs if ref.nbytes < 64 << 20)
 
 
-def _others(place: Path, count: int, seed: int, report: Report) -> dict[str, int]:
+def _others(place: Path, count: int, seed: int, report: PhaseReport) -> dict[str, int]:
     """Import mutated results of mega_cmp and fingerprint files; the store stays sound."""
     must(place.parent / "own.duckdb", "ingest", *write_models(place.parent / "own", 2, 8))
     own = place.parent / "own.duckdb"
@@ -274,7 +274,7 @@ def _others(place: Path, count: int, seed: int, report: Report) -> dict[str, int
     told = {"read": 0, "refused": 0}
     db = place.parent / "others.duckdb"
     for i in range(count):
-        if Report.asked_to_stop:
+        if PhaseReport.asked_to_stop:
             break
         path = rng.choice(list(honest))
         data = honest[path]

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.reliability.forked import must, run
-from benchmarks.reliability.stores import Report, faults, matrices, same, scratch, write_models
+from benchmarks.reliability.stores import PhaseReport, faults, matrices, same, scratch, write_models
 
 _ASKED: tuple[tuple[object, ...], ...] = (
     ("models",),
@@ -33,10 +33,10 @@ _NOT_THERE = {
 
 def measure_processes(
     folder: Path, minutes: float, workers: int, models: int, seed: int = 0
-) -> Report:
+) -> PhaseReport:
     """Run so many workers for so many minutes, one process at a time each."""
     place = scratch(folder, "processes")
-    report = Report("processes")
+    report = PhaseReport("processes")
     paths = write_models(place / "models", models)
     truth = place / "truth.duckdb"
     for path in paths:  # in one order, as the ids follow from it
@@ -53,7 +53,7 @@ def measure_processes(
     def work(number: int) -> None:
         rng = random.Random(seed * 1000 + number)
         own = paths[number::workers]
-        while time.monotonic() < end and not Report.asked_to_stop:
+        while time.monotonic() < end and not PhaseReport.asked_to_stop:
             action = rng.choice(("ingest", "compare", "forget", "ask", "ask", "compact"))
             path = rng.choice(own) if own else paths[0]
             if action == "ingest":

@@ -21,7 +21,7 @@ _VIEWS = ("layers", "layer_distances", "component_distances")
 
 
 @dataclass
-class Report:
+class PhaseReport:
     """What a phase did: how often, what went wrong, and figures worth telling.
 
     A SIGTERM ends all phases early; what was done until then is told.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from megasim.answers.adapter_files import AdapterFile
-from megasim.answers.adapter_places import Fit, ModelWeights, Placed, Weight, fit_of
+from megasim.answers.adapter_places import AdapterFit, ModelWeights, Placed, Weight, fit_of
 from megasim.checkpoint.opening import TensorReader, TensorRef
 from megasim.compare.piece import PairPiece, Position, run_pair_piece
 from megasim.errors import CheckpointError, NoAnswerError, printable
@@ -308,7 +308,7 @@ def blocks_in_order(blocks: Sequence[BlockStrength]) -> list[BlockStrength]:
     return sorted(blocks, key=lambda b: block_place(b.block))
 
 
-def shares_architecture(fit: Fit) -> bool:
+def shares_architecture(fit: AdapterFit) -> bool:
     """Whether a model has most layers of an adapter, in fitting shapes."""
     total = len(fit.placed) + len(fit.missing) + len(fit.mismatched)
     return 2 * len(fit.placed) > total

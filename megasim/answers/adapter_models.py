@@ -16,7 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.answers.adapter_files import AdapterFile
-from megasim.answers.adapter_places import Fit, ModelWeights, Placed, fit_of, weights_in_store
+from megasim.answers.adapter_places import (
+    AdapterFit,
+    ModelWeights,
+    Placed,
+    fit_of,
+    weights_in_store,
+)
 from megasim.checkpoint.opening import TensorReader, TensorRef
 from megasim.errors import CheckpointError, printable
 from megasim.fingerprint.sketch import DEFAULT_SIZE
@@ -68,7 +74,7 @@ class SeenIn:
         return dict(vars(self))
 
 
-class KnownModels:
+class AdapterTargets:
     """The models of a store with weights of their own, as adapters are looked for in them."""
 
     def __init__(self, store: Store) -> None:
@@ -92,7 +98,7 @@ class KnownModels:
             for m in self.models
         }
 
-    def fits_of(self, adapter: AdapterFile) -> tuple[Fit, ...]:
+    def fits_of(self, adapter: AdapterFile) -> tuple[AdapterFit, ...]:
         """Return how an adapter goes with each model that has most of its layers."""
         fits = [fit_of(adapter, weights) for weights in self.weights.values()]
         most = [f for f in fits if 2 * len(f.placed) > len(adapter.layers)]
@@ -123,7 +129,7 @@ class KnownModels:
         return min(left)[2]
 
     def sketched(
-        self, adapter: AdapterFile, fits: Sequence[Fit], progress: Progress = NO_PROGRESS
+        self, adapter: AdapterFile, fits: Sequence[AdapterFit], progress: Progress = NO_PROGRESS
     ) -> tuple[list[Placed], list[Doubles], Doubles]:
         """Return layers that all models hold in one way, the sketches of each, and the change's.
 
@@ -172,9 +178,9 @@ class KnownModels:
 
 
 def seen_in(
-    known: KnownModels,
+    known: AdapterTargets,
     adapter: AdapterFile,
-    fits: Sequence[Fit],
+    fits: Sequence[AdapterFit],
     *,
     progress: Progress = NO_PROGRESS,
 ) -> tuple[SeenIn, ...]:

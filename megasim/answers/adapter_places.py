@@ -94,7 +94,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Fit:
+class AdapterFit:
     """How the layers of an adapter go with one model.
 
     Attributes:
@@ -137,7 +137,7 @@ def weights_in_file(checkpoint: Checkpoint, name: str) -> ModelWeights:
     return ModelWeights(name, anatomy.family, weights)
 
 
-def fit_of(adapter: AdapterFile, model: ModelWeights) -> Fit:
+def fit_of(adapter: AdapterFile, model: ModelWeights) -> AdapterFit:
     """Return which weight of a model each layer of an adapter is."""
     found: list[Placed] = []
     missing: list[str] = []
@@ -155,7 +155,7 @@ def fit_of(adapter: AdapterFile, model: ModelWeights) -> Fit:
             wrong.append(touched.module)
         else:
             found.append(placed)
-    return Fit(model.name, model.family, tuple(found), tuple(missing), tuple(wrong))
+    return AdapterFit(model.name, model.family, tuple(found), tuple(missing), tuple(wrong))
 
 
 def _weight(touched: TouchedLayer, model: ModelWeights) -> Weight | None:

@@ -12,8 +12,8 @@ from typing import Any
 from megasim.anatomy.classification import component_title
 from megasim.answers.adapter_baking import Baked, measure_baking
 from megasim.answers.adapter_files import AdapterFile, TouchedLayer, open_adapter
-from megasim.answers.adapter_models import KnownModels, SeenIn, seen_in
-from megasim.answers.adapter_places import Fit, ModelWeights, fit_of, weights_in_file
+from megasim.answers.adapter_models import AdapterTargets, SeenIn, seen_in
+from megasim.answers.adapter_places import AdapterFit, ModelWeights, fit_of, weights_in_file
 from megasim.checkpoint.opening import TensorReader, default_name
 from megasim.errors import CheckpointError, NoAnswerError, UsageError, printable
 from megasim.progress import NO_PROGRESS, Progress
@@ -76,7 +76,7 @@ class AdapterAnswer:
     unread: Mapping[str, str]
     others: tuple[str, ...]
     said: Mapping[str, str]
-    fits: tuple[Fit, ...] = ()
+    fits: tuple[AdapterFit, ...] = ()
     seen: tuple[SeenIn, ...] = ()
     baked: Baked | None = None
     unused_patterns: tuple[str, ...] = ()
@@ -206,7 +206,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def describe_adapter(
-    adapter: AdapterFile, known: KnownModels | None = None, baked: Baked | None = None,
+    adapter: AdapterFile, known: AdapterTargets | None = None, baked: Baked | None = None,
     *, progress: Progress = NO_PROGRESS,
 ) -> AdapterAnswer:  # fmt: skip
     """Return what an adapter is, and how it goes with the models of a store.
@@ -229,7 +229,7 @@ def describe_adapter(
                 progress.advance(1)
     finally:
         progress.finish()
-    fits: tuple[Fit, ...] = ()
+    fits: tuple[AdapterFit, ...] = ()
     seen: tuple[SeenIn, ...] = ()
     if known is not None:
         fits = known.fits_of(adapter)
@@ -331,7 +331,7 @@ def load_adapter(
         CheckpointError: a file cannot be read.
     """
     adapter = open_named_adapter(named, store)
-    known = None if store is None else KnownModels(store)
+    known = None if store is None else AdapterTargets(store)
     baked = None
     if model is not None:
         ours = open_named_weights(model, store)
@@ -365,7 +365,7 @@ def adapters_in_model(
     adapters = [m for m in store.models() if m.part_role == PartRole.ADAPTER and m.path]
     if not adapters:
         raise NoAnswerError("the store knows no adapter", "run `megasim ingest` on some")
-    known = KnownModels(store)
+    known = AdapterTargets(store)
     ours = open_named_weights(name, store)
     found: list[tuple[str, Baked]] = []
     untried: dict[str, str] = {}

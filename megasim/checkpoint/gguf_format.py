@@ -27,7 +27,7 @@ from megasim.checkpoint.contents import (
     shorten,
     storable,
 )
-from megasim.checkpoint.gguf_names import Named, Names, names_of
+from megasim.checkpoint.gguf_names import GGUFNames, Named, names_of
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef, fuse_refs
 from megasim.errors import CheckpointError, printable
@@ -242,7 +242,7 @@ def _place(
     source: ByteSource,
     entry: _Entry,
     data: int,
-    names: Names,
+    names: GGUFNames,
     metadata: dict[str, JSON],
     tensors: dict[str, TensorRef],
     unread: dict[str, UnreadTensor],

@@ -35,7 +35,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Names:
+class GGUFNames:
     """The names of one file: its architecture, and how many heads it says it has."""
 
     architecture: str
@@ -70,13 +70,13 @@ class Names:
         return Named(key, is_plus_one=how == "gemma" and self.architecture in _PLUS_ONE)
 
 
-def names_of(metadata: Mapping[str, JSON]) -> Names:
+def names_of(metadata: Mapping[str, JSON]) -> GGUFNames:
     """Return the names of a file by its metadata."""
     architecture = metadata.get("general.architecture")
     architecture = architecture if isinstance(architecture, str) else ""
     heads = _number(metadata, f"{architecture}.attention.head_count")
     kv_heads = _number(metadata, f"{architecture}.attention.head_count_kv") or heads
-    return Names(architecture, heads, kv_heads)
+    return GGUFNames(architecture, heads, kv_heads)
 
 
 def _number(metadata: Mapping[str, JSON], key: str) -> int:

@@ -93,7 +93,9 @@ def map_command(
     type=click.Choice(["role", "block", "attention"]),
     help="How to group layers; attention means attn1, attn2 and others.",
 )
-@click.option("--only", type=options.Names(), help="Only these groups, e.g. attn1,ff or IN01,M00.")
+@click.option(
+    "--only", type=options.ModelNames(), help="Only these groups, e.g. attn1,ff or IN01,M00."
+)
 @options.look
 @options.output(False, "Figure: .png, .svg or .pdf; or a table of the steps: .csv.")
 @options.as_json

@@ -32,7 +32,7 @@ _MOST_RIVALS = 10
 @click.option(
     "--from",
     "parents",
-    type=options.Names(),
+    type=options.ModelNames(),
     shell_complete=complete_several_models,
     help="The parents of MODEL, if they are known.",
 )

@@ -101,7 +101,7 @@ def check_shard_file(shard: str | None, output: Path | None) -> None:
         check_ending(output, (".parquet",))
 
 
-class Names(click.ParamType[list[str]]):
+class ModelNames(click.ParamType[list[str]]):
     """Names of models, separated by commas."""
 
     name = "A,B,…"
@@ -135,13 +135,13 @@ class Size(click.ParamType[int]):
 
 path = click.option(
     "--path",
-    type=Names(),
+    type=ModelNames(),
     shell_complete=complete_several_models,
     help="Models in the order they were made: A,B,C.",
 )
 models = click.option(
     "--models",
-    type=Names(),
+    type=ModelNames(),
     shell_complete=complete_several_models,
     help="Only these models, in this order: A,B,C.",
 )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, required=True, metavar="A B", shell_complete=complete_models)
 @click.option(
     "--allow",
-    type=options.Names(),
+    type=options.ModelNames(),
     default="",
     metavar="cast,prune,…",
     help="Differences that are allowed in B: cast, prune, rename, quant.",

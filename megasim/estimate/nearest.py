@@ -144,7 +144,7 @@ def nearest_pairs(
 
 
 @dataclass(frozen=True)
-class Candidates:
+class NearestCandidates:
     """A model, and those among which its nearest are sought, by their ids.
 
     Attributes:
@@ -156,7 +156,7 @@ class Candidates:
     passed_over: int
 
 
-def candidates_of(store: Store, model_id: int, component: str, k: int) -> Candidates | None:
+def candidates_of(store: Store, model_id: int, component: str, k: int) -> NearestCandidates | None:
     """Return the models among which the k nearest of one are sought; None for all models."""
     members = member_names(store, component)
     count = _holders(store, members)
@@ -170,7 +170,7 @@ def candidates_of(store: Store, model_id: int, component: str, k: int) -> Candid
         k=_candidates(k),
     )
     peers = int(found[0][1]) if found else 0
-    return Candidates(frozenset([model_id, *(int(i) for i, _ in found)]), count - 1 - peers)
+    return NearestCandidates(frozenset([model_id, *(int(i) for i, _ in found)]), count - 1 - peers)
 
 
 def folded_pairs(

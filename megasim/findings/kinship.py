@@ -37,7 +37,7 @@ class SharedContents:
     key_in_second: str
 
 
-class Kinship:
+class KinshipFacts:
     """What relations follow from.
 
     Attributes:

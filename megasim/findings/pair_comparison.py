@@ -13,7 +13,7 @@ from megasim.errors import printable
 from megasim.findings.component_facts import ComponentFacts
 from megasim.findings.component_groups import used_components
 from megasim.findings.differing_keys import DifferingKey, load_differing_keys
-from megasim.findings.kinship import Kinship, SharedContents, ordered
+from megasim.findings.kinship import KinshipFacts, SharedContents, ordered
 from megasim.findings.pair_sentences import component_list, pair_sentences
 from megasim.findings.roundings import PairRounding
 from megasim.findings.verdicts import NEVER_USED, Finding
@@ -84,7 +84,7 @@ class PairComparison:
             id as `a`. None where neither is, or both alike.
     """
 
-    kinship: Kinship
+    kinship: KinshipFacts
     a: int
     b: int
     findings: Sequence[Finding]

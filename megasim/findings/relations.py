@@ -9,7 +9,7 @@ from itertools import combinations, pairwise
 
 from megasim.errors import printable
 from megasim.findings.component_groups import Equalities
-from megasim.findings.kinship import ComponentSet, Kinship, ordered
+from megasim.findings.kinship import ComponentSet, KinshipFacts, ordered
 from megasim.findings.pair_comparison import PairComparison, Relation
 from megasim.findings.pair_relations import pair_relations
 from megasim.findings.roundings import whole_roundings
@@ -46,7 +46,7 @@ def model_relations(
     """
     equal = Equalities(FindingsReader(store)) if equalities is None else equalities
     chosen = chosen_pairs(store, pairs, group)
-    kinship = Kinship(equal)
+    kinship = KinshipFacts(equal)
     if pairs is None and group is None and len(chosen) > MOST_DETAILED_PAIRS:
         known = set(chosen)
         ties = _ties(kinship, known)
@@ -136,7 +136,7 @@ def _with_all_of_same_bytes(relations: Sequence[Relation]) -> list[Relation]:
     return sorted([*relations, *added], key=lambda relation: relation.kind.rank)
 
 
-def _relations(kinship: Kinship, pairs: Sequence[Pair]) -> list[Relation]:
+def _relations(kinship: KinshipFacts, pairs: Sequence[Pair]) -> list[Relation]:
     """Return all relations of pairs of ids, each in the direction given."""
     reader = kinship.reader
     found: dict[tuple[str, str], list[Finding]] = defaultdict(list)
@@ -175,7 +175,7 @@ class _Families:
         return True
 
 
-def _ties(kinship: Kinship, known: set[Pair]) -> list[Pair]:
+def _ties(kinship: KinshipFacts, known: set[Pair]) -> list[Pair]:
     """Return few pairs that tie together the models whose components are all equal.
 
     Of each large set of them a spanning tree of the closest relations; then each model that is a
@@ -194,7 +194,7 @@ def _ties(kinship: Kinship, known: set[Pair]) -> list[Pair]:
     return [pair for pair in dict.fromkeys(ties) if pair in known]
 
 
-def _neighbouring_shards(kinship: Kinship) -> list[Pair]:
+def _neighbouring_shards(kinship: KinshipFacts) -> list[Pair]:
     """Return the pairs of shards that follow each other, as their names say."""
     shards = [
         (*shard, model.id)
@@ -208,14 +208,14 @@ def _neighbouring_shards(kinship: Kinship) -> list[Pair]:
     ]
 
 
-def _tied(kinship: Kinship, ids: Sequence[int], known: set[Pair]) -> list[Pair]:
+def _tied(kinship: KinshipFacts, ids: Sequence[int], known: set[Pair]) -> list[Pair]:
     """Return all pairs of a few models of equal components; of many, a spanning tree."""
     if len(ids) <= _MOST_IN_ALL_PAIRS:
         return sorted(known & set(combinations(ids, 2)))
     return _spanning_tree(kinship, ids, known)
 
 
-def _spanning_tree(kinship: Kinship, ids: Sequence[int], known: set[Pair]) -> list[Pair]:
+def _spanning_tree(kinship: KinshipFacts, ids: Sequence[int], known: set[Pair]) -> list[Pair]:
     """Return a spanning tree of models of equal components, by the closest relations."""
 
     def rank(pair: Pair) -> tuple[int, bool, Pair]:
@@ -228,7 +228,7 @@ def _spanning_tree(kinship: Kinship, ids: Sequence[int], known: set[Pair]) -> li
     return [pair for pair in candidates if families.tie(*pair)]
 
 
-def _nearest_pairs(kinship: Kinship, known: set[Pair], ties: Iterable[Pair]) -> list[Pair]:
+def _nearest_pairs(kinship: KinshipFacts, known: set[Pair], ties: Iterable[Pair]) -> list[Pair]:
     """Return for each family of tied models the pair that is nearest to any other."""
     families = _Families(kinship.equal.components_of)
     for pair in ties:

@@ -94,7 +94,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class ParentCandidates:
     """The models that may be parents of one, and those that are no parents.
 
     Attributes:
@@ -116,7 +116,7 @@ def comparable(
     *,
     parents: Sequence[str] | None,
     settings: LineageSettings,
-) -> Candidates:
+) -> ParentCandidates:
     """Return the models that may be parents of one.
 
     Models of another scale, or at right angles to it, are not among those that are sought: what
@@ -179,7 +179,7 @@ def comparable(
         notes.append(f"{gaps} model(s) lack a distance to a nearer candidate and were left out")
     if len(kept) == settings.pool:
         notes.append(f"parents were sought among the {settings.pool} nearest models")
-    return Candidates(tuple(kept), tuple(same), tuple(notes))
+    return ParentCandidates(tuple(kept), tuple(same), tuple(notes))
 
 
 def may_be_parent(

@@ -18,7 +18,7 @@ from megasim.matrix.distance_matrix import LayerMatrices
 
 
 @dataclass(frozen=True)
-class Fit:
+class WeightFit:
     """The least-squares weights of k parents, block by block.
 
     Attributes:
@@ -43,7 +43,7 @@ class Candidate:
 
 def fit_weights(
     squared: Floats, model: int, parents: Sequence[int], settings: LineageSettings = SETTINGS
-) -> Fit:
+) -> WeightFit:
     """Return the weights, summing to 1, that bring Σ wᵢ pᵢ nearest to the model.
 
     With u = p − p₁ and m' = m − p₁ the weights of all but the first parent solve
@@ -64,7 +64,7 @@ def fit_weights(
     weights = np.concatenate([1 - w.sum(axis=1, keepdims=True), w], axis=1)
     if others:
         weights[spread <= 0] = np.nan
-    return Fit(weights, np.maximum(residual, 0.0), np.asarray(inverse, dtype=np.float64))
+    return WeightFit(weights, np.maximum(residual, 0.0), np.asarray(inverse, dtype=np.float64))
 
 
 def dependent_parent(squared: Floats, parents: Sequence[int], noise: float) -> int | None:

@@ -37,7 +37,7 @@ _BINS = np.arange(np.log(0.02), np.log(50.0), _BIN)
 
 
 @dataclass(frozen=True)
-class Changes:
+class ElementChanges:
     """The changes of one key's elements from the base.
 
     Attributes:
@@ -55,7 +55,7 @@ class Changes:
     distance: float
 
     @classmethod
-    def of(cls, elements: KeyElements, base: int, parents: Sequence[int]) -> Changes:
+    def of(cls, elements: KeyElements, base: int, parents: Sequence[int]) -> ElementChanges:
         """Return the changes of the first of some models, and of its parents, from a base."""
         values = elements.values[[0, base, *parents]]
         model, base_values = values[0], values[1]
@@ -89,7 +89,7 @@ class Explained:
     left: float
 
 
-def factors(keys: Sequence[Changes], parent: int, least_share: float) -> float | None:
+def factors(keys: Sequence[ElementChanges], parent: int, least_share: float) -> float | None:
     """Return the factor by which a parent's change was taken over where it was alone, or None.
 
     Args:
@@ -123,7 +123,7 @@ def factors(keys: Sequence[Changes], parent: int, least_share: float) -> float |
     return _densest(within, 0.004 * abs(center))
 
 
-def factor_in(key: Changes, parent: int, usual: float) -> float:
+def factor_in(key: ElementChanges, parent: int, usual: float) -> float:
     """Return the factor in one key, where enough elements tell; near the usual one."""
     ratio, _ = _ratios(key, parent)
     within = ratio[np.abs(ratio / usual - 1) < 0.15]
@@ -131,7 +131,7 @@ def factor_in(key: Changes, parent: int, usual: float) -> float:
     return found
 
 
-def refined(key: Changes, factor: Sequence[float], found: Explained) -> list[float]:
+def refined(key: ElementChanges, factor: Sequence[float], found: Explained) -> list[float]:
     """Return the factors in one key, by least squares over what was taken of one parent alone."""
     alone = found.known.all(axis=0) & (found.taken.sum(axis=0) == 1)
     better = list(factor)
@@ -142,7 +142,7 @@ def refined(key: Changes, factor: Sequence[float], found: Explained) -> list[flo
     return better
 
 
-def _ratios(key: Changes, parent: int) -> tuple[Floats, Floats]:
+def _ratios(key: ElementChanges, parent: int) -> tuple[Floats, Floats]:
     """Return t / δ of the elements in which both are clear of rounding, and log |t / δ|."""
     change = key.parents[parent]
     clear = (np.abs(change) > 16 * key.rounding) & (np.abs(key.model) > 8 * key.rounding)
@@ -159,7 +159,7 @@ def _densest(values: Floats, width: float) -> float:
 
 
 def pair_share(
-    keys: Sequence[Changes], i: int, j: int, scales: Sequence[Sequence[float]]
+    keys: Sequence[ElementChanges], i: int, j: int, scales: Sequence[Sequence[float]]
 ) -> float | None:
     """Return the share of parent i where i and j were both taken and the weights normalised.
 
@@ -180,7 +180,9 @@ def pair_share(
     return _densest(shares, 0.01)
 
 
-def explain(key: Changes, factor: Sequence[float], weights: Sequence[float] | None) -> Explained:
+def explain(
+    key: ElementChanges, factor: Sequence[float], weights: Sequence[float] | None
+) -> Explained:
     """Return which subset of parents explains each element.
 
     Args:

@@ -19,7 +19,7 @@ import numpy as np
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.lineage.sparse_atoms import (
     Bools,
-    Changes,
+    ElementChanges,
     Explained,
     Floats,
     explain,
@@ -63,7 +63,9 @@ class SparseFit:
     unexplained: float
 
 
-def sparse_fit(keys: Sequence[Changes], settings: LineageSettings = SETTINGS) -> SparseFit | None:
+def sparse_fit(
+    keys: Sequence[ElementChanges], settings: LineageSettings = SETTINGS
+) -> SparseFit | None:
     """Return the sparsifying merge that made a model, or None where none explains it exactly.
 
     Args:
@@ -94,7 +96,9 @@ def sparse_fit(keys: Sequence[Changes], settings: LineageSettings = SETTINGS) ->
     return found if found and found.unexplained <= settings.max_unexplained else None
 
 
-def parents_by_elements(keys: Sequence[Changes], settings: LineageSettings = SETTINGS) -> list[int]:
+def parents_by_elements(
+    keys: Sequence[ElementChanges], settings: LineageSettings = SETTINGS
+) -> list[int]:
     """Return the parents of which single elements were taken, out of many; empty if of none.
 
     One is added after the other, that which explains most more, until none explains a share more:
@@ -135,7 +139,7 @@ def parents_by_elements(keys: Sequence[Changes], settings: LineageSettings = SET
 
 
 def _best_explained(
-    keys: Sequence[Changes], scales: Sequence[Sequence[float]]
+    keys: Sequence[ElementChanges], scales: Sequence[Sequence[float]]
 ) -> tuple[list[Explained], list[float] | None]:
     """Return how far subsets explain, added up or normalised, whichever explains more."""
     added = [explain(key, c, None) for key, c in zip(keys, scales, strict=True)]
@@ -152,7 +156,7 @@ def _best_explained(
 
 
 def _named(
-    keys: Sequence[Changes],
+    keys: Sequence[ElementChanges],
     scales: Sequence[Sequence[float]],
     best: Sequence[Explained],
     weights: Sequence[float] | None,
@@ -204,7 +208,7 @@ def _named(
 
 
 def _whole_elements(
-    keys: Sequence[Changes],
+    keys: Sequence[ElementChanges],
     best: Sequence[Explained],
     used: Sequence[int],
     taken: Sequence[float],
@@ -226,17 +230,17 @@ def _whole_elements(
     )
 
 
-def _left(keys: Sequence[Changes], best: Sequence[Explained]) -> float:
+def _left(keys: Sequence[ElementChanges], best: Sequence[Explained]) -> float:
     whole = sum(key.distance for key in keys)
     return sum(e.left for e in best) / whole if whole > 0 else float("nan")
 
 
-def _scaled(key: Changes, factor: Sequence[float]) -> Floats:
+def _scaled(key: ElementChanges, factor: Sequence[float]) -> Floats:
     return np.asarray(np.array(factor)[:, None] * key.parents)
 
 
 def _signs_elected(
-    keys: Sequence[Changes], scales: Sequence[Sequence[float]], best: Sequence[Explained]
+    keys: Sequence[ElementChanges], scales: Sequence[Sequence[float]], best: Sequence[Explained]
 ) -> bool:
     """Return whether parents of opposite signs are hardly ever taken together, as others are."""
     both = np.zeros(2)
@@ -256,7 +260,7 @@ def _signs_elected(
 
 
 def _undisputed(
-    key: Changes, factor: Sequence[float], found: Explained, parent: int, elected: bool
+    key: ElementChanges, factor: Sequence[float], found: Explained, parent: int, elected: bool
 ) -> Bools:
     """Return the elements in which it is known whether a parent was taken, its sign or not.
 
@@ -269,7 +273,7 @@ def _undisputed(
 
 
 def _taken_by_rank(
-    keys: Sequence[Changes],
+    keys: Sequence[ElementChanges],
     scales: Sequence[Sequence[float]],
     best: Sequence[Explained],
     parent: int,
@@ -328,7 +332,7 @@ def _shape(counts: Floats, settings: LineageSettings) -> tuple[str, float, float
 
 
 def _factor(
-    keys: Sequence[Changes],
+    keys: Sequence[ElementChanges],
     scales: Sequence[Sequence[float]],
     best: Sequence[Explained],
     parent: int,

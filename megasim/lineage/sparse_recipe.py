@@ -12,7 +12,7 @@ from megasim.lineage.inner_products import Floats, source_of
 from megasim.lineage.recipe_question import comparable
 from megasim.lineage.recipe_result import Parent, Recipe
 from megasim.lineage.settings import SETTINGS, LineageSettings
-from megasim.lineage.sparse_atoms import Changes
+from megasim.lineage.sparse_atoms import ElementChanges
 from megasim.lineage.sparse_methods import SparseFit, parents_by_elements, sparse_fit
 from megasim.matrix.distance_matrix import DistanceMatrix
 from megasim.words import MergeMethod, RecipeVerdict, Source
@@ -50,13 +50,13 @@ def sparse_recipe(
     sample = list(files.shared(names, matrix.component, per_key=few, most_keys=few_keys))
     for base in _likely_bases(sample, matrix.subset(names).values, settings):
         others = [i for i in range(1, len(names)) if i != base]
-        chosen = parents_by_elements([Changes.of(e, base, others) for e in sample], settings)
+        chosen = parents_by_elements([ElementChanges.of(e, base, others) for e in sample], settings)
         if not chosen:
             continue
         asked = [model, names[base], *(names[others[i]] for i in chosen)]
         shared = files.shared(asked, matrix.component, per_key=many, most_keys=most_keys)
         places = range(2, len(asked))
-        found = sparse_fit([Changes.of(e, 1, places) for e in shared], settings)
+        found = sparse_fit([ElementChanges.of(e, 1, places) for e in shared], settings)
         if found is not None:
             return _described(matrix, asked, found, near.same)
     return None

@@ -9,7 +9,7 @@ import numpy as np
 
 from megasim.lineage.inner_products import Floats
 from megasim.lineage.recipe_question import MODEL, Question
-from megasim.lineage.recipe_search import Fit, fit_weights
+from megasim.lineage.recipe_search import WeightFit, fit_weights
 from megasim.words import WeightLevel
 
 
@@ -27,7 +27,7 @@ class LevelFit:
     level: WeightLevel
     groups: tuple[str, ...]
     squared: Floats
-    fit: Fit
+    fit: WeightFit
     left: float
 
 

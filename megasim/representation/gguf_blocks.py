@@ -122,7 +122,7 @@ def decode_blocks(raw: npt.NDArray[np.uint8], code: str) -> Singles:
 
 
 @dataclass(frozen=True)
-class Grid:
+class RoundingGrid:
     """The evenly spaced numbers that the values of a block are rounded to.
 
     Attributes:
@@ -176,12 +176,12 @@ _HALF: Final = 2.0**-10
 # Not Q4_0, Q4_1, Q5_0 and Q5_1: with an importance matrix, ggml makes their codes by one scale and
 # stores another, so that they need not be the nearest.
 _GRIDS: Final = {
-    "Q8_0": Grid(((2, 34),), 255, _HALF, 0x80, 0x7F),
-    "Q2_K": Grid(((16, 80),), 3),
-    "Q3_K": Grid(((0, 96),), 7),
-    "Q4_K": Grid(((16, 144),), 15),
-    "Q5_K": Grid(((16, 176),), 31),
-    "Q6_K": Grid(((0, 192),), 63),
+    "Q8_0": RoundingGrid(((2, 34),), 255, _HALF, 0x80, 0x7F),
+    "Q2_K": RoundingGrid(((16, 80),), 3),
+    "Q3_K": RoundingGrid(((0, 96),), 7),
+    "Q4_K": RoundingGrid(((16, 144),), 15),
+    "Q5_K": RoundingGrid(((16, 176),), 31),
+    "Q6_K": RoundingGrid(((0, 192),), 63),
 }
 
 

@@ -53,7 +53,7 @@ class Import(_Asked):
     paths: Annotated[list[str], Field(min_length=1, max_length=_MOST)]
 
 
-class Report(_Asked):
+class ReportJob(_Asked):
     """Write the report as one page, to be fetched from the job."""
 
     kind: Literal["report"]
@@ -86,13 +86,13 @@ class Unknow(_Asked):
 
 
 Asked = Annotated[
-    Ingest | Compare | Import | Report | Forget | Know | Unknow, Field(discriminator="kind")
+    Ingest | Compare | Import | ReportJob | Forget | Know | Unknow, Field(discriminator="kind")
 ]
 KINDS: Mapping[str, type[_Asked]] = {
     "ingest": Ingest,
     "compare": Compare,
     "import": Import,
-    "report": Report,
+    "report": ReportJob,
     "forget": Forget,
     "know": Know,
     "unknow": Unknow,
@@ -193,7 +193,7 @@ def run_job(kind: str, arguments: Mapping[str, Any], work: Work) -> dict[str, An
         ).to_json()
     if isinstance(asked, Import):
         return workspace.import_path(*asked.paths, progress=progress).to_json()
-    if isinstance(asked, Report):
+    if isinstance(asked, ReportJob):
         page = work.folder / "report.html"
         result = workspace.report(
             page,

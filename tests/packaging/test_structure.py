@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from itertools import pairwise
 
 import networkx as nx
@@ -71,3 +72,14 @@ def test_few_floors_stand_on_each_other(rooms: nx.DiGraph) -> None:
     longest = nx.dag_longest_path(rooms)
     assert 5 < len(longest) <= MOST_FLOORS, longest
     assert all(rooms.has_edge(a, b) for a, b in pairwise(longest))
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """One name stands for one thing, so that a search finds it."""
+    found: dict[str, list[str]] = {}
+    for folder in ("megasim", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}

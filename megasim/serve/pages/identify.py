@@ -44,7 +44,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 Hash = Annotated[str, Field(pattern=f"^{_HASH.pattern}$")]
 
 
-class FileContents(BaseModel):
+class HashedFile(BaseModel):
     """What a browser found out about a file: its identity, and the hashes of its tensors."""
 
     identity: Hash | None = None
@@ -72,7 +72,7 @@ def identify_page(
 
 def _of_path(store: Workspace, path: Path) -> dict[str, Any]:
     identity = open_checkpoint(path).identity.header_hash
-    found = _answer(store, FileContents(identity=identity))
+    found = _answer(store, HashedFile(identity=identity))
     if not found["sentences"]:
         found["sentences"] = [
             f"No model of the store is {printable(path.name, 200)}. It may hold components of "
@@ -82,7 +82,7 @@ def _of_path(store: Workspace, path: Path) -> dict[str, Any]:
 
 
 @router.post("/identify/contents")
-def identify_contents(store: ReadStore, asked: Annotated[FileContents, Body()]) -> Response:
+def identify_contents(store: ReadStore, asked: Annotated[HashedFile, Body()]) -> Response:
     """Return which models hold what a file holds."""
     return Response(json_text(_answer(store, asked)), media_type="application/json")
 
@@ -99,7 +99,7 @@ async def identify_fingerprints(request: Request, store: ReadStore) -> Response:
 
     def answers() -> str:
         found = [
-            {"title": printable(name, 200), **_answer(store, FileContents(contents=contents))}
+            {"title": printable(name, 200), **_answer(store, HashedFile(contents=contents))}
             for name, contents in _contents_of_file(bytes(content))
         ]
         return json_text({"models": found})
@@ -133,7 +133,7 @@ def _contents_of_file(content: bytes) -> Iterator[tuple[str, list[str]]]:
         yield model, contents[:_MOST_CONTENTS]
 
 
-def _answer(store: Workspace, asked: FileContents) -> dict[str, Any]:
+def _answer(store: Workspace, asked: HashedFile) -> dict[str, Any]:
     """Return sentences, and a row for each component that holds some of the contents."""
     sentences = []
     if asked.identity:

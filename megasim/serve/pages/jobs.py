@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from megasim.errors import UsageError, printable
 from megasim.serve.formats import json_text, json_value
-from megasim.serve.job_kinds import Compare, Ingest, Report, checked
+from megasim.serve.job_kinds import Compare, Ingest, ReportJob, checked
 from megasim.serve.jobs import Job
 from megasim.serve.refusals import Refusal
 from megasim.serve.rendering import page
@@ -44,13 +44,13 @@ def ask_for_job(
     """Put a job at the end of the queue, and go to the list."""
     service = _allowed(request)
     chosen = _lines(models) or None
-    asked: Ingest | Compare | Report
+    asked: Ingest | Compare | ReportJob
     if kind == "ingest":
         asked = Ingest(kind="ingest", paths=_lines(paths))
     elif kind == "compare":
         asked = Compare(kind="compare", models=chosen, estimate=estimate)
     elif kind == "report":
-        asked = Report(kind="report", models=chosen)
+        asked = ReportJob(kind="report", models=chosen)
     else:
         raise UsageError(
             f"{printable(kind, 80)!r} is not asked for here", "use ingest, compare or report"
