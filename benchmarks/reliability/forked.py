@@ -7,8 +7,10 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -17,14 +19,16 @@ _PATIENCE = 1200.0  # seconds after which a command hangs
 _context = get_context("forkserver")
 _context.set_forkserver_preload([__name__])
 
-for _name in ("store", "upkeep", "findings", "matrix", "exchange"):
+for _name in ("ingest", "compare", "store", "upkeep", "findings", "matrix", "exchange"):
     importlib.import_module(f"megasim.commands.{_name}")
 for _name in (
-    *("cli", "workspace", "ingest.paths", "compare.pairs", "doctor.diagnosis", "kernels.loops"),
+    *("workspace", "ingest.paths", "compare.pairs", "doctor.diagnosis", "kernels.loops"),
     *("exchange.fingerprint_file", "findings.overview", "answers.matrices", "estimate.folded"),
     *("exchange.mega_cmp_import", "store.compaction", "checkpoint.opening"),
 ):
     importlib.import_module(f"megasim.{_name}")
+(_script,) = entry_points(group="console_scripts", name="megasim")
+_megasim = _script.load()  # the command as it is installed
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,10 @@ def must(db: Path, *arguments: object) -> None:
 
 
 def _work(arguments: list[str], told: str) -> None:
-    from megasim import cli
-
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     out = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(out, 2)
-    os._exit(cli.run(arguments))
+    sys.argv = ["megasim", *arguments]
+    _megasim()
