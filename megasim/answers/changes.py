@@ -93,7 +93,12 @@ def load_changes(
     """
     if by not in GROUPINGS:
         raise UsageError(f"no such grouping: {printable(by)!r}", f"choose {', '.join(GROUPINGS)}")
-    layers = pair_layers(store, a, b, component)
+    return changes_of(pair_layers(store, a, b, component), a, b, by)
+
+
+def changes_of(layers: pd.DataFrame, a: str, b: str, by: By) -> Changes:
+    """Return the same of layers that are known already, as `pair_layers` returns them."""
+    layers = layers.copy()
     column = layers["canonical_key" if by == "layer" else by]
     layers[by] = column.replace("", None).fillna(_OTHERS)
     counted_in = layers["is_measured"].astype(bool) & layers["l2"].notna()

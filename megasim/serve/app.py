@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import duckdb
 from fastapi import FastAPI, Request, Response
@@ -15,15 +16,14 @@ from starlette.exceptions import HTTPException
 
 from megasim.errors import MegasimError, printable
 from megasim.resources import package_path
-from megasim.serve.answer_cache import AnswerCache
-from megasim.serve.api import ROUTERS
+from megasim.serve.answer_cache import AnswerCache, AnswersApart
+from megasim.serve.api import ROUTERS, answers
 from megasim.serve.metrics import MEDIA_TYPE, Metrics
-from megasim.serve.pages import PAGES
-from megasim.serve.pages.pictures import warm_up
+from megasim.serve.pages import PAGES, routers
 from megasim.serve.problems import problem
 from megasim.serve.refusals import NotModified, Refusal, as_megasim_error
 from megasim.serve.security import Security
-from megasim.serve.service import Service
+from megasim.serve.service import Answering, Service
 from megasim.serve.settings import Settings
 from megasim.store.owner import StoreOwner
 
@@ -38,31 +38,25 @@ def create_app(settings: Settings) -> FastAPI:
     return app_of(Service(settings, owner))
 
 
-def app_of(service: Service) -> FastAPI:
-    """Return the application of a service that is open already."""
+def app_of(service: Service, apart: AnswersApart | None = None) -> FastAPI:
+    """Return the application of a service that is open already.
+
+    Args:
+        apart: processes that make pages and answers; all is made in this one when None.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.jobs.start()
-        warm_up()
         try:
             yield
         finally:
+            if apart is not None:
+                await run_in_threadpool(apart.close)
             await run_in_threadpool(service.close)
 
-    app = FastAPI(
-        title="megasim",
-        version=service.version,
-        summary="What changed between these checkpoints, and where did each come from?",
-        lifespan=lifespan,
-        openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # these pages load scripts of other hosts
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    app.state.service = service
-    service.navigation = [(path, title) for path, title, _ in PAGES if title]
-    for _, _, router in PAGES:
+    app = _application(service, lifespan)
+    for router in routers(apart=None if apart is None else False):
         app.include_router(router, include_in_schema=False)
     for api in ROUTERS:
         app.include_router(api)
@@ -76,8 +70,32 @@ def app_of(service: Service) -> FastAPI:
         """Return the metrics as Prometheus reads them, to who has the token."""
         return Response(metrics.text(), media_type=MEDIA_TYPE)
 
-    app.add_middleware(AnswerCache, service=service)
+    app.add_middleware(AnswerCache, service=service, apart=apart)
     app.add_middleware(Security, service=service, metrics=metrics)
+    return app
+
+
+def app_apart(answering: Answering) -> FastAPI:
+    """Return the application of a process that makes answers, which asks who may ask no more."""
+    app = _application(answering)
+    for router in (*routers(apart=True), answers.router):
+        app.include_router(router)
+    return app
+
+
+def _application(answering: Answering, lifespan: Any = None) -> FastAPI:
+    app = FastAPI(
+        title="megasim",
+        version=answering.version,
+        summary="What changed between these checkpoints, and where did each come from?",
+        lifespan=lifespan,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # these pages load scripts of other hosts
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = answering
+    answering.navigation = [(page.path, page.title) for page in PAGES if page.title]
     app.add_exception_handler(NotModified, _not_modified)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http_error)
@@ -87,7 +105,7 @@ def app_of(service: Service) -> FastAPI:
 
 
 def _first_page() -> Response:
-    return RedirectResponse(PAGES[0][0], 303)
+    return RedirectResponse(PAGES[0].path, 303)
 
 
 def _health() -> Response:

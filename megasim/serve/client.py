@@ -50,11 +50,11 @@ def connect(address: str, token: str = "") -> RemoteWorkspace:
         MegasimError: nothing answers there, the token is wrong, or it is of another version.
     """
     require_extra("serve", "megasim.connect")
-    from megasim.serve.remote_store import RemoteLease, ServiceConnection
+    from megasim.serve.remote_store import ServiceConnection, remote_lease
 
     service = ServiceConnection(address, token)
     try:
-        store = Store.over(RemoteLease(service))
+        store = Store.over(remote_lease(service))
     except BaseException:
         service.close()
         raise
@@ -79,10 +79,10 @@ class RemoteWorkspace(Workspace):
 
     def refresh(self) -> None:
         """From here on read the store as it is now."""
-        from megasim.serve.remote_store import RemoteLease
+        from megasim.serve.remote_store import remote_lease
 
         self.store.close()
-        self.store = Store.over(RemoteLease(self.service))
+        self.store = Store.over(remote_lease(self.service))
 
     # What changes the store
 

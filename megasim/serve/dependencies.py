@@ -7,23 +7,25 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Response
 
+from megasim.serve.answers_apart import asked_of
 from megasim.serve.refusals import NotModified
-from megasim.serve.service import service_of
+from megasim.serve.service import answering_of
 from megasim.workspace import Workspace
 
 T = TypeVar("T")
 
 
 def _read_store(request: Request, response: Response) -> Iterator[Workspace]:
-    service = service_of(request)
+    service = answering_of(request)
     with service.reading_at() as (workspace, revision):
         request.state.revision = revision
-        accept = request.headers.get("accept", "")
-        etag = service.etag(workspace, revision, request.scope["path"], request.url.query, accept)
+        scope = request.scope
+        asked = asked_of(scope["path"], scope["query_string"], request.headers.get("accept", ""))
+        etag = service.etag(workspace, revision, *asked)
         if request.method in ("GET", "HEAD"):
             # weak in comparison: what lies between may have compressed the answer
-            asked = request.headers.get("if-none-match", "").replace("W/", "")
-            if etag in (one.strip() for one in asked.split(",")):
+            held = request.headers.get("if-none-match", "").replace("W/", "")
+            if etag in (one.strip() for one in held.split(",")):
                 raise NotModified(etag)
             request.state.etag = etag
         yield workspace
@@ -37,11 +39,6 @@ def kept(request: Request, key: Hashable, compute: Callable[[], T]) -> T:
     """Return an answer, computed once for a state of the store. See `Service.kept`.
 
     It belongs in a request that has a `ReadStore`, which `compute` reads. What it returns is shared
-    by threads: it must not be changed. Where it is of an earlier state, because a job is saving,
-    the response gets no ETag, and a page says so.
+    by threads: it must not be changed.
     """
-    found, age = service_of(request).kept(key, request.state.revision, compute)
-    if age is not None:
-        request.state.etag = None
-        request.state.age = max(age, getattr(request.state, "age", 0.0))
-    return found
+    return answering_of(request).kept(key, request.state.revision, compute)

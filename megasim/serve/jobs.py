@@ -72,7 +72,7 @@ class Jobs:
         self._cursor = owner.cursor()
         self._lock = threading.RLock()
         self._wake = threading.Event()
-        self._ending = False
+        self._ending = self._is_busy = False
         self._running: tuple[int, JobProgress] | None = None
         self._cancelled: set[int] = set()
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
@@ -165,9 +165,9 @@ class Jobs:
             return {str(state): int(count) for state, count in self._rows("jobs_of_states")}
 
     @property
-    def is_running(self) -> bool:
-        """Whether a job runs."""
-        return self._running is not None
+    def is_busy(self) -> bool:
+        """Whether a job runs, or the next is about to."""
+        return self._is_busy
 
     def folder_of(self, job_id: int) -> Path:
         """Return where what a job writes lies."""
@@ -204,6 +204,7 @@ class Jobs:
                 found = self._rows("next_job")
                 job = self._job_of(found[0]) if found else None
                 progress = JobProgress()
+                self._is_busy = job is not None
                 if job is not None:
                     self._rows("begin_job", id=job.id)
                     self._running = (job.id, progress)

@@ -15,6 +15,8 @@ from multiprocessing import get_context
 
 from megasim.workspace.jobs import usable_cores
 
+# What waits for an answer comes first.
+_NICENESS = 10
 # Between two looks at whether the service is still there.
 _LOOK_SECONDS = 1.0
 
@@ -35,7 +37,9 @@ def reading_processes(workers: int | None) -> Iterator[ProcessPoolExecutor]:
 
 
 def _begin(service: int) -> None:
-    """Leave Ctrl-C to the service, and end with it, however it ends."""
+    """Leave Ctrl-C to the service, end with it, however it ends, and give way to its readers."""
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(service,), daemon=True).start()
 

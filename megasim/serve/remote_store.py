@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import duckdb
 import httpx
 import pyarrow as pa
 
@@ -23,7 +22,8 @@ from megasim.errors import (
     printable,
 )
 from megasim.resources import __version__
-from megasim.store.connection import Mode, migrations
+from megasim.serve.session_lease import SessionLease
+from megasim.store.connection import migrations
 
 _CONNECT_SECONDS = 10.0
 
@@ -107,110 +107,58 @@ class ServiceConnection:
         raise kinds.get(answer.status_code, MegasimError)(message, remedy)
 
 
-class RemoteLease:
-    """What `Lease` is for a store that a service has open: one session of it."""
+def remote_lease(service: ServiceConnection) -> SessionLease:
+    """Begin to read the store of a service as it is now.
 
-    mode: Mode = "read"
-    openings = 1
+    Raises:
+        StoreTooOldError, StoreTooNewError: its megasim has another schema than this one.
+    """
+    told = service.json("POST", "sessions")
+    schema = migrations()[-1][0]
+    if told["schema"] != schema or told["version"] != __version__:
+        kind = StoreTooNewError if told["schema"] > schema else StoreTooOldError
+        raise kind(
+            f"the service is megasim {printable(told['version'], 40)}; this is {__version__}",
+            "use the same version on both sides",
+        )
+    return SessionLease(
+        _HttpSession(service, str(told["session"])),
+        Path(printable(service.address, 200)),
+        tuple(str(note) for note in told["left_out"]),
+    )
 
-    def __init__(self, service: ServiceConnection) -> None:
-        """Begin to read the store as it is now.
 
-        Raises:
-            StoreTooOldError, StoreTooNewError: its megasim has another schema than this one.
-        """
-        self._service = service
-        told = service.json("POST", "sessions")
-        schema = migrations()[-1][0]
-        if told["schema"] != schema or told["version"] != __version__:
-            kind = StoreTooNewError if told["schema"] > schema else StoreTooOldError
-            raise kind(
-                f"the service is megasim {printable(told['version'], 40)}; this is {__version__}",
-                "use the same version on both sides",
-            )
-        self.path = Path(printable(service.address, 200))
-        self.left_out = tuple(str(note) for note in told["left_out"])
-        self._session: str | None = str(told["session"])
-        self._tables: dict[str, str] = {}
-        self._here = duckdb.connect()
-        self._is_unsaved = False
+class _HttpSession:
+    """A session of a service, asked over its API. See `AskedSession`."""
 
-    # What a `Session` asks of its connection
+    def __init__(self, service: ServiceConnection, name: str) -> None:
+        self._service, self._path = service, f"sessions/{name}"
 
-    def execute(self, sql: str, values: Any = None) -> duckdb.DuckDBPyRelation:
-        """Return the rows of a query."""
-        if self._session is None:
-            raise duckdb.ConnectionException("the store is closed")
+    def rows(self, sql: str, values: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> pa.Table:
         body = {
             "sql": sql,
-            "values": {name: _plain(value) for name, value in (values or {}).items()},
-            "tables": self._tables,
+            "values": {name: _plain(value) for name, value in values.items()},
+            "tables": {name: _in_base64(table) for name, table in tables.items()},
         }
-        content = self._service.bytes("POST", f"sessions/{self._session}/query", body)
-        return self._here.from_arrow(pa.ipc.open_stream(content).read_all())
+        content = self._service.bytes("POST", f"{self._path}/query", body)
+        return pa.ipc.open_stream(content).read_all()
 
-    def register(self, name: str, table: Any) -> None:
-        """Send a table with what is asked from here on."""
-        self._here.register("sent", table)
-        rows = self._here.sql("from sent").to_arrow_table()
-        self._here.unregister("sent")
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
-        self._tables[name] = base64.b64encode(sink.getvalue()).decode("ascii")
+    def begin_unsaved(self) -> None:
+        self._service.bytes("PUT", f"{self._path}/unsaved")
 
-    def unregister(self, name: str) -> None:
-        """Send it no more."""
-        self._tables.pop(name, None)
-
-    # What `HeldConnection` asks
-
-    @contextmanager
-    def use(self) -> Iterator[Any]:
-        """Hold the connection for some statements."""
-        yield self
-
-    def keep(self) -> Any:
-        """All that is read is of one moment anyway."""
-        return self
-
-    def release(self) -> None:
-        """Nobody waits for a session."""
-
-    @contextmanager
-    def transaction(self, *, wait: float | None = None) -> Iterator[None]:
-        """Refuse to save; add estimates within `rolled_back`."""
-        if not self._is_unsaved:
-            raise UsageError(
-                "a store that a service has open is changed by its jobs alone",
-                "stop the service, or ask for another way",
-            )
-        yield
-
-    @contextmanager
-    def rolled_back(self) -> Iterator[None]:
-        """Add estimates for the length of a block."""
-        self._service.bytes("PUT", f"sessions/{self._session}/unsaved")
-        self._is_unsaved = True
-        try:
-            yield
-        finally:
-            self._is_unsaved = False
-            self._service.bytes("DELETE", f"sessions/{self._session}/unsaved")
-
-    @contextmanager
-    def job(self, *, keep_open: bool = False) -> Iterator[None]:
-        """Refuse: jobs are those of the service."""
-        with self.transaction():
-            yield
+    def end_unsaved(self) -> None:
+        self._service.bytes("DELETE", f"{self._path}/unsaved")
 
     def close(self) -> None:
-        """End the session."""
-        session, self._session = self._session, None
-        if session is not None:
-            with suppress(MegasimError):
-                self._service.bytes("DELETE", f"sessions/{session}")
-            self._here.close()
+        with suppress(MegasimError):
+            self._service.bytes("DELETE", self._path)
+
+
+def _in_base64(table: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return base64.b64encode(sink.getvalue()).decode("ascii")
 
 
 def _plain(value: Any) -> Any:

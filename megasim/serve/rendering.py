@@ -30,9 +30,9 @@ def page(
     A template also knows `here`, the path of the page; `query`, the state in its URL; and
     `navigation`, the (path, title) of all pages.
     """
-    from megasim.serve.service import service_of
+    from megasim.serve.service import answering_of
 
-    service = service_of(request)
+    service = answering_of(request)
     text = (
         _environment()
         .get_template(template)
@@ -40,7 +40,6 @@ def page(
             values,
             here=request.scope["path"],
             query=str(request.url.query),
-            age=getattr(request.state, "age", None),
             navigation=service.navigation,
             store_name=service.settings.store.name,
             version=service.version,

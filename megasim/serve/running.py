@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import FrameType
 
 import uvicorn
 
 from megasim.errors import MegasimError, printable
-from megasim.serve.app import create_app
+from megasim.serve.answering_processes import AnsweringProcesses
 from megasim.serve.settings import Settings
+from megasim.store.owner import StoreOwner
 from megasim.store.service_file import RunningService, announced
+from megasim.workspace.jobs import usable_cores
 
 # How long requests that are under way may take once the service is asked to end.
 _GRACE_SECONDS = 5
@@ -31,11 +31,17 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
     Raises:
         MegasimError: the store cannot be opened, or the port is taken.
     """
-    listening = _listen(settings)
-    with listening:
+    with ExitStack() as held:
+        listening = held.enter_context(_listen(settings))
         port = int(listening.getsockname()[1])
-        app = create_app(settings)
-        service = app.state.service
+        owner = StoreOwner(settings.store, memory=settings.memory, uploads=settings.job_folder)
+        apart = AnsweringProcesses(owner, settings, settings.answering or _processes())
+        # while these begin, this one imports what it needs
+        from megasim.serve.app import app_of
+        from megasim.serve.service import Service
+
+        service = Service(settings, owner)
+        app = app_of(service, apart)
         here = _address(settings.host, port)
         found = RunningService(_address_here(settings, port), os.getpid(), service.owner_token)
         server = _Server(
@@ -71,7 +77,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._tell()
-            threading.Thread(target=_import_ahead, daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End: what would stream for ever ends by itself, all else gets some seconds."""
@@ -79,10 +84,9 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _import_ahead() -> None:
-    """Import what the first map and the first tree need, so that nobody waits for it."""
-    for name in ("megasim.answers.maps", "megasim.plots.interactive_map", "megasim.lineage.claims"):
-        importlib.import_module(name)
+def _processes() -> int:
+    """Return how many processes make answers: half as many as there are cores, at most four."""
+    return max(1, min(4, usable_cores() // 2))
 
 
 def _address(host: str, port: int) -> str:

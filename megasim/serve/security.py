@@ -71,12 +71,14 @@ class Security:
         try:
             refused = self._refused(request)
             await (refused or self.app)(scope, receive, send_with_headers)
+        except MegasimError as error:
+            await problem(request, error)(scope, receive, send_with_headers)
         except Exception:
             if status != 500:  # the answer has begun, and cannot be taken back
                 raise
             server_log.exception("%s failed", printable(scope["path"], 200))
-            error = MegasimError("megasim failed", "the log of the service says where")
-            await problem(request, error)(scope, receive, send_with_headers)
+            failed = MegasimError("megasim failed", "the log of the service says where")
+            await problem(request, failed)(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "other")

@@ -29,6 +29,7 @@ class Settings:
         memory: bytes that queries may use together; they use the disk beyond that.
         job_memory: bytes for the buffers of a job, in processes of its own.
         workers: processes that read checkpoints for a job.
+        answering: processes that make pages and answers; as many as suit the machine when None.
         sql_seconds: how long one query of a user may take.
         sql_memory: bytes that one query of a user may use.
         sql_rows: rows that a page or JSON holds at most; Arrow and CSV are streamed whole.
@@ -45,6 +46,7 @@ class Settings:
     memory: int = 512 << 20
     job_memory: int = 1 << 30
     workers: int | None = None
+    answering: int | None = None
     sql_seconds: float = 30.0
     sql_memory: int = 256 << 20
     sql_rows: int = 10_000

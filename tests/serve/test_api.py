@@ -314,7 +314,7 @@ def test_hostile_names_are_escaped_in_json_of_every_view(hostile: Any) -> None:
 def test_hostile_names_are_escaped_on_every_page(hostile: Any) -> None:
     from megasim.serve.pages import PAGES
 
-    for path, _, _ in PAGES:
+    for path, _ in PAGES:
         for query in ({}, *({"q": name} for name in HOSTILE)):
             shown = hostile.get(path, params=query, headers={"accept": "text/html"})
             assert shown.status_code in (200, 404, 422), path  # some ask for more

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
+from typing import NamedTuple
+
 from fastapi import APIRouter
 
-from megasim.serve.pages import (
-    identify,
-    jobs,
-    lineage,
-    map,
-    matrix,
-    model,
-    models,
-    pair,
-    pictures,
-    sql,
+from megasim.serve.answers_apart import is_made_apart
+
+
+class Page(NamedTuple):
+    """A page: its path, and its title in the navigation or ""."""
+
+    path: str
+    title: str
+
+    def router(self) -> APIRouter:
+        """Return its routes, out of the file of its name: imported where they are needed."""
+        found = import_module(f"{__name__}.{self.path[1:]}").router
+        assert isinstance(found, APIRouter)
+        return found
+
+
+# In the order of the navigation.
+PAGES = (
+    Page("/models", "Models"),
+    Page("/matrix", "Matrix"),
+    Page("/map", "Map"),
+    Page("/lineage", "Lineage"),
+    Page("/pair", "Pair"),
+    Page("/identify", "Identify"),
+    Page("/sql", "SQL"),
+    Page("/jobs", "Jobs"),
+    Page("/model", ""),
+    Page("/pictures", ""),
 )
 
-# (path, title in the navigation, router), in the order of the navigation; those without a title
-# are not in it.
-PAGES: tuple[tuple[str, str, APIRouter], ...] = (
-    ("/models", "Models", models.router),
-    ("/matrix", "Matrix", matrix.router),
-    ("/map", "Map", map.router),
-    ("/lineage", "Lineage", lineage.router),
-    ("/pair", "Pair", pair.router),
-    ("/identify", "Identify", identify.router),
-    ("/sql", "SQL", sql.router),
-    ("/jobs", "Jobs", jobs.router),
-    ("/model", "", model.router),
-    ("/pictures", "", pictures.router),
-)
+
+def routers(*, apart: bool | None = None) -> Iterator[APIRouter]:
+    """Yield the routes of the pages; of those made apart, or of the others, or of all."""
+    for page in PAGES:
+        if apart is None or is_made_apart(page.path) == apart:
+            yield page.router()

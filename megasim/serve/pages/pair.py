@@ -8,11 +8,10 @@ from urllib.parse import urlencode
 import pandas as pd
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
-from markupsafe import Markup
 
 from megasim.anatomy.classification import component_title
-from megasim.answers.changes import By, load_changes
-from megasim.answers.layers import histogram, pair_layers
+from megasim.answers.changes import By, changes_of
+from megasim.answers.layers import pair_layers
 from megasim.errors import NoAnswerError
 from megasim.findings.overview import FindingsReport
 from megasim.plots.figure_files import figure_bytes, inline_svg
@@ -26,6 +25,7 @@ from megasim.workspace import Workspace
 router = APIRouter()
 
 SORTS = ("l2", "share", "relative", "l1", "l0", "numel", "canonical_key", "block", "role", "status")
+GROUPS: tuple[By, ...] = ("block", "role")
 _ROWS = 100
 _KEYS = ("key_a", "key_b")
 _LAYER_COLUMNS = [
@@ -57,8 +57,10 @@ def pair_page(
     report: FindingsReport = kept(request, ("findings", a, b, ""), lambda: store.findings(a, b))
     components = run_query(store.store, "page_pair_components", path=[a, b])
     rows = components.frame
-    layered = _layered(request, store, a, b)
+    layers = _layers_of(request, store, a, b)
+    layered = _changed_first(layers)
     chosen = component if component in layered else (layered[0] if layered else "")
+    of_component = layers[layers["component"] == chosen]
     sentences = kept(request, ("why", a, b), lambda: store.why(a, b)) if why else None
     return page(
         request,
@@ -81,10 +83,8 @@ def pair_page(
         ),
         layered=[(name, component_title(name)) for name in layered],
         component=chosen,
-        groups=[_groups(request, store, a, b, chosen, by) for by in ("block", "role")]
-        if chosen
-        else [],
-        layers=_layers(request, store, a, b, chosen, sort, descending, q, start)
+        groups=[_groups(of_component, a, b, chosen, by) for by in GROUPS] if chosen else [],
+        layers=_shown_layers(of_component, a, b, chosen, sort, descending, q, start)
         if chosen
         else None,
         sort=sort,
@@ -100,45 +100,42 @@ def pair_page(
             f"/pair?{own_query(request, start=str(max(start - _ROWS, 0)))}#layers",
             f"/pair?{own_query(request, start=str(start + _ROWS))}#layers",
         ),
-        histogram=_histogram(request, store, a, b, chosen) if chosen else "",
         asked=urlencode({"a": a, "b": b}),
         why_address=f"/pair?{own_query(request, why='true')}",
     )
 
 
-def _layered(request: Request, store: Workspace, a: str, b: str) -> list[str]:
-    """Return the components of which layers are known, those that changed first."""
+def _layers_of(request: Request, store: Workspace, a: str, b: str) -> pd.DataFrame:
+    """Return the layers of a pair; no row where they are not known."""
 
-    def found() -> list[str]:
+    def found() -> pd.DataFrame:
         try:
-            layers = pair_layers(store.store, a, b)
+            return pair_layers(store.store, a, b)
         except NoAnswerError:
-            return []
-        most = layers.groupby("component")["l2"].max().fillna(0.0)
-        return [str(name) for name in most.sort_values(ascending=False, kind="stable").index]
+            return pd.DataFrame({"component": [], "l2": []})
 
-    return kept(request, ("layered", a, b), found)
+    return kept(request, ("pair layers", a, b), found)
+
+
+def _changed_first(layers: pd.DataFrame) -> list[str]:
+    """Return the components of which layers are known, those that changed most first."""
+    most = layers.groupby("component")["l2"].max().fillna(0.0)
+    return [str(name) for name in most.sort_values(ascending=False, kind="stable").index]
 
 
 def _groups(
-    request: Request, store: Workspace, a: str, b: str, component: str, by: By
+    layers: pd.DataFrame, a: str, b: str, component: str, by: By
 ) -> tuple[ShownTable, list[float]]:
     """Return the change by block or role, and how long the bar of each row is, 0 to 1."""
-    found = kept(
-        request,
-        ("changes", a, b, by, component),
-        lambda: load_changes(store.store, a, b, by, component),
-    )
-    frame = found.to_frame().drop(columns=["component"])
+    frame = changes_of(layers, a, b, by).to_frame().drop(columns=["component"])
     largest = frame["share"].max() or 1.0
     asked = urlencode({"a": a, "b": b, "by": by, "component": component})
     table = shown_table(frame, f"Change by {by}", links=[("JSON", f"/api/v1/changes?{asked}")])
     return table, [float(s / largest) if s > 0 else 0.0 for s in frame["share"]]
 
 
-def _layers(
-    request: Request,
-    store: Workspace,
+def _shown_layers(
+    frame: pd.DataFrame,
     a: str,
     b: str,
     component: str,
@@ -147,11 +144,6 @@ def _layers(
     q: str,
     start: int,
 ) -> ShownTable:
-    frame: pd.DataFrame = kept(
-        request,
-        ("pair layers", a, b, component),
-        lambda: pair_layers(store.store, a, b, component),
-    )
     if q:
         text = frame[["canonical_key", "block", "role", "status"]].fillna("").agg(" ".join, axis=1)
         frame = frame[text.str.lower().str.contains(q.lower(), regex=False)]
@@ -166,18 +158,6 @@ def _layers(
     sql = filled_query("page_pair_layers", path=[a, b], components=[component])
     table = shown_table(shown, f"Layers of {component_title(component)}", titles=_SIDES)
     return ShownTable(table.caption, table.columns, table.rows, total, sql, tuple(query_links(sql)))
-
-
-def _histogram(request: Request, store: Workspace, a: str, b: str, component: str) -> Markup:
-    def drawn() -> Markup:
-        try:
-            figure = histogram(store.store, a, b, component)
-        except NoAnswerError:
-            return Markup("")
-        label = f"How the distances of the layers of {component} spread"
-        return Markup(inline_svg(figure_bytes(figure, "svg"), label))
-
-    return kept(request, ("histogram", a, b, component), drawn)
 
 
 def _sort_address(request: Request, name: str, sort: str, descending: bool) -> str:
@@ -198,3 +178,20 @@ def pair_histogram(
         lambda: figure_bytes(store.histogram(a, b, component or None), "svg"),
     )
     return Response(drawn, media_type="image/svg+xml")
+
+
+@router.get("/pair/histogram", response_class=HTMLResponse)
+def inline_histogram(
+    request: Request, store: ReadStore, a: str, b: str, component: str = ""
+) -> HTMLResponse:
+    """Return the same within the page, in its colours; the page asks once it is looked at."""
+
+    def drawn() -> str:
+        try:
+            figure = store.histogram(a, b, component or None)
+        except NoAnswerError:
+            return ""
+        label = f"How the distances of the layers of {component} spread"
+        return inline_svg(figure_bytes(figure, "svg"), label)
+
+    return HTMLResponse(kept(request, ("histogram", a, b, component), drawn))

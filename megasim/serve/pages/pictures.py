@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 import json
-import threading
-from importlib import import_module
+from hashlib import blake2b
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from megasim.plots.figure_files import figure_variables
-from megasim.plots.interactive import InteractivePicture, bokeh_script, picture_script
+from megasim.plots.interactive import (
+    InteractivePicture,
+    bokeh_script,
+    picture_script,
+)
+from megasim.serve.service import answering_of
 
 router = APIRouter(prefix="/pictures")
 
 _SCRIPT = "text/javascript; charset=utf-8"
 
 
+def _file(request: Request, content: bytes | str, media_type: str) -> Response:
+    """Return a file that does not depend on the store, and is not sent twice."""
+    response = Response(content, media_type=media_type)
+    held = blake2b(response.body, digest_size=16).hexdigest()
+    request.state.etag = answering_of(request).code_etag(request.scope["path"], held)
+    return response
+
+
 @router.get("/bokeh.js")
-def bokeh() -> Response:
+def bokeh(request: Request) -> Response:
     """Return BokehJS."""
-    return Response(bokeh_script(), media_type=_SCRIPT)
+    return _file(request, bokeh_script(), _SCRIPT)
 
 
 @router.get("/interactive.js")
-def interactive() -> Response:
+def interactive(request: Request) -> Response:
     """Return the script that makes pictures answer."""
-    return Response(picture_script(), media_type=_SCRIPT)
+    return _file(request, picture_script(), _SCRIPT)
 
 
 @router.get("/figures.css")
-def figures() -> Response:
+def figures(request: Request) -> Response:
     """Return the colours of static figures, light and dark."""
     light, dark = figure_variables(dark=False), figure_variables(dark=True)
     text = f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
-    return Response(text, media_type="text/css; charset=utf-8")
-
-
-def warm_up() -> None:
-    """Import beside the service what the first picture would wait for a second for."""
-    threading.Thread(target=import_module, args=("bokeh.plotting",), daemon=True).start()
+    return _file(request, text, "text/css; charset=utf-8")
 
 
 def item_response(picture: InteractivePicture) -> Response:
