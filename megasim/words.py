@@ -161,6 +161,7 @@ class EdgeKind(StrEnum):
     PRUNED = "pruned"
     CAST = "cast"
     QUANTISED = "quantised"
+    QUANTISED_AND_CHANGED = "quantised and changed"  # beyond rounding, as GPTQ and AWQ do too
     COMPONENT_SWAP = "component swap"
     COPY = "copy"
     PERMUTED = "permuted copy"  # hidden units in another order

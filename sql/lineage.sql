@@ -3,8 +3,8 @@
 -- name: model_facts
 -- Of each model and component: norm, that of the contents it has alone (or with models of which the
 -- whole component is the same, or that are of another scale or damaged), mean kurtosis by elements,
--- the commonest dtype, keys, keys with NaN or inf, and the representation of the largest tensors, ''
--- for plain ones. {same_scale}
+-- the commonest dtype, keys, keys with NaN or inf, and the representation of the largest quantised
+-- tensor, '' where all are plain. {same_scale}
 with whole as (
     select
         mt.model_id,
@@ -42,14 +42,13 @@ select
     arg_max(t.dtype, t.numel) as dtype,
     count(*) as keys,
     w.non_finite,
-    arg_max(
+    coalesce(arg_max(
         case
             when mt.representation <> 'plain' then mt.representation
             when t.dtype like 'float8%' then replace(t.dtype, 'float8_', 'fp8_')
-            else ''
         end,
         t.numel
-    ) as scheme
+    ) filter (mt.representation <> 'plain' or t.dtype like 'float8%'), '') as scheme
 from model_tensor mt
 join model m on m.id = mt.model_id
 join tensor t on t.id = mt.tensor_id

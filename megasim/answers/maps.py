@@ -9,6 +9,7 @@ from megasim.errors import missing_modules, require_extra
 from megasim.geometry.comparable import one_architecture
 from megasim.geometry.map import MapResult, map_models
 from megasim.store.matrices import MOST_LAYERED_MODELS, layers_beneath, load_matrix
+from megasim.store.roundings import quantised_copies
 from megasim.store.rows import Store
 from megasim.wording.html import html_picture
 
@@ -82,6 +83,7 @@ def load_map(
         layers=layers,
         without_layers=why,
         left_out=left_out,
+        quantised=quantised_copies(store, matrix.models, component),
         complete=complete,
     )
     return MapView(**vars(result))

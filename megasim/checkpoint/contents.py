@@ -24,6 +24,9 @@ class UnreadTensor:
         shape: of the whole tensor, None where the file does not say.
         stored: where its bytes lie, as plain tensors; empty where not all of them were found.
         said: what the file says of it beside those bytes, as the scale of a quantised tensor.
+        subclass: of a pickled tensor subclass whose tensors have names, its full name.
+        names: of the tensors of `stored`, where it is such a subclass.
+        options: what else it holds, by name: texts and numbers alone.
     """
 
     reason: Unread
@@ -32,6 +35,9 @@ class UnreadTensor:
     shape: tuple[int, ...] | None = None
     stored: tuple[TensorRef, ...] = ()
     said: str = ""
+    subclass: str = ""
+    names: tuple[str, ...] = ()
+    options: dict[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

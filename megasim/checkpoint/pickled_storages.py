@@ -5,7 +5,7 @@ Source: torch/_utils.py (`_rebuild_tensor*`) and `persistent_id` in torch/serial
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypeGuard
 
 from megasim.checkpoint.dtypes import (
@@ -57,7 +57,8 @@ class OddTensor:
 
     `parts` are empty where not all of its bytes can be found. `said` is what the pickle itself
     says of it, as the scale of a quantised tensor: two of equal bytes may differ in that. `looked`
-    is how many values were looked at to find that out.
+    is how many values were looked at to find that out. Of a subclass whose tensors have names,
+    `subclass` is its full name, `names` are those of the parts, and `options` what else it holds.
     """
 
     reason: Unread
@@ -67,6 +68,9 @@ class OddTensor:
     parts: tuple[Plain, ...] = ()
     said: str = ""
     looked: int = 1
+    subclass: str = ""
+    names: tuple[str, ...] = ()
+    options: dict[str, str | int | float] = field(default_factory=dict)
 
 
 class BadTensor(ValueError):

@@ -7,7 +7,7 @@ bytes at least can be compared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from megasim.checkpoint.dtypes import COMPLEX_PARTS
@@ -243,7 +243,22 @@ def _subclass(args: tuple[object, ...], depth: int) -> Pickled:
         if here == shape:  # of one rank, or a copy on each
             return found
         note = f"a DTensor, of which this file holds {_times(here)} of {_times(shape)}"
-    return _odd(note, args[2:], depth, shape=shape)
+    return _with_names(_odd(note, args[2:], depth, shape=shape), kind, state, depth)
+
+
+def _with_names(odd: OddTensor, kind: str, state: dict[object, object], depth: int) -> OddTensor:
+    """Return a subclass with the names of the tensors that stand in its state, if all do."""
+    held = {k: v for k, v in state.items() if isinstance(k, str)}
+    tensors = {name: parse_tensor(v, depth + 1) for name, v in held.items() if is_tensor(v)}
+    if not odd.parts or tuple(tensors.values()) != odd.parts:
+        return odd
+    options: dict[str, str | int | float] = {}
+    for name, value in held.items():
+        if isinstance(value, Global):
+            options[name] = value.path
+        elif isinstance(value, str | int | float):
+            options[name] = value
+    return replace(odd, subclass=kind, names=tuple(tensors), options=options)
 
 
 def _odd(

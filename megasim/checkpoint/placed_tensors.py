@@ -58,7 +58,8 @@ def place(
     if isinstance(pickled, OddTensor):
         stored = tuple(_place_plain(path, key, part, span, limits) for part in pickled.parts)
         return UnreadTensor(
-            pickled.reason, pickled.note, pickled.dtype, pickled.shape, stored, pickled.said
+            *(pickled.reason, pickled.note, pickled.dtype, pickled.shape, stored, pickled.said),
+            *(pickled.subclass, pickled.names, pickled.options),
         )
     if isinstance(pickled, PickledSparse):
         return _place_sparse(path, key, pickled, span, limits)

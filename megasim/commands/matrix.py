@@ -125,7 +125,8 @@ def nearest_command(
     if as_json:
         show_json(records(frame))
     else:
-        show(table_text(frame))
+        shown = frame if frame["quantised"].any() else frame.drop(columns="quantised")
+        show(table_text(shown))
     if frame.empty and not components and not frame.attrs.get("passed_over"):
         say(f"note: no other model of the store has keys in common with {printable(model)}")
     for component, count in frame.attrs.get("passed_over", {}).items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from megasim.store.matrices import (
     load_matrix,
     member_names,
 )
+from megasim.store.roundings import quantised_of
 from megasim.store.rows import Pair, Store
 
 # Of more models folded sketches find the nearest: all pairs, or all sketches of one, take too long.
@@ -27,7 +29,10 @@ FEW_MODELS = 2000
 # Numbers of sketches that are subtracted at a time.
 _NUMBERS_AT_ONCE = 1 << 22
 
-COLUMNS = ("component", "model", "l2", "error", "source", "keys_compared", "coverage")
+COLUMNS = (
+    *("component", "model", "l2", "error", "source", "keys_compared", "coverage"),
+    "quantised",
+)
 _COLUMNS_OF_PAIR = ("model_id", "value", "error", "source", "keys_compared", "coverage")
 
 
@@ -41,7 +46,9 @@ def nearest_models(
 ) -> pd.DataFrame:
     """Return the k models nearest to `model` for each component, nearest first.
 
-    Exact distances are used where they are known, estimates elsewhere; none of these is kept. A
+    Exact distances are used where they are known, estimates elsewhere; none of these is kept. Equal
+    models come first; then those of which compare has proved that one is the other, its values
+    rounded to codes, whatever distance the rounding makes; then all others. A
     model that has nothing to compare is left out, so fewer than k may come back. Of more than
     `FEW_MODELS`, those are estimated whose folded sketches are nearest: models that hold the same
     keys in the same shapes.
@@ -50,7 +57,8 @@ def nearest_models(
         components: all that the model holds when None.
 
     Returns:
-        A frame with `COLUMNS`; `error` is the standard error, 0 where exact. Its `attrs` have under
+        A frame with `COLUMNS`; `error` is the standard error, 0 where exact; `quantised` is the
+        scheme of the one that is the other quantised, else "". Its `attrs` have under
         "passed_over" how many models of each component were not looked at, if any were not.
     """
     model_id = store.require_model(model)
@@ -66,12 +74,24 @@ def nearest_models(
             save_estimates(store, [component], of=model_id, among=among, progress=progress)
             found = load_distances_of(store, component, model)
         near = list(zip(*(found[column].tolist() for column in _COLUMNS_OF_PAIR), strict=True))
-        near.sort(key=lambda pair: (pair[1], names[pair[0]]))
-        rows += [(component, names[other], *rest) for other, *rest in near[:k]]
+        copies = quantised_of(store, model, component)
+        near.sort(key=lambda pair: _order(pair, names[pair[0]], copies))
+        rows += [
+            (component, names[other], *rest, " + ".join(copies.get(names[other], ())))
+            for other, *rest in near[:k]
+        ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     if passed_over:
         frame.attrs["passed_over"] = passed_over
     return frame
+
+
+def _order(
+    pair: tuple[Any, ...], name: str, copies: Mapping[str, object]
+) -> tuple[bool, bool, float, str]:
+    """Return the place of a model among those near to another: id, value and so on, and name."""
+    distance = pair[1]
+    return distance > 0, name not in copies, distance, name
 
 
 def nearest_to_outsider(
@@ -106,6 +126,7 @@ def nearest_to_outsider(
             "source": "estimated",
             "keys_compared": frame["keys_compared"],
             "coverage": frame["keys_compared"] / (frame["keys_compared"] + outside),
+            "quantised": "",
         }
     )
     order = {component: i for i, component in enumerate(wanted)}

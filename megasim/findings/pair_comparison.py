@@ -15,8 +15,8 @@ from megasim.findings.component_groups import used_components
 from megasim.findings.differing_keys import DifferingKey, load_differing_keys
 from megasim.findings.kinship import KinshipFacts, SharedContents, ordered
 from megasim.findings.pair_sentences import component_list, pair_sentences
-from megasim.findings.roundings import PairRounding
 from megasim.findings.verdicts import NEVER_USED, Finding
+from megasim.store.roundings import PairRounding
 from megasim.store.rows import Model
 from megasim.words import RelationKind, Source, Status, Verdict
 

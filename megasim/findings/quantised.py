@@ -6,7 +6,7 @@ from typing import Final
 
 from megasim.findings.containment import held_alone
 from megasim.findings.pair_comparison import LEAST_COSINE, PairComparison, Relation
-from megasim.findings.roundings import PairRounding
+from megasim.store.roundings import PairRounding
 from megasim.wording.sentences import counted, four_digits, joined
 from megasim.words import RelationKind
 

@@ -12,9 +12,9 @@ from megasim.findings.component_groups import Equalities
 from megasim.findings.kinship import ComponentSet, KinshipFacts, ordered
 from megasim.findings.pair_comparison import PairComparison, Relation
 from megasim.findings.pair_relations import pair_relations
-from megasim.findings.roundings import whole_roundings
 from megasim.findings.shard_names import shard_name
 from megasim.findings.verdicts import MOST_DETAILED_PAIRS, Finding, FindingsReader, chosen_pairs
+from megasim.store.roundings import whole_roundings
 from megasim.store.rows import Pair, Store
 from megasim.wording.sentences import listed
 from megasim.words import RelationKind

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,12 @@ import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from megasim.errors import NoAnswerError, UsageError, printable
-from megasim.geometry.comparable import left_out_sentence
+from megasim.geometry.comparable import (
+    at_originals,
+    layers_at_originals,
+    left_out_sentence,
+    quantised_sentence,
+)
 from megasim.geometry.completion import complete_matrix
 from megasim.geometry.embedding import (
     classical_mds,
@@ -47,6 +53,8 @@ class MapResult:
         layers: the same figures layer by layer, or None.
         evidence: the verdict's reasons as sentences, then what it does not show.
         left_out: models that hold the component in another architecture, and are not on the map.
+        quantised: quantised copies, each with the model that it stands at: the matrix has the
+            distances of that one in their place.
     """
 
     matrix: DistanceMatrix = field(repr=False)
@@ -62,6 +70,7 @@ class MapResult:
     layers: LayerFigures | None = field(repr=False)
     evidence: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    quantised: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         what = f"{printable(self.matrix.component)} of {len(self.models)} models"
@@ -121,6 +130,7 @@ class MapResult:
             "metric": self.matrix.metric,
             "models": list(self.models),
             "left_out": list(self.left_out),
+            "quantised": dict(self.quantised),
             "coordinates": self.coordinates.tolist(),
             "eigenvalues": self.eigenvalues.tolist(),
             "stress": plain(self.stress),
@@ -193,6 +203,7 @@ def map_models(
     layers: LayerMatrices | None = None,
     without_layers: str = "",
     left_out: Sequence[str] = (),
+    quantised: Mapping[str, str] = MappingProxyType({}),
     complete: bool = False,
 ) -> MapResult:
     """Return the map of the models of a matrix, with the flat-plane test.
@@ -205,6 +216,8 @@ def map_models(
         without_layers: why there are no `layers`, as a sentence of the evidence.
         left_out: models of another architecture that are not in the matrix; the evidence names
             them.
+        quantised: models that are others of them rounded to codes: they stand at these, and the
+            evidence names them. See `comparable.at_originals`.
         complete: fill the gaps of the matrix, see `completion.complete_matrix`. The evidence says
             how many, and which models had to be left out.
 
@@ -220,7 +233,9 @@ def map_models(
     """
     # many small decompositions: threads cost more than they give, and change the last digits
     with threadpool_limits(limits=1, user_api="blas"):
-        return _map_models(matrix, path, layers, without_layers, tuple(left_out), complete)
+        return _map_models(
+            matrix, path, layers, without_layers, tuple(left_out), quantised, complete
+        )
 
 
 def _map_models(
@@ -229,10 +244,17 @@ def _map_models(
     layers: LayerMatrices | None,
     without_layers: str,
     left_out: tuple[str, ...],
+    quantised: Mapping[str, str],
     complete: bool,
 ) -> MapResult:
     given = len(matrix.models)
     matrix = _answerable(matrix, complete)
+    there = set(matrix.models)
+    copies = {a: b for a, b in quantised.items() if a in there and b in there}
+    beyond = at_originals(matrix, copies)
+    copies = copies if beyond is not matrix else {}
+    matrix = beyond
+    layers = layers_at_originals(layers, copies) if layers is not None else None
     order = _order(matrix.models, path)
     squared = squared_distances(matrix)
     if not squared.any():
@@ -264,6 +286,8 @@ def _map_models(
             "the others, and are left out.",
             *evidence,
         )
+    if copies:
+        evidence = (quantised_sentence(copies), *evidence)
     if left_out:
         evidence = (left_out_sentence(left_out, given + len(left_out)), *evidence)
     return MapResult(
@@ -280,6 +304,7 @@ def _map_models(
         layers=figures,
         evidence=evidence,
         left_out=left_out,
+        quantised=copies,
     )
 
 

@@ -12,6 +12,7 @@ from megasim.lineage.evidence import (
     EMA_COPY,
     EPOCHS,
     NAMED_RUN,
+    QUANTISED,
     Evidence,
     ModelFacts,
     PairFacts,
@@ -149,6 +150,8 @@ def tree_edges(
             kind = EdgeKind.EPOCH_STEP
         if any(e.name == EMA_COPY for e in found):
             kind = EdgeKind.PRUNED
+        if any(e.name == QUANTISED and e.log_odds > 0 for e in found):
+            kind = EdgeKind.QUANTISED_AND_CHANGED
         edges.append(
             Edge(
                 family.names[step.parent],
@@ -238,6 +241,11 @@ def _evidence(
         if pair in known.ema_copies:
             text = f"{printable(pair[1], 60)} holds the EMA copy of {printable(pair[0], 60)}"
             found.append(Evidence(EMA_COPY, text, sign))
+    schemes = [known.facts[m].scheme if m in known.facts else "" for m in (first, second)]
+    if any(schemes) and not all(schemes):  # plain weights are made of no quantised ones
+        sign = settings.record if schemes[1] else -settings.record
+        text = f"to {printable(schemes[0] or schemes[1], 60)}, and not by rounding alone"
+        found.append(Evidence(QUANTISED, text, sign))
     return found
 
 

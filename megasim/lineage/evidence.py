@@ -14,6 +14,7 @@ from megasim.words import EdgeKind
 NAMED_RUN = "same run"
 EPOCHS = "epoch count"
 EMA_COPY = "EMA copy"
+QUANTISED = "quantised"
 
 _WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -210,7 +211,7 @@ def same_weights_kind(
     kind = EdgeKind.COPY
     if first and second and second.scheme and not first.scheme:
         text = f"to {second.scheme}: every value within half a step"
-        return EdgeKind.QUANTISED, [Evidence("quantised", text, settings.record)]
+        return EdgeKind.QUANTISED, [Evidence(QUANTISED, text, settings.record)]
     if pair is not None:
         changed = [
             c

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import networkx as nx
 
 from megasim.errors import printable
-from megasim.findings.roundings import PairRounding, load_roundings
 from megasim.lineage.claims import Claim, resolve_name
 from megasim.lineage.evidence import ModelFacts, PairFacts
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.store.matrices import member_names
+from megasim.store.roundings import PairRounding, load_roundings
 from megasim.store.rows import Store
 
 _TIERS = (

@@ -31,6 +31,7 @@ KINDS: dict[EdgeKind, tuple[str, Literal["-", "--", ":"]]] = {
     EdgeKind.PRUNED: ("derived", "--"),
     EdgeKind.CAST: ("derived", ":"),
     EdgeKind.QUANTISED: ("derived", ":"),
+    EdgeKind.QUANTISED_AND_CHANGED: ("fine_tune", ":"),
     EdgeKind.COMPONENT_SWAP: ("swap", "--"),
     EdgeKind.COPY: ("trunk", ":"),
     EdgeKind.PERMUTED: ("trunk", ":"),

@@ -100,6 +100,7 @@ def _map(source: ReportSource, component: str) -> MapResult:
         layers=layers,
         without_layers=why,
         left_out=left_out,
+        quantised=source.quantised_copies(component, matrix.models),
     )
 
 

@@ -14,6 +14,7 @@ from megasim.findings.unread_keys import UnreadKeys
 from megasim.findings.verdicts import FindingsReader
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.store.matrices import load_layers, load_matrix, member_names
+from megasim.store.roundings import quantised_copies
 from megasim.store.rows import Pair, Store
 from megasim.store.runnable_queries import QueryResult, run_query
 
@@ -126,6 +127,10 @@ class ReportSource:
                 self._layers[component, names] = found
             return _subset(self._layers[component, names], models)
         return None
+
+    def quantised_copies(self, component: str, models: Sequence[str]) -> dict[str, str]:
+        """Return the models that are others of them rounded to codes, each with its original."""
+        return quantised_copies(self.store, models, component)
 
     @cached_property
     def pairs(self) -> list[Pair]:

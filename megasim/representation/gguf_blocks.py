@@ -50,7 +50,7 @@ class GgufBlocks(BoxDecoder):
 
         None for formats whose values do not lie on a grid, or are not rounded one by one.
         """
-        grid = _GRIDS.get(self.code)
+        grid = _GRIDS.get(self.code) or _TABLES.get(self.code)
         if grid is None:
             return None
         raw, columns = self._blocks_around(reader, box)
@@ -173,10 +173,49 @@ class RoundingGrid:
 
 # What rounding to float16 takes away of a scale.
 _HALF: Final = 2.0**-10
-# Not Q4_0, Q4_1, Q5_0 and Q5_1: with an importance matrix, ggml makes their codes by one scale and
-# stores another, so that they need not be the nearest.
+
+
+@dataclass(frozen=True)
+class RoundingTable:
+    """The unevenly spaced numbers of 16 codes, that the values of a block are rounded to.
+
+    Attributes:
+        codes: the bytes of a block that hold two codes each, as a range.
+    """
+
+    codes: tuple[int, int]
+
+    def intervals(self, raw: npt.NDArray[np.uint8], code: str) -> tuple[Singles, Singles]:
+        """Return the ends of the intervals, as those of `RoundingGrid`."""
+        values = decode_blocks(raw, code)
+        low = np.full(values.shape, -np.inf, np.float32)
+        high = np.full(values.shape, np.inf, np.float32)
+        far = np.abs(values)
+        for number in range(16):
+            blocks = np.array(raw).reshape(-1, _kinds()[code].nbytes)
+            blocks[:, self.codes[0] : self.codes[1]] = number * 0x11
+            level = decode_blocks(blocks.reshape(raw.shape), code)
+            middle = (level + values) / 2
+            np.maximum(low, middle, out=low, where=level < values)
+            np.minimum(high, middle, out=high, where=level > values)
+            np.maximum(far, np.abs(level), out=far)
+        slack = far * np.float32(_HALF)
+        return low - slack, high + slack
+
+
+_TABLES: Final = {
+    "IQ4_NL": RoundingTable((2, 18)),
+    "IQ4_XS": RoundingTable((8, 136)),
+    "MXFP4": RoundingTable((1, 17)),
+}
+# Of Q4_0, Q4_1, Q5_0 and Q5_1 as ggml makes them without an importance matrix; with one, it makes
+# codes by one scale and stores another, so that some need not be the nearest.
 _GRIDS: Final = {
     "Q8_0": RoundingGrid(((2, 34),), 255, _HALF, 0x80, 0x7F),
+    "Q4_0": RoundingGrid(((2, 18),), 15, _HALF),
+    "Q4_1": RoundingGrid(((4, 20),), 15, _HALF),
+    "Q5_0": RoundingGrid(((2, 22),), 31, _HALF),
+    "Q5_1": RoundingGrid(((4, 24),), 31, _HALF),
     "Q2_K": RoundingGrid(((16, 80),), 3),
     "Q3_K": RoundingGrid(((0, 96),), 7),
     "Q4_K": RoundingGrid(((16, 144),), 15),

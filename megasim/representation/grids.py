@@ -309,7 +309,10 @@ class Affine(BoxDecoder):
         low, high = self._code_interval(reader, box, dtype)
         if self.zeros is not None:
             zeros = self.zeros.over(reader, box)
-            low, high = low - zeros, high - zeros
+            # the quotient and the zero point were added up in the dtype of the scales
+            slack = np.float32(slack_of(self.scales.dtype) / 2)
+            size = np.maximum(np.abs(low), np.abs(high)) * slack
+            low, high = low - size - zeros, high + size - zeros
         scales = self.scales.over(reader, box)
         return scaled_interval(low, high, scales, slack_of(self.scales.dtype))
 

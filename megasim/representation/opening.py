@@ -23,7 +23,7 @@ from megasim.representation.gguf_blocks import gguf_blocks
 from megasim.representation.logical import Represented, Scheme, StoredTensors, logical_ref
 from megasim.representation.packed_integers import packed_rows, transposed_groups
 from megasim.representation.scaled import scaled_codes
-from megasim.representation.torchao import flattened_subclasses
+from megasim.representation.torchao import flattened_subclasses, pickled_subclasses
 from megasim.representation.undecoded import undecoded
 from megasim.words import Unread
 
@@ -40,6 +40,7 @@ SCHEMES: Final[tuple[Scheme, ...]] = (
     transposed_groups,
     packed_rows,
     flattened_subclasses,
+    pickled_subclasses,
     scaled_codes,
 )
 

@@ -1,13 +1,14 @@
-"""Tensor subclasses of torchao, as its safetensors keep them.
+"""Tensor subclasses of torchao, as its safetensors keep them, and as torch.save pickles them.
 
-`layer.weight` is flattened to `layer._weight_qdata`, `layer._weight_scale` …, and the metadata of
-the file say under `layer.weight` which class it was. Source: torchao 0.18.0,
-`prototype/safetensors`.
+In safetensors `layer.weight` is flattened to `layer._weight_qdata`, `layer._weight_scale` …, and
+the metadata of the file say under `layer.weight` which class it was. A pickle names the class, and
+its state holds the same tensors by the same names. Source: torchao 0.18.0, `prototype/safetensors`
+and `utils.TorchAOBaseTensor`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from megasim.checkpoint.strict_json import JSON, parse_json
@@ -47,6 +48,22 @@ def flattened_subclasses(stored: StoredTensors) -> Iterator[Represented]:
         yield _represented(key, kind, sources, found, options, problem)
 
 
+def pickled_subclasses(stored: StoredTensors) -> Iterator[Represented]:
+    """Find the tensors that a pickle says were torchao's."""
+    for key, odd in stored.unread.items():
+        package, _, kind = odd.subclass.partition(".")
+        if package == "torchao" and odd.names:
+            parts = dict(zip(odd.names, odd.stored, strict=True))
+            said = _represented(key, kind.rpartition(".")[2], (key,), parts, odd.options, "")
+            yield said if odd.shape in (None, said.shape) else _misshapen(said, odd.shape)
+
+
+def _misshapen(found: Represented, shape: tuple[int, ...] | None) -> Represented:
+    said = "x".join(map(str, found.shape))
+    problem = f"its codes, {said}, are not of the shape that is said"
+    return Represented(found.key, shape or (), found.sources, None, problem)
+
+
 def _said(text: JSON) -> dict[str, JSON]:
     """Return what the metadata say of one tensor; empty where it is no JSON of a mapping."""
     if not isinstance(text, str) or not text.startswith("{"):
@@ -63,7 +80,7 @@ def _represented(
     kind: str,
     sources: tuple[str, ...],
     parts: dict[str, TensorRef],
-    options: dict[str, JSON],
+    options: Mapping[str, JSON],
     problem: str,
 ) -> Represented:
     codes, scales = parts.get("qdata"), parts.get("scale")
@@ -96,8 +113,10 @@ def _short(codes: TensorRef) -> str:
     return codes.dtype.replace("float8", "fp8")
 
 
-def _name(kind: str, options: dict[str, JSON], codes: TensorRef) -> str:
+def _name(kind: str, options: Mapping[str, JSON], codes: TensorRef) -> str:
     target = options.get("target_dtype")
-    if kind == "IntxUnpackedToInt8Tensor" and isinstance(target, dict):
-        return printable(target.get("_data"), 10)
+    if isinstance(target, dict):
+        target = target.get("_data")
+    if kind == "IntxUnpackedToInt8Tensor" and isinstance(target, str):
+        return printable(target.removeprefix("torch."), 10)
     return _short(codes)

@@ -32,7 +32,7 @@ from megasim.matrix.distance_matrix import DistanceMatrix, Floats, LayerMatrices
 KEYS = {
     "component", "metric", "models", "coordinates", "eigenvalues", "stress", "planarity",
     "orthogonal_walk", "spread", "negative_mass", "path", "coherence", "turn_cosines", "layers",
-    "verdict", "evidence", "left_out",
+    "verdict", "evidence", "left_out", "quantised",
 }  # fmt: skip
 
 

@@ -58,7 +58,9 @@ def permuted(weight: Array, heads: int) -> Array:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
 
 
-def converted(state: Mapping[str, Array]) -> dict[str, Array]:
+def converted(
+    state: Mapping[str, Array], heads: int = HEADS, kv_heads: int = KV_HEADS
+) -> dict[str, Array]:
     """Return the tensors of the file by their names there, in float32."""
     names = {
         "model.embed_tokens.weight": "token_embd.weight",
@@ -72,9 +74,9 @@ def converted(state: Mapping[str, Array]) -> dict[str, Array]:
             _, _, layer, *rest = key.split(".")
             name = f"blk.{layer}.{NAMES['.'.join(rest[:-1])]}.{rest[-1]}"
         if "attn_q." in name:
-            weight = permuted(weight, HEADS)
+            weight = permuted(weight, heads)
         if "attn_k." in name:
-            weight = permuted(weight, KV_HEADS)
+            weight = permuted(weight, kv_heads)
         found[name] = weight
     return found
 

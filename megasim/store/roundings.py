@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from megasim.store.batches import pair_table
+from megasim.store.matrices import member_names
 from megasim.store.rows import Pair, Store
 
 
@@ -91,3 +92,47 @@ def whole_roundings(store: Store, pairs: Iterable[Pair]) -> dict[Pair, PairRound
     for (a, b, _), rounding in load_roundings(store, pairs).items():
         found[a, b] = found[a, b] + rounding
     return {pair: rounding for pair, rounding in found.items() if rounding.rounded_keys}
+
+
+def quantised_of(store: Store, model: str, component: str) -> dict[str, tuple[str, ...]]:
+    """Return the models that are one rounded to codes in a component, or that it is, and schemes.
+
+    Only what compare has proved: see `PairRounding.explains_all`.
+    """
+    ids = store.model_ids()
+    pairs = [ordered_pair(ids[model], other) for other in ids.values() if other != ids[model]]
+    names = {i: name for name, i in ids.items()}
+    return {
+        names[b if a == ids[model] else a]: rounding.schemes_a or rounding.schemes_b
+        for (a, b), rounding in _proved(store, pairs, component).items()
+    }
+
+
+def quantised_copies(store: Store, models: Sequence[str], component: str) -> dict[str, str]:
+    """Return the models that are others of them rounded to codes in a component, each with one.
+
+    Of several that it may be made of, as of equal ones, the first in the order of names.
+    """
+    ids = {name: i for name, i in store.model_ids().items() if name in set(models)}
+    names = {i: name for name, i in ids.items()}
+    pairs = [(a, b) for a in names for b in names if a < b]
+    found: dict[str, str] = {}
+    for (a, b), rounding in _proved(store, pairs, component).items():
+        copy, original = (a, b) if rounding.schemes_a else (b, a)
+        known = found.get(names[copy], names[original])
+        found[names[copy]] = min(known, names[original])
+    return found
+
+
+def ordered_pair(a: int, b: int) -> Pair:
+    """Return two ids, the smaller first."""
+    return (a, b) if a < b else (b, a)
+
+
+def _proved(store: Store, pairs: Iterable[Pair], component: str) -> dict[Pair, PairRounding]:
+    members = set(member_names(store, component))
+    found: dict[Pair, PairRounding] = defaultdict(PairRounding)
+    for (a, b, part), rounding in load_roundings(store, pairs).items():
+        if part in members:
+            found[a, b] = found[a, b] + rounding
+    return {pair: rounding for pair, rounding in found.items() if rounding.explains_all}

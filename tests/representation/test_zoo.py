@@ -1,0 +1,181 @@
+"""Copies of a Llama and of a Flux transformer by the real libraries, through the command line.
+
+Each is found to be its original, quantised; and none is for the model one small training step away.
+`write_zoo` wrote them, and states the versions.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import megasim
+from megasim import cli
+from megasim.workspace.opened import Workspace
+from tests.models import write_model
+
+ZOO = Path(__file__).parent / "zoo.tar.xz"
+COMPONENT = {"llama": "layers", "flux": "unet"}
+# These change values by more than rounding on purpose: GPTQ makes up for it, AWQ scales inputs.
+MOVED = {"gptq": "gptq int4", "awq": "awq int4"}
+
+Tensors = dict[str, torch.Tensor]
+
+
+def is_matrix(key: str, value: torch.Tensor) -> bool:
+    return value.ndim == 2 and ("proj" in key or ".attn" in key or ".ff" in key)
+
+
+def cast(base: Tensors) -> Tensors:
+    return {k: v.to(torch.float8_e4m3fn) if is_matrix(k, v) else v for k, v in base.items()}
+
+
+def of_comfyui(base: Tensors) -> Tensors:
+    found = {}
+    for key, value in base.items():
+        found[key] = value
+        if is_matrix(key, value):
+            scale = (value.float().abs().max() / 448).reshape(1)
+            found[key] = (value.float() / scale).to(torch.float8_e4m3fn)
+            found[f"{key.removesuffix('weight')}scale_weight"] = scale
+    return found
+
+
+def of_deepseek(base: Tensors) -> Tensors:
+    """In blocks of 128 × 128."""
+    found = {}
+    for key, value in base.items():
+        found[key] = value
+        if is_matrix(key, value):
+            rows, columns = value.shape
+            down, across = -(-rows // 128), -(-columns // 128)
+            padded = torch.zeros(down * 128, across * 128)
+            padded[:rows, :columns] = value.float()
+            scale = padded.reshape(down, 128, across, 128).abs().amax((1, 3)) / 448
+            spread = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
+            found[key] = (value.float() / spread[:rows, :columns]).to(torch.float8_e4m3fn)
+            found[f"{key}_scale_inv"] = scale
+    return found
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of the zoo in a store: the name of it, and of the copies of `base`."""
+
+    name: str
+    database: Path
+    copies: dict[str, str]  # name → a scheme that it is quantised to
+
+    def run(self, *arguments: str, capture: pytest.CaptureFixture[str]) -> Any:
+        capture.readouterr()
+        assert cli.run(["--db", str(self.database), *arguments, "--json"]) == 0
+        return json.loads(capture.readouterr().out)
+
+
+def schemes(store: Workspace) -> dict[str, str]:
+    rows = store.sql(
+        "select model, min(if(dtype like 'float8%', dtype, representation)) as scheme "
+        "from layers where representation <> 'plain' or dtype like 'float8%' group by model"
+    )
+    return dict(zip(rows["model"], rows["scheme"], strict=True))
+
+
+@pytest.fixture(scope="module", params=["llama", "flux"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Family]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with tarfile.open(ZOO) as archive:
+        archive.extractall(folder, filter="data")
+    files = folder / request.param
+    base = load_file(files / "base.safetensors")
+    write_model(files / "fp8-cast.safetensors", cast(base))
+    write_model(files / "fp8-comfyui.safetensors", of_comfyui(base))
+    write_model(files / "fp8-deepseek.safetensors", of_deepseek(base))
+    database = folder / "s.duckdb"
+    assert cli.run(["--db", str(database), "ingest", str(files)]) == 0
+    assert cli.run(["--db", str(database), "compare"]) == 0
+    with megasim.open_store(database) as store:
+        found = schemes(store)
+        assert set(store.sql("select name from models")["name"]) - found.keys() == {
+            "base",
+            "tuned",
+        }
+        assert store.sql("select count(*) as n from unread_key")["n"][0] == 0
+    yield Family(request.param, database, found)
+
+
+def test_each_is_found_to_be_its_original(
+    family: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for copy, scheme in family.copies.items():
+        told = family.run("findings", "base", copy, capture=capsys)[0]["relations"]
+        if copy in MOVED:
+            assert told[0].startswith(f"{copy} is quantised to {MOVED[copy]}, and changed from")
+            continue
+        (sentence,) = told
+        assert sentence.startswith(f"{copy} is base quantised to "), copy
+        assert scheme.replace("float8", "fp8") in sentence
+        assert "lies within half a step of its block" in sentence
+
+
+def test_none_is_made_of_the_model_a_step_away(
+    family: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for copy in family.copies:
+        (sentence,) = family.run("findings", "tuned", copy, capture=capsys)[0]["relations"]
+        assert sentence.startswith(f"{copy} is quantised to "), copy
+        assert "and changed from tuned beyond rounding" in sentence
+
+
+def test_the_original_is_nearest_to_each_and_each_to_it(
+    family: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    component = COMPONENT[family.name]
+    proved = family.copies.keys() - MOVED.keys()
+    for copy in proved:
+        near = family.run("nearest", copy, "-k", "60", "-c", component, capture=capsys)
+        names = [row["model"] for row in near]
+        same = [row["model"] for row in near if row["l2"] == 0]  # the same codes in another file
+        assert names[len(same)] == "base", copy
+        assert near[len(same)]["quantised"]
+        assert names.index("base") < names.index("tuned")
+    near = family.run("nearest", "base", "-k", "60", "-c", component, capture=capsys)
+    names = [row["model"] for row in near]
+    assert set(names[: len(proved)]) == proved
+    assert not near[names.index("tuned")]["quantised"]
+
+
+def test_they_hang_on_their_original_in_the_lineage(
+    family: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = family.run("lineage", "-c", COMPONENT[family.name], capture=capsys)
+    edges = {edge["child"]: edge for edge in told["edges"]}
+    for copy in family.copies:
+        edge = edges[copy]
+        while edge["kind"] == "copy":  # the same values in another file, or nearly
+            edge = edges[edge["parent"]]
+        assert edge["parent"] == "base", copy
+        assert edge["kind"] == ("quantised and changed" if copy in MOVED else "quantised")
+        assert edge["confidence"] > 0.9
+    (step,) = [e for e in told["edges"] if {e["parent"], e["child"]} == {"base", "tuned"}]
+    assert step["kind"] == "fine-tune"  # which came first, one step does not say
+
+
+def test_they_stand_at_their_original_on_the_map(
+    family: Family, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = family.run("map", "-c", COMPONENT[family.name], capture=capsys)
+    at = dict(zip(told["models"], told["coordinates"], strict=True))
+    proved = family.copies.keys() - MOVED.keys()
+    assert told["quantised"] == dict.fromkeys(sorted(proved), "base")
+    for copy in proved:
+        assert at[copy] == pytest.approx(at["base"], abs=1e-9)
+    assert at["tuned"] != pytest.approx(at["base"], abs=1e-3)
+    assert told["evidence"][0].startswith("Quantised copies stand where their originals do")
