@@ -14,6 +14,8 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "pyarrow", "bokeh"),
     "cluster": ("dask", "distributed"),
     "recipes": ("yaml",),
+    "s3": ("obstore",),
+    "hub": ("obstore", "huggingface_hub"),
 }
 # The exit code of a check that found something.
 CHECK_FAILED = 5
@@ -59,7 +61,7 @@ class CheckpointError(MegasimError):
     exit_code = 4
 
     def __init__(self, path: Path | str, problem: str, remedy: str = "", key: str = "") -> None:
-        self.path = Path(path)
+        self.path = path if isinstance(path, Path) else Path(path)
         self.problem = problem
         self.key = key
         where = printable(path, 400) + (f": key {printable(key)}" if key else "")

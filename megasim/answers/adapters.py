@@ -14,6 +14,7 @@ from megasim.answers.adapter_baking import Baked, measure_baking
 from megasim.answers.adapter_files import AdapterFile, TouchedLayer, open_adapter
 from megasim.answers.adapter_models import AdapterTargets, SeenIn, seen_in
 from megasim.answers.adapter_places import AdapterFit, ModelWeights, fit_of, weights_in_file
+from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import TensorReader, default_name
 from megasim.errors import CheckpointError, NoAnswerError, UsageError, printable
 from megasim.progress import NO_PROGRESS, Progress
@@ -280,8 +281,8 @@ def open_named_adapter(named: str | Path, store: Store | None) -> AdapterFile:
         UsageError: there is none of that name.
         CheckpointError: it cannot be read, or is no adapter.
     """
-    if Path(named).exists():
-        return open_adapter(Path(named), default_name(Path(named)))
+    if located(named).exists():
+        return open_adapter(located(named), default_name(located(named)))
     name, path = _in_store(named, store)
     return open_adapter(path, name)
 
@@ -291,8 +292,8 @@ def open_named_weights(named: str | Path, store: Store | None) -> ModelWeights:
 
     Raises as `open_named_adapter`.
     """
-    if Path(named).exists():
-        return weights_in_file(open_model(Path(named)), default_name(Path(named)))
+    if located(named).exists():
+        return weights_in_file(open_model(located(named)), default_name(located(named)))
     name, path = _in_store(named, store)
     return weights_in_file(open_model(path), name)
 
@@ -302,11 +303,11 @@ def _in_store(named: str | Path, store: Store | None) -> tuple[str, Path]:
         raise UsageError(f"nothing at {printable(named, 400)}", "check the path")
     (name,) = store.model_names([str(named)])
     model = next(model for model in store.models() if model.name == name)
-    if model.path is None or not Path(model.path).exists():
+    if model.path is None or not located(model.path).exists():
         raise NoAnswerError(
             f"the weights of {printable(name)} are not here", "name a file, or put it back"
         )
-    return name, Path(model.path)
+    return name, located(model.path)
 
 
 def load_adapter(
@@ -370,7 +371,7 @@ def adapters_in_model(
     found: list[tuple[str, Baked]] = []
     untried: dict[str, str] = {}
     for held in adapters:
-        adapter = open_adapter(Path(held.path or ""), held.name)
+        adapter = open_adapter(located(held.path or ""), held.name)
         before = base or known.best_base(adapter, name)
         if before is None:
             untried[held.name] = "no known base"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megasim.anatomy.classification import canonical_shape
+from megasim.checkpoint.locations import RemotePath, located
 from megasim.checkpoint.opening import default_name
 from megasim.compare.renames import NamedTensor
 from megasim.errors import NoAnswerError, UsageError, printable
@@ -98,14 +99,15 @@ def keys_of(
 
     Raises as `keys_of_file` and `keys_of_model` do.
     """
-    if not Path(named).exists():
-        if Path(named).suffix or len(Path(named).parts) > 1:
+    path = located(named)
+    if not path.exists():
+        if isinstance(path, RemotePath) or Path(named).suffix or len(Path(named).parts) > 1:
             with suppress(UsageError, NoAnswerError):  # models may be called so
                 return keys_of_model(store(), str(named))
             raise UsageError(f"nothing at {printable(named, 400)}", "check the path")
         return keys_of_model(store(), str(named))
     with ThreadPoolExecutor() as executor:
-        return keys_of_file(Path(named), executor=executor, progress=progress)
+        return keys_of_file(path, executor=executor, progress=progress)
 
 
 def keys_of_file(path: Path, *, executor: Executor, progress: Progress = NO_PROGRESS) -> HeldKeys:

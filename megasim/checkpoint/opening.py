@@ -41,6 +41,7 @@ from megasim.checkpoint.folders import (
     walk_foreign,
 )
 from megasim.checkpoint.limits import Limits, limits_in_force, raised_limits
+from megasim.checkpoint.locations import RemotePath, located
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import (
     ByteSource,
@@ -205,10 +206,13 @@ def find_checkpoints(
 
 
 def _existing(path: Path | str) -> Path:
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their names
-    if not absolute.exists():
-        raise UsageError(f"nothing at {printable(path, 400)}", "check the path")
-    return absolute
+    place = located(path)
+    if not isinstance(place, RemotePath):
+        place = Path(os.path.abspath(place))  # noqa: PTH100 - links keep their names
+    with _readable(place):
+        if place.exists():
+            return place
+    raise UsageError(f"nothing at {printable(place, 400)}", "check the path")
 
 
 @contextmanager

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-import stat
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from megasim.checkpoint.decoder import Decoder
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
-from megasim.checkpoint.file_stamp import stamp_of
+from megasim.checkpoint.file_stamp import open_stamped
 from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits
+from megasim.checkpoint.locations import PinnedAddress, located
+from megasim.checkpoint.range_reads import DEFAULT_AHEAD, RemoteFile
 from megasim.checkpoint.sparse_elements import SparseElements
 from megasim.errors import CheckpointError
 from megasim.interrupts import stop_if_asked
@@ -27,6 +29,8 @@ _GAP = 1 << 13
 # Bytes gathered at once of a transposed tensor that is read from end to end: each gathering passes
 # over all rows of the file, and the more of each it takes, the fewer reads there are.
 _AHEAD = 1 << 24
+# Times that something is said to be read that is to be kept as long as its file is open.
+_KEPT = 100
 CUT_SHORT = "the file is incomplete: copy or download it again"
 
 
@@ -176,6 +180,29 @@ def file_paths(ref: TensorRef) -> set[str]:
     return set().union(*map(file_paths, ref.parts)) if ref.parts else {ref.path}
 
 
+def stored_tensors(ref: TensorRef) -> Iterator[TensorRef]:
+    """Yield the plain tensors whose bytes are read for one: itself, or what it is made of."""
+    if ref.sparse is not None:
+        inner: tuple[TensorRef, ...] = (*ref.sparse.indices, ref.sparse.values)
+    elif ref.decoder is not None:
+        inner = tuple(ref.decoder.stored)
+    else:
+        inner = ref.parts
+    if not inner and ref.data is None:
+        yield ref
+    for part in inner:
+        yield from stored_tensors(part)
+
+
+def _extent(ref: TensorRef) -> tuple[int, int]:
+    """Return where the bytes of a plain tensor begin in its file, and how many there are."""
+    if ref.strides is None or not ref.numel:
+        return ref.offset, ref.nbytes
+    itemsize = STORAGE_DTYPES[ref.dtype].itemsize
+    last = sum((n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True))
+    return ref.offset, (last + 1) * itemsize
+
+
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Whether the elements lie one after another in row-major order.
 
@@ -195,7 +222,7 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 class ByteSource:
-    """A regular file, read by ranges that are checked against its size first.
+    """A regular file, or an object under an address, read by ranges within its size.
 
     `limits` are what the file may cost. `base` is where its first byte lies in the file: 0, or
     where a file within an archive begins.
@@ -206,11 +233,8 @@ class ByteSource:
     def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
         self.path = path
         self.limits = limits
-        self._file: BinaryIO | None = None
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise CheckpointError(path, "not a regular file", "name a checkpoint file or a folder")
-        self._file = path.open("rb", buffering=0)
-        self.stamp = stamp_of(self._file.fileno())
+        self._file: RawIOBase | None = None
+        self._file, self.stamp, self.path = open_stamped(path)
         self.size = self.stamp.size
 
     def __enter__(self) -> ByteSource:
@@ -219,6 +243,16 @@ class ByteSource:
     def __exit__(self, *exception: object) -> None:
         if self._file is not None:
             self._file.close()
+
+    def expect(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Say which small pieces, as (offset, size), will be read next, each once."""
+        if isinstance(self._file, RemoteFile):
+            self._file.expect([(self.base + begin, size) for begin, size in spans], gap=512)
+
+    def expect_all(self) -> None:
+        """Say that all of it will be read, from the first byte to the last."""
+        if isinstance(self._file, RemoteFile):
+            self._file.expect([(self.base, self.size)])
 
     def part(self, begin: int, size: int) -> ByteSource:
         """Return a part of the file as a source of its own, as a file within an archive.
@@ -245,11 +279,11 @@ class ByteSource:
 
 
 def _read_into(
-    file: BinaryIO, offset: int, target: memoryview, path: Path | str, key: str = ""
+    file: RawIOBase, offset: int, target: memoryview, path: Path | str, key: str = ""
 ) -> None:
     file.seek(offset)
     while target:
-        count = file.readinto(target)  # type: ignore[attr-defined]
+        count = file.readinto(target)
         if not count:
             raise CheckpointError(path, "cut short, or changed while it was read", CUT_SHORT, key)
         target = target[count:]
@@ -268,7 +302,7 @@ class TensorReader:
 
     def __init__(self, max_files: int = 64) -> None:
         self._max_files = max_files
-        self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._files: OrderedDict[str, RawIOBase] = OrderedDict()
         self._piece = memoryview(bytearray(_PIECE))
         self._last: tuple[TensorRef, int] | None = None  # what was read last, and up to where
         self._ahead: tuple[int, AnyArray] | None = None  # and what follows, from an element on
@@ -355,7 +389,9 @@ class TensorReader:
         except OSError as e:
             raise _unreadable(path, e) from None
 
-    def _gather(self, file: BinaryIO, ref: TensorRef, start: int, stop: int, out: AnyArray) -> None:
+    def _gather(
+        self, file: RawIOBase, ref: TensorRef, start: int, stop: int, out: AnyArray
+    ) -> None:
         """Fill `out` with strided elements, which may have been gathered ahead."""
         goes_on, self._last = self._last == (ref, start), (ref, stop)
         if not (goes_on and _is_scattered(ref)):
@@ -401,15 +437,37 @@ class TensorReader:
             self._sparse = ref, found
         return self._sparse[1]
 
-    def _open(self, path: str) -> BinaryIO:
+    def _open(self, path: str) -> RawIOBase:
         if path in self._files:
             self._files.move_to_end(path)
             return self._files[path]
         if len(self._files) >= self._max_files:
             self._close_oldest()
-        file = Path(path).open("rb", buffering=0)  # noqa: SIM115
+        file = located(path).open("rb", buffering=0)
         self._files[path] = file
         return file
+
+    def expect(self, refs: Iterable[TensorRef], memory: int = DEFAULT_AHEAD) -> None:
+        """Say which tensors will be read next, each once from end to end.
+
+        Those that lie under addresses are fetched ahead, in large ranges, several at a time.
+
+        Args:
+            memory: bytes of what may be fetched before it is read, of all files together.
+        """
+        extents: dict[str, list[tuple[int, int]]] = {}
+        for ref in refs:
+            # codes and scales are read piece by piece, again and again: they are kept to the end
+            times = _KEPT if ref.is_decoded else 1
+            for stored in stored_tensors(ref):
+                if isinstance(stored.path, PinnedAddress):
+                    extents.setdefault(stored.path, []).extend([_extent(stored)] * times)
+        self._max_files = max(self._max_files, len(extents))
+        for path, spans in extents.items():
+            with suppress(OSError):  # reading says what is wrong
+                file = self._open(path)
+                if isinstance(file, RemoteFile):
+                    file.expect(spans, memory // len(extents))
 
     def _close_oldest(self) -> None:
         _, file = self._files.popitem(last=False)
@@ -425,7 +483,7 @@ def _is_scattered(ref: TensorRef) -> bool:
 class _Gather:
     """Reads a strided tensor by ranges of its row-major order."""
 
-    def __init__(self, file: BinaryIO, ref: TensorRef, piece: memoryview) -> None:
+    def __init__(self, file: RawIOBase, ref: TensorRef, piece: memoryview) -> None:
         assert ref.strides is not None
         itemsize = STORAGE_DTYPES[ref.dtype].itemsize
         self._file = file

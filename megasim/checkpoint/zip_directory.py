@@ -21,6 +21,8 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1
+# Bytes between the name of an entry and its data, at most, as torch writes them.
+_PADDING = 128
 _MAX_PLAIN = 1 << 20  # bytes of an entry that no limit names
 _RESAVE = "save it again with torch.save"
 
@@ -129,6 +131,9 @@ def read_zip_directory(source: ByteSource) -> ZipDirectory:
             raise ValueError("bytes after the last record")
     except (struct.error, ValueError):
         raise _broken(source) from None
+    source.expect(
+        (e.header_offset, _LOCAL.size + len(e.name.encode()) + _PADDING) for e in entries.values()
+    )
     return ZipDirectory(entries, raw, offset)
 
 

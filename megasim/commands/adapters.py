@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from megasim.checkpoint.locations import located
 from megasim.commands import options
 from megasim.commands.completion import complete_models
 from megasim.commands.console import ConsoleProgress, say, show, show_json, table_text
@@ -54,7 +54,7 @@ def adapter_command(
     named = [name for name in (*adapters, base, model) if name is not None]
     store = _store(ctx, named)
     if not adapters:
-        if store is None or model is None or Path(model).exists():
+        if store is None or model is None or located(model).exists():
             raise UsageError(
                 "--model alone is of a model of the store", "ingest it, and give its name"
             )
@@ -76,7 +76,8 @@ def _store(ctx: click.Context, named: list[str]) -> Store | None:
     """Open the store; None where there is none, and all that is named are files."""
     from megasim.store.connection import store_path
 
-    if all(Path(name).exists() for name in named) and not store_path(ctx.find_root().obj).exists():
+    are_there = all(located(name).exists() for name in named)
+    if are_there and not store_path(ctx.find_root().obj).exists():
         return None
     return options.open_workspace(ctx).store
 

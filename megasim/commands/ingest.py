@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from megasim.checkpoint.locations import located
 from megasim.commands import options
 from megasim.commands.console import (
     ConsoleProgress,
@@ -193,4 +194,4 @@ def _named_path(text: str) -> tuple[str, Path]:
     name, sign, path = text.partition("=")
     if not (name and sign and path):
         raise UsageError(f"{printable(text)!r} is not a name and a path", "write --name NAME=PATH")
-    return name, Path(path)
+    return name, located(path)

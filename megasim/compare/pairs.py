@@ -9,11 +9,11 @@ from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import Checkpoint
 from megasim.compare.piece import PairDistances
 from megasim.compare.plan import Ids, PairPlan
@@ -234,7 +234,7 @@ def _reopen_old_pairs(store: Store) -> None:
     """Let pairs whose renames an older search sought be aligned anew, if their files are there."""
     if (store.pairs()["rename_version"] == RENAME_VERSION).all():
         return
-    readable = [m.id for m in store.models() if m.path is not None and Path(m.path).exists()]
+    readable = [m.id for m in store.models() if m.path is not None and located(m.path).exists()]
     with store.transaction():
         store.write("reopen_old_pairs", tables={"readable": {"model_id": readable}})
 

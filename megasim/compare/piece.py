@@ -131,7 +131,8 @@ def _parts(pairs: int, width: int) -> Iterator[slice]:
 def run_pair_piece(piece: PairPiece) -> list[PairDistances]:
     """Return the distances of each position of a piece, good to 1e-6 relative.
 
-    Buffers take at most `piece.memory` bytes: mostly far less, what `MAX_CHUNK` elements of all
+    What lies under addresses is fetched ahead into as many bytes again. Buffers take at most
+    `piece.memory` bytes: mostly far less, what `MAX_CHUNK` elements of all
     contents of a position need at 2 bytes each (float16 and bfloat16), 4 or 8; and more only
     where 1024 elements of every content do not fit. The values depend neither on what else is in
     the piece nor on the memory (but for the last digit of cossim, on the latter).
@@ -142,6 +143,7 @@ def run_pair_piece(piece: PairPiece) -> list[PairDistances]:
     rooms = [_room(len(position.refs), piece.memory) for position in piece.positions]
     buffer = np.empty(max(rooms, default=0), dtype=np.uint8)
     with TensorReader() as reader:
+        reader.expect((ref for p in piece.positions for ref in p.refs), piece.memory)
         return [
             _compare(reader, buffer[:room], piece, position)
             for room, position in zip(rooms, piece.positions, strict=True)

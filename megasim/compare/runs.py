@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
+from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import Checkpoint
 from megasim.checkpoint.tensors import file_paths
 from megasim.compare.piece import PairDistances, PairPiece, Position, run_pair_piece
@@ -134,7 +134,7 @@ def _check_against_hashes(position: Position, found: PairDistances) -> None:
     for pair in position.pairs[found.l0 == 0]:
         refs = [position.refs[i] for i in pair]
         if not any(ref.dtype in ("int64", "uint64") for ref in refs):
-            path = Path(next(iter(sorted(file_paths(refs[0])))))
+            path = located(next(iter(sorted(file_paths(refs[0])))))
             raise CheckpointError(
                 path,
                 "has the same values as a tensor whose fingerprint differs from its own",

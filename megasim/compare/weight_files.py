@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from pathlib import Path
 
+from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import Checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, content_hashes
@@ -67,13 +68,14 @@ def _reopen(model: Model) -> Checkpoint:
             f"the fingerprints of model {printable(model.name)!r} are of another version",
             "ingest it again",
         )
-    if not Path(model.path).exists():
+    path = located(model.path)
+    if not path.exists():
         raise CheckpointError(
             model.path,
             f"the file of model {printable(model.name)!r} is gone",
             "put it back, or run `megasim ingest` on its new path",
         )
-    checkpoint = open_model(Path(model.path))
+    checkpoint = open_model(path)
     identity = checkpoint.identity
     part = next((p for p in checkpoint.parts if p.place == model.part), None)
     if part is None or (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+from megasim.checkpoint.locations import located
 from megasim.errors import MegasimError, printable
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
 from megasim.ingest.files import fingerprint_checkpoint
@@ -56,7 +57,7 @@ def check_files(
             continue
         if model.fingerprint_version not in COMPARABLE_VERSIONS:
             continue  # to be read again anyway
-        problem = _check(store, model, Path(model.path), executor, progress)
+        problem = _check(store, model, located(model.path), executor, progress)
         if problem is not None:
             yield problem
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megasim.checkpoint.locations import RemotePath, located
 from megasim.checkpoint.strict_json import JSON, read_json
 from megasim.errors import UsageError, printable
 
@@ -90,6 +91,8 @@ def _name(models: dict[str, Path], renamed: dict[str, str], name: str, file: Pat
 
 
 def _locate(json_path: Path, file: str) -> Path:
+    if isinstance(address := located(file), RemotePath):
+        return address
     beside = json_path.absolute().parent / file
     here = Path.cwd() / file
     return here if not beside.exists() and here.exists() else beside

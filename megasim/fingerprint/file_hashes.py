@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from megasim.checkpoint.file_stamp import check_unchanged
+from megasim.checkpoint.locations import located
 from megasim.checkpoint.safetensors_format import is_safetensors
 from megasim.checkpoint.tensors import ByteSource
 from megasim.errors import CheckpointError
@@ -54,10 +54,11 @@ def hash_file(path: str) -> FileHashes:
         CheckpointError: it cannot be read, or changed meanwhile.
     """
     try:
-        with ByteSource(Path(path)) as source:
+        with ByteSource(located(path)) as source:
             start = source.read(0, min(source.size, 512))
             header = _LENGTH_BYTES + int.from_bytes(start[:_LENGTH_BYTES], "little")
             has_header = is_safetensors(start) and header <= source.size
+            source.expect_all()
             whole, data = hashlib.sha256(), hashlib.sha256()
             for offset in range(0, source.size, _AT_ONCE):
                 stop_if_asked()

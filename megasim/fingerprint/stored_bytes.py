@@ -25,6 +25,7 @@ def digest_unread(tensors: Sequence[UnreadTensor]) -> list[str | None]:
     Raises CheckpointError when they cannot be read.
     """
     with TensorReader() as reader:
+        reader.expect([ref for tensor in tensors for ref in tensor.stored])
         return [_digest(reader, tensor) for tensor in tensors]
 
 
@@ -35,6 +36,9 @@ def digest_together(tensors: Mapping[str, TensorRef | UnreadTensor]) -> str | No
     """
     whole = blake3()
     with TensorReader() as reader:
+        held = tensors.values()
+        stored = [(t,) if isinstance(t, TensorRef) else t.stored for t in held]
+        reader.expect(ref for refs in stored for ref in refs)
         for _, tensor in sorted(tensors.items()):
             found = _digest(reader, tensor)
             if found is None:

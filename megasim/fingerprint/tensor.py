@@ -54,6 +54,7 @@ def fingerprint_refs(
     Raises CheckpointError when a tensor cannot be read.
     """
     with TensorReader() as reader:
+        reader.expect(refs)
         return _walker(sketch_size).walk(reader, refs)
 
 
@@ -72,6 +73,7 @@ def content_hashes(refs: Sequence[TensorRef]) -> list[str]:
     """
     found = []
     with TensorReader() as reader:
+        reader.expect(refs)
         for ref in refs:
             if ref.is_decoded:
                 found.append(stored_hash(reader, ref))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megasim.anatomy.classification import Rules
+from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import Checkpoint, FileIdentity, default_name
 from megasim.errors import CheckpointError, printable
 from megasim.fingerprint.sketch import DEFAULT_SIZE
@@ -125,7 +126,7 @@ def fingerprint_checkpoint(
         CheckpointError: it cannot be read, or has no such part.
     """
     sizes = {model.sketch_size for model in store.models() if model.sketch_size is not None}
-    checkpoint = open_model(path.resolve())
+    checkpoint = open_model(located(path).resolve())
     wanted = next((p for p in checkpoint.parts if part is None or p.place == part), None)
     if wanted is None:
         raise CheckpointError(path, f"it has no part {printable(part, 80)}", "ingest it again")

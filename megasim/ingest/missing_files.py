@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from megasim.checkpoint.locations import RemotePath, located
 from megasim.store.rows import Store
 from megasim.words import ModelSource
 
@@ -27,12 +27,17 @@ class MissingFiles:
 
 
 def missing_files(store: Store) -> MissingFiles:
-    """Return the models whose files are gone; only whether they are there is looked at."""
+    """Return the models whose files are gone; only whether they are there is looked at.
+
+    Not at those under addresses: each would be a request.
+    """
     gone: list[str] = []
     unreachable: list[str] = []
     for model in store.models():
         if model.source == ModelSource.CHECKPOINT and model.path:
-            path = Path(model.path)
+            path = located(model.path)
+            if isinstance(path, RemotePath):
+                continue
             if not path.exists():
                 (gone if path.parent.is_dir() else unreachable).append(model.name)
     return MissingFiles(tuple(gone), tuple(unreachable))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from megasim.checkpoint.locations import RemotePath, located
 from megasim.checkpoint.opening import StateDictContents
 from megasim.errors import CheckpointError, printable
 from megasim.ingest.known_models import KnownModels
@@ -62,7 +63,10 @@ def free_name(name: str, path: Path, known: KnownModels) -> str:
 
 def _pieces_apart(path: Path, holder: Model) -> tuple[str, ...]:
     """The pieces of a path from where it parts from another model's on, with its ending."""
-    other = Path(holder.path).parent if holder.path else path.parent.parent
+    other = located(holder.path).parent if holder.path else path.parent.parent
+    if isinstance(path, RemotePath) or isinstance(other, RemotePath):
+        apart = sum(a == b for a, b in zip(path.parts, other.parts, strict=False))
+        return path.parts[min(apart, len(path.parts) - 2) :]
     return path.relative_to(os.path.commonpath([path.parent, other])).parts
 
 
@@ -74,7 +78,7 @@ def check_name(model: Model, known: KnownModels, file_id: int = 0) -> None:
         holder = None
     if holder is not None:
         where = f"the model of {printable(holder.path)}" if holder.path else "an imported model"
-        path = Path(model.path or "")
+        path = located(model.path or "")
         # no two files get one such name
         free = "-".join(_pieces_apart(path, holder))
         named = shlex.quote(printable(f"{free}={path}", 4096))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megasim.anatomy.classification import Rules
+from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import (
     Checkpoint,
     default_name,
@@ -85,8 +86,8 @@ def _ingest_paths(
 ) -> IngestResult:
     models = store.models()
     _check_sketch_size(models, sketch_size)
-    names = {name: _one_in(path) for name, path in names.items()}
-    paths = list(dict.fromkeys([*paths, *names.values()]))
+    names = {name: _one_in(located(path)) for name, path in names.items()}
+    paths = list(dict.fromkeys([*map(located, paths), *names.values()]))
     require_some(paths)
     aliases = {name: path.resolve() for name, path in names.items()}
     # the first name of a path is its model's; the others are copies
@@ -149,9 +150,16 @@ def _one_in(path: Path) -> Path:
 
 def require_some(paths: Sequence[Path]) -> None:
     """Raise UsageError where nothing is at any of some paths."""
-    if not any(path.exists() for path in paths):
+    if not any(map(_may_be_there, paths)):
         where = ", ".join(printable(path, 400) for path in paths) or "no path"
         raise UsageError(f"nothing found at {where}", "give files or folders that hold checkpoints")
+
+
+def _may_be_there(path: Path) -> bool:
+    try:
+        return located(path).exists()
+    except OSError:  # opening it will say why
+        return True
 
 
 @dataclass(frozen=True)
@@ -269,7 +277,7 @@ class _Ingest:
 
         Raises CheckpointError where the name was asked for, or no other is free.
         """
-        path = Path(model.path or "")
+        path = located(model.path or "")
         if path not in self.names and not model.id:
             model = replace(model, name=free_name(self.default(path), path, self.known))
         check_name(model, self.known)
@@ -284,10 +292,10 @@ class _Ingest:
         model, twin = settled.model, settled.twin
         path = model.path
         assert path is not None
-        if twin.path != path and twin.path is not None and Path(twin.path).exists():
+        if twin.path != path and twin.path is not None and located(twin.path).exists():
             self.unsaved.copy(self.named(model), twin)
         else:
-            wanted = self.names.get(Path(path), twin.name)
+            wanted = self.names.get(located(path), twin.name)
             if wanted != twin.name:
                 check_name(replace(model, id=twin.id, name=wanted), self.known)
                 self.store.rename_model(twin.id, wanted)

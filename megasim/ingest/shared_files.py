@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import default_name, find_checkpoints
 from megasim.errors import CheckpointError, ForeignFileError, MegasimError, UsageError
 from megasim.ingest.known_models import KnownModels
@@ -54,7 +55,8 @@ def share_files(
     Raises:
         UsageError: there is nothing at any path, or two names for one file.
     """
-    given = {name: path.resolve() for name, path in (names or {}).items()}
+    paths = [located(path) for path in paths]
+    given = {name: located(path).resolve() for name, path in (names or {}).items()}
     if len(set(given.values())) < len(given):
         raise UsageError("a file of a shard has one name", "give each --name another file")
     require_some([*paths, *given.values()])

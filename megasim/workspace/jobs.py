@@ -10,6 +10,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from megasim.checkpoint.locations import located
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode, store_path
 from megasim.store.lease import DEFAULT_WAIT
@@ -101,9 +102,9 @@ class StoreJobs:
         from megasim.ingest.paths import ingest_paths
         from megasim.ingest.result import IngestResult
 
-        given = [Path(path) for path in paths]
+        given = [located(path) for path in paths]
         if reread and not (given or names):
-            given = [Path(path) for path in self.store.outdated_paths()]
+            given = [located(path) for path in self.store.outdated_paths()]
             if not given:
                 return IngestResult()
         maps = [read_model_map(path) for path in given if is_model_map(path)]
@@ -231,7 +232,7 @@ class StoreJobs:
         from megasim.exchange.mega_cmp_import import import_path
         from megasim.exchange.parquet_import import import_parquet
 
-        given = [Path(path) for path in paths]
+        given = [located(path) for path in paths]
         parquet = [path for path in given if path.suffix.lower() == ".parquet"]
         with self.store.job():
             found = [

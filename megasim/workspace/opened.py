@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from megasim.checkpoint.locations import located
 from megasim.errors import MegasimError, UsageError, printable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import Mode, store_path
@@ -172,12 +173,12 @@ class Workspace(StoreLineage):
         from megasim.answers.matrices import nearest_to_file
         from megasim.estimate.nearest import nearest_models
 
-        if str(model) in self.store.model_ids() or not Path(model).exists():
+        if str(model) in self.store.model_ids() or not located(model).exists():
             name = self._name(str(model))
             return nearest_models(self.store, name, components, k=k, progress=progress)
         with ThreadPoolExecutor(usable_cores()) as executor:
             return nearest_to_file(
-                self.store, Path(model), components, k=k, executor=executor, progress=progress
+                self.store, located(model), components, k=k, executor=executor, progress=progress
             )
 
     def kinship(

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megasim.checkpoint.locations import located
 from megasim.ingest.shares import Shard, parse_shard
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import store_path
@@ -46,7 +47,7 @@ def ingest_shard(
     from megasim.exchange.ingest_shards import write_ingest_shard
     from megasim.exchange.model_map import is_model_map, read_model_map
 
-    given = [Path(path) for path in paths]
+    given = [located(path) for path in paths]
     all_names = dict(names or {})
     for path in given:
         if is_model_map(path):
