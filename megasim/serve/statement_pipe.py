@@ -43,7 +43,7 @@ class StatementServer:
         self._owner, self._key = owner, key
         self._listener = Listener(authkey=key)
         self._ending = False
-        self._readers: dict[threading.Thread, Store | None] = {}
+        self._readers: dict[threading.Thread, duckdb.DuckDBPyConnection | None] = {}
         self._accepting = threading.Thread(target=self._accept, name="statements", daemon=True)
         self._accepting.start()
 
@@ -60,10 +60,10 @@ class StatementServer:
         with suppress(OSError):
             self._listener.close()
         self._accepting.join(_END_SECONDS)
-        for reader, store in list(self._readers.items()):
-            if store is not None:
+        for reader, connection in list(self._readers.items()):
+            if connection is not None:
                 with suppress(duckdb.Error):
-                    store.connection.interrupt()
+                    connection.interrupt()
             reader.join(_END_SECONDS)
 
     def _is_over(self) -> bool:
@@ -93,7 +93,7 @@ class StatementServer:
                     found: Any = None
                     if what == "begin":
                         store, revision = self._owner.reading()
-                        self._readers[threading.current_thread()] = store
+                        self._readers[threading.current_thread()] = store.connection
                         digest = self._owner.content_digest(store, revision)
                         store.connection.execute(statement("keep_all_types"))
                         found = revision, digest, store.left_out
@@ -131,7 +131,7 @@ def _of_statement(
     for name, content in tables.items():
         connection.register(name, _read(content))
     try:
-        found = connection.sql(sql, params=values or None)
+        found: Any = connection.sql(sql, params=values or None)
         if found is None:  # what has no rows
             found = connection.sql(statement("nothing"))
         rows = found.to_arrow_table()
