@@ -123,7 +123,9 @@ def _processes(service: int) -> Iterator[tuple[str, int]]:
     for found in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             status = (found / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            if int(status[1]) == service and int(status[16]) == niceness:  # those that read give way
+            if (
+                int(status[1]) == service and int(status[16]) == niceness
+            ):  # those that read give way
                 yield f"answers {found.name}", int(found.name)
 
 

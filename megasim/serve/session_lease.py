@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
-import pyarrow as pa
 
 from megasim.errors import UsageError
 from megasim.store.connection import Mode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class AskedSession(Protocol):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
 from fastapi import APIRouter, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
@@ -20,6 +19,9 @@ from megasim.serve.refusals import Refusal
 from megasim.serve.service import service_of
 from megasim.serve.sessions import ReadingSession
 from megasim.store.connection import migrations
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 router = APIRouter(prefix="/api/v1/sessions", tags=["sessions"])
 
@@ -150,6 +152,8 @@ def _parts(session: ReadingSession, rows: Rows, tables: Mapping[str, pa.Table]) 
 
 
 def _table(text: str) -> pa.Table:
+    import pyarrow as pa
+
     try:
         return pa.ipc.open_stream(base64.b64decode(text, validate=True)).read_all()
     except (ValueError, OSError, pa.ArrowException):

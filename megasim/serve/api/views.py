@@ -7,7 +7,6 @@ from inspect import Parameter, Signature, signature
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-import pyarrow as pa
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from megasim.serve.api.descriptions import problems, tables
@@ -104,6 +103,8 @@ def _page(
     sql = view_query(view, filters, limit=limit + 1, after=after)
     settings = service_of(request).settings
     rows = Rows(store.store.connection, sql, settings.sql_memory, settings.sql_seconds)
+    import pyarrow as pa  # at the first rows, and not when the service starts
+
     found = pa.Table.from_batches(list(rows.batches()), rows.schema)
     following = None
     if found.num_rows > limit:

@@ -26,7 +26,7 @@ from megasim.errors import UsageError, printable
 from megasim.serve.dependencies import ReadStore
 from megasim.serve.formats import json_text
 from megasim.serve.job_kinds import place_of
-from megasim.serve.pages.shown_tables import model_address
+from megasim.serve.pages.addresses import model_address
 from megasim.serve.refusals import Refusal
 from megasim.serve.rendering import page
 from megasim.serve.service import service_of

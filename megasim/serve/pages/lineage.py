@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from megasim.plots.figure_files import figure_bytes
 from megasim.serve.dependencies import ReadStore, kept
+from megasim.serve.pages.addresses import model_address, pair_address
 from megasim.serve.pages.choices import (
     Models,
     chosen_component,
@@ -18,12 +19,7 @@ from megasim.serve.pages.choices import (
     set_links,
 )
 from megasim.serve.pages.pictures import item_response, set_attribute
-from megasim.serve.pages.shown_tables import (
-    ShownTable,
-    model_address,
-    pair_address,
-    shown_table,
-)
+from megasim.serve.pages.shown_tables import ShownTable, shown_table
 from megasim.serve.rendering import page
 from megasim.workspace import Workspace
 

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from megasim.plots.figure_files import figure_bytes
 from megasim.serve.dependencies import ReadStore, kept
+from megasim.serve.pages.addresses import model_address, pair_address, query_links
 from megasim.serve.pages.choices import (
     Models,
     chosen_component,
@@ -19,12 +20,7 @@ from megasim.serve.pages.choices import (
     stored_components,
 )
 from megasim.serve.pages.pictures import item_response, set_attribute
-from megasim.serve.pages.shown_tables import (
-    model_address,
-    pair_address,
-    query_links,
-    shown_table,
-)
+from megasim.serve.pages.shown_tables import shown_table
 from megasim.serve.rendering import page
 from megasim.store.runnable_queries import filled_query
 from megasim.words import Metric

@@ -12,6 +12,7 @@ from megasim.matrix.distance_matrix import coverage_note
 from megasim.plots.figure_files import figure_bytes
 from megasim.plots.interactive_matrix import ORDERS, matrix_picture
 from megasim.serve.dependencies import ReadStore, kept
+from megasim.serve.pages.addresses import query_links
 from megasim.serve.pages.choices import (
     Models,
     chosen_component,
@@ -21,7 +22,6 @@ from megasim.serve.pages.choices import (
     stored_components,
 )
 from megasim.serve.pages.pictures import item_response, set_attribute
-from megasim.serve.pages.shown_tables import query_links
 from megasim.serve.rendering import page
 from megasim.store.runnable_queries import filled_query
 from megasim.words import Metric

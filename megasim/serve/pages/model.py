@@ -8,8 +8,9 @@ from fastapi.responses import HTMLResponse
 from megasim.findings.component_groups import group_sentences
 from megasim.findings.health import metadata_claims, model_health
 from megasim.serve.dependencies import ReadStore, kept
+from megasim.serve.pages.addresses import model_address, pair_address
 from megasim.serve.pages.choices import chosen_component, stored_components
-from megasim.serve.pages.shown_tables import model_address, pair_address, shown_table
+from megasim.serve.pages.shown_tables import shown_table
 from megasim.serve.rendering import page
 from megasim.store.runnable_queries import run_query
 

@@ -12,8 +12,9 @@ from fastapi.responses import HTMLResponse
 from megasim.anatomy.classification import component_title
 from megasim.findings.health import model_health
 from megasim.serve.dependencies import ReadStore, kept
+from megasim.serve.pages.addresses import model_address
 from megasim.serve.pages.choices import Models, own_query
-from megasim.serve.pages.shown_tables import model_address, shown_table
+from megasim.serve.pages.shown_tables import shown_table
 from megasim.serve.rendering import page
 from megasim.store.runnable_queries import run_query
 from megasim.workspace import Workspace

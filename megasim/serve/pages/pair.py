@@ -16,8 +16,9 @@ from megasim.errors import NoAnswerError
 from megasim.findings.overview import FindingsReport
 from megasim.plots.figure_files import figure_bytes, inline_svg
 from megasim.serve.dependencies import ReadStore, kept
+from megasim.serve.pages.addresses import pair_address, query_links
 from megasim.serve.pages.choices import own_query
-from megasim.serve.pages.shown_tables import ShownTable, pair_address, query_links, shown_table
+from megasim.serve.pages.shown_tables import ShownTable, shown_table
 from megasim.serve.rendering import page
 from megasim.store.runnable_queries import filled_query, run_query
 from megasim.workspace import Workspace

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import pandas as pd
 
 from megasim.report.parts import column_texts
+from megasim.serve.pages.addresses import query_links
 
 MOST_ROWS = 500
 
@@ -78,28 +78,6 @@ def shown_table(
         sql,
         tuple(query_links(sql) if links is None and sql else links or ()),
     )
-
-
-def query_links(sql: str) -> list[tuple[str, str]]:
-    """Return where the result of a query is as data, and the page that changes the query."""
-    asked = urlencode({"query": sql})
-    kinds = ("json", "csv", "parquet")
-    found = [(kind.upper(), f"/api/v1/sql.{kind}?{asked}") for kind in kinds]
-    return [*found, ("Edit the query", f"/sql?{asked}")]
-
-
-def model_address(name: str) -> str:
-    """Return the page of a model.
-
-    >>> model_address("a&b")
-    '/model?name=a%26b'
-    """
-    return f"/model?name={quote(name, safe='')}"
-
-
-def pair_address(a: str, b: str) -> str:
-    """Return the page of a pair."""
-    return f"/pair?{urlencode({'a': a, 'b': b})}"
 
 
 def _is_missing(value: Any) -> bool:

@@ -10,7 +10,7 @@ from megasim.answers.tables import example_table, sql_examples
 from megasim.errors import MegasimError
 from megasim.serve.dependencies import ReadStore, kept
 from megasim.serve.guarded_queries import user_rows
-from megasim.serve.pages.shown_tables import MOST_ROWS, query_links, shown_table
+from megasim.serve.pages.addresses import query_links
 from megasim.serve.refusals import status_of
 from megasim.serve.rendering import page
 from megasim.serve.service import service_of
@@ -24,6 +24,9 @@ def sql_page(
     request: Request, store: ReadStore, query: str = "", example: str = ""
 ) -> HTMLResponse:
     """Return the first rows of a query that reads; its address is a permanent link."""
+    # at the first table, and not when the service starts
+    from megasim.serve.pages.shown_tables import MOST_ROWS, shown_table
+
     cookbook = {name: (purpose_of(sql), _without_comment(sql)) for name, sql in _examples().items()}
     if example:
         if example not in cookbook:
