@@ -139,6 +139,7 @@ class RelationKind(StrEnum):
     WIDENED = "widened"  # some tensors have more elements, and the new ones are zero
     ALL_BUT_FEW = "all_but_few"  # equal but for a few keys
     SCALES_LOST = "scales_lost"  # the same directions at other scales, as codes without theirs
+    SCALES_OF_ANOTHER = "scales_of_another"  # the same directions, each off by a factor of its own
     QUANTISED_AND_CHANGED = "quantised_and_changed"  # by more than rounding to its codes
     VAE_REPLACED = "vae_replaced"
     TEXT_ENCODER_REPLACED = "text_encoder_replaced"

@@ -17,3 +17,13 @@ select key, canonical_key, component, dtype, shape, reason, digest
 from unread_key
 where model_id = $id
 order by key;
+
+-- name: measured_roundings
+-- Of pairs of contents (batch): how the values of the plain one lie to the codes of the other.
+select p.hash_a, p.hash_b, r.measured, r.within
+from batch p
+join tensor a on a.content_hash = p.hash_a
+join tensor b on b.content_hash = p.hash_b
+join tensor_rounding r
+    on r.tensor_a = least(a.id, b.id) and r.tensor_b = greatest(a.id, b.id)
+order by p.hash_a, p.hash_b;

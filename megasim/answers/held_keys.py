@@ -22,6 +22,7 @@ from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.representation.logical import PLAIN
 from megasim.representation.opening import open_model
+from megasim.store.batches import table_of
 from megasim.store.rows import HeldModel, Model, Store
 
 # Tensors this small or plain tell nothing about a rename, and the plainest nothing at all.
@@ -249,3 +250,20 @@ def keys_of_fingerprints(path: Path | str, name: str | None = None) -> HeldKeys:
             )
         held = keys_of_model(store, name or known[0])
     return replace(held, name=name or known[0])
+
+
+def measured_roundings(
+    store: Store, a: HeldKeys, b: HeldKeys
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return what compare has measured of contents of A and B under one name: see `Roundings`."""
+    by_name = {held.canonical_key: held.content_hash for held in b.keys.values()}
+    pairs = {
+        (held.content_hash, by_name[held.canonical_key])
+        for held in a.keys.values()
+        if held.content_hash and by_name.get(held.canonical_key)
+    }
+    if not pairs:
+        return {}
+    batch = table_of(("hash_a", "hash_b"), sorted(pairs))
+    rows = store.rows("measured_roundings", tables={"batch": batch})
+    return {(hash_a, hash_b): (measured, within) for hash_a, hash_b, measured, within in rows}

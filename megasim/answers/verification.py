@@ -1,8 +1,9 @@
 """Whether one model is another one, up to what is allowed: a gate for pipelines.
 
-Only what the hashes prove passes. Equal contents are proved by their bytes, a cast by the hash of
-the values, or of the values rounded to the type that they were cast to. What leaves no such trace,
-as a quantisation does, is said not to be proved, and does not pass.
+Only what is proved passes. Equal contents are proved by their bytes, a cast by the hash of the
+values, or of the values rounded to the type that they were cast to; a quantisation by what compare
+measured of the two contents: that every value lies within half a step. What leaves no such trace is
+said not to be proved, and does not pass.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from megasim.answers.held_keys import HeldKey, HeldKeys
 from megasim.compare.renames import find_renames
@@ -185,11 +186,19 @@ def _xml(text: str) -> str:
     return printable(text, 1000)
 
 
-def verify_keys(a: HeldKeys, b: HeldKeys, allow: Collection[str] = ()) -> Verification:
+Roundings: TypeAlias = Mapping[tuple[str, str], tuple[int, int]]
+"""Two content hashes, of A and of B → how many values were looked at, and how many of them lie
+within half a step of the codes."""
+
+
+def verify_keys(
+    a: HeldKeys, b: HeldKeys, allow: Collection[str] = (), roundings: Roundings | None = None
+) -> Verification:
     """Hold what B holds against what A holds.
 
     Args:
         allow: names of `Allowance`.
+        roundings: what compare has measured of these contents.
 
     Raises:
         UsageError: an unknown allowance.
@@ -207,7 +216,7 @@ def verify_keys(a: HeldKeys, b: HeldKeys, allow: Collection[str] = ()) -> Verifi
     results = []
     for key, held in a.keys.items():
         if key in partner:
-            results.append(_compare(held, b.keys[partner[key]], allowed))
+            results.append(_compare(held, b.keys[partner[key]], allowed, roundings or {}))
         elif Allowance.PRUNE in allowed:
             results.append(
                 KeyResult(key, None, held.component, Outcome.VERIFIED, str(Allowance.PRUNE))
@@ -258,15 +267,24 @@ def _renamed(
     return found
 
 
-def _compare(a: HeldKey, b: HeldKey, allowed: Collection[Allowance]) -> KeyResult:
+def _compare(
+    a: HeldKey, b: HeldKey, allowed: Collection[Allowance], roundings: Roundings
+) -> KeyResult:
     """Return what two keys that stand for each other come to."""
+    measured, within = roundings.get((a.content_hash or "", b.content_hash or ""), (0, 0))
+    is_proved = 0 < measured == within == a.numel
 
     def result(outcome: Outcome, how: str, problem: str = "") -> KeyResult:
         return KeyResult(a.key, b.key, a.component, outcome, how, problem)
 
     def unlike(how: str, problem: str) -> KeyResult:
         if Allowance.QUANT in allowed and b.representation not in (PLAIN, a.representation):
+            if is_proved:
+                return result(Outcome.VERIFIED, str(Allowance.QUANT))
             told = f"other values, as {b.representation} leaves them or not: no hash proves it"
+            if measured:
+                told = f"{measured - within:,} of {measured:,} values lie more than half a step "
+                told += f"from those of {b.representation}"
             return result(Outcome.UNPROVED, "quant", told)
         # codes have another dtype, and often another shape
         if Allowance.QUANT in allowed and _may_be_codes(a, b):
@@ -316,6 +334,8 @@ def _compare(a: HeldKey, b: HeldKey, allowed: Collection[Allowance]) -> KeyResul
             return result(Outcome.VERIFIED, str(Allowance.CAST))
         return unlike("values", f"not the values of A rounded to {b.dtype}")
     if "float" in (b.dtype or ""):
+        if is_proved:
+            return result(Outcome.VERIFIED, str(Allowance.CAST))
         told = f"a rounding of {a.dtype} to {b.dtype} leaves no hash to prove it by"
         return result(Outcome.UNPROVED, str(Allowance.CAST), told)
     return unlike("values", f"{b.dtype} of other values")

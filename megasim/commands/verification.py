@@ -48,9 +48,10 @@ def verify_command(
     and may be left out if the file has only one.
 
     Exits with 0 if this is proved, with 5 if B differs, and with 6 if nothing contradicts it but
-    not all of it can be proved, e.g. for a quantised copy: rounding leaves no hash.
+    not all of it can be proved, e.g. for a quantised copy: rounding leaves no hash. If models of
+    the store are named, what `compare` measured proves it.
     """
-    from megasim.answers.held_keys import keys_of, keys_of_fingerprints
+    from megasim.answers.held_keys import keys_of, keys_of_fingerprints, measured_roundings
     from megasim.answers.verification import verify_keys
     from megasim.store.rows import Store
 
@@ -59,15 +60,20 @@ def verify_command(
             f"{len(models)} models given, not two", "write `megasim verify A B`, or see --against"
         )
 
+    opened: list[Store] = []  # none where both are files
+
     def store() -> Store:
-        return options.open_workspace(ctx).store
+        opened.append(options.open_workspace(ctx).store)
+        return opened[-1]
 
     progress = ConsoleProgress()
     if against is not None:
         a = keys_of_fingerprints(against, models[0] if len(models) == 2 else None)
     else:
         a = keys_of(models[0], store, progress)
-    found = verify_keys(a, keys_of(models[-1], store, progress), allow)
+    b = keys_of(models[-1], store, progress)
+    roundings = measured_roundings(opened[-1], a, b) if opened else {}
+    found = verify_keys(a, b, allow, roundings)
     if junit is not None:
         from megasim.output_files import write_file
 

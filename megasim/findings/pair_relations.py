@@ -9,7 +9,12 @@ from megasim.findings.containment import (
     under_other_keys,
 )
 from megasim.findings.pair_comparison import PairComparison, Relation
-from megasim.findings.quantised import quantised, quantised_and_changed, scales_lost
+from megasim.findings.quantised import (
+    quantised,
+    quantised_and_changed,
+    scales_lost,
+    scales_of_another,
+)
 from megasim.findings.small_differences import all_but_few, damaged, kept_ema, rescaled, widened
 
 
@@ -29,7 +34,7 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
         found = relation_of_equals(pair)
         return [found] if found else []
     small = (damaged, quantised, kept_ema, rescaled, widened, all_but_few, under_other_keys)
-    for found_by in (*small, scales_lost, quantised_and_changed):
+    for found_by in (*small, scales_lost, scales_of_another, quantised_and_changed):
         relation = found_by(pair)
         if relation is not None:
             return [relation]

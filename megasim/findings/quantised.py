@@ -15,6 +15,12 @@ from megasim.words import RelationKind
 _OFF: Final = 3.0
 _ONE_DIRECTION: Final = 0.95
 _MOST: Final = 0.8
+# Codes with the scales of another model are off by a factor in each matrix, some larger and some
+# smaller: by so much at least in the most of them, where training or rounding do not turn so little
+# and stretch so much. Rounding to 4 bits turns a matrix to a cosine of 0.99, and stretches it by
+# less than 1 %.
+_STRETCHED: Final = 0.01
+_NOT_TURNED: Final = 0.99
 
 
 def quantised(pair: PairComparison) -> Relation | None:
@@ -49,6 +55,33 @@ def scales_lost(pair: PairComparison) -> Relation | None:
     text += f"{four_digits(sizes[0])} to {four_digits(sizes[-1])} times as large, in the same "
     text += f"direction{held_alone(pair)}"
     return pair.relation(RelationKind.SCALES_LOST, model, pair.opposite(model), text)
+
+
+def scales_of_another(pair: PairComparison) -> Relation | None:
+    """Return the relation when the matrices of a quantised model are those of the other, each times
+    a factor of its own.
+
+    So codes look that were put together with the scales of another model. Seen where a matrix has
+    one scale, or scales that are off by about one factor.
+    """
+    coded = {model_id for (model_id,) in pair.kinship.reader.store.rows("coded_models")}
+    if not coded & {pair.a, pair.b} or not pair.altered:
+        return None
+    low, high = sorted((pair.a, pair.b))
+    rows = pair.kinship.reader.store.rows("changed_angles", model_a=low, model_b=high)
+    factors = [b / a for _, a, b, cosine in rows if cosine >= _NOT_TURNED]
+    off = [f for f in factors if abs(f - 1) > _STRETCHED]
+    if len(off) < 4 or len(off) < _MOST * len(rows) or len({f > 1 for f in off}) < 2:
+        return None
+    model = pair.b if pair.b in coded else pair.a
+    factors = off if model == high else [1 / f for f in off]
+    other = pair.opposite(model)
+    text = f"{pair.name(model)} holds codes of {pair.name(other)} with the scales of another file: "
+    text += f"{counted(len(off), 'key')} of {len(rows):,} that changed are "
+    text += f"{four_digits(min(factors))} to {four_digits(max(factors))} times as large, in the "
+    text += f"same direction{held_alone(pair)}"
+    is_one_way = len(coded & {pair.a, pair.b}) == 1
+    return pair.relation(RelationKind.SCALES_OF_ANOTHER, model, other, text, directed=is_one_way)
 
 
 def _norms(pair: PairComparison) -> list[tuple[float, float]]:

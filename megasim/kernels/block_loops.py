@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from megasim.kernels.compiled import compiled
+from megasim.kernels.compiled import compiled, inlined
 from megasim.kernels.state import Bytes, Singles
 
 SMALL, SUPER = 32, 256  # elements of a block
@@ -40,6 +40,17 @@ def decode_q4_0(blocks: Bytes, scales: Singles, out: Singles) -> None:
             high[j] = np.float32(np.int32(codes[j] >> 4) - 8) * scale
 
 
+@inlined
+def _six_bits(six: Bytes, group: int) -> tuple[np.uint8, np.uint8]:
+    """Return scale and minimum of one of 8 groups: 6 bits each, packed into 12 bytes."""
+    if group < 4:
+        factor, bottom = six[group] & 63, six[group + 4] & 63
+    else:
+        factor = (six[group + 4] & 15) | ((six[group - 4] >> 2) & 48)
+        bottom = (six[group + 4] >> 4) | ((six[group] >> 2) & 48)
+    return factor, bottom
+
+
 @compiled()
 def decode_q4_k(blocks: Bytes, scales: Singles, least: Singles, out: Singles) -> None:
     """144 bytes: two scales, 8 scales and 8 minima of 6 bits, 256 codes of 4 bits."""
@@ -49,11 +60,7 @@ def decode_q4_k(blocks: Bytes, scales: Singles, least: Singles, out: Singles) ->
             codes = blocks[144 * i + 16 + 32 * pair : 144 * i + 48 + 32 * pair]
             for half in range(2):
                 group = 2 * pair + half
-                if group < 4:
-                    factor, bottom = six[group] & 63, six[group + 4] & 63
-                else:
-                    factor = (six[group + 4] & 15) | ((six[group - 4] >> 2) & 48)
-                    bottom = (six[group + 4] >> 4) | ((six[group] >> 2) & 48)
+                factor, bottom = _six_bits(six, group)
                 scale = scales[i] * np.float32(factor)
                 minimum = least[i] * np.float32(bottom)
                 values = out[SUPER * i + 32 * group : SUPER * i + 32 * group + 32]
@@ -72,11 +79,7 @@ def decode_q5_k(blocks: Bytes, scales: Singles, least: Singles, out: Singles) ->
             codes = blocks[176 * i + 48 + 32 * pair : 176 * i + 80 + 32 * pair]
             for half in range(2):
                 group = 2 * pair + half
-                if group < 4:
-                    factor, bottom = six[group] & 63, six[group + 4] & 63
-                else:
-                    factor = (six[group + 4] & 15) | ((six[group - 4] >> 2) & 48)
-                    bottom = (six[group + 4] >> 4) | ((six[group] >> 2) & 48)
+                factor, bottom = _six_bits(six, group)
                 scale = scales[i] * np.float32(factor)
                 minimum = least[i] * np.float32(bottom)
                 values = out[SUPER * i + 32 * group : SUPER * i + 32 * group + 32]

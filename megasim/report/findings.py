@@ -63,6 +63,7 @@ _KIND_WORDS = {
     RelationKind.WIDENED: "are another widened with zeros",
     RelationKind.ALL_BUT_FEW: "differ from another in a few keys",
     RelationKind.SCALES_LOST: "are another without its scales",
+    RelationKind.SCALES_OF_ANOTHER: "are codes of another with the scales of a third",
     RelationKind.QUANTISED_AND_CHANGED: "are another quantised, and changed beyond rounding",
     RelationKind.VAE_REPLACED: "have another VAE put in",
     RelationKind.TEXT_ENCODER_REPLACED: "have another text encoder put in",

@@ -142,12 +142,17 @@ class StoreFindings(StoreJobs):
             allow: of "cast", "prune", "rename", "quant".
             against: a .parquet file of fingerprints, of which `a` is a model.
         """
-        from megasim.answers.held_keys import keys_of, keys_of_fingerprints
+        from megasim.answers.held_keys import (
+            keys_of,
+            keys_of_fingerprints,
+            measured_roundings,
+        )
         from megasim.answers.verification import verify_keys
 
         given = (lambda: self.store, progress)
         first = keys_of(a, *given) if against is None else keys_of_fingerprints(against, str(a))
-        return verify_keys(first, keys_of(b, *given), allow)
+        second = keys_of(b, *given)
+        return verify_keys(first, second, allow, measured_roundings(self.store, first, second))
 
     def _central(
         self,

@@ -190,6 +190,33 @@ def test_the_command_its_codes_and_its_forms(
     assert not (tmp_path / "no.duckdb").exists()
 
 
+def test_what_compare_measured_proves_a_quantised_copy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(2)
+    tuned = {k: v + 0.02 * v.std() * torch.randn(v.shape) for k, v in BASE.items()}
+    models = {
+        "a": BASE,
+        "q": quantised(BASE),
+        "far": {**quantised(tuned), "norm.bias": BASE["norm.bias"]},
+    }
+    models["cast"] = {k: v.to(torch.float8_e5m2) if v.dim() > 1 else v for k, v in BASE.items()}
+    for name, model in models.items():
+        write_model(tmp_path / f"{name}.safetensors", model)
+    db = ["--db", str(tmp_path / "s.duckdb")]
+    assert cli.run([*db, "ingest", str(tmp_path)]) == 0
+    assert cli.run([*db, "verify", "a", "q", "--allow", "quant"]) == 6  # not compared yet
+    assert cli.run([*db, "compare"]) == 0
+    assert cli.run([*db, "verify", "a", "q", "--allow", "quant"]) == 0
+    assert cli.run([*db, "verify", "a", "q", "--allow", "cast"]) == 5
+    assert cli.run([*db, "verify", "a", "cast", "--allow", "cast"]) == 0
+    capsys.readouterr()
+    assert cli.run([*db, "verify", "a", "far", "--allow", "quant"]) == 6
+    assert "values lie more than half a step from those of int8 scaled" in capsys.readouterr().out
+    with open_store(tmp_path / "s.duckdb") as opened:
+        assert opened.verify("a", "q", ["quant"]).outcome is Outcome.VERIFIED
+
+
 def test_models_of_the_store_and_fingerprints_without_weights(tmp_path: Path) -> None:
     a = write_model(tmp_path / "a.safetensors", BASE)
     prints = tmp_path / "prints.parquet"

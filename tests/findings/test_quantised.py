@@ -58,6 +58,24 @@ def fp8_scaled(model: Tensors) -> Tensors:
     return found
 
 
+def by_tensor(model: Tensors) -> Tensors:
+    """With one scale for each matrix, as ComfyUI's."""
+    found = {}
+    for key, value in model.items():
+        found[key] = value
+        if is_projection(key):
+            scale = value.float().abs().max().reshape(1) / 448
+            found[key] = (value.float() / scale).to(torch.float8_e4m3fn)
+            found[f"{key}_scale"] = scale
+    return found
+
+
+def foreign_scale(key: str, scale: torch.Tensor) -> torch.Tensor:
+    """The scale of the same layer in a model that was trained otherwise."""
+    generator = torch.Generator().manual_seed(len(key) + sum(map(ord, key)))
+    return scale * (0.8 + 0.5 * torch.rand(1, generator=generator))
+
+
 def fp8_cast(model: Tensors) -> Tensors:
     return {k: v.to(torch.float8_e4m3fn) if is_projection(k) else v for k, v in model.items()}
 
@@ -99,6 +117,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
             k: v.bfloat16() if is_projection(k) else v
             for k, v in fp8_scaled(base).items()
             if not k.endswith("_scale")
+        },
+        "fp8-by-tensor": by_tensor(base),
+        "foreign": {
+            k: foreign_scale(k, v) if k.endswith("_scale") else v
+            for k, v in by_tensor(base).items()
         },
         "int4-of-tuned": packed_int4(tuned(base, 0.003, 1)),
     }
@@ -155,6 +178,17 @@ def test_lost_scales_are_said(store: Workspace, name: str, other: str) -> None:
     assert (relation.model, relation.other) == (name, other)
     assert f"{name} holds weights of {other} without their scales: 8 keys of" in relation.text
     assert "times as large, in the same direction" in relation.text
+
+
+@pytest.mark.parametrize("other", ["base", "tuned", "fp8-by-tensor"])
+def test_scales_of_another_file_are_said(store: Workspace, other: str) -> None:
+    (relation,) = relations(store, other, "foreign")
+    assert relation.kind == "scales_of_another"
+    assert (relation.model, relation.other) == ("foreign", other)
+    assert relation.directed == (other != "fp8-by-tensor")
+    assert f"foreign holds codes of {other} with the scales of another file" in relation.text
+    (own,) = relations(store, other, "fp8-by-tensor") if other == "base" else [relation]
+    assert own.kind == ("quantised" if other == "base" else "scales_of_another")
 
 
 def test_copies_hang_on_their_original(store: Workspace) -> None:
