@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from megasim.checkpoint.byte_source import ByteSource
 from megasim.checkpoint.contents import BesideTensors, StateDictContents, UnreadTensor, storable
 from megasim.checkpoint.file_identity import FileIdentity, combine, identify
 from megasim.checkpoint.folders import DISTRIBUTED_METADATA
@@ -24,7 +25,7 @@ from megasim.checkpoint.limits import Limits
 from megasim.checkpoint.parts import WRAPPERS, is_training_name, role_of_name
 from megasim.checkpoint.pickle_reader import read_pickle
 from megasim.checkpoint.pickle_values import Made, PickleError
-from megasim.checkpoint.tensors import ByteSource, TensorRef, fuse_refs
+from megasim.checkpoint.tensors import TensorRef, fuse_refs
 from megasim.checkpoint.torch_format import read_torch_zip
 from megasim.errors import CheckpointError, printable
 from megasim.words import PartRole, Unread

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import FileContents
 from megasim.checkpoint.folders import DISTRIBUTED, SUFFIXES
 from megasim.checkpoint.gguf_format import GGUF_MAGIC, read_gguf
 from megasim.checkpoint.numpy_format import NPY_MAGIC, read_npy
 from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
 from megasim.checkpoint.tar_archives import read_tar
-from megasim.checkpoint.tensors import CUT_SHORT, ByteSource
 from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
 from megasim.errors import CheckpointError, ForeignFileError, printable
 

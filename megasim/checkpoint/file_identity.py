@@ -10,8 +10,8 @@ from typing import Final
 
 from blake3 import blake3
 
+from megasim.checkpoint.byte_source import ByteSource
 from megasim.checkpoint.file_stamp import FileStamp, check_unchanged, content_tag
-from megasim.checkpoint.tensors import ByteSource
 
 _SAMPLES: Final = 16
 _SAMPLE_BYTES: Final = 64 << 10

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import (
     METADATA_LIMIT,
     FileContents,
@@ -29,7 +30,7 @@ from megasim.checkpoint.contents import (
 )
 from megasim.checkpoint.gguf_names import GGUFNames, Named, names_of
 from megasim.checkpoint.strict_json import JSON
-from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef, fuse_refs
+from megasim.checkpoint.tensors import TensorRef, fuse_refs
 from megasim.errors import CheckpointError, printable
 from megasim.resources import resource_path
 from megasim.words import Unread

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import (
     FileContents,
     StateDictContents,
@@ -20,7 +21,7 @@ from megasim.checkpoint.contents import (
     storable,
 )
 from megasim.checkpoint.dtypes import COMPLEX_PARTS, NUMPY_DTYPES, STORAGE_DTYPES
-from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
+from megasim.checkpoint.tensors import TensorRef
 from megasim.checkpoint.zip_directory import ZipDirectory
 from megasim.errors import CheckpointError, printable
 from megasim.words import Unread

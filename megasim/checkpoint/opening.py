@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from megasim.checkpoint.adapter_keys import is_adapter, is_factor
+from megasim.checkpoint.byte_source import ByteSource
 from megasim.checkpoint.contents import (
     BesideTensors,
     FileContents,
@@ -43,13 +44,7 @@ from megasim.checkpoint.folders import (
 from megasim.checkpoint.limits import Limits, limits_in_force, raised_limits
 from megasim.checkpoint.locations import RemotePath, located
 from megasim.checkpoint.strict_json import JSON
-from megasim.checkpoint.tensors import (
-    ByteSource,
-    TensorReader,
-    TensorRef,
-    fuse_refs,
-    transpose_ref,
-)
+from megasim.checkpoint.tensors import TensorReader, TensorRef, fuse_refs, transpose_ref
 from megasim.errors import CheckpointError, ForeignFileError, UsageError, printable
 from megasim.words import PartRole, Unread
 

@@ -8,19 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import UnreadTensor
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, element_bits
 from megasim.checkpoint.limits import Limits, remedy
 from megasim.checkpoint.pickled_arrays import PickledArray
 from megasim.checkpoint.pickled_storages import OddTensor, PickledTensor, Plain
 from megasim.checkpoint.pickled_tensors import Pickled, PickledSparse
-from megasim.checkpoint.tensors import (
-    CUT_SHORT,
-    ByteSource,
-    SparseParts,
-    TensorRef,
-    is_contiguous,
-)
+from megasim.checkpoint.tensors import SparseParts, TensorRef, is_contiguous
 from megasim.errors import CheckpointError
 from megasim.words import Unread
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 from typing import Final, cast
 
+from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import (
     METADATA_LIMIT,
     FileContents,
@@ -27,7 +28,7 @@ from megasim.checkpoint.dtypes import (
 )
 from megasim.checkpoint.limits import remedy
 from megasim.checkpoint.strict_json import JSON, JsonTooLarge, parse_json
-from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
+from megasim.checkpoint.tensors import TensorRef
 from megasim.errors import CheckpointError, printable
 from megasim.words import Unread
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from megasim.checkpoint.byte_source import ByteSource
 from megasim.checkpoint.contents import FileContents
 from megasim.checkpoint.folders import SUFFIXES
-from megasim.checkpoint.tensors import ByteSource
 from megasim.errors import CheckpointError, printable
 
 # Files of one archive that are looked at.

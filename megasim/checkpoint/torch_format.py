@@ -9,6 +9,7 @@ import re
 from functools import cache
 from typing import Final
 
+from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import (
     BesideTensors,
     FileContents,
@@ -24,7 +25,7 @@ from megasim.checkpoint.pickle_reader import read_pickle
 from megasim.checkpoint.pickle_values import Pickle, PickleCutShort, PickleError, PickleTooLarge
 from megasim.checkpoint.pickled_storages import BadTensor, PickledTensor, parse_storage
 from megasim.checkpoint.placed_tensors import Span, SpanOf, check_unfolded, place
-from megasim.checkpoint.tensors import CUT_SHORT, ByteSource, TensorRef
+from megasim.checkpoint.tensors import TensorRef
 from megasim.checkpoint.zip_directory import ZipDirectory, read_zip_directory
 from megasim.errors import CheckpointError
 

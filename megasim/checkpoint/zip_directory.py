@@ -11,7 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from megasim.checkpoint.tensors import CUT_SHORT, ByteSource
+from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.errors import CheckpointError, printable
 
 _LOCAL = struct.Struct("<4s5HLLLHH")

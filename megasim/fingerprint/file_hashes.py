@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from megasim.checkpoint.byte_source import ByteSource
 from megasim.checkpoint.file_stamp import check_unchanged
 from megasim.checkpoint.locations import located
 from megasim.checkpoint.safetensors_format import is_safetensors
-from megasim.checkpoint.tensors import ByteSource
 from megasim.errors import CheckpointError
 from megasim.interrupts import stop_if_asked
 
