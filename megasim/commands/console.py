@@ -108,7 +108,10 @@ def csv_text(frame: pd.DataFrame) -> str:
     model,parts
     a,"[""unet"", ""vae""]"
     """
-    cells = frame.map(_csv_cell) if "object" in map(str, frame.dtypes) else frame
+    mixed = [i for i, dtype in enumerate(frame.dtypes) if str(dtype) == "object"]
+    cells = frame.copy(deep=False)
+    for i in mixed:  # alone: pandas 2 would make numbers with a fraction of whole ones
+        cells.isetitem(i, frame.iloc[:, i].map(_csv_cell).array)
     return cells.to_csv(index=False, lineterminator="\n").rstrip("\n")
 
 

@@ -22,8 +22,10 @@ def html_table(frame: pd.DataFrame, caption: str = "", *, index: bool = False) -
     >>> "<td>&lt;b&gt;</td>" in html_table(pd.DataFrame({"model": ["<b>"]}))
     True
     """
-    shown = frame.head(_MOST_ROWS)
-    shown = shown.map(lambda value: printable(value, 200) if isinstance(value, str) else value)
+    shown = frame.head(_MOST_ROWS).copy(deep=False)
+    for i, dtype in enumerate(frame.dtypes):
+        if dtype.kind != "f":  # those have a format of their own
+            shown.isetitem(i, shown.iloc[:, i].astype(object).map(_cell).array)
     if index:
         shown.index = shown.index.map(lambda name: printable(name, 80))
         shown.columns = shown.columns.map(lambda name: printable(name, 80))
@@ -31,6 +33,12 @@ def html_table(frame: pd.DataFrame, caption: str = "", *, index: bool = False) -
     more = len(frame) - len(shown)
     below = [f"… {more:,} more rows"] if more > 0 else []
     return html_lines([caption] if caption else []) + table + html_lines(below)
+
+
+def _cell(value: object) -> object:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return "–"
+    return printable(value, 200) if isinstance(value, str) else value
 
 
 def html_lines(lines: Sequence[str], title: str = "") -> str:

@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from megasim.wording.html import html_table
 from tests.answers.notebooks import executed, notebook_tools
 from tests.browser import open_browser
 from tests.exchange.merged_models import merged, store_of
@@ -146,3 +148,13 @@ if __name__ == "__main__":
         for cell in notebook.cells:
             cell.metadata = {}
         nbformat.write(notebook, path)
+
+
+def test_what_is_missing_is_a_dash_in_every_column() -> None:
+    """Of whole numbers too, which keep no fraction beside a missing one."""
+    frame = pd.DataFrame(
+        {"n": pd.array([320, None], "Int64"), "t": ["<b>", None], "f": [0.5, None]}
+    )
+    table = html_table(frame)
+    assert table.count("<td>–</td>") == 3
+    assert "<td>320</td>" in table and "&lt;b&gt;" in table

@@ -27,7 +27,8 @@ def build(folder: Path) -> Built:
     Without a network: setuptools is that of the environment.
     """
     copy = folder / "checkout"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".?*", *_NOT_BUILT_FROM))
+    hidden = {path.name for path in ROOT.glob(".?*")}  # here, not below: .metadata is a golden file
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*hidden, *_NOT_BUILT_FROM))
     shutil.copy(ROOT / ".pre-commit-config.yaml", copy)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", copy)
     shutil.rmtree(copy)
