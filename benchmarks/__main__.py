@@ -3,7 +3,7 @@
     python -m benchmarks                  up to 28 GB of files at a time, removed after
     python -m benchmarks --quick          some seconds; fails where a ratio is several times off
     python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store,
-                                          report, lineage, scale, start
+                                          report, lineage, scale, start, workers, gpu
 
 Prints a table for each and writes all rows as JSON.
 """
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
+from benchmarks.devices import measure_gpu, measure_workers
 from benchmarks.estimates import measure_estimates
 from benchmarks.lineage import measure_lineage
 from benchmarks.measure import Row
@@ -48,6 +49,8 @@ _SPACE = {
     "lineage": 2,
     "scale": 4,
     "start": 0,
+    "workers": 4,
+    "gpu": 8,
 }
 
 _Make = Callable[[Path], list[Row]]
@@ -75,6 +78,9 @@ _FULL: dict[str, list[_Make]] = {
         lambda f: measure_scale(f / "scale", models=100_000),
     ],
     "start": [lambda f: measure_start(sys.executable)],
+    "workers": [lambda f: measure_workers(f / "workers", models=6, width=0.5)],
+    # at most five minutes on a machine with a card
+    "gpu": [lambda f: measure_gpu(f / "gpu", models=12, width=0.5)],
 }
 _QUICK: dict[str, list[_Make]] = {
     "speed": [lambda f: measure_speed(f, Case(models=5, width=0.2, runs=1))],
@@ -125,7 +131,7 @@ def main() -> int:
 
 
 def _fresh(folder: Path) -> Path:
-    for name in ("full", "fits", "growth", "store"):
+    for name in ("full", "fits", "growth", "store", "workers", "gpu"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     return folder
 

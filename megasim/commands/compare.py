@@ -61,7 +61,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Read no file: estimate what is not known from the sketches, and keep it, marked.",
 )
-@click.option("--device", help="Torch device for the arithmetic, e.g. cuda; needs torch.")
+@click.option(
+    "--device",
+    help="What does the arithmetic: auto (a GPU where it pays; the default), cpu, cuda or cuda:N.",
+)
 @options.shard
 @options.shard_file
 @options.cluster

@@ -15,6 +15,7 @@ import numpy as np
 
 from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import Checkpoint
+from megasim.compare.devices import AUTO, CPU, choose_devices
 from megasim.compare.piece import PairDistances
 from megasim.compare.plan import Ids, PairPlan
 from megasim.compare.renames import RENAME_VERSION, NamedTensor, find_renames
@@ -91,11 +92,11 @@ def compare_models(
         metrics: of `ON_REQUEST`, beside l0, l1 and l2.
         memory: bytes for the buffers of all workers together.
         workers: how many pieces the executor runs at a time.
-        device: a torch device for the arithmetic; the compiled kernel on the CPU when None.
+        device: what does the arithmetic, see `choose_devices`: a GPU where it pays when None.
 
     Raises:
-        UsageError: an unknown metric.
-        MissingExtraError: a device is asked for and torch is not installed.
+        UsageError: an unknown metric or device.
+        MissingExtraError: a GPU is asked for and torch is not installed.
     """
     check_request(metrics, device)
     result = CompareResult(pairs_asked=len(pairs))
@@ -116,7 +117,8 @@ def compare_models(
             plan = PairPlan(store, todo, checkpoints, None, **flags)
             keeper = _StoreKeeper(store)
             share = memory // workers
-            run = PlanRun(executor, plan, checkpoints, share, device, result, keeper)
+            devices = choose_devices(device, plan.job(workers))
+            run = PlanRun(executor, plan, checkpoints, share, devices, result, keeper)
             lost = run.compute(2 * workers, progress)
             todo = readable_pairs(todo, checkpoints)
         if result.set_aside:
@@ -127,13 +129,13 @@ def compare_models(
 
 
 def check_request(metrics: Sequence[str], device: str | None) -> None:
-    """Refuse metrics that there are not, and a device without torch.
+    """Refuse metrics that there are not, and a GPU without torch.
 
     Raises:
         UsageError: an unknown metric.
-        MissingExtraError: a device is asked for and torch is not installed.
+        MissingExtraError: a GPU is asked for and torch is not installed.
     """
-    if device is not None:
+    if device not in (None, AUTO, CPU):
         require_extra("torch", "--device")
     for metric in metrics:
         if metric not in ON_REQUEST:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,12 @@ from megasim.representation.rounding import Rounding, is_coded, measure_rounding
 
 # Elements of a content read at a time, at most: Python's share is then a few per cent.
 MAX_CHUNK = 256 * TILE
+# Bytes of the rows that a loop goes over at a time, of many contents: they stay in the cache.
+_CACHED = 8 << 20
+_FEWEST = 16 * TILE  # elements of each, for fewer cost more to read
+# A GPU is given more at a time, to be worth the call, out of buffers of so many bytes a worker.
+_DEVICE_CHUNK = 8 << 20
+_DEVICE_MEMORY = 1 << 26
 # Pairs of elements that a loop takes without looking for a signal.
 _STEP = 1 << 32
 # Norms count as this at least in cossim, as in torch.
@@ -85,7 +92,13 @@ class PairDistances:
 
 
 class Arithmetic(Protocol):
-    """The inner loops, over a chunk of (N, n) rows and (P, 2) pairs of them."""
+    """The inner loops, over a chunk of (N, n) rows and (P, 2) pairs of them.
+
+    Attributes:
+        takes_halves: whether `add_distances` takes rows of float16 and bfloat16 as their bits.
+    """
+
+    takes_halves: bool
 
     def add_distances(self, rows: Rows, pairs: Pairs, counts: Counts, sums: Doubles) -> None:
         """Add to the (P,) counts of differing elements and the (P, 2) sums of |d| and d²."""
@@ -99,6 +112,8 @@ class Arithmetic(Protocol):
 
 class _Compiled:
     """The compiled loops. Rows of uint16 are the bits of float16 or bfloat16."""
+
+    takes_halves = True
 
     def __init__(self, refs: Sequence[TensorRef]) -> None:
         self._is_bfloat16 = np.array([ref.dtype == "bfloat16" for ref in refs])
@@ -122,6 +137,20 @@ class _Compiled:
         loops.add_products(rows, pairs, products)
 
 
+def _arithmetic_of(piece: PairPiece, refs: Sequence[TensorRef]) -> Arithmetic:
+    """Return the loops for a piece: one kernel for a GPU, plain torch for any other device."""
+    if piece.device is None:
+        return _Compiled(refs)
+    if piece.device.startswith("cuda") and find_spec("triton"):
+        from megasim.kernels.triton_pairs import TritonArithmetic
+
+        is_bfloat16 = np.array([ref.dtype == "bfloat16" for ref in refs])
+        return TritonArithmetic(piece.device, piece.memory, is_bfloat16)
+    from megasim.kernels.torch_pairs import TorchArithmetic
+
+    return TorchArithmetic(piece.device, piece.memory)
+
+
 def _parts(pairs: int, width: int) -> Iterator[slice]:
     """Cut pairs into parts that a loop is through with in about a second, and may be stopped."""
     size = max(1, _STEP // max(width, 1))
@@ -140,8 +169,9 @@ def run_pair_piece(piece: PairPiece) -> list[PairDistances]:
     Raises:
         CheckpointError: a content cannot be read.
     """
-    rooms = [_room(len(position.refs), piece.memory) for position in piece.positions]
-    buffer = np.empty(max(rooms, default=0), dtype=np.uint8)
+    memory = piece.memory if piece.device is None else max(piece.memory, _DEVICE_MEMORY)
+    rooms = [_room(len(position.refs), memory, piece.device) for position in piece.positions]
+    buffer = _buffer(max(rooms, default=0), piece.device)
     with TensorReader() as reader:
         reader.expect((ref for p in piece.positions for ref in p.refs), piece.memory)
         return [
@@ -150,9 +180,21 @@ def run_pair_piece(piece: PairPiece) -> list[PairDistances]:
         ]
 
 
-def _room(contents: int, memory: int) -> int:
+def _room(contents: int, memory: int, device: str | None) -> int:
     """Return the bytes of the buffer of a position: they set the order of sums in cossim."""
-    return max(min(memory, (contents + 1) * MAX_CHUNK * 8), (contents + 1) * TILE * 8)
+    most = MAX_CHUNK if device is None else _DEVICE_CHUNK
+    return max(min(memory, (contents + 1) * most * 8), (contents + 1) * TILE * 8)
+
+
+def _buffer(size: int, device: str | None) -> npt.NDArray[np.uint8]:
+    """Return room for rows: for a GPU in pinned memory, out of which it copies by itself."""
+    if device is None or not device.startswith("cuda"):
+        return np.empty(size, dtype=np.uint8)
+    import torch
+
+    if not torch.cuda.is_available():  # which is said by the arithmetic
+        return np.empty(size, dtype=np.uint8)
+    return np.asarray(torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy())
 
 
 def _compare(
@@ -209,12 +251,10 @@ class _Group:
         self._reader, self._buffer, self._refs = reader, buffer, refs
         self._numel = refs[0].numel
         self._dtype = np.dtype(np.float64 if double else np.float32)
-        self._narrow = piece.device is None and {r.dtype for r in refs} <= {"float16", "bfloat16"}
-        self._arithmetic: Arithmetic = _Compiled(refs)
-        if piece.device is not None:
-            from megasim.kernels.torch_pairs import TorchArithmetic
-
-            self._arithmetic = TorchArithmetic(piece.device, piece.memory)
+        self._arithmetic = _arithmetic_of(piece, refs)
+        only_halves = {ref.dtype for ref in refs} <= {"float16", "bfloat16"}
+        self._narrow = only_halves and self._arithmetic.takes_halves
+        self._in_cache = piece.device is None
 
     def distances(self, pairs: Pairs, metrics: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Return l0, l1, l2 and linf, those that are among the metrics."""
@@ -226,7 +266,11 @@ class _Group:
             return {}
         # float16 rows stay as they are: the compiled loop converts them in the cache
         dtype = np.dtype(np.uint16) if self._narrow and not with_linf else self._dtype
-        chunk = min(self._columns(dtype) // TILE * TILE, MAX_CHUNK)
+        most = _DEVICE_CHUNK
+        if self._in_cache:
+            most = max(_CACHED // (len(self._refs) * dtype.itemsize), _FEWEST)
+            most = min(most, MAX_CHUNK)
+        chunk = min(self._columns(dtype), most) // TILE * TILE
         for start in range(0, self._numel, chunk):
             rows = self._read(dtype, [(start, min(start + chunk, self._numel))])
             for part in _parts(len(pairs), rows.shape[1]):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.checkpoint.opening import Checkpoint, TensorRef
+from megasim.compare.devices import Job
 from megasim.compare.piece import Position
 from megasim.ingest.reading import assemble_ref
 from megasim.ingest.shares import Shard
@@ -89,6 +90,11 @@ class PairPlan:
             "rows": np.zeros(0, dtype=np.int64),
         }
         self._begun_in = 0  # the opening of the store that the temporary tables are of
+
+    def job(self, workers: int) -> Job:
+        """Return what there is to do, for the choice of a device."""
+        models = len({*self._pairs["model_a"], *self._pairs["model_b"]})
+        return Job(self.elements, models, len(self._pairs["model_a"]), workers)
 
     def _share(self, shard: Shard) -> npt.NDArray[np.bool_]:
         """Return which keys a shard takes; two names of one key stay together."""

@@ -44,10 +44,11 @@ class PlanRun:
     plan: PairPlan
     checkpoints: dict[int, Checkpoint]
     memory: int
-    device: str | None
+    devices: Sequence[str]
     result: CompareResult
     keeper: Keeper
     files: set[int] = field(default_factory=set)
+    submitted: int = 0
 
     def compute(self, ahead: int, progress: Progress) -> bool:
         """Run the plan with `ahead` pieces under way at a time; save when interrupted, too.
@@ -87,7 +88,9 @@ class PlanRun:
         return len(self.checkpoints) < models
 
     def _submit(self, planned: PlannedPiece) -> Future[list[PairDistances]]:
-        piece = PairPiece(tuple(planned.positions), self.memory, self.device)
+        device = self.devices[self.submitted % len(self.devices)] if self.devices else None
+        self.submitted += 1
+        piece = PairPiece(tuple(planned.positions), self.memory, device)
         return self.executor.submit(run_pair_piece, piece)
 
     def _lose(self, piece: PlannedPiece, error: CheckpointError) -> None:

@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 
 from blake3 import blake3
 
+from megasim.compare.devices import choose_devices
 from megasim.compare.pairs import (
     DEFAULT_MEMORY,
     ON_REQUEST,
@@ -81,7 +82,8 @@ def compute_shard(
         if todo:
             plan = PairPlan(store, todo, checkpoints, shard, **flags)
             share = memory // workers
-            run = PlanRun(executor, plan, checkpoints, share, device, result, keeper)
+            devices = choose_devices(device, plan.job(workers))
+            run = PlanRun(executor, plan, checkpoints, share, devices, result, keeper)
             run.compute(2 * workers, progress)
     return result
 

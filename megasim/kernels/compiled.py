@@ -48,13 +48,13 @@ def inlined(function: Function) -> Function:
 
 
 # numba's own decorator is typed as if its first argument were the caller's.
-_instruction: Callable[[Callable[..., Any]], Any] = intrinsic
+instruction: Callable[[Callable[..., Any]], Any] = intrinsic
 
 
 # --- single instructions -----------------------------------------------------------------------
 
 
-@_instruction
+@instruction
 def bits_of(_: Any, value: Any) -> Any:
     """float32 → its bits."""
     return numba.uint32(numba.float32), lambda context, b, sig, args: b.bitcast(
@@ -62,7 +62,7 @@ def bits_of(_: Any, value: Any) -> Any:
     )
 
 
-@_instruction
+@instruction
 def single_of(_: Any, bits: Any) -> Any:
     """Bits → the float32."""
     return numba.float32(numba.uint32), lambda context, b, sig, args: b.bitcast(
@@ -70,7 +70,7 @@ def single_of(_: Any, bits: Any) -> Any:
     )
 
 
-@_instruction
+@instruction
 def larger(_: Any, a: Any, b: Any) -> Any:
     """Maximum of two uint32; Python's max() would widen them and halve the vectors."""
     return numba.uint32(numba.uint32, numba.uint32), lambda context, b, sig, args: b.select(
@@ -78,7 +78,7 @@ def larger(_: Any, a: Any, b: Any) -> Any:
     )
 
 
-@_instruction
+@instruction
 def count_if(_: Any, count: Any, condition: Any) -> Any:
     """`count` (int32) plus one if `condition`, in 32 bits for the reason of `larger`."""
     return numba.int32(numba.int32, numba.boolean), lambda context, b, sig, args: b.add(
@@ -86,7 +86,7 @@ def count_if(_: Any, count: Any, condition: Any) -> Any:
     )
 
 
-@_instruction
+@instruction
 def root(_: Any, value: Any) -> Any:
     """Square root of a float64 that is not negative; Python's would call the library's."""
     kind = ir.FunctionType(ir.DoubleType(), [ir.DoubleType()])
@@ -97,14 +97,14 @@ def root(_: Any, value: Any) -> Any:
     return numba.float64(numba.float64), call
 
 
-@_instruction
+@instruction
 def _widen_by_hardware(_: Any, half: Any) -> Any:
     return numba.float32(numba.uint16), lambda context, b, sig, args: b.fpext(
         b.bitcast(args[0], ir.HalfType()), ir.FloatType()
     )
 
 
-@_instruction
+@instruction
 def _narrow_by_hardware(_: Any, single: Any) -> Any:
     return numba.uint16(numba.float32), lambda context, b, sig, args: b.bitcast(
         b.fptrunc(args[0], ir.HalfType()), ir.IntType(16)

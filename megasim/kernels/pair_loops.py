@@ -1,7 +1,7 @@
 """The compiled inner loops of the pair pass, and nothing else.
 
 Rows are contents, columns are elements. Tiles of `TILE` columns of all rows stay in the cache while
-all pairs go over them; sums run in float32 over `_RUN` elements (relative error below 1e-6, mostly
+all pairs go over them; sums run in float32 over `RUN` elements (relative error below 1e-6, mostly
 below 1e-7) and go on in float64. Sums come out the same however the columns were cut into
 chunks, as long as all chunks but the last are whole tiles.
 """
@@ -23,9 +23,9 @@ from megasim.kernels.compiled import (
     larger,
     single_of,
 )
+from megasim.kernels.pair_vectors import RUN, has_vector_runs, vector_run
 from megasim.kernels.state import TILE, Counts, Doubles, Halves, Pairs, Singles
 
-_RUN = 512
 # Sums of squares between these lost nothing to the range of float32.
 _TINY, _HUGE = 1e-24, 1e30
 
@@ -41,6 +41,16 @@ def _run_singles(a: Singles, b: Singles) -> tuple[np.int64, np.float64, np.float
         size += abs(d)
         square += d * d
     return np.int64(count), np.float64(size), np.float64(square)
+
+
+if has_vector_runs():
+
+    @compiled()
+    def _whole_run(a: Singles, b: Singles) -> tuple[np.int64, np.float64, np.float64]:
+        return vector_run(a, b)  # type: ignore[no-any-return]
+
+else:
+    _whole_run = _run_singles
 
 
 @compiled(REORDER)
@@ -63,9 +73,12 @@ def _add_tile(
     """Add some columns of float32 rows to the sums of all pairs."""
     for p in range(pairs.shape[0]):
         a, b = rows[pairs[p, 0]], rows[pairs[p, 1]]
-        for start in range(begin, end, _RUN):
-            stop = min(start + _RUN, end)
-            count, size, square = _run_singles(a[start:stop], b[start:stop])
+        for start in range(begin, end, RUN):
+            stop = min(start + RUN, end)
+            if stop - start == RUN:
+                count, size, square = _whole_run(a[start:stop], b[start:stop])
+            else:
+                count, size, square = _run_singles(a[start:stop], b[start:stop])
             if count and not _TINY < square < _HUGE:
                 count, size, square = _run_doubles(a[start:stop], b[start:stop])
             counts[p] += count

@@ -18,7 +18,9 @@ from megasim.kernels.state import Counts, Doubles, Pairs
 
 
 class TorchArithmetic:
-    """Sums over many pairs at a time on a torch device; see `megasim.pair_pass.Arithmetic`."""
+    """Sums over many pairs at a time on a torch device; see `Arithmetic` in `compare.piece`."""
+
+    takes_halves = False
 
     def __init__(self, device: str, memory: int) -> None:
         """Use a device, such as "cuda" or "cuda:1".
@@ -45,21 +47,21 @@ class TorchArithmetic:
         """Add to the (P,) counts of differing elements and the (P, 2) sums of |d| and d²."""
         for batch, a, b in self._batches(rows, pairs):
             d = a - b
-            counts[batch] += _numpy(torch.count_nonzero(d, dim=1))
-            sums[batch, 0] += _numpy(d.abs().sum(dim=1, dtype=torch.float64))
-            sums[batch, 1] += _numpy(d.double().square_().sum(dim=1))
+            counts[batch] += to_numpy(torch.count_nonzero(d, dim=1))
+            sums[batch, 0] += to_numpy(d.abs().sum(dim=1, dtype=torch.float64))
+            sums[batch, 1] += to_numpy(d.double().square_().sum(dim=1))
 
     def raise_to_largest(self, rows: npt.NDArray[Any], pairs: Pairs, linf: Doubles) -> None:
         """Raise the (P,) maxima of |d|."""
         for batch, a, b in self._batches(rows, pairs):
-            np.maximum(linf[batch], _numpy((a - b).abs().amax(dim=1)), out=linf[batch])
+            np.maximum(linf[batch], to_numpy((a - b).abs().amax(dim=1)), out=linf[batch])
 
     def add_products(self, rows: npt.NDArray[Any], pairs: Pairs, products: Doubles) -> None:
         """Add the products of the pairs to (P, C) sums by column, over whole lines of C."""
         columns = products.shape[1]
         for batch, a, b in self._batches(rows, pairs):
             product = a.double().mul_(b)
-            products[batch] += _numpy(product.view(len(a), -1, columns).sum(dim=1))
+            products[batch] += to_numpy(product.view(len(a), -1, columns).sum(dim=1))
 
     def _batches(
         self, rows: npt.NDArray[Any], pairs: Pairs
@@ -74,5 +76,6 @@ class TorchArithmetic:
             yield batch, on_device[index[batch, 0]], on_device[index[batch, 1]]
 
 
-def _numpy(values: torch.Tensor) -> npt.NDArray[Any]:
+def to_numpy(values: torch.Tensor) -> npt.NDArray[Any]:
+    """Return a tensor of any device as an array."""
     return np.asarray(values.cpu().numpy())

@@ -195,6 +195,8 @@ class StoreJobs:
             workers: threads, or how many pieces `executor` runs at a time; the cores when None.
             executor: runs the pieces of work instead of threads; it is not shut down.
             cluster: "local:N" or the address of a Dask scheduler, whose workers run the pieces.
+            device: a GPU where it pays when None; see `choose_devices`. With an executor or a
+                cluster, whose machines are not known here, the CPU.
         """
         from megasim.compare.pairs import compare_models
         from megasim.compare.result import CompareResult
@@ -219,7 +221,7 @@ class StoreJobs:
                 metrics=metrics,
                 memory=self.memory // 4,
                 workers=count,
-                device=device,
+                device=device or ("auto" if executor is None and cluster is None else "cpu"),
                 progress=progress,
             )
 

@@ -79,7 +79,7 @@ def test_the_main_job_runs_without_torch(two_models: Path, command: list[str]) -
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [(["compare", "--device", "cpu"], "torch"), (["demo", "-o", "demo"], "demo")],
+    [(["compare", "--device", "cuda"], "torch"), (["demo", "-o", "demo"], "demo")],
     ids=["--device", "demo"],
 )
 def test_a_missing_extra_is_one_sentence_with_the_command(
