@@ -88,6 +88,21 @@ class StoreLockedError(MegasimError):
     exit_code = 3
 
 
+class StoreServedError(StoreLockedError):
+    """A service has the store open, for as long as it runs: nobody waits for it.
+
+    >>> print(StoreServedError("s.duckdb", "http://127.0.0.1:8642/").remedy)
+    stop it, or use it: megasim.connect("http://127.0.0.1:8642/")
+    """
+
+    def __init__(self, store: object, address: str, instead: str = "") -> None:
+        where = printable(address, 200)
+        super().__init__(
+            f"{printable(store)} is served at {where}",
+            f"stop it, or {instead or f'use it: megasim.connect({where!r})'}".replace("'", '"'),
+        )
+
+
 class StoreTooNewError(MegasimError):
     """The store was written by a newer megasim."""
 

@@ -23,13 +23,27 @@ from held
 group by model
 order by model;
 
+-- name: page_stored_as
+-- How the values of each model are stored: the dtype, or the scheme where they are decoded.
+select
+    model,
+    list(
+        distinct case when coalesce(representation, 'plain') = 'plain' then dtype else representation end
+    ) as stored_as
+from layers
+group by model
+order by model;
+
 -- name: page_model_components
 -- What each component of a model holds.
 select
     component,
     count(*) as keys,
     sum(numel)::bigint as parameters,
-    string_agg(distinct dtype, ' ' order by dtype) as dtypes,
+    string_agg(
+        distinct case when coalesce(representation, 'plain') = 'plain' then dtype else representation end,
+        ', '
+    ) as stored_as,
     sqrt(sum(l2 * l2 order by key)) as l2,
     coalesce(sum(nans + infs), 0)::bigint as not_finite
 from layers

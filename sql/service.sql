@@ -68,6 +68,25 @@ select * from job order by id desc limit $most;
 -- One job, by its id.
 select * from job where id = $id;
 
+-- name: forget_old_jobs
+-- Jobs that were over $days days ago, and of those that are over all but the newest $most. The
+-- newest of all stays, so that no number is given twice.
+delete from job
+where
+    state in ('done', 'failed', 'cancelled', 'interrupted')
+    and id < (select max(id) from job)
+    and (
+        ended_at < get_current_timestamp()::timestamp - to_days($days)
+        or id not in (
+            select id
+            from job
+            where state in ('done', 'failed', 'cancelled', 'interrupted')
+            order by id desc
+            limit $most
+        )
+    )
+returning id;
+
 -- name: next_job
 -- The job that has waited longest.
 select * from job where state = 'waiting' order by id limit 1;

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import duckdb
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -18,6 +18,7 @@ from megasim.errors import MegasimError, printable
 from megasim.resources import package_path
 from megasim.serve.answer_cache import AnswerCache, AnswersApart
 from megasim.serve.api import ROUTERS, answers
+from megasim.serve.dependencies import only_described
 from megasim.serve.metrics import MEDIA_TYPE, Metrics
 from megasim.serve.pages import PAGES, routers
 from megasim.serve.problems import problem
@@ -59,7 +60,7 @@ def app_of(service: Service, apart: AnswersApart | None = None) -> FastAPI:
     for router in routers(apart=None if apart is None else False):
         app.include_router(router, include_in_schema=False)
     for api in ROUTERS:
-        app.include_router(api)
+        app.include_router(api, dependencies=[Depends(only_described)])
     app.get("/", include_in_schema=False)(_first_page)
     app.get("/healthz", include_in_schema=False)(_health)
     app.mount("/static", StaticFiles(directory=package_path("serve", "static")), "static")
@@ -78,8 +79,9 @@ def app_of(service: Service, apart: AnswersApart | None = None) -> FastAPI:
 def app_apart(answering: Answering) -> FastAPI:
     """Return the application of a process that makes answers, which asks who may ask no more."""
     app = _application(answering)
-    for router in (*routers(apart=True), answers.router):
-        app.include_router(router)
+    for router in routers(apart=True):
+        app.include_router(router, include_in_schema=False)
+    app.include_router(answers.router, dependencies=[Depends(only_described)])
     return app
 
 

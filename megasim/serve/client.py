@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from megasim.errors import MegasimError, UsageError, require_extra
+from megasim.errors import MegasimError, StoreServedError, UsageError, require_extra
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.rows import Store
 from megasim.workspace import Workspace
@@ -238,12 +238,11 @@ class RemoteWorkspace(Workspace):
         """Return the models nearest to one of the store. See `Workspace.nearest`.
 
         Raises:
-            UsageError: it is a file; to look at one, the store must be opened here.
+            StoreServedError: it is a file; to look at one, the store must be opened here.
         """
         if str(model) not in self.store.model_ids() and Path(model).exists():
-            raise UsageError(
-                "a file cannot be looked at while a service has the store open",
-                "stop the service, or ingest the file and ask for its model",
+            raise StoreServedError(
+                "the store", self.service.address, "ingest the file and ask for its model"
             )
         return super().nearest(model, components, k=k, progress=progress)
 
@@ -258,11 +257,10 @@ class RemoteWorkspace(Workspace):
         """Refuse: a service writes no files for programs.
 
         Raises:
-            UsageError: always.
+            StoreServedError: always.
         """
-        raise UsageError(
-            "fingerprints cannot be exported while a service has the store open",
-            "stop the service, and export then",
+        raise StoreServedError(
+            "the store", self.service.address, f"ask it for tables: {self.service.address}/sql"
         )
 
 

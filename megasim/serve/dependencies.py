@@ -7,8 +7,9 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Response
 
+from megasim.errors import printable
 from megasim.serve.answers_apart import asked_of
-from megasim.serve.refusals import NotModified
+from megasim.serve.refusals import NotModified, Refusal
 from megasim.serve.service import answering_of
 from megasim.workspace import Workspace
 
@@ -29,6 +30,24 @@ def _read_store(request: Request, response: Response) -> Iterator[Workspace]:
                 raise NotModified(etag)
             request.state.etag = etag
         yield workspace
+
+
+def only_described(request: Request) -> None:
+    """Refuse parameters that the description of the API does not name: a slip is no filter.
+
+    Raises:
+        Refusal: a parameter is unknown; the remedy names those that there are.
+    """
+    path = getattr(request.scope.get("route"), "path", "")
+    described = request.app.openapi()["paths"].get(path, {}).get(request.method.lower())
+    if described is None:
+        return
+    known = {p["name"] for p in described.get("parameters", ()) if p["in"] == "query"}
+    unknown = [printable(name, 80) for name in request.query_params if name not in known]
+    if unknown:
+        what = f"no parameter is called {', '.join(map(repr, unknown[:5]))}"
+        remedy = f"there are: {', '.join(sorted(known))}" if known else "leave it out"
+        raise Refusal(422, what, remedy)
 
 
 # A `Workspace` that reads the store as it is now. The answer gets the ETag of that state.

@@ -35,6 +35,9 @@ _MOST_ATTEMPTS = 3
 # How long the end of the service waits for a job to save what it has.
 _END_SECONDS = 30.0
 _MOST_WAITING = 1_000
+# How long, and how many of, the jobs that are over can be looked at, with what they wrote.
+_KEPT_DAYS = 30
+_MOST_KEPT = 1_000
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Jobs:
                     error=f"the service ended {attempts} times in the middle of this job",
                     remedy="what it saved is kept; the log of the service may say why",
                 )
+        self._forget_old()
 
     def start(self) -> None:
         """Begin to do what waits."""
@@ -296,6 +300,12 @@ class Jobs:
     ) -> None:
         text = None if result is None else json.dumps(result, default=str)
         self._rows("end_job", id=job_id, state=str(state), result=text, error=error, remedy=remedy)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Forget jobs that were over long ago, and take away what they wrote."""
+        for (job_id,) in self._rows("forget_old_jobs", days=_KEPT_DAYS, most=_MOST_KEPT):
+            shutil.rmtree(self.folder_of(job_id), ignore_errors=True)
 
     def _rows(self, name: str, /, **values: Any) -> list[tuple[Any, ...]]:
         with self._lock:

@@ -15,6 +15,7 @@ from megasim.errors import (
     NoAnswerError,
     NotAStoreError,
     StoreLockedError,
+    StoreServedError,
     StoreTooNewError,
     StoreTooOldError,
     printable,
@@ -206,10 +207,7 @@ def _open(
             raise
         if "Could not set lock" in text:
             if service := running_service(path):
-                raise StoreLockedError(
-                    f"{printable(path)} is served at {printable(service.address, 200)}",
-                    "use `megasim.connect` with that address, or stop the service",
-                ) from None
+                raise StoreServedError(path, service.address) from None
             holder = re.search(r"PID (\d+)", text)
             who = f"process {holder.group(1)}" if holder else "another process"
             raise StoreLockedError(

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import duckdb
 
-from megasim.errors import StoreLockedError
+from megasim.errors import StoreLockedError, StoreServedError
 from megasim.interrupts import interrupting, is_asked
 from megasim.store.connection import Mode, connect
 from megasim.store.versions import leave_old_rows_out
@@ -148,6 +148,8 @@ class Lease:
         with ExitStack() as held:
             try:
                 held.enter_context(writer_lock(self.path))
+            except StoreServedError:
+                raise
             except StoreLockedError:
                 self.release()
                 held.enter_context(writer_lock(self.path, self.wait))
@@ -230,6 +232,8 @@ class Lease:
             try:
                 connection = connect(self.path, mode, **self._limits)
                 break
+            except StoreServedError:
+                raise
             except StoreLockedError:
                 if is_asked() and not asked:
                     asked = True

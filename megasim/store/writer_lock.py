@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from megasim.errors import StoreLockedError, printable
+from megasim.errors import StoreLockedError, StoreServedError, printable
+from megasim.store.service_file import running_service
 
 if sys.platform != "win32":  # where the database's own lock has to do
     import fcntl
@@ -39,6 +40,8 @@ def when_free(work: Callable[[], T], wait: float) -> T:
     while True:
         try:
             return work()
+        except StoreServedError:
+            raise
         except StoreLockedError:
             if time.monotonic() >= deadline:
                 raise
@@ -77,6 +80,9 @@ def _acquire(path: Path, store: Path, deadline: float) -> int:
                 os.pwrite(handle, str(os.getpid()).encode(), 0)
                 return handle
         except BlockingIOError:
+            if service := running_service(store):
+                os.close(handle)
+                raise StoreServedError(store, service.address) from None
             if time.monotonic() >= deadline:
                 who = os.pread(handle, 20, 0).decode("ascii", "replace")
                 os.close(handle)

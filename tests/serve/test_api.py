@@ -141,6 +141,27 @@ def test_an_error_says_what_to_do(service: Any) -> None:
     assert service.delete("/api/v1/models").status_code == 405
 
 
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("/api/v1/models?familly=SD1", "family"),
+        ("/api/v1/models.csv?familly=SD1&limit=1", "family"),
+        ("/api/v1/layer_distances?mode1=a", "model_a"),
+        ("/api/v1/matrix?metrics=l1", "metric"),
+        ("/api/v1/jobs?first=1", "limit"),
+        ("/api/v1/sql?query=select 1&seconds=9", "query"),
+        ("/api/v1/shared?a=b", ""),
+    ],
+)
+def test_a_parameter_that_is_not_described_is_refused(service: Any, path: str, known: str) -> None:
+    refused = service.get(path)
+    assert refused.status_code == 422
+    assert refused.headers["content-type"] == "application/problem+json"
+    told = refused.json()
+    assert "no parameter is called" in told["detail"]
+    assert known in told["remedy"]
+
+
 # SQL
 
 

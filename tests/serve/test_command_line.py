@@ -139,12 +139,21 @@ def test_what_a_service_cannot_do_names_the_remedy(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_model(tmp_path / "f.safetensors", random_model(5))
-    with running(store):
-        assert run(["--db", str(store), "--wait", "0", "compact"]) == 3
-        assert run(["--db", str(store), "export", "--fingerprints", "f.parquet"]) == 2
-        assert "stop the service" in capsys.readouterr().err
-        assert run(["--db", str(store), "nearest", str(file)]) == 2
-        assert "stop the service" in capsys.readouterr().err
+    with running(store) as service:
+        served = f"served at {service.address.rstrip('/')}"
+        for arguments in (
+            ("compact",),
+            ("migrate",),
+            ("doctor",),
+            ("doctor", "--repair"),
+            ("export", "--fingerprints", str(tmp_path / "f.parquet")),
+            ("nearest", str(file)),
+            ("serve", "--port", "0"),
+        ):
+            # without --wait: what waits for a service waits for ever
+            assert run(["--db", str(store), *arguments]) == 3, arguments
+            told = capsys.readouterr().err
+            assert served in told and "stop it, or " in told, arguments
         with pytest.raises(StoreLockedError, match=r"served at http://127\.0\.0\.1"):
             megasim.open_store(store, "read", wait=0)
 

@@ -253,6 +253,31 @@ def test_a_job_that_ends_the_service_again_and_again_is_given_up(folder: Path) -
         assert "3 times" in given_up["error"]
 
 
+def test_jobs_that_were_over_long_ago_are_forgotten_with_what_they_wrote(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = folder / "s.duckdb"
+    with client_of(store, allow_jobs=True) as service:
+        for _ in range(4):
+            assert ended(service, ask(service, kind="report"))["state"] == "done"
+        written = [service.app.state.service.jobs.folder_of(i) for i in (1, 2, 3, 4)]
+        assert all(place.exists() for place in written)
+    with megasim.open_store(store, "update") as workspace:
+        workspace.store.query(
+            "update job set ended_at = ended_at - interval 31 day where id in (1, 4)"
+        )
+    monkeypatch.setattr("megasim.serve.jobs._MOST_KEPT", 3)
+    with client_of(store, allow_jobs=True) as service:
+        # the first is old; the last is too, but keeps its number from being given again
+        assert [job["id"] for job in service.get("/api/v1/jobs").json()["jobs"]] == [4, 3, 2]
+        assert [place.exists() for place in written] == [False, True, True, True]
+        assert service.get("/api/v1/jobs/1").status_code == 404
+        assert ended(service, ask(service, kind="compare"))["id"] == 5
+        # of those that are over the newest three are kept, unless they are old
+        assert [job["id"] for job in service.get("/api/v1/jobs").json()["jobs"]] == [5, 3]
+        assert [place.exists() for place in written] == [False, False, True, False]
+
+
 def test_progress_says_how_fast_and_how_long() -> None:
     from megasim.serve.job_progress import JobProgress
 

@@ -34,7 +34,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "It is too large: the upload, or what the query needs",
         415: "It is not of the type that is taken",
         421: "The service is not the host that was asked for",
-        422: "A parameter is not of its type",
+        422: "A parameter is unknown, or not of its type",
         503: "The service is busy",
     }
     # whatever is asked may lack a token, come from another site or for another host

@@ -23,7 +23,7 @@ router = APIRouter()
 
 Values = Annotated[list[str], Query()]
 _FACETS = ("family", "dtype", "part_role", "component", "health")
-_TITLES = {"part_role": "part", "health": "health"}
+_TITLES = {"part_role": "part", "dtype": "stored as"}
 
 
 @router.get("/models", response_class=HTMLResponse)
@@ -79,6 +79,8 @@ def _rows(store: Workspace) -> list[dict[str, Any]]:
     """Return a row for each model, with what it can be found by."""
     answer = run_query(store.store, "page_sizes").frame
     sizes = {str(row[0]): row[1:] for row in answer.to_numpy(dtype=object).tolist()}
+    stored = run_query(store.store, "page_stored_as").frame
+    stored_as = dict(zip(stored["model"], map(set, stored["stored_as"]), strict=True))
     odd: dict[str, Counter[str]] = {}
     for note in model_health(store.store):
         odd.setdefault(note.model, Counter())[str(note.kind)] += 1
@@ -102,7 +104,8 @@ def _rows(store: Workspace) -> list[dict[str, Any]]:
                 "family": {str(model["family"] or "unknown")},
                 "part_role": {str(model["part_role"])},
                 "component": {component_title(c) for c in listed["components"]},
-                "dtype": set(listed["dtypes"]),
+                # what is decoded has values of a dtype that the file does not
+                "dtype": stored_as.get(name, set(listed["dtypes"])),
                 "health": health or {"nothing odd"},
                 "tensor_bytes": tensors,
                 "shared_bytes": shared,
@@ -123,7 +126,7 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
                 "family": ", ".join(sorted(row["family"])),
                 "format": row["format"],
                 "part": ", ".join(sorted(row["part_role"])),
-                "dtypes": " ".join(sorted(row["dtype"])),
+                "stored as": ", ".join(sorted(row["dtype"])),
                 "keys": _whole(row["keys"]),
                 "parameters": _whole(row["parameters"]),
                 "MB on disk": megabytes(row["bytes"]),
