@@ -134,8 +134,9 @@ class TensorReader:
     def read_bytes(self, path: str, offset: int, out: AnyArray) -> None:
         """Fill a contiguous array of bytes from a file, as for tensors that lie side by side.
 
-        Raises CheckpointError as `read` does.
+        Raises as `read` does.
         """
+        stop_if_asked()
         try:
             read_into(self._open(path), offset, out.data, path)
         except OSError as e:

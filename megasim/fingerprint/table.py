@@ -274,6 +274,15 @@ class FingerprintTable(Sequence[Fingerprint]):
         self.row_norms.lengths[without_norms] = 0
         self.column_norms.lengths[without_norms] = 0
 
+    def take_hashes(self, rows: Sequence[int], hashes: bytes) -> None:
+        """Fill in the hashes of some rows, those of one after those of another."""
+        where = np.array(rows, dtype=np.int64)
+        together = np.frombuffer(hashes, dtype=np.uint8).reshape(len(where), -1)
+        begin = 0
+        for name, size in HASHES.items():
+            self.hashes[name][where] = together[:, begin : begin + size]
+            begin += size
+
 
 def _moments(sums: Doubles, numel: Counts, is_constant: Flags) -> Doubles:
     """Return (n, 6) moments out of (n, 8) sums; inf and NaN where there are none."""

@@ -1,13 +1,13 @@
 """Tensors → what the compiled walks make of them: sums, digests, sketches, profiles.
 
-Large tensors are read and walked over piece by piece, each once. Small ones are read into one
-buffer, those that lie side by side in one go, and walked over in one call: of a file of many
-small tensors, Python's share is a few microseconds each.
+They are read through one buffer, those that lie side by side in one go, and each load of it is
+walked over in one call for all tensors of a dtype. Of a file of many small tensors, Python's share
+is a few microseconds each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,21 +15,23 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
+from megasim.checkpoint.dtypes import AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.fingerprint.batches import (
+    LINE,
     MOST,
     TAKEN,
     Batch,
     Extent,
+    Load,
     batches,
+    buffer_bytes,
     extent_of,
-    is_small,
     piece_elements,
 )
 from megasim.fingerprint.sketch import plan_folding, sign_windows
-from megasim.fingerprint.stored_bytes import stored_hash
-from megasim.fingerprint.table import HASHES, FingerprintTable
+from megasim.fingerprint.table import FingerprintTable
+from megasim.fingerprint.tensor_hashes import TensorHashes
 from megasim.kernels import loops, state
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.machine_code import prepare
@@ -39,7 +41,7 @@ from megasim.kernels.state import (
     PASSES,
     TILE,
     At,
-    Counts,
+    Bytes,
     Digests,
     Doubles,
     Jobs,
@@ -47,10 +49,6 @@ from megasim.kernels.state import (
     Scratch,
     Sums,
 )
-
-_DIGEST_BYTES = 8 * PASSES
-# Follows the digests of a uint64 tensor that int64 could not hold: else 2⁶⁴ − 1 would be −1.
-_BEYOND_INT64 = b"unsigned"
 
 
 class Walker:
@@ -82,7 +80,7 @@ class Walker:
             name: memoryview(rows.reshape(-1).view(np.uint8))
             for name, rows in self._digests._asdict().items()
         }
-        self._buffer = np.empty(max(self._piece // 4, TILE), dtype=np.float64)
+        self._buffer = _on_a_line(buffer_bytes())
         self._halves = prepare(self._buffer.view(np.uint16))
         self._singles = prepare(self._buffer.view(np.float32))
         self._words = prepare(self._buffer.view(np.uint64))
@@ -101,91 +99,44 @@ class Walker:
             [e.rows for e in extents],
             [e.columns for e in extents],
         )
-        small = []
-        for i, (ref, extent) in enumerate(zip(refs, extents, strict=True)):
-            if is_small(extent, ref.dtype):
-                small.append(i)
-            else:
-                self._walk_large(reader, ref, extent, table, i)
-        for batch in batches(refs, small, self.sketch_size, self._buffer.nbytes):
+        for batch in batches(refs, extents):
             self._walk_batch(reader, batch, table)
         return table
 
-    # One large tensor
-
-    def _walk_large(
-        self, reader: TensorReader, ref: TensorRef, extent: Extent, table: FingerprintTable, i: int
-    ) -> None:
-        jobs = self._jobs([ref.dtype], [extent])
-        job = jobs[0]
-        content = blake3(extent.title)
-        streams = {name: blake3(title) for name, title in extent.streams}
-        one_value: Any = None  # the bits that all elements so far have
-        is_one_value = True
-        dtype = STORAGE_DTYPES[ref.dtype]
-        step = piece_elements(ref.dtype)
-        for start in range(0, extent.numel, step):
-            raw = self._buffer.view(dtype)[: min(step, extent.numel - start)]
-            reader.read(ref, start, start + len(raw), raw)
-            if not ref.is_decoded:
-                content.update(raw.view(np.uint8).data)
-            if is_wide(ref.dtype):
-                bits = raw.view(f"u{raw.itemsize}")
-                one_value = bits[0] if start == 0 else one_value
-                is_one_value = is_one_value and bool((bits == one_value).all())
-            job[At.SIZE], job[At.TILE] = len(raw), start // TILE
-            self._take(ref.dtype, jobs, [raw])
-            end = -(-len(raw) // TILE) * _DIGEST_BYTES
-            for name, stream in streams.items():
-                stream.update(self._digest_bytes[name][:end])
-        self._finish(jobs)
-        if self._arenas.counts[0, state.BEYOND_INT64]:
-            streams["integer"].update(_BEYOND_INT64)
-        stored = bytes.fromhex(stored_hash(reader, ref)) if ref.is_decoded else content.digest()
-        self._save(table, [i], jobs, [is_one_value], [stored], lambda _, name: streams[name])
-
-    # Many small tensors
-
     def _walk_batch(self, reader: TensorReader, batch: Batch, table: FingerprintTable) -> None:
-        data = self._buffer.view(np.uint8)
-        batch.read(reader, data)
-        memory = data.data
-        # before the walk, which may make −0 a 0 where it lies
-        contents = [
-            bytes.fromhex(stored_hash(reader, ref))
-            if ref.is_decoded
-            else blake3(extent.title).update(memory[begin : begin + extent.nbytes]).digest()
-            for ref, extent, begin in zip(batch.refs, batch.extents, batch.begins, strict=True)
-        ]
-        dtypes = [ref.dtype for ref in batch.refs]
-        jobs = self._jobs(dtypes, batch.extents)
-        jobs[:, At.BEGIN] = batch.begins
-        jobs[:, At.BEGIN] //= [STORAGE_DTYPES[dtype].itemsize for dtype in dtypes]
-        tiles = -(-jobs[:, At.SIZE] // TILE)
-        jobs[:, At.DIGEST] = np.cumsum(tiles) - tiles
-        one_values = [True] * len(dtypes)
+        jobs = self._jobs([ref.dtype for ref in batch.refs], batch.extents)
+        arenas, count = self._arenas, len(batch.refs)
+        counts = arenas.counts[:count]
+        hashes = TensorHashes(batch)
+        for load in batch.loads:
+            load.read(reader, batch.refs, self._buffer)
+            hashes.add_bytes(load, self._buffer)
+            self._walk_load(batch, load, jobs)
+            hashes.add_digests(load, self._digest_bytes, counts)
+        self._finish(jobs)
+        one_value = np.array(hashes.is_one_value) & (counts[:, state.VARIES] < 2)
+        arenas.save(table, batch.places, jobs)
+        table.take_sums(batch.places, arenas.moments[:count], counts, one_value)
+        table.take_hashes(batch.places, hashes.found(reader, counts))
+
+    def _walk_load(self, batch: Batch, load: Load, jobs: Jobs) -> None:
+        """Walk over what lies in the buffer, all parts of one dtype in one call."""
+        parts = np.array(load.parts, dtype=np.int64)
+        chosen = jobs[parts[:, 0]]
+        sizes = parts[:, 2] - parts[:, 1]
+        tiles = -(-sizes // TILE)
+        chosen[:, At.SIZE] = sizes
+        chosen[:, At.TILE] = parts[:, 1] // TILE
+        chosen[:, At.DIGEST] = np.cumsum(tiles) - tiles
+        chosen[:, At.BEGIN] = parts[:, 3]
+        chosen[:, At.BEGIN] //= [batch.extents[part.tensor].itemsize for part in load.parts]
+        dtypes = [batch.refs[part.tensor].dtype for part in load.parts]
         for dtype in dict.fromkeys(dtypes):
-            chosen = [i for i, other in enumerate(dtypes) if other == dtype]
+            these = [i for i, other in enumerate(dtypes) if other == dtype]
             raws: list[AnyArray] = []
             if dtype not in TAKEN:
-                raws = [batch.raw(i, data) for i in chosen]
-            if is_wide(dtype):
-                for i, raw in zip(chosen, raws, strict=True):
-                    one_values[i] = bool((raw == raw[:1]).all())
-            self._take(dtype, jobs[chosen], raws)
-        self._finish(jobs)
-        firsts = (jobs[:, At.DIGEST] * _DIGEST_BYTES).tolist()
-        ends = ((jobs[:, At.DIGEST] + tiles) * _DIGEST_BYTES).tolist()
-        beyond = self._arenas.counts[: len(dtypes), state.BEYOND_INT64].tolist()
-        titles = [dict(extent.streams) for extent in batch.extents]
-
-        def stream(i: int, name: str) -> blake3:
-            digest = titles[i][name] + bytes(self._digest_bytes[name][firsts[i] : ends[i]])
-            return blake3(digest + _BEYOND_INT64 if name == "integer" and beyond[i] else digest)
-
-        self._save(table, batch.places, jobs, one_values, contents, stream)
-
-    # Both
+                raws = [load.raw(load.parts[i], batch.refs, self._buffer) for i in these]
+            self._take(dtype, chosen[these], raws)
 
     def _jobs(self, dtypes: Sequence[str], extents: Sequence[Extent]) -> Jobs:
         """Return a job for each tensor, as a whole, and empty sums for all."""
@@ -236,58 +187,14 @@ class Walker:
         """Return what all walks take, beside the elements."""
         return prepare(jobs), self._scratch, self._arenas.sums, self._digests_given
 
+    def _finish(self, jobs: Jobs) -> None:
+        """Make the sketches and profiles, after all parts were taken."""
+        loops.finish_walks(prepare(jobs), self._arenas.sums, self._arenas.kept)
+
     @cached_property
     def _converted(self) -> Doubles:
         """Room for a piece of a dtype that no loop takes as it is."""
         return np.empty(self._piece, dtype=np.float64)
-
-    def _finish(self, jobs: Jobs) -> None:
-        """Make the sketches and profiles, after all pieces were taken."""
-        loops.finish_walks(prepare(jobs), self._arenas.sums, self._arenas.kept)
-
-    def _save(
-        self,
-        table: FingerprintTable,
-        places: Sequence[int],
-        jobs: Jobs,
-        is_one_value: Sequence[bool],
-        contents: Sequence[bytes],
-        stream: Callable[[int, str], blake3],
-    ) -> None:
-        """Write what a walk found of some tensors into their rows of the table.
-
-        Args:
-            places: the rows, one for each of the jobs.
-            contents: their content hashes.
-            stream: gives the hash of the numbers of the i-th in a precision.
-        """
-        arenas, count = self._arenas, len(places)
-        counts = arenas.counts[:count]
-        one_value = np.array(is_one_value) & (counts[:, state.VARIES] < 2)
-        arenas.save(table, places, jobs)
-        table.take_sums(places, arenas.moments[:count], counts, one_value)
-        hashes = []
-        for i, narrowest in enumerate(_narrowest(counts)):
-            half, bfloat16 = (stream(i, name).digest(16) for name in ("half", "bfloat16"))
-            known = {"half": half, "bfloat16": bfloat16}
-            value = known.get(narrowest) or stream(i, narrowest).digest(16)
-            hashes.append(contents[i] + value + half + bfloat16)
-        together = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(count, -1)
-        where, begin = np.array(places, dtype=np.int64), 0
-        for name, size in HASHES.items():
-            table.hashes[name][where] = together[:, begin : begin + size]
-            begin += size
-
-
-def _narrowest(counts: Counts) -> list[str]:
-    """Return the first field of `Digests` whose precision holds all elements exactly, of each."""
-    lost = counts[:, [state.LOST_DOUBLE, state.LOST_SINGLE]] != 0
-    fits = counts[:, [state.LOST_HALF, state.LOST_BFLOAT16]] == 0
-    conditions = [lost[:, 0], lost[:, 1], fits[:, 0], fits[:, 1]]
-    found: list[str] = np.select(
-        conditions, ["integer", "double", "half", "bfloat16"], "single"
-    ).tolist()
-    return found
 
 
 class _Arenas:
@@ -344,6 +251,13 @@ class _Arenas:
             ):
                 if size:
                     lists.values[start : start + size] = made[begin : begin + size]
+
+
+def _on_a_line(size: int) -> Bytes:
+    """Return room for so many bytes, from the beginning of a cache line on."""
+    room = np.empty(size + LINE, dtype=np.uint8)
+    begin = -room.__array_interface__["data"][0] % LINE
+    return room[begin : begin + size]
 
 
 def _signed(word: int) -> int:
