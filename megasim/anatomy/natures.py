@@ -61,18 +61,23 @@ def _nature(key: str, shape: Shape, dtype: str | None, keys: Mapping[str, object
     cut = max(key.rfind("."), key.rfind("/")) + 1
     prefix, name = key[:cut], key[cut:]
     kind = _kind(dtype)
-    by_name, by_pattern = _rules()
-    for rule in by_name.get(name, ()):
+    for rule in _rules_of(name):
         if rule.fits(prefix, kind, shape, keys):
-            return rule.nature
-    for pattern, rule in by_pattern:
-        if pattern.fullmatch(name) and rule.fits(prefix, kind, shape, keys):
             return rule.nature
     if kind == "bool":
         return Nature.MASK
     if kind == "integer":
         return Nature.COUNTER if math.prod(shape) == 1 else Nature.UNKNOWN
     return Nature.WEIGHT
+
+
+# The keys of a model have few last names.
+@lru_cache(maxsize=4096)
+def _rules_of(name: str) -> tuple[_NatureRule, ...]:
+    """Return the rules that speak of a last name, in order."""
+    by_name, by_pattern = _rules()
+    fitting = (rule for pattern, rule in by_pattern if pattern.fullmatch(name))
+    return (*by_name.get(name, ()), *fitting)
 
 
 @lru_cache(maxsize=64)

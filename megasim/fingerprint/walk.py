@@ -41,7 +41,6 @@ from megasim.kernels.state import (
     PASSES,
     TILE,
     At,
-    Bytes,
     Digests,
     Doubles,
     Jobs,
@@ -50,26 +49,27 @@ from megasim.kernels.state import (
     Sums,
 )
 
+# Sums of a tensor begin with a cache line: this many float32.
+_LANES = LINE // 4
+
 
 class Walker:
     """The buffers for walking over one tensor after another. Not to be shared by threads."""
 
     def __init__(self, sketch_size: int) -> None:
         self.sketch_size = sketch_size
-        single = np.zeros(TILE, dtype=np.float32)
-        half = np.zeros(TILE, dtype=np.uint16)
-        double = np.zeros(TILE, dtype=np.float64)
+        single, half, double = (_on_a_line(TILE, dtype) for dtype in ("f4", "u2", "f8"))
         self._scratch = prepare(
             Scratch(
-                keys=_hash_keys(),
-                signs=sign_windows(plan_folding(0, sketch_size).block),
+                keys=_on_a_line_of(_hash_keys()),
+                signs=_on_a_line_of(sign_windows(plan_folding(0, sketch_size).block)),
                 single=single,
                 single_words=single.view(np.uint64),
                 half=half,
                 half_words=half.view(np.uint64),
                 double=double,
                 double_words=double.view(np.uint64),
-                packed=np.zeros(TILE // 4, dtype=np.uint64),
+                packed=_on_a_line(TILE // 4, "u8"),
             )
         )
         self._piece = piece_elements("float16")
@@ -80,7 +80,7 @@ class Walker:
             name: memoryview(rows.reshape(-1).view(np.uint8))
             for name, rows in self._digests._asdict().items()
         }
-        self._buffer = _on_a_line(buffer_bytes())
+        self._buffer = _on_a_line(buffer_bytes(), "u1")
         self._halves = prepare(self._buffer.view(np.uint16))
         self._singles = prepare(self._buffer.view(np.float32))
         self._words = prepare(self._buffer.view(np.uint64))
@@ -151,9 +151,9 @@ class Walker:
                     *(row, e.rows, column, e.columns, e.width, dtype == "int64"),
                 )
             )
-            sketch += e.sketch_room
+            sketch += -(-e.sketch_room // _LANES) * _LANES
             row += e.rows
-            column += e.width if e.columns else 0
+            column += -(-e.width // _LANES) * _LANES if e.columns else 0
         self._arenas.empty(len(extents), sketch, row, column)
         return np.array(rows, dtype=np.int64)
 
@@ -224,11 +224,11 @@ class _Arenas:
         self._sums = Sums(
             moments=self.moments,
             counts=self.counts,
-            folded=np.zeros(sketch, dtype=np.float32),
-            sketch=np.zeros(sketch, dtype=np.float64),
-            rows=np.zeros(rows, dtype=np.float64),
-            columns=np.zeros(columns, dtype=np.float64),
-            recent=np.zeros(columns, dtype=np.float32),
+            folded=_on_a_line(sketch, "f4"),
+            sketch=_on_a_line(sketch, "f8"),
+            rows=_on_a_line(rows, "f8"),
+            columns=_on_a_line(columns, "f8"),
+            recent=_on_a_line(columns, "f4"),
         )
         self._kept = Kept(
             sketch=np.zeros(sketch, dtype=np.float32),
@@ -253,11 +253,22 @@ class _Arenas:
                     lists.values[start : start + size] = made[begin : begin + size]
 
 
-def _on_a_line(size: int) -> Bytes:
-    """Return room for so many bytes, from the beginning of a cache line on."""
-    room = np.empty(size + LINE, dtype=np.uint8)
+def _on_a_line(size: int, dtype: str) -> Any:
+    """Return (size,) zeros from the beginning of a cache line on.
+
+    Vectors of 512 bits that begin elsewhere lie in two lines each, and take twice as long.
+    """
+    nbytes = size * np.dtype(dtype).itemsize
+    room = np.zeros(nbytes + LINE, dtype=np.uint8)
     begin = -room.__array_interface__["data"][0] % LINE
-    return room[begin : begin + size]
+    return room[begin : begin + nbytes].view(dtype)
+
+
+def _on_a_line_of(values: npt.NDArray[Any]) -> Any:
+    """Return a copy of an array that begins with a cache line."""
+    found = _on_a_line(len(values), values.dtype.str)
+    found[:] = values
+    return found
 
 
 def _signed(word: int) -> int:
