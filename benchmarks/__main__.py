@@ -3,7 +3,8 @@
     python -m benchmarks                  up to 28 GB of files at a time, removed after
     python -m benchmarks --quick          some seconds; fails where a ratio is several times off
     python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store,
-                                          report, lineage, scale, start, workers, gpu
+                                          report, lineage, scale, start, workers,
+                                          threads, gpu
 
 Prints a table for each and writes all rows as JSON.
 """
@@ -26,6 +27,7 @@ from benchmarks.measure import Row
 from benchmarks.scale import measure_scale
 from benchmarks.speed import Case, measure_growth, measure_speed
 from benchmarks.store_size import measure_map, measure_report, measure_start, measure_store
+from benchmarks.threads import measure_threads
 
 # What the quick form must keep; several times away from what is measured, so that only a
 # regression of several times is seen.
@@ -48,6 +50,7 @@ _SPACE = {
     "report": 1,
     "lineage": 2,
     "scale": 4,
+    "threads": 14,
     "start": 0,
     "workers": 4,
     "gpu": 8,
@@ -77,6 +80,7 @@ _FULL: dict[str, list[_Make]] = {
         lambda f: measure_scale(f / "scale", models=30_000),
         lambda f: measure_scale(f / "scale", models=100_000),
     ],
+    "threads": [lambda f: measure_threads(f / "full", models=6, width=1.0)],
     "start": [lambda f: measure_start(sys.executable)],
     "workers": [lambda f: measure_workers(f / "workers", models=6, width=0.5)],
     # at most five minutes on a machine with a card
@@ -88,6 +92,7 @@ _QUICK: dict[str, list[_Make]] = {
     "store": [lambda f: measure_store(f, models=6)],
     "report": [lambda f: measure_report(f, models=6)],
     "scale": [lambda f: measure_scale(f, models=1000)],
+    "threads": [lambda f: measure_threads(f, models=2, width=0.1)],
     "start": [lambda f: measure_start(sys.executable)],
 }
 
