@@ -59,7 +59,7 @@ def loop_rate(models: int) -> float:
         start = time.perf_counter()
         loops.add_halves(given, halves, tile, pairs, counts, sums)
         seconds.append(time.perf_counter() - start)
-    return len(pairs) * given.shape[1] / min(seconds)
+    return float(len(pairs) * given.shape[1] / min(seconds))
 
 
 def measure_gpu(folder: Path, models: int, width: float) -> list[Row]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
+import llvmlite.binding  # type: ignore[import-untyped]
 import numba
 from llvmlite import ir
 
@@ -42,7 +42,8 @@ def vector_run(_: Any, a: Any, b: Any) -> Any:
 
     Takes two contiguous float32 arrays of at least `RUN` elements; returns int64 and two float64.
     """
-    returned = numba.types.Tuple((numba.int64, numba.float64, numba.float64))
+    kinds: Any = numba.types
+    returned = kinds.Tuple((numba.int64, numba.float64, numba.float64))
     return returned(a, b), _run
 
 
