@@ -78,7 +78,8 @@ class FileContents:
     """What a file holds.
 
     Attributes:
-        format: "safetensors", "torch-zip", "torch-legacy", "torchscript", "npz" or "npy".
+        format: "safetensors", "torch-zip", "torch-legacy", "torchscript", "exported", "npz" or
+            "npy".
         main: the model itself.
         others: further state dicts: an EMA, a teacher, a discriminator ….
         beside: tensors that belong to no state dict.

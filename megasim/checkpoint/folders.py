@@ -19,7 +19,7 @@ from megasim.errors import CheckpointError, printable
 SUFFIXES: Final = (
     *(".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".jit", ".th"),
     *(".pth.tar", ".pt.tar"),  # as older code names them: no archives
-    ".nemo",
+    *(".nemo", ".pt2"),
 )
 
 # Files that end like checkpoints and stand beside them, but hold no model.
@@ -66,6 +66,8 @@ _SHARD = re.compile(r".+-\d{5}-of-\d{5}(\.[\w-]+)?\.(safetensors|bin)")
 _NUMBERED = re.compile(
     r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<rest>(\.[\w-]+)?\.(safetensors|bin|gguf))"
 )
+# Beside the weights of DeepSpeed's ZeRO: what each rank has of the state of the optimiser.
+_OPTIMISER = re.compile(r"(bf16_|fp16_)?(zero_pp_rank_\d+_)?mp_rank_\d+_optim_states\.pt")
 _GENERIC_STEM = re.compile(r"(diffusion_pytorch_model|pytorch_model|adapter_model|model)(?=$|\.)")
 
 # Most faithful first: the plain weights before their casts, before those without EMA.
@@ -281,7 +283,7 @@ def _shard_names(index: Path) -> set[str]:
 
 
 def _is_candidate(name: str, beside: list[str]) -> bool:
-    if not name.endswith(SUFFIXES) or name in SKIPPED_FILES:
+    if not name.endswith(SUFFIXES) or name in SKIPPED_FILES or _OPTIMISER.fullmatch(name):
         return False
     match = _WEIGHTS.fullmatch(name)
     if not match or match["suffix"] != "bin":

@@ -18,6 +18,7 @@ from megasim.checkpoint.contents import (
     set_placeholders_apart,
 )
 from megasim.checkpoint.dtypes import element_bits
+from megasim.checkpoint.exported_format import exported_parts, weight_configs
 from megasim.checkpoint.limits import Limits, remedy, too_many
 from megasim.checkpoint.numpy_format import read_npz
 from megasim.checkpoint.parts import Part, Parts, find_parts, script_parts
@@ -49,6 +50,11 @@ def read_torch_zip(source: ByteSource) -> FileContents:
     pickles = [name for name in directory.entries if name.rpartition("/")[2] == "data.pkl"]
     if not pickles and any(name.endswith(".npy") for name in directory.entries):
         return read_npz(source, directory)
+    if not pickles and (configs := weight_configs(directory)):
+        found = exported_parts(source, directory, configs)
+        raw = b"".join(directory.read(source, name, "header_bytes") for name in configs)
+        spans = _entry_spans(source, directory)
+        return _contents(source, "exported", found, spans, raw + directory.raw)
     if not pickles:
         raise CheckpointError(
             source.path, "a zip file, but not one of torch.save", "unpack it, or name another file"
@@ -70,15 +76,25 @@ def read_torch_zip(source: ByteSource) -> FileContents:
         kind = "torch-zip"
         found = find_parts(source.path, pickled.value, limits)
 
-    @cache
+    spans = _entry_spans(source, directory)
+
     def span(key: str) -> Span | None:
-        name = f"{base}{key}" if key.startswith(_CONSTANTS) else f"{base}data/{key}"
+        return spans(f"{base}{key}" if key.startswith(_CONSTANTS) else f"{base}data/{key}")
+
+    return _contents(source, kind, found, span, raw + directory.raw)
+
+
+def _entry_spans(source: ByteSource, directory: ZipDirectory) -> SpanOf:
+    """Return what tells where the bytes of an entry of an archive lie, by its name."""
+
+    @cache
+    def span(name: str) -> Span | None:
         if name not in directory.entries:
             return None
         offset = source.base + directory.data_offset(source, name)
         return Span(offset, directory.entries[name].size)
 
-    return _contents(source, kind, found, span, raw + directory.raw)
+    return span
 
 
 def read_torch_legacy(source: ByteSource) -> FileContents:
