@@ -38,7 +38,7 @@ order by l.component, l.canonical_key;
 select distinct mt.model_id
 from model_tensor mt
 join tensor t on t.id = mt.tensor_id
-where is_measured(mt.nature) and (mt.representation <> 'plain' or t.dtype like 'float8%');
+where is_measured(mt.nature) and (mt.representation not in ('plain', 'weight_norm') or t.dtype like 'float8%');
 
 -- name: pair_roundings
 -- Of pairs of models (batch) of which one holds quantised tensors where the other holds plain ones:
@@ -48,7 +48,7 @@ with held as (
     select
         mt.model_id, mt.key, mt.tensor_id, t.numel,
         case
-            when mt.representation <> 'plain' then mt.representation
+            when mt.representation not in ('plain', 'weight_norm') then mt.representation
             when t.dtype like 'float8%' then replace(t.dtype, 'float8_', 'fp8_')
         end as scheme
     from model_tensor mt

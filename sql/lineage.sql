@@ -44,11 +44,11 @@ select
     w.non_finite,
     coalesce(arg_max(
         case
-            when mt.representation <> 'plain' then mt.representation
+            when mt.representation not in ('plain', 'weight_norm') then mt.representation
             when t.dtype like 'float8%' then replace(t.dtype, 'float8_', 'fp8_')
         end,
         t.numel
-    ) filter (mt.representation <> 'plain' or t.dtype like 'float8%'), '') as scheme
+    ) filter (mt.representation not in ('plain', 'weight_norm') or t.dtype like 'float8%'), '') as scheme
 from model_tensor mt
 join model m on m.id = mt.model_id
 join tensor t on t.id = mt.tensor_id

@@ -23,8 +23,10 @@ from megasim.representation.gguf_blocks import gguf_blocks
 from megasim.representation.logical import Represented, Scheme, StoredTensors, logical_ref
 from megasim.representation.packed_integers import packed_rows, transposed_groups
 from megasim.representation.scaled import scaled_codes
+from megasim.representation.single_experts import single_experts
 from megasim.representation.torchao import flattened_subclasses, pickled_subclasses
 from megasim.representation.undecoded import undecoded
+from megasim.representation.weight_norm import weight_norms
 from megasim.words import Unread
 
 # All representations that are decoded, or named where they cannot be. The first that finds a
@@ -42,6 +44,7 @@ SCHEMES: Final[tuple[Scheme, ...]] = (
     flattened_subclasses,
     pickled_subclasses,
     scaled_codes,
+    weight_norms,
 )
 
 
@@ -81,7 +84,7 @@ def with_values(
                 taken |= dict.fromkeys(represented.sources, represented)
                 found.append(represented)
     if not found:
-        return dict(stored.tensors), dict(stored.unread)
+        return single_experts(stored.tensors), dict(stored.unread)
     tensors: dict[str, TensorRef] = {}
     unread: dict[str, UnreadTensor] = {}
     for key in (*stored.tensors, *stored.unread):
@@ -97,7 +100,7 @@ def with_values(
             tensors[represented_by.key] = logical_ref(
                 represented_by.key, represented_by.shape, represented_by.decoder
             )
-    return tensors, unread
+    return single_experts(tensors), unread
 
 
 def _is_free(represented: Represented, taken: Mapping[str, object], stored: StoredTensors) -> bool:

@@ -34,6 +34,19 @@ def as_stored(tensor: torch.Tensor) -> np.ndarray:
     return tensor.view(torch.uint16).numpy() if is_bfloat16 else tensor.numpy()
 
 
+def test_a_folder_of_deepspeed_is_the_states_of_its_module(tmp_path: Path) -> None:
+    """As DeepSpeed's ZeRO-1 and 2 save it: 16-bit weights, and beside them a file for each rank."""
+    model = {k: v.bfloat16() for k, v in random_model(0, keys=3).items()}
+    write_model(tmp_path / "global_step5" / "mp_rank_00_model_states.pt", {"module": model})
+    for rank in range(2):
+        states = {"optimizer_state_dict": {"single_partition_of_fp32_groups": [torch.ones(96)]}}
+        name = f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save(states, tmp_path / "global_step5" / name)
+    opened = open_checkpoint(tmp_path)
+    assert opened.tensors.keys() == model.keys()
+    assert {ref.dtype for ref in opened.tensors.values()} == {"bfloat16"}
+
+
 def test_pieces_of_ranks_are_whole_tensors() -> None:
     """Written by two ranks, by torch 2.13.0: see distributed_zoo."""
     checkpoint = open_checkpoint(GOLDEN)
