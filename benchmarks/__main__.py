@@ -4,7 +4,7 @@
     python -m benchmarks --quick          some seconds; fails where a ratio is several times off
     python -m benchmarks --only store     one of them: speed, fits, growth, estimates, store,
                                           report, lineage, scale, start, workers,
-                                          threads, gpu
+                                          threads, gpu, decoding
 
 Prints a table for each and writes all rows as JSON.
 """
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
+from benchmarks.decoding import measure_decoding
 from benchmarks.devices import measure_gpu, measure_workers
 from benchmarks.estimates import measure_estimates
 from benchmarks.lineage import measure_lineage
@@ -38,6 +39,7 @@ _MARGINS = (
     ("accuracy", "stated standard error %", 6.0, "at most"),
     ("one model more", "distances if run again", 0, "at most"),
     ("answer", "MiB", 1024.0, "at most"),
+    ("decoding", "/ bf16", 6.0, "at most"),
     ("nearest of all", "true 10 among 40", 0.98, "at least"),
 )
 # Benchmark → gigabytes of files it needs at a time.
@@ -54,6 +56,7 @@ _SPACE = {
     "start": 0,
     "workers": 4,
     "gpu": 8,
+    "decoding": 1,
 }
 
 _Make = Callable[[Path], list[Row]]
@@ -85,6 +88,7 @@ _FULL: dict[str, list[_Make]] = {
     "workers": [lambda f: measure_workers(f / "workers", models=6, width=0.5)],
     # at most five minutes on a machine with a card
     "gpu": [lambda f: measure_gpu(f / "gpu", models=12, width=0.5)],
+    "decoding": [lambda f: measure_decoding(f / "decoding", values=1 << 23)],
 }
 _QUICK: dict[str, list[_Make]] = {
     "speed": [lambda f: measure_speed(f, Case(models=5, width=0.2, runs=1))],
@@ -94,6 +98,7 @@ _QUICK: dict[str, list[_Make]] = {
     "scale": [lambda f: measure_scale(f, models=1000)],
     "threads": [lambda f: measure_threads(f, models=2, width=0.1)],
     "start": [lambda f: measure_start(sys.executable)],
+    "decoding": [lambda f: measure_decoding(f / "decoding", values=1 << 21, runs=3)],
 }
 
 
