@@ -20,6 +20,8 @@ _QUIET = (
     *("--no-first-run", "--hide-scrollbars"),
 )
 
+_KEY_CODES = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40, "ArrowRight": 39}
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -89,15 +91,22 @@ class Browser:
         """Choose a file in an input of the page that is open."""
         self._driver.find_element("css selector", selector).send_keys(str(path))
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, *, times: int = 1) -> None:
         """Press a key, named as a script names it."""
-        values: dict[str, Any] = {"key": key, "code": key}
-        if key == "Tab":
-            values["windowsVirtualKeyCode"] = 9
+        values: dict[str, Any] = {"key": key, "code": "Space" if key == " " else key}
+        if key in _KEY_CODES:
+            values["windowsVirtualKeyCode"] = _KEY_CODES[key]
+        if key == "Enter":
+            values["text"] = "\r"
         elif len(key) == 1:
             values["text"] = key
-        for kind in ("keyDown", "keyUp"):
-            self._driver.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": kind, **values})
+        for _ in range(times):
+            for kind in ("keyDown", "keyUp"):
+                self._driver.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": kind, **values})
+
+    def type_text(self, text: str) -> None:
+        """Type into what has the focus."""
+        self._driver.execute_cdp_cmd("Input.insertText", {"text": text})
 
     def drag(self, start: Sequence[float], end: Sequence[float]) -> None:
         """Press the button of the mouse at one place of the window and let go at another."""

@@ -150,6 +150,100 @@ def test_all_pages_are_reached_and_left_by_keyboard(browser: Browser, address: s
     assert browser.run("return location.pathname") == "/pair"
 
 
+# Numbers what a person may use, and notes where the focus goes and whether that can be seen.
+WATCH_FOCUS = """
+const kinds = 'a[href], button, input:not([type=hidden]), select, textarea, summary, ' +
+  '[tabindex="0"]';
+const all = [...document.querySelectorAll(kinds)].filter(e => !e.disabled && e.checkVisibility());
+all.forEach((e, i) => { e.dataset.place = i; });
+window.focused = [];
+document.addEventListener('focusin', e => {
+  const inner = e.composedPath()[0];  // the tools of a picture are in a tree of its own
+  const style = getComputedStyle(inner);
+  const ring = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0;
+  window.focused.push([Number(e.target.dataset.place ?? -1), ring, inner.outerHTML.slice(0, 90)]);
+});
+return all.length;
+"""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_all_of_a_page_is_reached_and_seen_by_keyboard(
+    browser: Browser, address: str, name: str
+) -> None:
+    browser.visit(address + PAGES[name])
+    drawn(browser)
+    count = browser.run(WATCH_FOCUS)
+    assert count > 9  # the navigation is part of every page
+    browser.press("Tab", times=count + 12)  # some more: what holds the focus lets it go again
+    focused = browser.run("return window.focused")
+    places = [place for place, _, _ in focused if place >= 0]
+    assert set(places) == set(range(count))
+    assert places[:count] == sorted(places[:count])  # in the order in which a page is read
+    assert not [shown for _, ring, shown in focused if not ring]
+
+
+def test_each_form_is_used_by_keyboard_alone(browser: Browser, address: str) -> None:
+    def focus(selector: str) -> None:
+        """Press Tab until an element has the focus."""
+        for _ in range(200):
+            browser.press("Tab")
+            if browser.run(f"return document.activeElement.matches({selector!r})"):
+                return
+        raise AssertionError(selector)
+
+    def arrives(part: str) -> None:
+        for _ in range(200):
+            if part in browser.run("return location.pathname + location.search"):
+                return
+            time.sleep(0.05)
+        raise AssertionError(browser.run("return location.href"))
+
+    browser.visit(f"{address}/models")
+    focus("#q")
+    browser.type_text("base00")
+    browser.press("Enter")
+    arrives("q=base00")
+    browser.visit(f"{address}/models")
+    for name in ("base00", "run-e010"):
+        focus(f"input[type=checkbox][value={name}]")
+        browser.press(" ")
+    browser.run("document.querySelector('button[formaction=\"/matrix\"]').focus()")
+    browser.press("Enter")
+    arrives("/matrix?models=")
+    drawn(browser)
+    focus("select[name=metric]")
+    browser.press("ArrowDown")
+    focus("form button")
+    browser.press("Enter")
+    arrives("metric=")
+    browser.visit(f"{address}/pair")
+    for field, name in (("a", "base00"), ("b", "run-e010")):
+        focus(f"[name={field}]")
+        browser.type_text(name)
+    browser.press("Enter")
+    arrives("b=run-e010")
+    browser.visit(f"{address}/sql")
+    focus("textarea")
+    browser.type_text("select 41 + 1 as answer")
+    focus("form button")
+    browser.press("Enter")
+    arrives("query=select")
+    assert "42" in browser.run("return document.querySelector('main').innerText")
+
+
+def test_the_histogram_is_fetched_once_it_is_looked_at(browser: Browser, address: str) -> None:
+    visit = browser.visit(address + PAIR, height=300)
+    assert not any("/pair/histogram?" in url for url in visit.requests)
+    browser.run("document.querySelector('.later').scrollIntoView()")
+    for _ in range(400):
+        if browser.run("return document.querySelector('.later').dataset.filled"):
+            break
+        time.sleep(0.05)
+    assert browser.run("return document.querySelectorAll('.later svg[role=img]').length") == 1
+    assert "L2 = " in browser.run("return document.querySelector('.later').textContent")
+
+
 def test_a_selected_set_goes_along_to_other_pages(browser: Browser, address: str) -> None:
     browser.visit(f"{address}/matrix?order=name")
     drawn(browser)
