@@ -108,6 +108,13 @@ class Browser:
         """Type into what has the focus."""
         self._driver.execute_cdp_cmd("Input.insertText", {"text": text})
 
+    def point(self, kind: str, place: Sequence[float], *, wheel: float = 0.0) -> None:
+        """Move the pointer to a place of the window, or turn the wheel there."""
+        values: dict[str, Any] = {"type": kind, "x": place[0], "y": place[1]}
+        if kind == "mouseWheel":
+            values |= {"deltaX": 0, "deltaY": wheel}
+        self._driver.execute_cdp_cmd("Input.dispatchMouseEvent", values)
+
     def drag(self, start: Sequence[float], end: Sequence[float]) -> None:
         """Press the button of the mouse at one place of the window and let go at another."""
         steps = [

@@ -3,6 +3,8 @@
 The way of a request, from the outside in:
 
     security    Host, Origin and token are checked, headers are set, the access log is written
+    answer_cache  sends what is kept, has made what is not, and says how old it is
+    answering_processes  make pages and answers beside this process, with the app below
     app         finds the page or the answer
     dependencies  gives it a `Workspace` that reads the store as it is now, and answers "not
                 modified" where nobody has saved anything since the browser last asked
@@ -31,7 +33,8 @@ How a page is added
    and fills the blocks `title` and `main`. All that is printed is escaped, and control characters
    are shown as what they are; no filter is needed. `{{ data_links(…) }}` of `parts.html.j2` writes
    the links to JSON, CSV, Parquet and the SQL that belong to a table or a picture.
-3. Its router and its place in the navigation: one line of `PAGES` in `pages/__init__.py`.
+3. Its place in the navigation: one line of `PAGES` in `pages/__init__.py`. Where it depends on the
+   store and its address alone, its name in `answers_apart.py`: then it is made beside the service.
 4. Scripts and styles are files in `megasim/serve/static/`, linked as `/static/NAME`; the
    Content-Security-Policy lets nothing else run: no script within a page, no `onclick`, no other
    host. Data for a script stands in `<script type="application/json">`, or is fetched from the API.
