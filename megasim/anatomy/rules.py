@@ -44,6 +44,12 @@ class Rule:
     needs: Template | None = None
 
 
+# A number that is a name by itself, as of a layer; of so many digits as a wildcard takes.
+_NUMBER = re.compile(r"(?<=[./])[0-9]{1,9}(?=[./])")
+# What a pattern has that may tell such a number from another: a name that begins with a digit.
+_DIGIT = re.compile(r"(?:^|[./(|*}])[0-9]")
+
+
 class Column:
     """The rules that decide one thing for one family, in order.
 
@@ -64,6 +70,12 @@ class Column:
                 self._filed.setdefault(name, []).append(place)
         self._names = frozenset(self._filed)
         self._met: dict[frozenset[str], tuple[Rule, ...]] = {}
+        # of keys with 0 for every number, where no rule tells one number from another
+        self._decided: dict[str, str | None] | None = None
+        if all(
+            r.value.literal is not None and not _DIGIT.search(r.pattern.text) for r in self._rules
+        ):
+            self._decided = {}
 
     def candidates(self, names: frozenset[str]) -> tuple[Rule, ...]:
         """Return the rules that a key of these names may fit, in order."""
@@ -78,6 +90,16 @@ class Column:
 
     def decide(self, key: str, names: frozenset[str]) -> str | None:
         """Return what the first fitting rule gives; None when none fits."""
+        if self._decided is None:
+            return self._first_fit(key, names)
+        alike = _NUMBER.sub("0", key)
+        if alike not in self._decided:
+            if len(self._decided) >= _MOST_REMEMBERED:
+                return self._first_fit(key, names)
+            self._decided[alike] = self._first_fit(key, names)
+        return self._decided[alike]
+
+    def _first_fit(self, key: str, names: frozenset[str]) -> str | None:
         for rule in self.candidates(names):
             pattern = rule.pattern
             # As pattern.match and value.fill would, without their calls: this is the inner loop.

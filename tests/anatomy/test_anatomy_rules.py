@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from megasim.anatomy.classification import classify_keys, load_rules
 from megasim.errors import UsageError
@@ -93,3 +95,59 @@ def test_files_that_are_no_rules_are_refused(tmp_path: Path) -> None:
     for name, message in (("binary", "UTF-8"), ("large", "too large"), ("absent", "No such file")):
         with pytest.raises(UsageError, match=message):
             load_rules(tmp_path / name)
+
+
+_WORDS = [
+    "model",
+    "diffusion_model",
+    "layers",
+    "blocks",
+    "attn1",
+    "attn2",
+    "norm1",
+    "bn2",
+    "conv_in",
+    "double_blocks",
+    "img_mlp",
+    "proj",
+    "lora_unet_x",
+    "out",
+    "weight",
+    "bias",
+    "0",
+    "7",
+    "12",
+    "0123456789012",
+]
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(keys=st.lists(st.lists(st.sampled_from(_WORDS), min_size=1, max_size=5), max_size=40))
+def test_what_is_remembered_does_not_depend_on_what_came_before(
+    tmp_path: Path, keys: list[list[str]]
+) -> None:
+    """Keys that differ in the numbers of layers alone are decided once."""
+    names = [".".join(words) for words in keys]
+    table = write(tmp_path / "mine.csv", "family, pattern, role\ngeneric, no.such.key, role\n")
+    one, other = load_rules(table), load_rules(table)
+    for family in (*(signature.name for signature in one.families), "generic"):
+        first, second = one.of_family(family), other.of_family(family)
+        labels = {name: first.labels(name) for name in names}
+        assert {name: second.labels(name) for name in reversed(names)} == labels
+
+
+def test_numbers_in_a_rule_are_told_apart(tmp_path: Path) -> None:
+    table = write(
+        tmp_path / "mine.csv",
+        "family, pattern, component, block, role\n"
+        "generic, **.layers.1.**, , , first\n"
+        "generic, **.layers.*.**, , , other\n",
+    )
+    shapes: Shapes = {f"m.layers.{i}.weight": (2,) for i in range(3)}
+    parts = classify_keys(shapes, load_rules(table)).parts
+    assert [part.role for part in parts] == ["other", "first", "other"]
