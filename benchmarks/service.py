@@ -39,7 +39,7 @@ _JOBS = 200  # more than are done in that time
 
 
 @dataclass(frozen=True)
-class Load:
+class ReaderLoad:
     """How much is asked: of a store of so many models, by so many readers, for so long."""
 
     models: int
@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where files are made; a temporary folder")
     parser.add_argument("-o", "--output", type=Path, help="results as JSON")
     options = parser.parse_args()
-    load = Load(12, 20, 10.0, 5) if options.short else Load(118, 100, 60.0, 20)
+    load = ReaderLoad(12, 20, 10.0, 5) if options.short else ReaderLoad(118, 100, 60.0, 20)
     with tempfile.TemporaryDirectory(prefix="megasim-bench-", dir=options.folder) as folder:
         found = measure_service(Path(folder), load)
     print(json.dumps(found, indent=2))
@@ -68,7 +68,7 @@ def main() -> int:
     return 1 if found["errors"] else 0
 
 
-def measure_service(folder: Path, load: Load) -> dict[str, object]:
+def measure_service(folder: Path, load: ReaderLoad) -> dict[str, object]:
     """Return how long pages and calls took while files were ingested, and the peak of memory."""
     db, models = folder / "s.duckdb", folder / "models"
     names = model_names(load.models)
@@ -155,7 +155,9 @@ def _of(seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-async def _read(address: str, names: Sequence[str], load: Load) -> list[tuple[str, int, float]]:
+async def _read(
+    address: str, names: Sequence[str], load: ReaderLoad
+) -> list[tuple[str, int, float]]:
     """Return (address, status, seconds) of all that the readers asked."""
     found: list[tuple[str, int, float]] = []
     deadline = time.monotonic() + load.seconds

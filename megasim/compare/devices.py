@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class ComparisonSize:
     """What a comparison has to do.
 
     Attributes:
@@ -59,9 +59,9 @@ class Job:
     def fits_gpu(self) -> bool:
         """Whether a GPU is expected to be faster by enough.
 
-        >>> Job(elements=10**11, models=100, pairs=4950, workers=16).fits_gpu
+        >>> ComparisonSize(elements=10**11, models=100, pairs=4950, workers=16).fits_gpu
         True
-        >>> Job(elements=10**10, models=10, pairs=45, workers=16).fits_gpu
+        >>> ComparisonSize(elements=10**10, models=10, pairs=45, workers=16).fits_gpu
         False
         """
         return self.gpu_seconds <= _MARGIN * self.cpu_seconds
@@ -71,15 +71,15 @@ class Job:
         return self.elements / max(self.models, 1) * self.pairs
 
 
-def choose_devices(asked: str | None, job: Job) -> tuple[str, ...]:
+def choose_devices(asked: str | None, job: ComparisonSize) -> tuple[str, ...]:
     """Return the GPUs that take the pieces of a comparison in turn; none: the compiled loops.
 
     Where a GPU was asked for that cannot be used, or will be slower, one sentence of the log says
     so, and the CPU does what the GPU cannot. Sums agree to 1e-6 relative, whichever takes them.
 
     Args:
-        asked: None or "auto": a GPU where it is there and `Job.fits_gpu`. "cpu". A torch device:
-            "cuda" is all cards, "cuda:1" one of them.
+        asked: None or "auto": a GPU where it is there and `ComparisonSize.fits_gpu`. "cpu". A
+            torch device: "cuda" is all cards, "cuda:1" one of them.
 
     Raises:
         UsageError: what is asked for is none of these.

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.checkpoint.opening import Checkpoint, TensorRef
-from megasim.compare.devices import Job
+from megasim.compare.devices import ComparisonSize
 from megasim.compare.piece import Position
 from megasim.ingest.reading import assemble_ref
 from megasim.ingest.shares import Shard
@@ -91,10 +91,10 @@ class PairPlan:
         }
         self._begun_in = 0  # the opening of the store that the temporary tables are of
 
-    def job(self, workers: int) -> Job:
+    def job(self, workers: int) -> ComparisonSize:
         """Return what there is to do, for the choice of a device."""
         models = len({*self._pairs["model_a"], *self._pairs["model_b"]})
-        return Job(self.elements, models, len(self._pairs["model_a"]), workers)
+        return ComparisonSize(self.elements, models, len(self._pairs["model_a"]), workers)
 
     def _share(self, shard: Shard) -> npt.NDArray[np.bool_]:
         """Return which keys a shard takes; two names of one key stay together."""

@@ -110,7 +110,7 @@ def buffer_bytes() -> int:
     return max(2 * PIECE, TILE * _WORD) + LINE
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """Some elements of a tensor, all or from one tile on, and where they lie in the buffer."""
 
     tensor: int  # its place in the batch
@@ -123,7 +123,7 @@ class Load:
     """What the buffer holds at a time: parts of tensors."""
 
     def __init__(self) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[BatchPart] = []
         # parts side by side in a file: the first and the last + 1
         self._runs: list[tuple[int, int]] = []
         self._last: tuple[TensorRef, int] | None = None  # and where in the file it ends
@@ -158,7 +158,7 @@ class Load:
             self._runs[-1] = (self._runs[-1][0], len(self.parts) + 1)
         else:
             self._runs.append((len(self.parts), len(self.parts) + 1))
-        self.parts.append(Part(place, start, stop, begin))
+        self.parts.append(BatchPart(place, start, stop, begin))
         self._end = begin + (stop - start) * itemsize
         self._last = (ref, at + (stop - start) * itemsize)
         if ref.dtype not in TAKEN:
@@ -194,12 +194,12 @@ class Load:
             for part in self.parts[first:end]:
                 reader.read(refs[part.tensor], part.start, part.stop, self.raw(part, refs, data))
 
-    def raw(self, part: Part, refs: Sequence[TensorRef], data: AnyArray) -> AnyArray:
+    def raw(self, part: BatchPart, refs: Sequence[TensorRef], data: AnyArray) -> AnyArray:
         """Return the elements of a part out of the bytes of the buffer."""
         found = data[part.begin : part.begin + self._size(part, refs)]
         return found.view(STORAGE_DTYPES[refs[part.tensor].dtype])
 
-    def _size(self, part: Part, refs: Sequence[TensorRef]) -> int:
+    def _size(self, part: BatchPart, refs: Sequence[TensorRef]) -> int:
         return (part.stop - part.start) * STORAGE_DTYPES[refs[part.tensor].dtype].itemsize
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from megasim.compare import devices
-from megasim.compare.devices import Job, choose_devices
+from megasim.compare.devices import ComparisonSize, choose_devices
 from megasim.errors import UsageError
 
-LARGE = Job(elements=10**11, models=100, pairs=4950, workers=16)
-SMALL = Job(elements=10**9, models=2, pairs=1, workers=2)
+LARGE = ComparisonSize(elements=10**11, models=100, pairs=4950, workers=16)
+SMALL = ComparisonSize(elements=10**9, models=2, pairs=1, workers=2)
 
 
 def test_nothing_is_said_where_no_card_is_and_none_was_asked_for(monkeypatch, caplog) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -111,13 +111,7 @@ def query(request: Request, name: Name, body: Statement) -> Response:
 )
 def begin_unsaved(request: Request, name: Name) -> Response:
     """From here on estimates can be added for the answers of this session; nothing is kept."""
-    session = service_of(request).sessions.session(name)
-    _begin_asking(session)
-    try:
-        session.begin_unsaved()
-    finally:
-        session.lock.release()
-    return Response(status_code=204)
+    return _done(request, name, ReadingSession.begin_unsaved)
 
 
 @router.delete(
@@ -129,10 +123,14 @@ def begin_unsaved(request: Request, name: Name) -> Response:
 )
 def end_unsaved(request: Request, name: Name) -> Response:
     """Take back the estimates that were added."""
+    return _done(request, name, ReadingSession.end_unsaved)
+
+
+def _done(request: Request, name: str, work: Callable[[ReadingSession], None]) -> Response:
     session = service_of(request).sessions.session(name)
     _begin_asking(session)
     try:
-        session.end_unsaved()
+        work(session)
     finally:
         session.lock.release()
     return Response(status_code=204)
