@@ -14,7 +14,7 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "pyarrow", "bokeh"),
     "cluster": ("dask", "distributed"),
     "recipes": ("yaml",),
-    "s3": ("obstore",),
+    "s3": ("obstore", "pyarrow"),
     "hub": ("obstore", "huggingface_hub"),
 }
 # The exit code of a check that found something.

@@ -383,10 +383,10 @@ where s.record <> 'pair';
 
 -- name: shard_distance_faults
 -- How many distances a shard tells of, how many of them are of unknown contents, and why one of the
--- others cannot be.
+-- others cannot be. How values lie to the codes of quantised ones is no distance.
 select
-    count(*) as told,
-    count(*) filter (tensor_a is null) as unknown,
+    count(*) filter (record <> 'rounding') as told,
+    count(*) filter (record <> 'rounding' and tensor_a is null) as unknown,
     any_value(case
         when record not in ('distance', 'linf', 'cossim', 'rounding') then 'a row of an unknown kind'
         when tensor_a = tensor_b then 'a distance of a content to itself'
@@ -461,12 +461,11 @@ where s.record = 'rounding' and s.tensor_a is not null
 order by s.tensor_a, s.tensor_b, s.within;
 
 -- name: count_distances
--- How many values of pairs of contents the store has.
+-- How many distances of pairs of contents the store has, in all metrics.
 select
     (select count(*) from tensor_distance)
     + (select count(*) from tensor_linf)
-    + (select count(*) from tensor_cossim)
-    + (select count(*) from tensor_rounding);
+    + (select count(*) from tensor_cossim);
 
 -- name: shard_pairs
 -- The pairs of models that the shards of a comparison are for, by their names.

@@ -116,7 +116,11 @@ class RemoteFile(io.RawIOBase):
     """One version of an object, open for reading. Of one thread, as a file of the disk here is.
 
     Every byte that it gives is of that version: OSError (ESTALE) once the object is another.
+
+    `small_as_a_whole`: whether a small file in which somebody jumps about is fetched whole.
     """
+
+    small_as_a_whole = True
 
     def __init__(self, store: ObjectStore, key: str, address: str, version: ObjectVersion) -> None:
         self._store, self._key, self.version = store, key, version
@@ -260,7 +264,7 @@ class RemoteFile(io.RawIOBase):
         """
         size, begin = self.version.size, self._place
         goes_on = begin == self._last_end
-        if size <= _SMALL_FILE and not goes_on:
+        if self.small_as_a_whole and size <= _SMALL_FILE and not goes_on:
             begin = self._kept_from(0, size)
             begin, end = (begin, size) if begin <= self._place else (self._place, size)
         else:

@@ -43,7 +43,7 @@ def import_command(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -
     "--against",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="KNOWN.parquet",
-    help="Look the files up in this registry.",
+    help="Look the files up in this registry, or in one under an address.",
 )
 @options.output(False, "Write a registry of these files, .parquet: names and hashes, no weights.")
 @options.workers

@@ -6,17 +6,20 @@ hash of the file. It is a claim of whoever wrote it, and needs no store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 from blake3 import blake3
 
+from megasim.checkpoint.locations import RemotePath
 from megasim.checkpoint.opening import Checkpoint, default_name
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.exchange.remote_registry import fetch_known
 from megasim.fingerprint.file_hashes import FileHashes, hash_file
 from megasim.fingerprint.tensor import content_hashes
 from megasim.ingest.reading import pieces_of
@@ -43,6 +46,14 @@ class Match(StrEnum):
     FILE = "file"  # every byte
     TENSORS = "tensors"  # the same keys with the same dtypes, shapes and bytes, in any container
     DATA = "data"  # the bytes behind the header of a .safetensors file; it may name them otherwise
+
+
+# The column in which each way to be the same is sought.
+_COLUMN_OF = {
+    Match.FILE: "sha256",
+    Match.TENSORS: "tensors_digest",
+    Match.DATA: "data_sha256",
+}
 
 
 @dataclass(frozen=True)
@@ -108,12 +119,18 @@ def known_file(path: Path, executor: Executor) -> KnownFile:
         UsageError: nothing is there. CheckpointError: it cannot be read as a checkpoint.
     """
     checkpoint = open_model(path)
-    hashing = None if path.is_dir() else executor.submit(hash_file, str(path))
+    hashing = None if path.is_dir() else executor.submit(hash_file, _opened_path(checkpoint, path))
     digest = _tensors_digest(checkpoint, executor)
     hashes = None if hashing is None else hashing.result()
     checkpoint.identity.check_unchanged()
     count = len(checkpoint.tensors) + len(checkpoint.unread)
     return KnownFile(default_name(path), path, hashes, digest, count)
+
+
+def _opened_path(checkpoint: Checkpoint, path: Path) -> str:
+    """Return the path of a file; under an address, of the version that was opened."""
+    opened = next((p for p in checkpoint.identity.stamps if p == path), path)
+    return str(opened)
 
 
 def _tensors_digest(checkpoint: Checkpoint, executor: Executor) -> str | None:
@@ -163,20 +180,36 @@ def look_up(registry: Path, files: Sequence[KnownFile]) -> list[Identified]:
     """Return which known files of a registry some files are the same as.
 
     Raises:
-        UsageError: the registry is not on this machine.
+        UsageError: there is no registry.
         CheckpointError: it cannot be read, or is none.
     """
     _require_registry(registry)
+    sought = _sought(files)
+    if isinstance(registry, RemotePath):
+        with TemporaryDirectory() as folder:
+            here = Path(folder) / "known.parquet"
+            columns = {column: [h for _, h in sought[how]] for how, column in _COLUMN_OF.items()}
+            fetch_known(registry, columns, here)
+            return _look_up(here, files, sought, registry)
+    return _look_up(registry, files, sought, registry)
+
+
+def _look_up(
+    registry: Path,
+    files: Sequence[KnownFile],
+    sought: Mapping[Match, Sequence[tuple[int, str]]],
+    origin: Path,
+) -> list[Identified]:
     found: dict[int, dict[str, Match]] = {}
     with Store(IN_MEMORY, "write") as store:
         try:
             words = dict(store.rows("fingerprint_file_versions", path=str(registry)))
             if words.get("megasim_known_files") != str(FORMAT_VERSION):
-                raise CheckpointError(registry, "not a registry of known files", _OTHER_FILE)
+                raise CheckpointError(origin, "not a registry of known files", _OTHER_FILE)
             columns = dict(store.rows("fingerprint_file_columns", path=str(registry)))
             if columns != _COLUMNS:
-                raise CheckpointError(registry, "its columns are not a registry's", _OTHER_FILE)
-            for how, hashes in _sought(files).items():
+                raise CheckpointError(origin, "its columns are not a registry's", _OTHER_FILE)
+            for how, hashes in sought.items():
                 batch = table_of(["place", "hash"], hashes)
                 if hashes:
                     rows = store.rows(
@@ -187,16 +220,22 @@ def look_up(registry: Path, files: Sequence[KnownFile]) -> list[Identified]:
         except duckdb.Error as error:
             problem = printable(str(error).splitlines()[0])
             raise CheckpointError(
-                registry, f"cannot be read as Parquet: {problem}", _OTHER_FILE
+                origin, f"cannot be read as Parquet: {problem}", _OTHER_FILE
             ) from None
     return [Identified(f, tuple(found.get(i, {}).items())) for i, f in enumerate(files)]
 
 
 def _require_registry(registry: Path) -> None:
-    if not registry.is_file():
+    try:
+        is_there = registry.is_file()
+    except OSError as error:
+        raise CheckpointError(
+            registry, f"cannot be read: {error.strerror}", "check the address"
+        ) from None
+    if not is_there:
         raise UsageError(
             f"there is no registry at {printable(registry, 400)}",
-            "give a .parquet file on this machine, that `megasim identify -o` wrote",
+            "give a .parquet file that `megasim identify -o` wrote, or its address",
         )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from megasim.anatomy.classification import CanonicalTensor, classify_keys
 from megasim.anatomy.natures import key_natures
+from megasim.checkpoint.folders import SUFFIXES
 from megasim.errors import MegasimError, UsageError, printable
 from megasim.exchange.fingerprint_file import ImportResult
 from megasim.exchange.mega_cmp_names import MAP_NAME, NO_MAP, PairMap, read_pair_map
@@ -65,6 +66,11 @@ def _find_files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
             raise UsageError(f"there is no {printable(path, 400)}", "check the path")
+        if path.name.endswith(SUFFIXES):
+            raise UsageError(
+                f"{printable(path, 400)} is a checkpoint, not a result",
+                "read it with `megasim ingest`",
+            )
         return [path]
     files = sorted(p for p in path.rglob("*.json") if p.name != MAP_NAME and p.is_file())
     if not files:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megasim.checkpoint.locations import located
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.workspace.jobs import usable_cores
 
@@ -24,7 +25,7 @@ def identify(
 
     Args:
         paths: files, or folders; all checkpoints of a folder that holds several.
-        against: a registry of known files.
+        against: a registry of known files, or its address.
         output: where to write a registry of these files.
     """
     from megasim.checkpoint.opening import find_checkpoints
@@ -35,7 +36,7 @@ def identify(
         return identify_files(
             found,
             executor=executor,
-            against=None if against is None else Path(against),
+            against=None if against is None else located(against),
             output=None if output is None else Path(output),
             progress=progress,
         )

@@ -115,7 +115,7 @@ def test_no_registry_is_taken_for_one(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read as Parquet"):
         identify(folder / "pickled.ckpt", against=cut)
     with pytest.raises(UsageError, match="no registry"):
-        identify(folder / "pickled.ckpt", against="https://example.org/known.parquet")
+        identify(folder / "pickled.ckpt", against=tmp_path / "none.parquet")
 
 
 def test_the_command_prints_hashes_and_what_is_known(folder: Path) -> None:

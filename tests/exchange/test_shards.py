@@ -201,3 +201,24 @@ def test_shares_hold_each_piece_once_and_are_even() -> None:
     assert sum(share.astype(int) for share in shares).tolist() == [1] * 200
     loads = [sum(s for s, mine in zip(sizes, share, strict=True) if mine) for share in shares]
     assert max(loads) <= 1.05 * sum(sizes) / 7
+
+
+def test_how_values_lie_to_codes_is_counted_as_no_distance(tmp_path: Path) -> None:
+    weight = random_model(3, keys=1, shape=(32, 48))["block.0.weight"]
+    scale = torch.tensor(0.01)
+    write_model(tmp_path / "m" / "plain.safetensors", {"block.0.weight": weight})
+    codes = (weight / scale).to(torch.float8_e4m3fn)
+    write_model(
+        tmp_path / "m" / "coded.safetensors",
+        {"block.0.weight": codes, "block.0.weight_scale": scale},
+    )
+    with megasim.open_store(tmp_path / "s.duckdb") as store:
+        store.ingest(tmp_path / "m")
+    compare_shard(tmp_path / "d.parquet", "1/1", tmp_path / "s.duckdb")
+    with megasim.open_store(tmp_path / "s.duckdb") as store:
+        for known in (0, 1):
+            found = store.import_path(tmp_path / "d.parquet").imported
+            assert found[0] == (
+                f"shard 1/1 of a comparison: {1 - known} distances, {known} known before."
+            )
+        assert store.store.connection.execute("from tensor_rounding").fetchall()

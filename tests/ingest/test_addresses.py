@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from megasim.checkpoint import hub_repositories, locations
 from megasim.checkpoint.locations import RemotePath, located
 from megasim.checkpoint.opening import TensorReader, open_checkpoint
 from megasim.errors import CheckpointError, UsageError
+from megasim.exchange.known_files import Match, write_known_files
+from megasim.fingerprint.file_hashes import FileHashes
 from megasim.workspace.identification import identify
 from megasim.zoo.building import build_zoo
 from megasim.zoo.plans import TRUTH
@@ -284,3 +287,31 @@ def test_the_hub_is_read_by_its_names(
             store.ingest("hf://somebody/other")
     assert "hf://somebody/some-model/model.safetensors" in paths
     assert SECRETS[2].encode() not in (tmp_path / "s.duckdb").read_bytes()
+
+
+def test_a_registry_of_the_web_is_asked_for_kilobytes(tmp_path: Path, web: WebServer) -> None:
+    (tmp_path / "known.safetensors").write_bytes(model_bytes(1))
+    (tmp_path / "unknown.safetensors").write_bytes(model_bytes(2))
+    here = identify(tmp_path / "known.safetensors", output=tmp_path / "few.parquet").files[0].file
+    chance = random.Random(0)
+    digest = iter(lambda: chance.randbytes(32).hex(), "")
+    files = [
+        replace(here, name=f"m{i}", hashes=FileHashes(i, next(digest), None), tensors_digest=None)
+        for i in range(60_000)
+    ]
+    write_known_files(tmp_path / "many.parquet", [*files, here])
+    web.files["/known.parquet"] = (tmp_path / "many.parquet").read_bytes()
+    assert len(web.files["/known.parquet"]) > 2 << 20
+    for name, expected in (("known", (("known", Match.FILE),)), ("unknown", ())):
+        web.traffic.clear()
+        paths = [tmp_path / f"{name}.safetensors"]
+        (found,) = identify(*paths, against=f"{web.url}/known.parquet").files
+        assert found.matches == expected
+        (same,) = identify(*paths, against=tmp_path / "many.parquet").files
+        assert same == found
+        assert web.traffic.sent < len(web.files["/known.parquet"]) / 15
+    web.files["/other.parquet"] = model_bytes(1)
+    with pytest.raises(CheckpointError, match="no Parquet file"):
+        identify(*paths, against=f"{web.url}/other.parquet")
+    with pytest.raises(UsageError, match="no registry"):
+        identify(*paths, against=f"{web.url}/none.parquet")
