@@ -229,18 +229,18 @@ where a.component <> b.component
 order by all;
 
 -- name: core_distances
--- How far the models of each pair are apart: by their UNets where either has one, else in all.
+-- How far the models of each pair are apart: by their denoisers where either has one, else in all.
 with summed as (
     select
         model_a,
         model_b,
-        bool_or(component = 'unet') as by_unet,
-        sum(l2 * l2) filter (component = 'unet') as of_unet,
+        bool_or(component in ('unet', 'transformer')) as by_denoiser,
+        sum(l2 * l2) filter (component in ('unet', 'transformer')) as of_denoiser,
         sum(l2 * l2) filter (component not in ('ema', 'training_state')) as of_all
     from component_distance
     group by model_a, model_b
 )
-select model_a, model_b, sqrt(case when by_unet then of_unet else of_all end) as l2
+select model_a, model_b, sqrt(case when by_denoiser then of_denoiser else of_all end) as l2
 from summed
 where l2 is not null
 order by model_a, model_b;

@@ -401,7 +401,7 @@ comment on view layers is 'One row for each model and key.';
 comment on column layers.model is 'Name of the model.';
 comment on column layers.key is 'The key as in the file; keys fused into one tensor are joined by '' + ''.';
 comment on column layers.canonical_key is 'The key in the single-file form of its family, after known layouts are undone.';
-comment on column layers.component is 'unet, text_encoder, vae_encoder, vae_decoder, vae_quant, ema, training_state, other, ….';
+comment on column layers.component is 'unet, transformer, text_encoder, vae_encoder, vae_decoder, vae_quant, ema, training_state, other, ….';
 comment on column layers.block is 'The unit people merge by: IN00–IN11, M00, OUT00–OUT11; layer numbers elsewhere.';
 comment on column layers.role is 'attn1, attn2, ff, norm, proj, emb_layers, conv, ….';
 comment on column layers.dtype is 'As stored in the file; float32 for decoded values, see representation.';

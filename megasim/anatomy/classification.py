@@ -14,6 +14,7 @@ from itertools import product
 
 from megasim.anatomy.patterns import split_key
 from megasim.anatomy.rules import (
+    OTHER_FAMILIES,
     FamilyRules,
     Layout,
     Rule,
@@ -26,6 +27,7 @@ from megasim.anatomy.rules import (
 from megasim.errors import printable
 
 __all__ = [
+    "DENOISERS",
     "CanonicalPlace",
     "CanonicalTensor",
     "ModelAnatomy",
@@ -41,6 +43,9 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+
+# What makes the images of an image model: one of these components.
+DENOISERS = ("unet", "transformer")
 
 # What training code puts before every key. `model.` is also the first name of models that were
 # never wrapped, so it is taken off only where a known layout shows behind it.
@@ -97,8 +102,8 @@ class ModelAnatomy:
     """What a model is, and all of its parts in the order of their canonical keys.
 
     Attributes:
-        family: "SD1", "SD2", "SDXL", "SDXL refiner", "SD3", "Flux", "VAE" (one alone) or "generic".
-        variant: "inpainting", "depth", "instruct-pix2pix", "upscaler", "control", or "".
+        family: one of `FAMILIES`, such as "SD1", "Wan" or "language model"; "VAE" is one alone.
+        variant: "inpainting", "depth", "instruct-pix2pix", "upscaler", "control", "experts", or "".
         layout: how the file names its keys, e.g. "ldm", "novelai", "diffusers", "bare-vae".
         parts: every key of the file is a source of exactly one of them.
     """
@@ -162,7 +167,7 @@ def classify_keys(shapes: Mapping[str, Shape], rules: Rules | None = None) -> Mo
     family, variant, layout, claims = _claims(shapes, rules)
     columns = rules.of_family(family)
     parts = [_part(group, canonical, columns) for canonical, group in _assemble(claims, shapes)]
-    if family == "generic":
+    if family in OTHER_FAMILIES:
         parts = _without_crowd(parts)
     return ModelAnatomy(
         family, variant, layout, tuple(sorted(parts, key=lambda part: part.canonical_key))

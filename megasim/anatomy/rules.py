@@ -18,7 +18,16 @@ from megasim.anatomy.tables import Row, read_table
 from megasim.errors import printable
 from megasim.resources import resource_path
 
-FAMILIES = ("SD1", "SD2", "SDXL", "SDXL refiner", "SD3", "Flux", "VAE", "generic")
+# Networks that are no part of an image model. "generic" in a table stands for all of them.
+OTHER_FAMILIES = (
+    *("language model", "CLIP", "SigLIP", "ViT", "Whisper", "T5", "YOLO", "YOLOv5"),
+    "generic",
+)
+FAMILIES = (
+    *("SD1", "SD2", "SDXL", "SDXL refiner", "SD3", "Flux"),
+    *("Wan", "Qwen-Image", "LTX", "HunyuanVideo", "VAE"),
+    *OTHER_FAMILIES,
+)
 
 # How much to remember of keys: several times what real models have, too little for a hostile file
 # to fill the memory with.
@@ -200,7 +209,7 @@ def _parse_families(text: str) -> frozenset[str]:
     families = frozenset(name.strip() for name in text.split("|")) if text else frozenset()
     if unknown := sorted(families - set(FAMILIES)):
         raise ValueError(f"no family {printable(unknown[0])!r}; there are {', '.join(FAMILIES)}")
-    return families
+    return families.union(OTHER_FAMILIES) if "generic" in families else families
 
 
 def _families(row: Row) -> frozenset[str]:

@@ -82,8 +82,8 @@ def map_command(
     "components",
     multiple=True,
     shell_complete=complete_components,
-    help="unet, text_encoder, vae, …; may be given several times. Default: unet, or all if no "
-    "model has one.",
+    help="unet, text_encoder, vae, …; may be given several times. Default: unet, else transformer, "
+    "or all if no model has either.",
 )
 @options.metric
 @click.option(

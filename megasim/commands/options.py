@@ -34,8 +34,8 @@ component = click.option(
     "-c",
     "--component",
     shell_complete=complete_components,
-    help="unet, text_encoder, vae, vae_encoder, vae_decoder, ema, …, or all; te, te0, te1 for "
-    "short. Default: unet, or all if no model has one.",
+    help="unet, transformer, text_encoder, vae, vae_encoder, vae_decoder, ema, …, or all; te, te0, "
+    "te1 for short. Default: unet, else transformer, or all if no model has either.",
 )
 metric = click.option(
     "-m",

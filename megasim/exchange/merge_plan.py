@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megasim.anatomy.block_order import block_place
-from megasim.anatomy.classification import component_members, component_title
+from megasim.anatomy.classification import DENOISERS, component_members, component_title
 from megasim.errors import NoAnswerError, printable
 from megasim.findings.verdicts import NEVER_USED, component_order
 from megasim.lineage.recipe_result import Recipe
@@ -76,7 +76,7 @@ def whole_components(store: Store, model: str) -> list[str]:
     and some hold next to nothing.
     """
     held = [c for c in component_names(store, model) if c not in NEVER_USED]
-    known = [c for c in held if c in ("unet", "depth_model") or _is_known(c)]
+    known = [c for c in held if c in (*DENOISERS, "depth_model") or _is_known(c)]
     if not known:
         return ["all"]
     vae, order = component_members("vae"), component_order()

@@ -88,10 +88,10 @@ def tuned(pair: PairComparison) -> list[Relation]:
         return _other_beside_the_core(pair)
     texts = [f for f in pair.common if f.component in TEXT_ENCODERS]
     others = [f for f in pair.altered if f is not pair.unet]
-    trained_unet = pair.unet is not None and pair.unet.keys_changed != 0
-    if trained_unet and texts and all(f in pair.equal for f in texts):
+    trained = pair.unet if pair.unet is not None and pair.unet.keys_changed != 0 else None
+    if trained is not None and texts and all(f in pair.equal for f in texts):
         kind = RelationKind.UNET_FINE_TUNED
-        what = "the UNet was fine-tuned on an unchanged text encoder"
+        what = f"the {titles([trained])} was fine-tuned on an unchanged text encoder"
         what += f"; {titles(others)} changed" if others else _may_be_ema(pair)
     elif len(pair.altered) < len(pair.common) or _lack_parts(pair):
         kind = RelationKind.FINE_TUNED

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from megasim.anatomy.classification import component_members, component_title
+from megasim.anatomy.classification import DENOISERS, component_members, component_title
 from megasim.errors import printable
 from megasim.findings.key_lists import describe_keys
 from megasim.store.batches import table_of
@@ -231,13 +231,13 @@ def _mixed_dtypes(store: Store, models: Mapping[int, Model]) -> list[HealthNote]
 
 
 def _missing_parts(store: Store, models: Mapping[int, Model]) -> list[HealthNote]:
-    """Say what a model that has a UNet lacks to make images."""
+    """Say what a model that has a UNet or transformer lacks to make images."""
     components_of: dict[int, set[str]] = defaultdict(set)
     for model_id, component in store.rows("held_components"):
         components_of[model_id].add(component)
     notes = []
     for model_id, components in components_of.items():
-        if model_id not in models or "unet" not in components:
+        if model_id not in models or components.isdisjoint(DENOISERS):
             continue
         lacking = [
             component_title(part)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from megasim.anatomy.classification import unused_reason
+from megasim.anatomy.classification import DENOISERS, unused_reason
 from megasim.errors import printable
 from megasim.findings.component_facts import ComponentFacts
 from megasim.findings.component_groups import used_components
@@ -120,7 +120,7 @@ class PairComparison:
         self.other_networks = [
             f for f in self.common if f.verdict in (Verdict.OTHER_ARCHITECTURE, Verdict.DISJOINT)
         ]
-        self.unet = next((f for f in self.common if f.component == "unet"), None)
+        self.unet = next((f for f in self.common if f.component in DENOISERS), None)
         # Estimates may be there for some components only; those do not tell of whole models.
         self.complete = all(
             self.kinship.equal.used(model_id)
@@ -229,7 +229,7 @@ class PairComparison:
         return (of_a + of_b - apart) / (2 * math.sqrt(of_a * of_b))
 
     def core(self) -> Finding:
-        """Return the component that makes a model what it is: the UNet, or else the largest."""
+        """Return the component that makes a model what it is: the denoiser, or else the largest."""
         if self.unet is not None:
             return self.unet
         return max(self.common, key=lambda f: sum(x.parameters for x in self.facts(self.a, [f])))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from megasim.anatomy.classification import component_members
+from megasim.anatomy.classification import DENOISERS, component_members
 from megasim.anatomy.rules import load_components
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.findings.component_facts import ComponentFacts, load_component_facts, why_unused
@@ -364,7 +364,7 @@ class FindingsReader:
         """Of what makes images, say also what neither model has."""
         present = {finding.component for finding in findings}
         present |= {component for model_id, component in self.facts if model_id in (a, b)}
-        if "unet" not in present:
+        if present.isdisjoint(DENOISERS):
             return []
         return [
             Finding(

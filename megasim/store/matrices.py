@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megasim.anatomy.classification import component_members
+from megasim.anatomy.classification import DENOISERS, component_members
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix.distance_matrix import METRICS, DistanceMatrix, Floats, LayerMatrices
 from megasim.store.rows import Store
@@ -174,9 +174,11 @@ def component_names(store: Store, model: str | None = None) -> list[str]:
 
 
 def main_component(store: Store) -> str:
-    """Return the component that is meant where none is named: "unet", or "all" without one."""
+    """Return the component meant where none is named: the denoiser, or "all" without one."""
     names = component_names(store)
-    return "unet" if "unet" in names or not names else "all"
+    if not names:
+        return DENOISERS[0]
+    return next((name for name in DENOISERS if name in names), "all")
 
 
 def member_names(store: Store, component: str) -> list[str]:

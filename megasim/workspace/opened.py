@@ -66,9 +66,10 @@ class Workspace(StoreLineage):
     """An open store, its jobs and its answers. Use it as a context manager.
 
     A model is given by its full name, or by any prefix that no other model shares. Without a
-    component, the UNet is used, or every component if no model has one. Methods that answer
-    write nothing but estimates, and files that were asked for. The file of the store is open
-    while it is used, and half a second longer: other processes read and write in between.
+    component, the UNet is used, else the transformer, or every component if no model has either.
+    Methods that answer write nothing but estimates, and files that were asked for. The file of
+    the store is open while it is used, and half a second longer: other processes read and write
+    in between.
     """
 
     def __repr__(self) -> str:

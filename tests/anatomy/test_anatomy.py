@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from megasim.anatomy.classification import (
-    ModelAnatomy,
-    canonical_shape,
     classify_keys,
     component_members,
-    component_title,
     ema_key,
     load_rules,
-    unused_reason,
 )
 from megasim.anatomy.patterns import split_key
 from megasim.zoo import architectures as zoo
-
-Shapes = dict[str, tuple[int, ...]]
+from tests.anatomy.classified import Shapes, assert_nothing_lost
 
 # Where each list of ../shared/architectures stands in a checkpoint: family, prefix, component.
 PLACES = [
@@ -48,14 +41,6 @@ def read_architecture(shared: Path, name: str, prefix: str) -> Shapes:
     lines = (shared / "architectures" / f"{name}.txt").read_text().splitlines()
     pairs = (line.split() for line in lines)
     return {prefix + key: tuple(json.loads(shape)) for key, shape in pairs}
-
-
-def assert_nothing_lost(shapes: Mapping[str, object], anatomy: ModelAnatomy) -> None:
-    sources = [key for part in anatomy.parts for key in part.sources]
-    canonical = [part.canonical_key for part in anatomy.parts]
-    assert sorted(sources) == sorted(shapes)
-    assert len(set(canonical)) == len(canonical)
-    assert canonical == sorted(canonical)
 
 
 @pytest.mark.parametrize(("name", "family", "prefix", "components"), PLACES)
@@ -288,185 +273,3 @@ def test_a_key_whose_canonical_name_is_taken_keeps_its_own() -> None:
         (taken, (taken,)),
     ]
     assert {p.component for p in anatomy.parts} == {"text_encoder"}
-
-
-# ---- Generic models --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("key", "component", "block", "role"),
-    [
-        ("bert.embeddings.word_embeddings.weight", "embeddings", None, "embedding"),
-        ("bert.embeddings.LayerNorm.bias", "embeddings", None, "norm"),
-        ("bert.encoder.layer.11.attention.self.query.weight", "encoder", "layer 11", "attn"),
-        ("encoder.layer.11.attention.output.LayerNorm.bias", "encoder", "layer 11", "norm"),
-        ("bert.encoder.layer.3.intermediate.dense.bias", "encoder", "layer 3", "mlp"),
-        ("bert.encoder.layer.3.output.dense.bias", "encoder", "layer 3", "mlp"),
-        ("bert.pooler.dense.weight", "pooler", None, "head"),
-        ("cls.predictions.decoder.weight", "cls", None, "head"),
-        ("model.layers.17.self_attn.q_proj.weight", "layers", "layer 17", "attn"),
-        ("model.layers.17.mlp.gate_proj.weight", "layers", "layer 17", "mlp"),
-        ("model.layers.17.post_attention_layernorm.weight", "layers", "layer 17", "norm"),
-        ("model.embed_tokens.weight", "embed_tokens", None, "embedding"),
-        ("lm_head.weight", "lm_head", None, "head"),
-        ("transformer.h.5.attn.c_attn.weight", "h", "layer 5", "attn"),
-        ("blocks.9.norm1.weight", "blocks", "layer 9", "norm"),
-        ("layer1.0.bn1.running_mean", "layer1", "layer1.0", "buffer"),
-        ("layer1.0.conv1.weight", "layer1", "layer1.0", "conv"),
-        ("encoder.block.4.layer.0.SelfAttention.q.weight", "encoder", "layer 4", "attn"),
-        ("4.weight", "layers", "layer 4", None),
-        ("lstm_cell.weight_ih", "lstm_cell", None, "rnn"),
-        ("weight", "other", None, None),
-        ("", "other", None, None),
-        ("..", "other", None, None),
-    ],
-)
-def test_generic_keys(key: str, component: str, block: str | None, role: str | None) -> None:
-    anatomy = classify_keys({key: (4,)})
-    (part,) = anatomy.parts
-    assert (anatomy.family, anatomy.layout, part.canonical_key) == ("generic", "generic", key)
-    assert (part.component, part.block, part.role) == (component, block, role)
-
-
-def test_generic_models_lose_only_wrappers_that_every_key_has() -> None:
-    wrapped = classify_keys({"module.net.weight": (2,), "module.net.bias": (2,)})
-    assert [p.canonical_key for p in wrapped.parts] == ["net.bias", "net.weight"]
-    mixed = classify_keys({"module.net.weight": (2,), "net.bias": (2,)})
-    assert [p.canonical_key for p in mixed.parts] == ["module.net.weight", "net.bias"]
-    language = classify_keys(zoo.transformer_shapes())
-    assert {p.canonical_key for p in language.parts} == set(zoo.transformer_shapes())
-
-
-def test_files_that_only_look_like_a_family_are_generic() -> None:
-    control = {
-        f"control_model.{k}": s
-        for k, s in zoo.unet_shapes(zoo.UNetPlan((1, 2), (1, 0), 1, 768, False), 1 / 32).items()
-    }
-    lora = {
-        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": (4, 4),
-        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": (4, 4),
-    }
-    assert classify_keys(control).family == "generic"
-    anatomy = classify_keys(lora)
-    assert anatomy.family == "generic"
-    assert [p.component for p in anatomy.parts] == ["lora_te", "lora_unet"]
-
-
-def test_a_crowd_of_top_level_names_is_no_set_of_components() -> None:
-    parts = classify_keys({f"n{i}x.weight": (2,) for i in range(500)}).parts
-    assert {part.component for part in parts} == {"other"}
-
-
-# ---- Properties ------------------------------------------------------------------------------
-
-_REAL = sorted(
-    {
-        **zoo.sd1_shapes(1 / 32),
-        **zoo.sd2_shapes(1 / 32),
-        **zoo.sdxl_shapes(1 / 32),
-        **zoo.vae_shapes(1 / 32),
-        **{k.replace("text_model.", ""): () for k in zoo.sd1_shapes(1 / 32) if "text_model" in k},
-        **{
-            f"text_encoder/text_model.encoder.layers.{i}.self_attn.{p}_proj.{kind}": ()
-            for i in (0, 22)
-            for p in "qkv"
-            for kind in ("weight", "bias")
-        },
-        "text_encoder/text_projection.weight": (),
-        "text_projection": (),
-        "vae/decoder.up_blocks.7.resnets.0.conv1.weight": (),
-    }
-)
-_NAMES = st.text(alphabet="ab./0é\n\x1b{*", max_size=12)
-_REAL_KEYS = st.integers(0, len(_REAL) - 1).map(lambda i: _REAL[i])
-_KEYS = st.one_of(
-    _REAL_KEYS,
-    st.builds(str.__add__, st.sampled_from(["module.", "model.", "unet/", ""]), _REAL_KEYS),
-    _NAMES,
-    st.text(max_size=30),
-)
-_SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.dictionaries(_KEYS, _SHAPES, max_size=40))
-def test_every_tensor_is_a_source_of_one_part(shapes: Shapes) -> None:
-    anatomy = classify_keys(shapes)
-    assert_nothing_lost(shapes, anatomy)
-    again = classify_keys(dict(reversed(shapes.items())))
-    assert again == anatomy
-    for part in anatomy.parts:
-        assert not part.transposed or len(shapes[part.sources[0]]) == 2
-        rests = {shapes[key][1:] for key in part.sources}
-        assert len(rests) == 1
-        assert len(part.sources) == 1 or all(shapes[key] for key in part.sources)
-
-
-def test_enormous_keys_cost_nothing() -> None:
-    keys = [
-        "model." + "a." * 100_000,
-        "encoder." + "9" * 100_000,
-        "layers." + "9" * 400 + ".weight",
-    ]
-    anatomy = classify_keys(dict.fromkeys(keys, (1,)))
-    assert_nothing_lost(dict.fromkeys(keys), anatomy)
-
-
-@given(st.lists(st.integers(1, 3), max_size=5))
-def test_canonical_shape_keeps_the_elements_and_two_dimensions(shape: list[int]) -> None:
-    short = canonical_shape(shape)
-    assert short == tuple(shape[: len(short)])
-    assert set(shape[len(short) :]) <= {1}
-    assert len(short) == min(len(shape), 2) or short[-1] != 1
-
-
-# ---- Names for people, unused keys -----------------------------------------------------------
-
-
-def test_component_names() -> None:
-    assert component_members("te") == (
-        "text_encoder",
-        "text_encoder_1",
-        "text_encoder_2",
-        "text_encoder_3",
-    )
-    assert component_members("te1") == ("text_encoder_2",)
-    assert component_members("unet") == ("unet",)
-    assert component_title("unet") == "UNet"
-    assert component_title("text_encoder") == "text encoder"
-
-
-def unused(shapes: Shapes) -> set[str]:
-    anatomy = classify_keys(shapes)
-    return {
-        part.canonical_key
-        for part in anatomy.parts
-        if unused_reason(anatomy.family, part.component, part.canonical_key)
-    }
-
-
-def test_unused_keys_are_the_ones_the_families_skip(shared: Path) -> None:
-    sd2 = unused(zoo.sd2_shapes(1 / 32))
-    changed = {
-        key
-        for key, distance in json.loads(
-            (shared / "published" / "v1" / "sd2_sd21_jrd.json").read_text()
-        )["kv"].items()
-        if distance and key.startswith("cond_stage_model.")
-    }
-    assert sd2 == changed  # the 14 keys of which people wrote that nothing had changed
-    sdxl = {key.split(".", 4)[4] for key in unused(zoo.sdxl_shapes(1 / 32))}
-    layer = "text_model.encoder.layers.11."
-    assert {key for key in sdxl if not key.startswith(layer)} == {
-        "text_model.final_layer_norm.weight",
-        "text_model.final_layer_norm.bias",
-        "logit_scale",
-    }
-    assert sum(key.startswith(layer) for key in sdxl) == 16
-    assert unused(zoo.sd1_shapes(1 / 32)) == set()
-    assert unused({"model_ema.diffusion_modelout2bias": (4,), "betas": (1000,)}) == {
-        "model_ema.diffusion_modelout2bias",
-        "betas",
-    }
-    reason = unused_reason("VAE", "training_state", "first_stage_model.loss.logvar")
-    assert reason is not None and "trained against" in reason

@@ -211,8 +211,8 @@ def test_other_pipelines_are_generic_with_components_by_folder() -> None:
     assert anatomy.family == "generic"
     blocks = {(p.component, p.block) for p in anatomy.parts if "vae" not in p.component}
     assert blocks == {
-        ("unet", None),
-        ("unet", "layer 3"),
+        ("transformer", None),
+        ("transformer", "layer 3"),
         ("text_encoder_1", "layer 3"),
         ("safety_checker", None),
     }

@@ -100,7 +100,7 @@ def test_sd3(blocks: int, dual: int, qk_norm: bool) -> None:
     assert found.keys() - expected.keys() == swapped
     assert {k: s for k, s in found.items() if k not in swapped}.items() <= expected.items()
     assert len(expected) == len(found)
-    assert {p.component for p in (*anatomy.parts, *of_single.parts)} == {"unet"}
+    assert {p.component for p in (*anatomy.parts, *of_single.parts)} == {"transformer"}
     assert all(p.role and p.block for p in (*anatomy.parts, *of_single.parts))
     counts = {p.block for p in anatomy.parts}
     assert {f"joint_blocks.{i}" for i in range(blocks)} <= counts
@@ -147,7 +147,7 @@ def test_sd3_with_its_text_encoders() -> None:
     encoder_t5 = [v for k, v in texts.items() if ".t5xxl." in k]
     assert {block for _, block, _ in encoder_t5} == {f"layer {i}" for i in range(24)} | {None}
     assert {p.component for p in of_folder.parts} == {
-        *("unet", "vae_encoder", "vae_decoder"),
+        *("transformer", "vae_encoder", "vae_decoder"),
         *("text_encoder_1", "text_encoder_2", "text_encoder_3"),
     }
 
@@ -253,7 +253,7 @@ def test_flux(guidance: bool) -> None:
         *(f"{block}attn.to_{x}.weight" for x in "qkv"),
         f"{block}proj_mlp.weight",
     )
-    assert {p.component for p in (*anatomy.parts, *of_single.parts)} == {"unet"}
+    assert {p.component for p in (*anatomy.parts, *of_single.parts)} == {"transformer"}
     assert all(p.role and p.block for p in (*anatomy.parts, *of_single.parts))
     blocks = {f"double_blocks.{i}" for i in range(19)} | {f"single_blocks.{i}" for i in range(38)}
     assert blocks <= {p.block for p in of_single.parts} == {p.block for p in anatomy.parts}
@@ -269,7 +269,7 @@ def test_flux_variants_and_its_other_components() -> None:
         anatomy = classify_keys(shapes | {first: (8, channels)})
         assert (anatomy.family, anatomy.variant) == ("Flux", variant)
     assert {p.component for p in anatomy.parts} == {
-        *("unet", "text_encoder_1", "text_encoder_2"),
+        *("transformer", "text_encoder_1", "text_encoder_2"),
         *("vae_encoder", "vae_decoder", "vae_quant"),
     }
     assert "first_stage_model.decoder.conv_in.bias" in {p.canonical_key for p in anatomy.parts}
