@@ -12,7 +12,7 @@ from megasim.plots.figure_files import figure_bytes
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.resources import code_digest
 from megasim.workspace import Workspace, open_store
-from megasim.zoo.building import build_demo_zoo
+from megasim.zoo.building import build_demo_zoo, build_networks
 
 _FILES = ("report/index.html", "findings.md", "unet.png", "unet.csv", "demo.duckdb")
 _STATE = "drawn.json"  # of which store, by which code; written when all else is there
@@ -35,13 +35,15 @@ def demo(folder: Path, *, progress: Progress = NO_PROGRESS) -> DemoResult:
     Raises:
         MissingExtraError: the models cannot be written, because torch is not installed.
     """
-    models = build_demo_zoo(folder / "models", progress=progress)
+    build_demo_zoo(folder / "models", progress=progress)
+    build_networks(folder / "networks", progress=progress)
     with open_store(folder / "demo.duckdb") as store:
-        store.ingest(folder / "models", progress=progress)
+        store.ingest(folder / "models", folder / "networks", progress=progress)
         compared = store.compare(progress=progress)
+        models = len(store.store.model_ids())
     files = tuple(folder / name for name in _FILES)
     counts = (
-        f"{len(models)} models, {compared.pairs_asked} pairs, "
+        f"{models} models, {compared.pairs_asked} pairs, "
         f"{compared.pairs_known} of them known before."
     )
     with open_store(folder / "demo.duckdb", "read") as store:

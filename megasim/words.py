@@ -232,6 +232,7 @@ class Nature(StrEnum):
     SCALE = "scale"  # of quantised codes
     CODE = "code"  # a quantised value
     SCHEDULE = "schedule"  # betas, alphas
+    CHANGE = "change"  # a factor of what an adapter adds to a weight
     UNKNOWN = "unknown"
 
 

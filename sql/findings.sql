@@ -330,13 +330,14 @@ where mt.canonical_key like '%position_ids' and len(t.sketch) = t.numel and t.nu
 order by mt.model_id, mt.canonical_key;
 
 -- name: float_dtypes
--- How many tensors of each float dtype a component holds, where it holds several dtypes.
+-- How many plain tensors of each float dtype a component holds, where it holds several dtypes.
 select model_id, component, list(dtype order by keys desc, dtype), list(keys order by keys desc, dtype)
 from (
     select mt.model_id, mt.component, t.dtype, count(*) as keys
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
     where t.dtype like '%float%'
+        and coalesce(mt.representation, 'plain') = 'plain'  -- decoded values have no dtype of a file
         and mt.component not in ('training_state', 'other')
         and mt.canonical_key not like '%position_ids'
     group by mt.model_id, mt.component, t.dtype

@@ -167,6 +167,8 @@ with finite as (
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
     where t.nans + t.infs = 0
+        -- factors of adapters are never compared, only the changes that they make
+        and mt.nature is distinct from 'change'
         -- these keys, and what b calls them
         and mt.canonical_key in (
             select canonical_key from keys
@@ -489,9 +491,12 @@ having value is not null
 order by l.model_a, l.model_b;
 
 -- name: components
--- Which components the store knows, with how many models hold each.
+-- Which components the store knows, with how many models hold each; adapters hold changes only.
 with held as (
-    select component, model_id from model_tensor
+    select mt.component, mt.model_id
+    from model_tensor mt
+    join model m on m.id = mt.model_id
+    where m.part_role is distinct from 'adapter'
     union
     select component, model_a from component_distance where source = 'imported'
     union
@@ -503,9 +508,13 @@ group by component
 order by models desc, component;
 
 -- name: holders
--- The models that hold any of some components, in the order they came.
+-- The models that hold any of some components, in the order they came; adapters hold changes only.
 with held as (
-    select mt.model_id from model_tensor mt join batch b on b.component = mt.component
+    select mt.model_id
+    from model_tensor mt
+    join batch b on b.component = mt.component
+    join model m on m.id = mt.model_id
+    where m.part_role is distinct from 'adapter'
     union
     select c.model_a
     from component_distance c

@@ -57,6 +57,15 @@ def key_natures(
     return {key: _nature(key, shape, dtype, keys) for key, (shape, dtype) in keys.items()}
 
 
+def nature_in(component: str, nature: Nature) -> Nature:
+    """Return the nature of a key, given its component: factors of an adapter are no weights.
+
+    >>> str(nature_in("adapter", Nature.WEIGHT)), str(nature_in("unet", Nature.WEIGHT))
+    ('change', 'weight')
+    """
+    return Nature.CHANGE if component == "adapter" and nature == Nature.WEIGHT else nature
+
+
 def _nature(key: str, shape: Shape, dtype: str | None, keys: Mapping[str, object]) -> Nature:
     cut = max(key.rfind("."), key.rfind("/")) + 1
     prefix, name = key[:cut], key[cut:]

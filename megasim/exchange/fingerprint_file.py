@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from megasim.anatomy.classification import component_members
-from megasim.anatomy.natures import key_natures
+from megasim.anatomy.natures import key_natures, nature_in
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.errors import CheckpointError, MegasimError, NoAnswerError, UsageError, printable
 from megasim.estimate.pairs import check_current
@@ -294,7 +294,7 @@ def _tensors(rows: Sequence[Sequence[Any]], prints: Sequence[Fingerprint]) -> li
             component=key["component"],
             block=key["block"],
             role=key["role"],
-            nature=natures[key["sources"][0]],
+            nature=nature_in(key["component"], natures[key["sources"][0]]),
             representation=None,  # a file does not say it
         )
         for key, shape in zip(keys, shapes, strict=True)

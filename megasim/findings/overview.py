@@ -90,6 +90,7 @@ class FindingsReport:
         verdicts: (component, verdict, pairs) of all pairs; "absent" of one or both models is one.
         relations, groups, health, claims: of these models.
         missing: which pairs of all models were not compared; None where pairs were named.
+        adapters: how adapters stand to each other, as the changes that they make, a sentence each.
     """
 
     models: tuple[str, ...]
@@ -102,6 +103,7 @@ class FindingsReport:
     health: tuple[HealthNote, ...]
     claims: tuple[MetadataClaim, ...]
     missing: MissingPairs | None = None
+    adapters: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<findings, {self.page().headline}>"
@@ -171,12 +173,13 @@ class FindingsReport:
         most = None if whole else _MOST_CLAIMS
         claims = _most(self.claim_lines(whole=whole), most, "models")
         claimed = FindingsSection("What their metadata claims", claims)
+        changes = FindingsSection("Adapters, by the changes that they make", self.adapters)
         described = [_pair_section(pair) for pair in self.pairs]
         lacking = self.missing.sentence() if self.missing else ""
         described.append(FindingsSection("What was not compared", (lacking,) if lacking else ()))
         if self.pair_count > _FIRST_PAIRS:
-            return [*shared, related, *described, claimed]
-        return [*described, related, *shared, claimed]
+            return [*shared, related, changes, *described, claimed]
+        return [*described, changes, related, *shared, claimed]
 
     def to_text(self, *, whole: bool = False) -> str:
         """Return it as plain text without colour; `whole`, with all of long lists, for a file."""
@@ -214,6 +217,7 @@ class FindingsReport:
             "groups": [group.to_json() for group in self.groups],
             "health": [note.to_json() for note in self.health],
             "claims": [claim.to_json() for claim in self.claims],
+            "adapters": list(self.adapters),
             "not_compared": self.missing.to_json() if self.missing else None,
         }
 

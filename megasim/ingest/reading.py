@@ -16,7 +16,7 @@ from megasim.anatomy.classification import (
     canonical_shape,
     classify_keys,
 )
-from megasim.anatomy.natures import key_natures
+from megasim.anatomy.natures import key_natures, nature_in
 from megasim.checkpoint.opening import (
     BesideTensors,
     Checkpoint,
@@ -161,6 +161,10 @@ def _classified(
     anatomy = classify_keys(shapes, rules)
     parts = tuple(map(_as_adapter, anatomy.parts))
     natures = key_natures({key: (shape, dtype) for key, shape, dtype in keys})
+    for part in parts:
+        for key in part.sources:
+            if key in natures:  # not so where it could not be read
+                natures[key] = nature_in(part.component, natures[key])
     return replace(anatomy, parts=parts), natures
 
 

@@ -53,6 +53,37 @@ class Rival:
 
 
 @dataclass(frozen=True)
+class AdapterTerm:
+    """A model as another plus the change of an adapter.
+
+    Attributes:
+        base, adapter: their names.
+        strength, error: of the adapter, by least squares or by rounding.
+        unexplained: the share of the squared change of the adapter's layers that is left.
+        exact: the share of the elements that are what the sum rounds to; None where that does not
+            fit, and rounding is not all that is left.
+    """
+
+    base: str
+    adapter: str
+    strength: float
+    error: float
+    unexplained: float
+    exact: float | None
+
+    def sentence(self) -> str:
+        """Return the sum, and what it leaves."""
+        sign = "−" if self.strength < 0 else "+"
+        text = (
+            f"{printable(self.base, 80)} {sign} {abs(self.strength):.4g} × "
+            f"{printable(self.adapter, 80)} (± {max(self.error, 0.0001):.2g})"
+        )
+        if self.exact is not None:
+            return f"{text}; {self.exact:.1%} of the elements looked at are what that rounds to"
+        return f"{text}; {percent(self.unexplained)} of the change of its layers unexplained"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a model is made of, as far as distances tell.
 
@@ -82,6 +113,7 @@ class Recipe:
         likeliest: of four models of which any may be the sum, whether none is likelier than this.
         numbers: further parameters by name, as densities.
         pieces: of a stack, where its layers come from, a text each.
+        adapter: the sum of another model and an adapter that it is, where it is no merge.
         base: the parent that changes are counted from, where the method has one.
     """
 
@@ -106,6 +138,7 @@ class Recipe:
     likeliest: bool = True
     numbers: tuple[tuple[str, float], ...] = ()
     pieces: tuple[str, ...] = ()
+    adapter: AdapterTerm | None = None
 
     def __repr__(self) -> str:
         return f"<recipe, {self.sentence()}>"
@@ -133,6 +166,8 @@ class Recipe:
         """Return the answer in one line."""
         estimated = ", estimated" if self.source == "estimated" else ""
         asked = f"{printable(self.model, 80)} ({self.component}{estimated})"
+        if self.adapter is not None:
+            return f"{asked} = {self.adapter.sentence()}"
         if not self.claimed and self.same:
             return (
                 f"{asked}: the same weights as {listed(self.same, 4, 60)}, cast or quantised at "
@@ -197,6 +232,7 @@ class Recipe:
             "base": self.base or None,
             "likeliest": self.likeliest,
             "pieces": list(self.pieces),
+            "adapter": _term_json(self.adapter),
             "numbers": {name: number_or_none(value) for name, value in self.numbers},
             "level": self.level,
             "blockwise": self.blockwise,
@@ -224,6 +260,19 @@ class Recipe:
             "sentence": self.sentence(),
             "notes": list(self.notes),
         }
+
+
+def _term_json(term: AdapterTerm | None) -> dict[str, object] | None:
+    if term is None:
+        return None
+    return {
+        "base": term.base,
+        "adapter": term.adapter,
+        "strength": number_or_none(term.strength),
+        "error": number_or_none(term.error),
+        "unexplained": number_or_none(term.unexplained),
+        "share_exact": term.exact,
+    }
 
 
 def weighted_sum(parents: Sequence[tuple[str, float]]) -> str:

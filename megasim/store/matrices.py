@@ -12,6 +12,7 @@ from megasim.anatomy.classification import DENOISERS, component_members
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.matrix.distance_matrix import METRICS, DistanceMatrix, Floats, LayerMatrices
 from megasim.store.rows import Store
+from megasim.words import PartRole
 
 # Of more models, the matrices of every layer would take more than 150 MB.
 MOST_LAYERED_MODELS = 150
@@ -173,6 +174,11 @@ def component_names(store: Store, model: str | None = None) -> list[str]:
     return [name for (name,) in store.rows("components_of", id=store.require_model(model))]
 
 
+def adapter_names(store: Store) -> list[str]:
+    """Return the models that hold changes of weights instead of weights, in the order they came."""
+    return [model.name for model in store.models() if model.part_role == PartRole.ADAPTER]
+
+
 def main_component(store: Store) -> str:
     """Return the component meant where none is named: the denoiser, or "all" without one."""
     names = component_names(store)
@@ -215,6 +221,11 @@ def holders(
     }
     if not found:
         known = component_names(store)
+        if not known and store.model_ids(None):
+            raise NoAnswerError(
+                "the store holds adapters alone, which have no weights to compare",
+                "`megasim findings A B` compares the changes that two of them make",
+            )
         raise NoAnswerError(
             f"no model in the store has a component {printable(component)!r}",
             f"there are: {', '.join(map(printable, ['all', *known]))}" if known else _EMPTY,
@@ -223,6 +234,11 @@ def holders(
         return found
     asked = store.model_ids(models)
     without = [name for name in asked if name not in found]
+    if without and (changes := [m for m in adapter_names(store) if m in without]):
+        raise NoAnswerError(
+            f"{', '.join(map(printable, changes))}: an adapter, which has no weights to compare",
+            "leave it out, or ask `megasim adapter`",
+        )
     if without:
         raise NoAnswerError(
             f"{', '.join(map(printable, without))} has no {component}",

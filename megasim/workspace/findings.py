@@ -58,9 +58,11 @@ class StoreFindings(StoreJobs):
         self, a: str | None = None, b: str | None = None, *, group: str | None = None
     ) -> FindingsReport:
         """Return what is found between two models, the pairs of a group, or all models."""
+        from megasim.answers.adapter_findings import with_adapters
         from megasim.findings.overview import findings_report
 
-        return findings_report(self.store, self._pair(a, b), group=group)
+        report = findings_report(self.store, self._pair(a, b), group=group)
+        return with_adapters(self.store, report)
 
     def pair_findings(
         self, a: str | None = None, b: str | None = None, *, group: str | None = None

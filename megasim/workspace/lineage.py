@@ -37,11 +37,14 @@ class StoreLineage(StoreFindings):
     ) -> Recipe:
         """Return a model as a weighted sum of others. See `load_recipe`.
 
-        With `estimate`, from the sketches of all models, compared or not.
+        With `estimate`, from the sketches of all models, compared or not. Otherwise, where it is
+        none, the adapters of the store are sought in it: another model plus an adapter is a recipe
+        too.
         """
+        from megasim.answers.adapter_recipe import with_adapter_term
         from megasim.lineage.from_store import load_recipe
 
-        return load_recipe(
+        recipe = load_recipe(
             self.store,
             self._name(model),
             component or main_component(self.store),
@@ -49,6 +52,9 @@ class StoreLineage(StoreFindings):
             estimate=estimate,
             progress=progress,
         )
+        if estimate or parents is not None:
+            return recipe
+        return with_adapter_term(self.store, recipe, progress)
 
     def recipes(
         self,

@@ -375,10 +375,38 @@ def transformer_shapes(layers: int = 2, channels: int = 16, vocabulary: int = 64
     return _joined(parts)
 
 
+def cnn_shapes(width: float = 1.0) -> Shapes:
+    """Return the keys and shapes of a residual network with BatchNorm, named as torchvision does.
+
+    Two stages of two blocks; the first block of the second halves the resolution.
+    """
+    first, second = scaled(512, width), scaled(1024, width)
+    parts: dict[str, Shapes] = {"conv1": {"weight": (first, 3, 7, 7)}, "bn1": _batch_norm(first)}
+    for stage, (inner, outer) in enumerate(((first, first), (first, second)), start=1):
+        for block in range(2):
+            here = inner if block == 0 else outer
+            name = f"layer{stage}.{block}"
+            parts[f"{name}.conv1"] = {"weight": (outer, here, 3, 3)}
+            parts[f"{name}.conv2"] = {"weight": (outer, outer, 3, 3)}
+            parts |= {f"{name}.bn{i}": _batch_norm(outer) for i in (1, 2)}
+            if here != outer:
+                parts[f"{name}.downsample.0"] = {"weight": (outer, here, 1, 1)}
+                parts[f"{name}.downsample.1"] = _batch_norm(outer)
+    parts["fc"] = _linear(10, second, True)
+    return _joined(parts)
+
+
+def _batch_norm(channels: int) -> Shapes:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {**dict.fromkeys(names, (channels,)), "num_batches_tracked": ()}
+
+
 FAMILY_SHAPES = {
     "sd1": sd1_shapes,
     "sd1-inpainting": sd1_inpainting_shapes,
     "sd2": sd2_shapes,
     "sdxl": sdxl_shapes,
+    "cnn": cnn_shapes,
+    "llama": lambda width: transformer_shapes(4, scaled(2048, width), scaled(16384, width)),
     "transformer": lambda width: transformer_shapes(4, scaled(1024, width), scaled(8192, width)),
 }

@@ -18,21 +18,27 @@ from megasim.zoo.formats import (
     write_ckpt,
     write_diffusers,
     write_legacy,
+    write_peft,
     write_safetensors,
     write_sharded,
+    write_training,
 )
 from megasim.zoo.full_size import build_full_size
 from megasim.zoo.history import ZooModel, expected_identity, make_weights, model, recipe_by_ends
 from megasim.zoo.keys import TEXT_NOVELAI, TEXT_SD1, VAE
+from megasim.zoo.networks import NETWORKS
 from megasim.zoo.plans import TRUTH, ZOO_RECIPES, recipes_and_tunes
+from megasim.zoo.variants import ALPHA, RANK, quantised
 from megasim.zoo.weights import Weights, encoded, fresh_weights
 
 __all__ = [
+    "NETWORKS",
     "TRUTH",
     "ZOO_RECIPES",
     "ZooModel",
     "build_demo_zoo",
     "build_full_size",
+    "build_networks",
     "build_recipe_zoo",
     "build_zoo",
     "expected_identity",
@@ -55,6 +61,11 @@ def build_demo_zoo(folder: Path, seed: int = 0, progress: Progress = NO_PROGRESS
     names that no zoo made.
     """
     return build_zoo(TRUTH, folder, seed=seed, width=1 / 32, progress=progress)
+
+
+def build_networks(folder: Path, seed: int = 0, progress: Progress = NO_PROGRESS) -> list[ZooModel]:
+    """Make NETWORKS, the demo's language models and convolutional networks: about 20 MB."""
+    return build_zoo(NETWORKS, folder, seed=seed, width=1 / 32, progress=progress)
 
 
 def build_recipe_zoo(
@@ -163,6 +174,8 @@ def _file_arrays(planned: ZooModel, weights: Weights, seed: int, width: float) -
     elif planned.layout == "bare-vae":
         loss = fresh_weights(vae_loss_shapes(width), seed, f"{planned.name}/loss")
         weights = {key.removeprefix(VAE): value for key, value in weights.items()} | loss
+    if planned.dtype == "float8":
+        return quantised(weights)
     return {key: encoded(value, planned.dtype) for key, value in weights.items()}
 
 
@@ -171,12 +184,16 @@ def _write(path: Path, planned: ZooModel, arrays: Arrays, claim: Mapping[str, st
     if ending == ".safetensors":
         metadata = {key: str(value) for key, value in planned.metadata.items()}
         write_safetensors(path, arrays, {**metadata, **claim})
+    elif planned.layout == "training":
+        write_training(path, arrays, planned.metadata)
     elif ending == ".ckpt":
         write_ckpt(path, arrays, planned.metadata, training=planned.trained_ema)
-    elif ending == ".pt":
+    elif ending in (".pt", ".pth"):
         write_legacy(path, arrays)
     elif planned.layout == "diffusers":
         write_diffusers(path, arrays)
+    elif planned.layout == "peft":
+        write_peft(path, arrays, base=planned.parents[0], rank=RANK, alpha=ALPHA)
     else:
         write_sharded(path, arrays, shards=3)
 

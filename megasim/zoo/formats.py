@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     import torch
 
 Arrays = Mapping[str, NDArray[Any]]
-"""Key → array as stored; bfloat16 as its bits in uint16."""
+"""Key → array as stored; bfloat16 as its bits in uint16, float8_e4m3fn as its in uint8."""
 
 _CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32"}
-_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4}
+_CODES["float8"] = "F8_E4M3"
+_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "F8_E4M3": 1}
 
 
 @contextmanager
@@ -56,9 +57,10 @@ def _remove(path: Path) -> None:
 
 
 def write_safetensors(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
-    """Write arrays to a .safetensors file; uint16 arrays become bfloat16."""
+    """Write arrays to a .safetensors file; uint16 arrays become bfloat16, uint8 float8_e4m3fn."""
     names = {dtype: dtype.name for dtype in {array.dtype for array in arrays.values()}}
     names[np.dtype(np.uint16)] = "bfloat16"
+    names[np.dtype(np.uint8)] = "float8"
     layout = {key: (names[array.dtype], array.shape) for key, array in arrays.items()}
     with path.open("wb") as file:
         stream_safetensors(file, layout, lambda key: [arrays[key]], metadata)
@@ -108,6 +110,16 @@ def write_sharded(folder: Path, arrays: Arrays, shards: int) -> None:
         folder / "model.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": places},
     )
+
+
+def write_peft(folder: Path, factors: Arrays, *, base: str, rank: int, alpha: int) -> None:
+    """Write the factors of a LoRA as PEFT does: a file, and its settings beside it."""
+    folder.mkdir()
+    write_safetensors(folder / "adapter_model.safetensors", factors, {})
+    modules = sorted({key.split(".")[-3] for key in factors})
+    settings = {"peft_type": "LORA", "base_model_name_or_path": base, "task_type": "CAUSAL_LM"}
+    sizes = {"r": rank, "lora_alpha": alpha, "use_rslora": False, "target_modules": modules}
+    _write_json(folder / "adapter_config.json", {**settings, **sizes})
 
 
 _PIPELINE = {
@@ -174,6 +186,37 @@ def write_ckpt(
                 "lr_schedulers": [],
             }
         torch.save(content, file)  # by handle: from a path it would store the file's name
+
+
+def write_training(path: Path, arrays: Arrays, metadata: Mapping[str, str | int]) -> None:
+    """Write what a training run keeps: the weights, their EMA copy, and the state of Adam.
+
+    The EMA copy lags behind by a hundredth of each weight.
+    """
+    import torch
+
+    state = {key: _tensor(array) for key, array in arrays.items()}
+    learned = [key for key, array in arrays.items() if not key.endswith(_NOT_LEARNED)]
+    ema = {
+        key: _tensor(array * np.float32(0.99) if key in learned else array)
+        for key, array in arrays.items()
+    }
+    moments = {
+        i: {
+            "step": torch.tensor(float(metadata.get("global_step", 0))),
+            "exp_avg": torch.zeros_like(state[key]),
+            "exp_avg_sq": torch.full_like(state[key], 1e-8),
+        }
+        for i, key in enumerate(learned)
+    }
+    groups = [{"lr": 1e-3, "betas": (0.9, 0.999), "params": list(range(len(learned)))}]
+    optimizer = {"state": moments, "param_groups": groups}
+    content = {**metadata, "model": state, "ema": ema, "optimizer": optimizer}
+    with path.open("wb") as file:
+        torch.save(content, file)  # by handle: from a path it would store the file's name
+
+
+_NOT_LEARNED = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:

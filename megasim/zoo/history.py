@@ -11,6 +11,7 @@ import numpy as np
 
 from megasim.zoo.architectures import FAMILY_SHAPES
 from megasim.zoo.keys import component_of, merge_block_of
+from megasim.zoo.variants import adapter_factors, batches_counted, permuted, with_adapter
 from megasim.zoo.weights import (
     INTEGER_KEYS,
     Weights,
@@ -35,6 +36,11 @@ Kind = Literal[
     "merge",  # Σ weight·parent; a negative weight makes it an add-difference merge
     "block-merge",  # a merge of two, with a ratio for each UNet block
     "damaged",  # a copy with elements lost
+    "quantised",  # in FP8 codes with scales
+    "permuted",  # hidden units in another order
+    "adapter",  # factors of a low-rank change of its parent
+    "baked",  # the first parent plus the change of the second, an adapter
+    "training",  # its parent as a training run keeps it: with EMA copy and optimiser
 ]
 
 
@@ -53,11 +59,13 @@ class ZooModel:
     story: str  # one line for people
     parents: tuple[str, ...] = ()
     family: str = "sd1"  # a key of FAMILY_SHAPES
-    dtype: str = "float16"  # of the float tensors
-    layout: str = "ldm"  # or "novelai", "diffusers", "bare-vae"
+    dtype: str = "float16"  # of the float tensors; "float8" of matrices, with scales
+    layout: str = "ldm"  # or "novelai", "diffusers", "bare-vae", "peft", "training"
     weights: tuple[float, ...] = ()  # merges: of the parents, adding up to 1
     block_weights: Mapping[str, float] = field(default_factory=dict)
     """Block merges: the second parent's share in each block, and in "BASE", the text encoder."""
+    strength: float = 0.0  # baked: of the adapter
+    batches: int = 0  # that a network with BatchNorm has seen
     claim: tuple[float, ...] = ()  # the weights its metadata claims, true or not
     trains: tuple[str, ...] = ()  # prefixes of the keys a step trains
     step: float = 0.05  # size of the step relative to the weights, times a factor of each role
@@ -163,6 +171,7 @@ def _contents(planned: ZooModel, parents: Sequence[Mapping[str, str]]) -> dict[s
     touched = {component_of(key) for key in _family_keys(planned.family) if planned.trains_key(key)}
     touched |= {component_of(key) for key in planned.non_finite}
     touched |= {"text_encoder"} if planned.broken_positions else set()
+    touched |= set(contents) if planned.kind in ("permuted", "adapter", "baked") else set()
     contents |= dict.fromkeys(touched, own)
     return {
         c: content for c, content in contents.items() if not planned.keeps or c in planned.keeps
@@ -189,6 +198,10 @@ def make_weights(planned: ZooModel, parents: Sequence[Weights], seed: int, width
         weights = with_training_state(weights, seed, planned.name, updates=470_000)
     if planned.keeps:
         weights = {k: v for k, v in weights.items() if component_of(k) in planned.keeps}
+    if planned.batches:
+        weights = batches_counted(weights, planned.batches)
+    if planned.dtype == "float8":  # rounded when it is written, and nobody's parent
+        return weights
     for key, count in planned.non_finite.items():
         weights[key] = weights[key].copy()
         weights[key].flat[:: weights[key].size // count + 1] = np.nan
@@ -200,6 +213,12 @@ def _start(planned: ZooModel, parents: Sequence[Weights], seed: int, width: floa
     if not parents:
         return fresh_weights(FAMILY_SHAPES[planned.family](width), seed, planned.name)
     weights = dict(parents[0])
+    if planned.kind == "permuted":
+        return permuted(weights, seed, planned.name)
+    if planned.kind == "adapter":
+        return adapter_factors(weights, seed, planned.name)
+    if planned.kind == "baked":
+        return with_adapter(weights, parents[1], planned.strength)
     if planned.kind in ("merge", "block-merge"):
         weights = merge(parents, _shares(planned))
     if planned.broken_positions:

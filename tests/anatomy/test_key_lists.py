@@ -137,12 +137,14 @@ def test_language_models_have_embedding_layers_and_head(name: str) -> None:
     assert anatomy.variant == ("experts" if name in MIXED else "")
     assert_nothing_lost(shapes, anatomy)
     components = {p.component for p in anatomy.parts}
-    assert components - {"experts", "shared_experts"} == {"embedding", "layers", "head"}
+    head = {"head"} if name != "gpt2" else set()  # its head is its embedding
+    assert components - {"experts", "shared_experts"} == {"embedding", "layers"} | head
     assert ("experts" in components) == (name in MIXED)
     for part in anatomy.parts:
         assert part.role, part.canonical_key
+        assert (part.component == "head") == part.canonical_key.startswith("lm_head.")
         if part.component not in ("embedding", "head"):
-            assert part.block in ("layer 0", "layer 1"), part.canonical_key
+            assert part.block in ("layer 0", "layer 1", "final norm"), part.canonical_key
     roles = {p.role for p in anatomy.parts if p.component == "layers"}
     assert roles & {"q", "qkv"} and "o" in roles and "norm" in roles
     assert ("router" in roles) == (name in MIXED)
@@ -154,7 +156,7 @@ def test_language_models_have_embedding_layers_and_head(name: str) -> None:
     ("name", "key", "expected"),
     [
         ("llama", "model.embed_tokens.weight", ("embedding", None, "embedding")),
-        ("llama", "model.norm.weight", ("head", "final norm", "norm")),
+        ("llama", "model.norm.weight", ("layers", "final norm", "norm")),
         ("llama", "lm_head.weight", ("head", None, "head")),
         ("llama", "model.layers.1.mlp.down_proj.weight", ("layers", "layer 1", "down")),
         ("qwen2", "model.layers.1.self_attn.k_proj.bias", ("layers", "layer 1", "k")),

@@ -92,10 +92,10 @@ def test_tied_weights_and_a_trained_head(tmp_path: Path) -> None:
         trained=tied | {"lm_head.weight": embedding + noise(8, 32, 8)},
     )
     assert texts[0] == (
-        "tied and untied hold the same weights; untied holds its lm_head beside, "
+        "tied and untied hold the same weights; untied holds its head beside, "
         "which repeats model.embed_tokens.weight"
     )
-    assert "tied is trained without its lm_head" in texts
+    assert "tied is trained without its head" in texts
     assert "untied and trained hold the same weights, but for 1 of 16 keys: lm_head.weight" in texts
 
 

@@ -209,9 +209,9 @@ def test_a_tied_file_and_one_with_a_trained_head_are_told_apart(tmp_path: Path) 
         trained=tied | {"lm_head.weight": noise(9, 32, 8)},
     )
     assert texts == [
-        "tied and untied hold the same weights; untied holds its lm_head beside, "
+        "tied and untied hold the same weights; untied holds its head beside, "
         "which repeats model.embed_tokens.weight",
-        "tied is trained without its lm_head",
+        "tied is trained without its head",
         "untied and trained hold the same weights, but for 1 of 16 keys: lm_head.weight",
     ]
 

@@ -1,0 +1,114 @@
+"""Findings between the adapters of a store: what they change, never what they are factored into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+from megasim.answers.adapter_files import AdapterFile, open_adapter
+from megasim.answers.adapter_pairs import AdapterPair, compare_adapters
+from megasim.errors import CheckpointError, printable
+from megasim.findings.overview import FindingsReport, PairReport
+from megasim.store.matrices import adapter_names
+from megasim.store.rows import Store
+from megasim.wording.sentences import counted
+from megasim.words import Verdict
+
+# Of more adapters the pairs are not compared, and of more pairs only the telling ones are listed.
+_MOST_ADAPTERS = 24
+_MOST_LISTED = 6
+_COMPONENT = "adapter"
+
+
+def with_adapters(store: Store, report: FindingsReport) -> FindingsReport:
+    """Return a report in which adapters are compared as the changes that they make.
+
+    Two of them are read and compared by the product of their factors; an adapter beside a model
+    is said to be one.
+    """
+    known = set(adapter_names(store))
+    adapters = [name for name in report.models if name in known]
+    if not adapters:
+        return report
+    paths = {model.name: model.path for model in store.models() if model.name in adapters}
+    named = [(pair.model_a, pair.model_b) for pair in report.pairs]
+    pairs = [pair for pair in named if known.issuperset(pair)]
+    if not named and len(adapters) <= _MOST_ADAPTERS:
+        pairs = list(combinations(adapters, 2))
+    compared, unread = _compared(pairs, paths)
+    lines = _listed(compared, whole=bool(named))
+    lines += [f"{printable(name, 80)}: not compared ({why})" for name, why in unread.items()]
+    if not named and len(adapters) > _MOST_ADAPTERS:
+        lines.append(
+            f"{counted(len(adapters), 'adapter')}: more than are compared here; "
+            "`megasim findings A B` compares two"
+        )
+    return replace(
+        report,
+        pairs=tuple(_reworded(pair, known, compared) for pair in report.pairs),
+        verdicts=tuple(row for row in report.verdicts if row[0] != _COMPONENT),
+        adapters=tuple(lines),
+    )
+
+
+def _compared(
+    pairs: list[tuple[str, str]], paths: Mapping[str, str | None]
+) -> tuple[dict[tuple[str, str], AdapterPair], dict[str, str]]:
+    """Return the pairs that could be read, and why an adapter could not."""
+    opened: dict[str, AdapterFile] = {}
+    unread: dict[str, str] = {}
+    for name in dict.fromkeys(name for pair in pairs for name in pair):
+        path = paths.get(name)
+        if path is None or not Path(path).exists():
+            unread[name] = "its file is not here"
+            continue
+        try:
+            opened[name] = open_adapter(Path(path), name)
+        except CheckpointError as error:
+            unread[name] = str(error)
+    compared: dict[tuple[str, str], AdapterPair] = {}
+    for a, b in pairs:
+        if a not in opened or b not in opened:
+            continue
+        try:
+            compared[a, b] = compare_adapters(opened[a], opened[b])
+        except CheckpointError as error:
+            unread[f"{a} and {b}"] = str(error)
+    return compared, unread
+
+
+def _listed(compared: Mapping[tuple[str, str], AdapterPair], *, whole: bool) -> list[str]:
+    """Return what is said of all pairs: each where they are few, else those of one change."""
+    if whole or len(compared) <= _MOST_LISTED:
+        return [line for pair in compared.values() for line in pair.sentences()]
+    telling = [pair for pair in compared.values() if pair.is_same or pair.is_rescaled]
+    lines = [line for pair in telling for line in pair.sentences()]
+    if rest := len(compared) - len(telling):
+        lines.append(f"other changes: {counted(rest, 'pair')} of adapters")
+    return lines
+
+
+def _reworded(
+    pair: PairReport, known: set[str], compared: Mapping[tuple[str, str], AdapterPair]
+) -> PairReport:
+    """Return what is said of a pair, where one or both are adapters."""
+    adapters = [name for name in (pair.model_a, pair.model_b) if name in known]
+    if not adapters:
+        return pair
+    others = tuple(finding for finding in pair.findings if finding.component != _COMPONENT)
+    found = compared.get((pair.model_a, pair.model_b))
+    if found is not None:
+        verdict = Verdict.SAME_VALUES if found.is_same else Verdict.CHANGED
+        return replace(pair, verdict=verdict, sentences=(), findings=others)
+    if len(adapters) == 2:
+        return replace(pair, sentences=("not compared",), findings=others)
+    (name,) = adapters
+    (model,) = {pair.model_a, pair.model_b} - {name}
+    adapter, base = printable(name, 80), printable(model, 80)
+    said = (
+        f"{adapter} is an adapter: it holds changes, no weights; "
+        f"`megasim adapter {adapter} --base {base}` says how they go together"
+    )
+    return replace(pair, sentences=(said,), findings=others)
