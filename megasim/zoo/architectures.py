@@ -7,7 +7,7 @@ positions of a prompt, the number of layers) stays, so each key keeps its rank a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from megasim.zoo.keys import TEXT_SD1, TEXT_SD2, TEXT_SDXL_1, TEXT_SDXL_2, UNET, VAE
@@ -401,7 +401,7 @@ def _batch_norm(channels: int) -> Shapes:
     return {**dict.fromkeys(names, (channels,)), "num_batches_tracked": ()}
 
 
-FAMILY_SHAPES = {
+FAMILY_SHAPES: Mapping[str, Callable[[float], Shapes]] = {
     "sd1": sd1_shapes,
     "sd1-inpainting": sd1_inpainting_shapes,
     "sd2": sd2_shapes,

@@ -93,7 +93,7 @@ def quantised(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             result[key] = encoded(value, "bfloat16")
             continue
         scale = np.float32(np.abs(value).max() / np.float32(448))
-        result[key] = _e4m3_codes(value / scale)
+        result[key] = _e4m3_codes(np.asarray(value / scale, np.float32))
         result[f"{key}_scale"] = np.array([scale], np.float32)
     return result
 
@@ -103,8 +103,11 @@ def _e4m3_codes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     size = np.minimum(np.abs(values), np.float32(448))
     _, exponent = np.frexp(size)  # size is in [2^(exponent-1), 2^exponent)
     quantum = np.ldexp(np.float32(1), np.maximum(exponent - 1, -6) - 3)
-    codes = np.searchsorted(_E4M3, np.rint(size / quantum) * quantum).astype(np.uint8)
-    return codes | np.where(np.signbit(values), np.uint8(128), np.uint8(0))
+    codes: NDArray[np.uint8] = np.searchsorted(_E4M3, np.rint(size / quantum) * quantum).astype(
+        np.uint8
+    )
+    codes[np.signbit(values)] += np.uint8(128)
+    return codes
 
 
 def batches_counted(weights: Weights, batches: int) -> Weights:
