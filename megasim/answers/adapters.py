@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megasim.anatomy.classification import component_title
+from megasim.anatomy.rules import OTHER_FAMILIES
 from megasim.answers.adapter_baking import Baked, measure_baking
 from megasim.answers.adapter_files import AdapterFile, TouchedLayer, open_adapter
 from megasim.answers.adapter_models import AdapterTargets, SeenIn, seen_in
@@ -126,7 +127,7 @@ class AdapterAnswer:
         counts = Counter(layer.component for layer in self.layers)
         each = [f"{n} of {component_title(c)}" for c, n in counts.most_common()]
         places = listed(each, _MOST_NAMED) if len(each) > _MOST_NAMED else joined(each)
-        of = "" if self.family == "generic" else f" for {self.family}"
+        of = "" if self.family in OTHER_FAMILIES else f" for {self.family}"
         return (
             f"{name}: {' and '.join(self.kinds)}{of}, changes "
             f"{counted(len(self.layers), 'layer')}: {places}"
