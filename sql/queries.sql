@@ -606,24 +606,26 @@ with judged as materialized (
         and not j.has_non_finite
         and j.status <> 'shape_mismatch'
 )
-select model_a, model_b, place, if($metric = 'cossim', 1, 0)::double as value
+select
+    model_a, model_b, place, if($metric = 'cossim', 1, 0)::double as value, 0.0::double as l1
 from judged
 where is_same
     and case $metric when 'linf' then with_linf when 'cossim' then with_cossim else true end
 union all
 select
     j.model_a, j.model_b, j.place,
-    case $metric when 'l0' then d.l0::double when 'l1' then d.l1 else d.l2 end
+    case $metric when 'l0' then d.l0::double when 'l1' then d.l1 else d.l2 end,
+    case when $with_l1 then d.l1 else 0 end
 from judged j
 join tensor_distance d on d.tensor_a = j.tensor_low and d.tensor_b = j.tensor_high
 where not j.is_same and $metric in ('l0', 'l1', 'l2')
 union all
-select j.model_a, j.model_b, j.place, x.linf
+select j.model_a, j.model_b, j.place, x.linf, 0
 from judged j
 join tensor_linf x on x.tensor_a = j.tensor_low and x.tensor_b = j.tensor_high
 where not j.is_same and $metric = 'linf'
 union all
-select j.model_a, j.model_b, j.place, c.cossim
+select j.model_a, j.model_b, j.place, c.cossim, 0
 from judged j
 join tensor_cossim c
     on c.tensor_a = j.tensor_low and c.tensor_b = j.tensor_high and c.rows = j.rows

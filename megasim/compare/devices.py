@@ -93,6 +93,9 @@ def choose_devices(asked: str | None, job: ComparisonSize) -> tuple[str, ...]:
         raise UsageError(
             f"no device {printable(asked)!r}", "choose auto, cpu, cuda, or one card, as cuda:1"
         )
+    cards, problem = _usable_cards(asked, job.workers)
+    if problem:
+        _log.warning("%s: the CPU does the arithmetic", problem)
     elif not job.fits_gpu:
         _log.warning(
             "for this comparison the GPU is expected to be slower than the CPU, or hardly faster: "
@@ -100,9 +103,6 @@ def choose_devices(asked: str | None, job: ComparisonSize) -> tuple[str, ...]:
             job.gpu_seconds,
             job.cpu_seconds,
         )
-    cards, problem = _usable_cards(asked, job.workers)
-    if problem:
-        _log.warning("%s: the CPU does the arithmetic", problem)
     return cards
 
 

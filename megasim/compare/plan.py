@@ -27,8 +27,11 @@ Ids = npt.NDArray[np.int32]
 
 # A piece reads about this many elements: enough to keep a core busy for some tenths of a second.
 _PIECE_ELEMENTS = 32 << 20
-# And gives so many distances at most, but for the pairs of one key: what comes of a piece travels.
+_LARGE_PIECE = 2 * _PIECE_ELEMENTS  # of a key that has more
+# And so many distances at most, but for the pairs of one key: what comes of a piece travels.
 _PIECE_PAIRS = 300_000
+# Of so few, Python finds the contents faster than numpy: there are keys by the thousand.
+_FEW_PAIRS = 64
 # Pairs of models and keys that are planned at a time: a query for each piece would cost more.
 _PLANNED_LAYERS = 500_000
 
@@ -112,7 +115,7 @@ class PairPlan:
         return np.asarray(shard.share_of(sizes.tolist())[group])
 
     def pieces(self, progress: Progress) -> Iterator[PlannedPiece]:
-        """Yield pieces, in the order of the keys; each pair of contents is in one of them.
+        """Yield pieces, large ones of some keys first; each pair of contents is in one of them.
 
         `progress` counts the elements that need not be read.
         """
@@ -121,7 +124,8 @@ class PairPlan:
             keys, elements = (
                 self._keys[column][start : start + size] for column in ("canonical_key", "elements")
             )
-            planned = list(self._pieces_of(keys))
+            # what takes long comes first, so that no core is left alone with it at the end
+            planned = sorted(self._pieces_of(keys), key=lambda piece: piece.elements < _LARGE_PIECE)
             progress.advance(int(elements.sum()) - sum(piece.elements for piece in planned))
             yield from planned
 
@@ -136,17 +140,17 @@ class PairPlan:
         (starts,) = np.nonzero(np.diff(work["position"], prepend=-1))
         piece, pairs_held = PlannedPiece(), 0
         for start, stop in itertools.pairwise([*starts.tolist(), len(pairs)]):
-            contents, index = np.unique(pairs[start:stop], return_inverse=True)
-            refs = tuple(places[i][0] for i in contents.tolist())
+            contents, index = _numbered(pairs[start:stop])
+            refs = tuple(places[i][0] for i in contents)
             position = Position(
                 refs=refs,
-                pairs=index.reshape(-1, 2).astype(np.int32),
+                pairs=index,
                 rows=int(work["rows"][start]),
                 metrics=_metrics(*(bool(work[f"needs_{what}"][start]) for what in _NEEDS)),
             )
             piece.positions.append(position)
             piece.tensor_pairs.append(pairs[start:stop])
-            piece.models.update(places[i][1] for i in contents.tolist())
+            piece.models.update(places[i][1] for i in contents)
             piece.elements += sum(ref.numel for ref in refs)
             pairs_held += stop - start
             if piece.elements >= _PIECE_ELEMENTS or pairs_held >= _PIECE_PAIRS:
@@ -181,6 +185,21 @@ class PairPlan:
             tensors = self._checkpoints[model_id].tensors
             places[tensor] = assemble_ref(tensors, tuple(sources), transposed), model_id
         return places
+
+
+def _numbered(pairs: Ids) -> tuple[list[int], Ids]:
+    """Return the contents of some pairs, ascending, and the pairs as places among them.
+
+    >>> _numbered(np.array([[5, 9], [2, 9]]))[0]
+    [2, 5, 9]
+    """
+    if len(pairs) > _FEW_PAIRS:
+        contents, index = np.unique(pairs, return_inverse=True)
+        return contents.tolist(), index.reshape(-1, 2).astype(np.int32)
+    listed = pairs.tolist()
+    found = sorted({content for pair in listed for content in pair})
+    place = {content: i for i, content in enumerate(found)}
+    return found, np.array([(place[a], place[b]) for a, b in listed], dtype=np.int32)
 
 
 _NEEDS = ("distance", "linf", "cossim")

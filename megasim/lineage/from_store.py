@@ -34,7 +34,7 @@ from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import (
     MOST_LAYERED_MODELS,
     layers_beneath,
-    load_layers,
+    load_l2_and_l1_layers,
     load_matrix,
     require_component,
 )
@@ -132,8 +132,11 @@ def load_lineage(
         matrix, layers = _distances(store, component, models, estimate, progress)
         return build(matrix, layers)
     matrix = load_matrix(store, component, models=models)
-    layers = layers_beneath(store, matrix)
-    l1 = load_layers(store, component, "l1", models=matrix.models) if layers else None
+    layers = l1 = None
+    if len(matrix.models) <= MOST_LAYERED_MODELS:
+        layers, l1 = load_l2_and_l1_layers(store, component, models=matrix.models)
+        if not layers.keys:
+            layers = l1 = None
     changed = load_matrix(store, component, "l0", models=matrix.models)
     return build(matrix, layers, l1, changed)
 

@@ -32,7 +32,7 @@ from megasim.report.parts import (
     table,
 )
 from megasim.report.source import ReportSource
-from megasim.store.matrices import MOST_LAYERED_MODELS, load_layers, load_matrix
+from megasim.store.matrices import MOST_LAYERED_MODELS, load_matrix
 from megasim.wording.sentences import counted
 from megasim.words import ClaimVerdict
 
@@ -60,9 +60,8 @@ def lineage_section(source: ReportSource) -> Section:
 def _lineage(
     source: ReportSource, component: str, matrix: DistanceMatrix
 ) -> tuple[list[Block], tuple[str, ...]]:
-    layers = source.layers(component, matrix.models)
+    layers, l1 = source.layers_and_l1(component, matrix.models)
     changed = load_matrix(source.store, component, "l0", models=matrix.models)
-    l1 = load_layers(source.store, component, "l1", models=layers.models) if layers else None
     found, checked = lineage_and_claims(source.store, matrix, layers, l1, changed)
     blocks: list[Block] = []
     if not found.edges:

@@ -13,7 +13,7 @@ from megasim.findings.tier_overview import known_pairs
 from megasim.findings.unread_keys import UnreadKeys
 from megasim.findings.verdicts import FindingsReader
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
-from megasim.store.matrices import load_layers, load_matrix, member_names
+from megasim.store.matrices import load_l2_and_l1_layers, load_layers, load_matrix, member_names
 from megasim.store.roundings import quantised_copies
 from megasim.store.rows import Pair, Store
 from megasim.store.runnable_queries import QueryResult, run_query
@@ -127,6 +127,18 @@ class ReportSource:
                 self._layers[component, names] = found
             return _subset(self._layers[component, names], models)
         return None
+
+    def layers_and_l1(
+        self, component: str, models: Sequence[str]
+    ) -> tuple[LayerMatrices | None, LayerMatrices | None]:
+        """Return what `layers` returns, and the L1 beside it: of both at once, as they are read."""
+        names = tuple(models)
+        keys = int(self.matrix(component).keys_compared.max(initial=0))
+        if keys * len(names) ** 2 > _MOST_LAYERS:
+            return None, None
+        l2, l1 = load_l2_and_l1_layers(self.store, component, models=names)
+        self._layers[component, names] = l2
+        return (l2, l1) if l2.keys else (None, None)
 
     def quantised_copies(self, component: str, models: Sequence[str]) -> dict[str, str]:
         """Return the models that are others of them rounded to codes, each with its original."""

@@ -118,6 +118,27 @@ def load_layers(
         UsageError: an unknown component, metric or model.
         NoAnswerError: no model holds the component.
     """
+    (layers,) = _load_layers(store, component, (metric,), models, weights_only)
+    return layers
+
+
+def load_l2_and_l1_layers(
+    store: Store, component: str, *, models: Sequence[str] | None = None
+) -> tuple[LayerMatrices, LayerMatrices]:
+    """Return the L2 and the L1 of each canonical key, found in one go; see `load_layers`."""
+    l2, l1 = _load_layers(store, component, ("l2", "l1"), models, False)
+    return l2, l1
+
+
+def _load_layers(
+    store: Store,
+    component: str,
+    metrics: Sequence[str],
+    models: Sequence[str] | None,
+    weights_only: bool,
+) -> list[LayerMatrices]:
+    """Return the layers of one metric, or of one and L1."""
+    metric = metrics[0]
     _check_metric(metric)
     members = member_names(store, component)
     ids = holders(store, component, members, models)
@@ -126,33 +147,41 @@ def load_layers(
     keys = found["canonical_key"]
     tables = {"keys": {"canonical_key": keys, "place": np.arange(len(keys))}}
     n = len(ids)
-    values = np.full((len(keys), n, n), np.nan)
-    values[:, np.arange(n), np.arange(n)] = 1.0 if metric == "cossim" else 0.0
+    values = np.full((len(metrics), len(keys), n, n), np.nan)
+    values[:, :, np.arange(n), np.arange(n)] = 1.0 if metric == "cossim" else 0.0
     place = np.zeros(max(ids.values()) + 1, dtype=np.intp)
     place[which["models"]] = np.arange(n)
 
-    def fill(cells: Mapping[str, npt.NDArray[Any]]) -> None:
+    def fill(cells: Mapping[str, npt.NDArray[Any]], columns: Sequence[str]) -> None:
         i, j, k = place[cells["model_a"]], place[cells["model_b"]], cells["place"]
-        values[k, i, j] = values[k, j, i] = cells["value"]
+        for of_metric, column in zip(values, columns, strict=False):
+            of_metric[k, i, j] = of_metric[k, j, i] = cells[column]
 
     if metric == "l2":
-        fill(store.arrays("imported_cells", tables=tables, **which))
+        fill(store.arrays("imported_cells", tables=tables, **which), ["value"])
     step = max(_CELLS_AT_ONCE // max(len(keys) * n, 1), 1)
+    asked = {"metric": metric, "with_l1": "l1" in metrics[1:]}
     for start in range(0, n, step):
         firsts = which["models"][start : start + step]
-        fill(store.arrays("layer_cells", tables=tables, firsts=firsts, metric=metric, **which))
-    # the others are keys of one model alone, or of models that were not compared
-    known = np.triu(~np.isnan(values), 1).any(axis=(1, 2))
-    return LayerMatrices(
-        models=tuple(ids),
-        component=component,
-        metric=metric,
-        keys=tuple(keys[known]),
-        blocks=tuple(found["block"][known]),
-        roles=tuple(found["role"][known]),
-        numels=found["numel"][known].astype(np.int64),
-        values=values[known],
-    )
+        cells = store.arrays("layer_cells", tables=tables, firsts=firsts, **asked, **which)
+        fill(cells, ["value", "l1"][: len(metrics)])
+    layers = []
+    for of_metric, name in zip(values, metrics, strict=True):
+        # the others are keys of one model alone, or of models that were not compared
+        known = np.triu(~np.isnan(of_metric), 1).any(axis=(1, 2))
+        layers.append(
+            LayerMatrices(
+                models=tuple(ids),
+                component=component,
+                metric=name,
+                keys=tuple(keys[known]),
+                blocks=tuple(found["block"][known]),
+                roles=tuple(found["role"][known]),
+                numels=found["numel"][known].astype(np.int64),
+                values=of_metric[known],
+            )
+        )
+    return layers
 
 
 def layers_beneath(
