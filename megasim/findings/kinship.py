@@ -6,10 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from megasim.errors import printable
 from megasim.findings.component_groups import Equalities, ModelComponent
 from megasim.store.batches import pair_table
+from megasim.store.roundings import whole_roundings
 from megasim.store.rows import Pair
 
 ComponentSet = frozenset[ModelComponent]
@@ -53,6 +55,7 @@ class KinshipFacts:
         self.distances: dict[Pair, float] = {
             (a, b): l2 for a, b, l2 in store.rows("core_distances") if not math.isnan(l2)
         }
+        self._quantised_from: dict[int, frozenset[int]] = {}
         self._parts: dict[int, list[int]] = defaultdict(list)
         for model in self.reader.models.values():
             if model.file_model_id is not None:
@@ -70,6 +73,23 @@ class KinshipFacts:
     def distance(self, a: int, b: int) -> float:
         """Return how far two models are apart; inf where it is not known."""
         return self.distances.get(ordered(a, b), math.inf)
+
+    @cached_property
+    def coded(self) -> frozenset[int]:
+        """The models that hold quantised tensors."""
+        return frozenset(model_id for (model_id,) in self.reader.store.rows("coded_models"))
+
+    def quantised_from(self, model_id: int) -> frozenset[int]:
+        """Return the models that one is proved to be made of by rounding to codes alone."""
+        if model_id not in self._quantised_from:
+            plain = [other for other in self.reader.models if other not in self.coded]
+            pairs = [ordered(model_id, other) for other in plain if model_id in self.coded]
+            self._quantised_from[model_id] = frozenset(
+                b if a == model_id else a
+                for (a, b), rounding in whole_roundings(self.reader.store, pairs).items()
+                if rounding.explains_all
+            )
+        return self._quantised_from[model_id]
 
     def component_set(self, model_id: int) -> ComponentSet:
         """Return what a model holds, as classes of equal components."""

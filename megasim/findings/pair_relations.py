@@ -11,6 +11,7 @@ from megasim.findings.containment import (
 from megasim.findings.pair_comparison import PairComparison, Relation
 from megasim.findings.quantised import (
     quantised,
+    quantised_alike,
     quantised_and_changed,
     scales_lost,
     scales_of_another,
@@ -33,7 +34,16 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
             return []
         found = relation_of_equals(pair)
         return [found] if found else []
-    small = (damaged, quantised, kept_ema, rescaled, widened, all_but_few, under_other_keys)
+    small = (
+        damaged,
+        quantised,
+        quantised_alike,
+        kept_ema,
+        rescaled,
+        widened,
+        all_but_few,
+        under_other_keys,
+    )
     for found_by in (*small, scales_lost, scales_of_another, quantised_and_changed):
         relation = found_by(pair)
         if relation is not None:

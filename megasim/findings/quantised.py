@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from megasim.errors import printable
 from megasim.findings.containment import held_alone
 from megasim.findings.pair_comparison import LEAST_COSINE, PairComparison, Relation
 from megasim.store.roundings import PairRounding
@@ -35,6 +36,20 @@ def quantised(pair: PairComparison) -> Relation | None:
     return pair.relation(RelationKind.QUANTISED, model, other, text)
 
 
+def quantised_alike(pair: PairComparison) -> Relation | None:
+    """Return the relation when both are proved to be one third model, rounded to codes."""
+    kinship = pair.kinship
+    if not pair.altered or not {pair.a, pair.b} <= kinship.coded:
+        return None
+    originals = kinship.quantised_from(pair.a) & kinship.quantised_from(pair.b)
+    if not originals:
+        return None
+    names = sorted(pair.kinship.reader.models[one].name for one in originals)
+    text = f"{pair.name(pair.a)} and {pair.name(pair.b)} are both {printable(names[0], 80)} "
+    text += "quantised: rounding to their codes is all that tells them apart"
+    return pair.relation(RelationKind.QUANTISED, pair.b, pair.a, text, directed=False)
+
+
 def scales_lost(pair: PairComparison) -> Relation | None:
     """Return the relation when the matrices of one are those of the other times large factors.
 
@@ -64,7 +79,7 @@ def scales_of_another(pair: PairComparison) -> Relation | None:
     So codes look that were put together with the scales of another model. Seen where a matrix has
     one scale, or scales that are off by about one factor.
     """
-    coded = {model_id for (model_id,) in pair.kinship.reader.store.rows("coded_models")}
+    coded = pair.kinship.coded
     if not coded & {pair.a, pair.b} or not pair.altered:
         return None
     low, high = sorted((pair.a, pair.b))

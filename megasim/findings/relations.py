@@ -190,6 +190,11 @@ def _ties(kinship: KinshipFacts, known: set[Pair]) -> list[Pair]:
         wholes = [others[0] for other, others in sets.items() if components < other]
         ties += [ordered(ids[0], whole) for whole in wholes[:1]]
     ties += [ordered(*pair) for pair in kinship.ema_as_unet]
+    ties += [
+        ordered(copy, original)
+        for copy in sorted(kinship.coded)
+        for original in sorted(kinship.quantised_from(copy))[:1]
+    ]
     ties += _neighbouring_shards(kinship)
     return [pair for pair in dict.fromkeys(ties) if pair in known]
 

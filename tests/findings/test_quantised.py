@@ -163,6 +163,22 @@ def test_it_is_not_made_of_a_model_a_step_away(store: Workspace, name: str, othe
     assert not found[0].directed
 
 
+def test_two_copies_are_of_one_model(store: Workspace) -> None:
+    (relation,) = relations(store, "fp8", "int4")
+    assert relation.kind == "quantised"
+    assert not relation.directed
+    assert relation.text.startswith("fp8 and int4 are both base quantised: rounding")
+    (relation,) = relations(store, "fp8", "int4-of-tuned")
+    assert relation.kind != "quantised"
+
+
+def test_all_copies_are_named_with_their_originals(store: Workspace) -> None:
+    """Also where not every pair is looked at."""
+    found = {r.model: r.other for r in model_relations(store.store) if r.kind == "quantised"}
+    for name in (*SCHEMES, "fp8-by-tensor"):
+        assert name in found
+
+
 def test_each_is_of_its_own_original(store: Workspace) -> None:
     (relation,) = relations(store, "int4-of-tuned", "tuned")
     assert relation.kind == "quantised"

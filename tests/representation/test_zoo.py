@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import megasim
 from megasim import cli
+from megasim.findings.relations import model_relations
 from megasim.workspace.opened import Workspace
 from tests.models import write_model
 
@@ -114,24 +115,30 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Fa
 def test_each_is_found_to_be_its_original(
     family: Family, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with megasim.open_store(family.database) as store:
+        found = model_relations(store.store, [("base", copy) for copy in family.copies])
+    told = {relation.model: relation for relation in found}
+    assert told.keys() == family.copies.keys()
     for copy, scheme in family.copies.items():
-        told = family.run("findings", "base", copy, capture=capsys)[0]["relations"]
         if copy in MOVED:
-            assert told[0].startswith(f"{copy} is quantised to {MOVED[copy]}, and changed from")
+            words = f"{copy} is quantised to {MOVED[copy]}, and changed from base beyond rounding"
+            assert told[copy].text.startswith(words)
             continue
-        (sentence,) = told
-        assert sentence.startswith(f"{copy} is base quantised to "), copy
-        assert scheme.replace("float8", "fp8") in sentence
-        assert "lies within half a step of its block" in sentence
+        assert told[copy].kind == "quantised", copy
+        assert told[copy].text.startswith(f"{copy} is base quantised to ")
+        assert scheme.replace("float8", "fp8") in told[copy].text
+    for copy in ("fp8-cast", "bnb-nf4"):
+        said = family.run("findings", "base", copy, capture=capsys)[0]["relations"]
+        assert said == [told[copy].text]
 
 
-def test_none_is_made_of_the_model_a_step_away(
-    family: Family, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for copy in family.copies:
-        (sentence,) = family.run("findings", "tuned", copy, capture=capsys)[0]["relations"]
-        assert sentence.startswith(f"{copy} is quantised to "), copy
-        assert "and changed from tuned beyond rounding" in sentence
+def test_none_is_made_of_the_model_a_step_away(family: Family) -> None:
+    with megasim.open_store(family.database) as store:
+        found = model_relations(store.store, [("tuned", copy) for copy in family.copies])
+    assert {relation.model for relation in found} == family.copies.keys()
+    for relation in found:
+        assert relation.text.startswith(f"{relation.model} is quantised to ")
+        assert "and changed from tuned beyond rounding" in relation.text
 
 
 def test_the_original_is_nearest_to_each_and_each_to_it(
@@ -139,13 +146,14 @@ def test_the_original_is_nearest_to_each_and_each_to_it(
 ) -> None:
     component = COMPONENT[family.name]
     proved = family.copies.keys() - MOVED.keys()
-    for copy in proved:
-        near = family.run("nearest", copy, "-k", "60", "-c", component, capture=capsys)
-        names = [row["model"] for row in near]
-        same = [row["model"] for row in near if row["l2"] == 0]  # the same codes in another file
-        assert names[len(same)] == "base", copy
-        assert near[len(same)]["quantised"]
-        assert names.index("base") < names.index("tuned")
+    with megasim.open_store(family.database) as store:
+        for copy in proved:
+            rows = store.nearest(copy, [component], k=60)
+            names = rows["model"].tolist()
+            same = int((rows["l2"] == 0).sum())  # the same codes in another file
+            assert names[same] == "base", copy
+            assert rows["quantised"][same]
+            assert names.index("base") < names.index("tuned")
     near = family.run("nearest", "base", "-k", "60", "-c", component, capture=capsys)
     names = [row["model"] for row in near]
     assert set(names[: len(proved)]) == proved
