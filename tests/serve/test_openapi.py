@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,12 +33,12 @@ def as_it_is(context: Any, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Any]:
     from megasim.serve.app import create_app
     from megasim.serve.settings import Settings
 
-    path = small_store(tmp_path_factory.mktemp("store"))
+    path = small_store(tmp_path)
     settings = Settings(path, allow_jobs=True, host_names=("testserver",))
     app = create_app(settings)  # its jobs wait: schemathesis starts it when it likes
     yield app
@@ -67,6 +68,18 @@ def test_every_answer_is_one_that_is_described(app: Any) -> None:
 
             with suppress(Unsatisfiable):  # nothing about it could be wrong
                 ask()
+
+
+def test_an_event_is_one_that_is_described(app: Any) -> None:
+    """Not left to chance: whether a job is there depends on what was asked for before."""
+    jobs = app.state.service.jobs
+    job = jobs.cancel(jobs.ask("compare", {}).id)
+    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app)
+    operation = schema["/api/v1/jobs/{job_id}/events"]["GET"]
+    answer = operation.Case(path_parameters={"job_id": job.id}).call_and_validate(
+        base_url="http://testserver", checks=[checks.response_schema_conformance]
+    )
+    assert "event: job" in answer.text
 
 
 def test_the_description_names_all_views_and_examples(app: Any) -> None:

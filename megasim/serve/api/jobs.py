@@ -122,13 +122,24 @@ def cancel(request: Request, job_id: JobId) -> Response:
     return _json(service.jobs.cancel(job_id).to_json(), 202)
 
 
+# OpenAPI before 3.2 has the schema of an event stream describe each event.
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"const": "job"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
+
 @router.get(
     "/jobs/{job_id}/events",
     summary="What happens to a job, as server-sent events",
     responses={
         200: {
             "description": "An event `job` with the job whenever it changes, until it is over",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _EVENT}},
         },
         **problems(404),
     },
