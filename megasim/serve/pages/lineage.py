@@ -8,13 +8,13 @@ import pandas as pd
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
-from megasim.plots.figure_files import figure_bytes
 from megasim.serve.dependencies import ReadStore, kept
 from megasim.serve.pages.addresses import model_address, pair_address
 from megasim.serve.pages.choices import (
     Models,
     chosen_component,
     component_choices,
+    figure_response,
     own_query,
     set_links,
 )
@@ -140,7 +140,4 @@ def lineage_figure(
 ) -> Response:
     """Return the static figure, for slides and papers."""
     tree, _ = _lineage(request, store, component, models)
-    key = ("lineage figure", component, tuple(models))
-    return Response(
-        kept(request, key, lambda: figure_bytes(tree.plot(), "svg")), media_type="image/svg+xml"
-    )
+    return figure_response(request, ("lineage", component, *models), tree.plot)

@@ -8,21 +8,17 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from megasim.plots.figure_files import figure_bytes
 from megasim.serve.dependencies import ReadStore, kept
-from megasim.serve.pages.addresses import model_address, pair_address, query_links
+from megasim.serve.pages.addresses import model_address, pair_address
 from megasim.serve.pages.choices import (
     Models,
-    chosen_component,
-    component_choices,
+    figure_response,
     own_query,
-    set_links,
-    stored_components,
+    shown_alike,
 )
-from megasim.serve.pages.pictures import item_response, set_attribute
+from megasim.serve.pages.pictures import item_response
 from megasim.serve.pages.shown_tables import shown_table
 from megasim.serve.rendering import page
-from megasim.store.runnable_queries import filled_query
 from megasim.words import Metric
 from megasim.workspace import Workspace
 
@@ -69,12 +65,7 @@ def map_page(
     """Return where the models lie, and whether that is a plane."""
     names = path_names(path)
     view = _map(request, store, component, metric, models, names)
-    component = chosen_component(store, component)
-    sql = filled_query(
-        "report_distances",
-        models=list(view.models) if models else None,
-        components=stored_components(store, component),
-    )
+    alike = shown_alike(request, store, component, metric, models, view.models)
     steps = shown_table(
         view.steps(),
         "Steps of the path" if names else "Steps of the spanning tree",
@@ -90,25 +81,19 @@ def map_page(
     data = [
         ("Permanent link", f"/map?{own_query(request)}"),
         ("JSON", f"/api/v1/map?{without_axes}"),
-        *query_links(sql)[1:],
+        *alike.pop("queries"),
     ]
     return page(
         request,
         "map.html.j2",
+        **alike,
         view=view,
         steps=steps,
-        component=component,
-        components=component_choices(request, store),
-        metric=str(metric),
-        metrics=[str(m) for m in Metric],
         axes=axes,
         all_axes=AXES,
-        models=models,
         path=names,
         source=f"/map/picture.json?{asked}",
-        sets=set_attribute(set_links(component)),
         data=[*data, ("SVG", f"/map/figure.svg?{without_axes}")],
-        sql=sql if metric == Metric.L2 else "",
     )
 
 
@@ -144,6 +129,4 @@ def map_figure(
     """Return the static figure, for slides and papers."""
     names = path_names(path)
     view = _map(request, store, component, metric, models, names)
-    key = ("map figure", component, metric, tuple(models), tuple(names))
-    drawn = kept(request, key, lambda: figure_bytes(view.plot(), "svg"))
-    return Response(drawn, media_type="image/svg+xml")
+    return figure_response(request, ("map", component, metric, *models, "", *names), view.plot)

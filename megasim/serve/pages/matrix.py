@@ -9,21 +9,16 @@ from fastapi.responses import HTMLResponse
 
 from megasim.answers.matrices import MatrixView
 from megasim.matrix.distance_matrix import coverage_note
-from megasim.plots.figure_files import figure_bytes
 from megasim.plots.interactive_matrix import ORDERS, matrix_picture
 from megasim.serve.dependencies import ReadStore, kept
-from megasim.serve.pages.addresses import query_links
 from megasim.serve.pages.choices import (
     Models,
-    chosen_component,
-    component_choices,
+    figure_response,
     own_query,
-    set_links,
-    stored_components,
+    shown_alike,
 )
-from megasim.serve.pages.pictures import item_response, set_attribute
+from megasim.serve.pages.pictures import item_response
 from megasim.serve.rendering import page
-from megasim.store.runnable_queries import filled_query
 from megasim.words import Metric
 from megasim.workspace import Workspace
 
@@ -52,36 +47,25 @@ def matrix_page(
 ) -> HTMLResponse:
     """Return all pairs of models at once, as one picture."""
     view = _matrix(request, store, component, metric, models)
-    component = chosen_component(store, component)
-    sql = filled_query(
-        "report_distances",
-        models=list(view.models) if models else None,
-        components=stored_components(store, component),
-    )
+    alike = shown_alike(request, store, component, metric, models, view.models)
     asked = own_query(request)
     data = [
         ("Permanent link", f"/matrix?{asked}"),
         ("JSON", f"/api/v1/matrix?{own_query(request, order='')}"),
-        *query_links(sql)[1:],
+        *alike.pop("queries"),
     ]
     if len(view.models) <= 300:
         data.append(("SVG", f"/matrix/figure.svg?{asked}"))
     return page(
         request,
         "matrix.html.j2",
+        **alike,
         view=view,
         note=coverage_note(view),
-        component=component,
-        components=component_choices(request, store),
-        metric=str(metric),
-        metrics=[str(m) for m in Metric],
         order=order,
         orders=ORDERS,
-        models=models,
         source=f"/matrix/picture.json?{asked}",
-        sets=set_attribute(set_links(component)),
         data=data,
-        sql=sql if metric == Metric.L2 else "",
     )
 
 
@@ -119,9 +103,4 @@ def matrix_figure(
 ) -> Response:
     """Return the static figure, for slides and papers."""
     view = _matrix(request, store, component, metric, models)
-    drawn = kept(
-        request,
-        ("matrix figure", component, metric, tuple(models)),
-        lambda: figure_bytes(view.heatmap(), "svg"),
-    )
-    return Response(drawn, media_type="image/svg+xml")
+    return figure_response(request, ("matrix", component, metric, *models), view.heatmap)
