@@ -67,8 +67,13 @@ def _may_hold(file: Any, group: int, name: str, hashes: list[str]) -> list[str]:
     names = file.schema_arrow.names
     if name not in names:
         return []
-    statistics = file.metadata.row_group(group).column(names.index(name)).statistics
-    if statistics is None or not statistics.has_min_max:
+    rows = file.metadata.row_group(group)
+    statistics = rows.column(names.index(name)).statistics
+    if statistics is None:
+        return hashes
+    if statistics.has_null_count and statistics.null_count == rows.num_rows:
+        return []
+    if not statistics.has_min_max:
         return hashes
     # a text is a lower bound where it was cut short, and an upper one where it was raised
     return [value for value in hashes if statistics.min <= value <= statistics.max]

@@ -309,7 +309,7 @@ def test_a_registry_of_the_web_is_asked_for_kilobytes(tmp_path: Path, web: WebSe
         assert found.matches == expected
         (same,) = identify(*paths, against=tmp_path / "many.parquet").files
         assert same == found
-        assert web.traffic.sent < len(web.files["/known.parquet"]) / 15
+        assert web.traffic.sent < len(web.files["/known.parquet"]) / 10
     web.files["/other.parquet"] = model_bytes(1)
     with pytest.raises(CheckpointError, match="no Parquet file"):
         identify(*paths, against=f"{web.url}/other.parquet")
