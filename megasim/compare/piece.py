@@ -34,6 +34,9 @@ _FEWEST = 16 * TILE  # elements of each, for fewer cost more to read
 # A GPU is given more at a time, to be worth the call, out of buffers of so many bytes a worker.
 _DEVICE_CHUNK = 8 << 20
 _DEVICE_MEMORY = 1 << 26
+# Bytes of a cache line, and by how much buffers are longer to begin at any place in one.
+_LINE = 64
+_SLACK = 2 * _LINE
 # Pairs of elements that a loop takes without looking for a signal.
 _STEP = 1 << 32
 # Norms count as this at least in cossim, as in torch.
@@ -171,11 +174,11 @@ def run_pair_piece(piece: PairPiece) -> list[PairDistances]:
     """
     memory = piece.memory if piece.device is None else max(piece.memory, _DEVICE_MEMORY)
     rooms = [_room(len(position.refs), memory, piece.device) for position in piece.positions]
-    buffer = _buffer(max(rooms, default=0), piece.device)
+    buffer = _buffer(max(rooms, default=0) + _SLACK, piece.device)
     with TensorReader() as reader:
         reader.expect((ref for p in piece.positions for ref in p.refs), piece.memory)
         return [
-            _compare(reader, buffer[:room], piece, position)
+            _compare(reader, buffer[: room + _SLACK], piece, position)
             for room, position in zip(rooms, piece.positions, strict=True)
         ]
 
@@ -313,20 +316,32 @@ class _Group:
 
     def _columns(self, dtype: np.dtype[Any]) -> int:
         """How many elements of every content, and of one more before conversion, have room."""
-        return len(self._buffer) // (len(self._refs) * dtype.itemsize + 8)
+        return (len(self._buffer) - _SLACK) // (len(self._refs) * dtype.itemsize + 8)
 
     def _read(self, dtype: np.dtype[Any], ranges: Sequence[tuple[int, int]]) -> Rows:
         """Return (N, n) elements of some ranges, n in all; valid until the next call."""
         n = sum(stop - start for start, stop in ranges)
-        used = len(self._refs) * n * dtype.itemsize
-        rows = self._buffer[:used].view(dtype).reshape(len(self._refs), n)
-        spare = self._buffer[-(-used // 8) * 8 :]
+        begin = self._begin(dtype, ranges[0][0])
+        end = begin + len(self._refs) * n * dtype.itemsize
+        rows = self._buffer[begin:end].view(dtype).reshape(len(self._refs), n)
+        spare = self._buffer[-(-end // 8) * 8 :]
         for ref, row in zip(self._refs, rows, strict=True):
             begin = 0
             for start, stop in ranges:
                 self._fill(ref, start, stop, row[begin : begin + stop - start], spare)
                 begin += stop - start
         return rows
+
+    def _begin(self, dtype: np.dtype[Any], start: int) -> int:
+        """Return where in the buffer rows begin: at the place in a cache line that they have in
+        their files, where the first is read as it is: see "Copying" in docs/performance.md.
+        """
+        ref = self._refs[0]
+        size = STORAGE_DTYPES[ref.dtype].itemsize
+        if not ref.lies_whole or size != dtype.itemsize:
+            return 0
+        address = self._buffer.__array_interface__["data"][0]
+        return int((ref.offset + start * size - address) % _LINE // size * size)
 
     def _fill(
         self,
