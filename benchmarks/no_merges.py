@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import megasim
-from benchmarks.kinship import Weights, train
+from benchmarks.kinship import train
+from benchmarks.networks import Weights
 
 MODELS, OF_BASE = 100, 60
 

@@ -26,6 +26,7 @@ from megasim.lineage.families import (
     same_weights,
     without_sparse_pairs,
 )
+from megasim.lineage.implied_norms import implied_norms
 from megasim.lineage.inner_products import Floats, require_l2
 from megasim.lineage.merges import Merges, find_merges, merges_of
 from megasim.lineage.recipe_result import Recipe
@@ -102,7 +103,11 @@ def build_lineage(
 
     distinct = matrix.subset(same.kept)
     norms = norms_of(known.facts.values(), matrix.component)
-    if len(norms) < len(same.kept):
+    implied = implied_norms(distinct, norms, settings)
+    if implied is not None:
+        notes.append(implied.sentence())
+        norms = {**implied.norms, **norms}
+    if not norms.keys() >= set(same.kept):
         notes.append("not all norms are known: unrelated families may stand as one")
     groups = related_groups(distinct, norms, settings, kinship)
     parts = [distinct.subset(group) for group in groups]
