@@ -8,7 +8,7 @@ nothing, and nothing but the weights is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -257,10 +257,3 @@ def task_variants() -> dict[str, Callable[[np.random.Generator], Task]]:
 
     variants = (subset, noisy, permuted, masked, restyled, relabelled)
     return {f.__name__: f for f in variants}
-
-
-def forests(kinds: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int, Forest]]:
-    """Yield a forest of each kind and seed."""
-    for kind in kinds:
-        for seed in seeds:
-            yield kind, seed, grow_forest(kind, seed)

@@ -59,6 +59,15 @@ where is_measured(mt.nature)
 group by m.id, m.name, mt.component, w.norm, w.non_finite
 order by m.id, mt.component;
 
+-- name: counters
+-- Of each model, what single numbers in its weights count: batches seen, updates made.
+select m.name, mt.canonical_key, t.l2
+from model_tensor mt
+join model m on m.id = mt.model_id
+join tensor t on t.id = mt.tensor_id
+where mt.nature = 'counter' and t.numel = 1 and t.l2 is not null
+order by m.id, mt.canonical_key;
+
 -- name: weight_signatures
 -- Of each model, over some components: what is equal for equal weights once rounded to float16,
 -- and once rounded to bfloat16. {batch}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megasim.errors import printable
+from megasim.lineage.calibration import calibrated
 from megasim.lineage.evidence import (
     EMA_COPY,
     EPOCHS,
@@ -20,7 +21,8 @@ from megasim.lineage.evidence import (
     same_weights_kind,
 )
 from megasim.lineage.families import FamilyDistances, SameWeights
-from megasim.lineage.inner_products import step_cosine
+from megasim.lineage.inner_products import Floats, step_cosine
+from megasim.lineage.layer_norms import NormsByLayer, growth_by_layer
 from megasim.lineage.merges import Merges
 from megasim.lineage.result import Edge
 from megasim.lineage.rooting import Rooting
@@ -41,6 +43,7 @@ class KnownHistory:
         ema_copies: (parent, child) where the child's weights are the EMA copy in the parent.
         permuted: two models → how many hidden units of one are the other's in another order, and
             how many there are.
+        layer_norms: L2 of single tensors, where known.
     """
 
     facts: Mapping[str, ModelFacts]
@@ -48,6 +51,7 @@ class KnownHistory:
     stated: Mapping[tuple[str, str], str]
     ema_copies: Collection[tuple[str, str]]
     permuted: Mapping[frozenset[str], tuple[int, int]] = field(default_factory=dict)
+    layer_norms: NormsByLayer = field(default_factory=dict)
 
 
 def copy_edges(
@@ -152,6 +156,7 @@ def tree_edges(
             kind = EdgeKind.PRUNED
         if any(e.name == QUANTISED and e.log_odds > 0 for e in found):
             kind = EdgeKind.QUANTISED_AND_CHANGED
+        confidence = calibrated(step.probability)
         edges.append(
             Edge(
                 family.names[step.parent],
@@ -159,8 +164,8 @@ def tree_edges(
                 kind,
                 float(np.sqrt(squared[step.parent, step.child])),
                 float("nan"),
-                step.probability,
-                step.probability >= settings.decided,
+                confidence,
+                confidence >= settings.decided,
                 tuple(found),
             )
         )
@@ -234,6 +239,7 @@ def _evidence(
         family.matrix.component,
         settings,
         one_run=one_run,
+        by_layer=_growth(family, a, b, known, settings),
     )
     for pair, sign in (((first, second), settings.record), ((second, first), -settings.record)):
         if pair in known.stated:
@@ -247,6 +253,15 @@ def _evidence(
         text = f"to {printable(schemes[0] or schemes[1], 60)}, and not by rounding alone"
         found.append(Evidence(QUANTISED, text, sign))
     return found
+
+
+def _growth(
+    family: FamilyDistances, a: int, b: int, known: KnownHistory, settings: LineageSettings
+) -> tuple[Floats, Floats] | None:
+    if family.layers is None or not {family.names[a], family.names[b]} <= known.layer_norms.keys():
+        return None
+    found = growth_by_layer(family.layers, known.layer_norms, a, b, settings.grown_elements)
+    return found if len(found[0]) else None
 
 
 def _probability(log_odds: float) -> float:

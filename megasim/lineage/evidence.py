@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from megasim.errors import printable
+from megasim.lineage.inner_products import Floats
+from megasim.lineage.layer_norms import growth_log_odds
 from megasim.lineage.rounding import ROUNDING, rounding_l2
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.words import EdgeKind
@@ -15,6 +20,7 @@ NAMED_RUN = "same run"
 EPOCHS = "epoch count"
 EMA_COPY = "EMA copy"
 QUANTISED = "quantised"
+COUNTERS = "batches counted"
 
 _WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -29,6 +35,8 @@ class ModelFacts:
         bytes: of its files; 0 unknown.
         scheme: how the component is represented, if it is quantised; "" if it is not.
         counts: evidence name, and what is counted → how far its training had come; of its metadata.
+        counters: key → what a single number in the weights counts, as batch normalisation counts
+            the batches that it has seen.
         run: what the metadata says apart from the counts: checkpoints of one run agree in it.
         norms: component → L2 of its weights.
         own_norms: component → L2 of the weights that no model holds which differs in the
@@ -44,6 +52,7 @@ class ModelFacts:
     bytes: int = 0
     scheme: str = ""
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    counters: Mapping[str, float] = field(default_factory=dict)
     run: str = ""
     norms: Mapping[str, float] = field(default_factory=dict)
     own_norms: Mapping[str, float] = field(default_factory=dict)
@@ -153,15 +162,16 @@ def drift_evidence(
     settings: LineageSettings = SETTINGS,
     *,
     one_run: float = 0.0,
+    by_layer: tuple[Floats, Floats] | None = None,
 ) -> list[Evidence]:
     """Return what speaks for b having come from a, with negative log odds where against it.
 
-    A step that is unrelated to where the model stands adds its square to the squared norm:
-    (‖b‖² − ‖a‖²) / ‖b − a‖² is +1 if b was trained from a, −1 if a from b. Weight decay and
-    pruning work against it, so it is capped.
+    A step that is unrelated to where the model stands adds its square to the squared norm: see
+    `growth_log_odds`.
 
     Args:
         squared: ‖b − a‖² over the component.
+        by_layer: the growth of each layer and its elements, where they are known.
         one_run: what counts that name no run are worth between the two, in log odds: see
             `megasim.lineage.runs`.
     """
@@ -176,14 +186,21 @@ def drift_evidence(
             forwards, backwards = f"{unit} {first} → {second}", f"{unit} {second} → {first}"
             found.append(Evidence(name, forwards, sign * worth, backwards))
             break
+    counted = _counter_evidence(a, b, settings)
+    if counted is not None:
+        found.append(counted)
     if component in a.norms and component in b.norms and squared > 0:
         growth = (b.norms[component] ** 2 - a.norms[component] ** 2) / squared
-        bounded = min(1.0, max(-1.0, growth))
         text, backwards = (
             f"squared norm changes by {change:+.3g} of the squared step"
             for change in (growth, -growth)
         )
-        worth = settings.norm_growth * bounded
+        of_layers, elements = by_layer or (np.array([growth]), None)
+        if by_layer is not None and len(of_layers):
+            median = float(np.median(of_layers))
+            text += f", {median:+.3g} in the median layer"
+            backwards += f", {-median:+.3g} in the median layer"
+        worth = settings.norm_growth * growth_log_odds(of_layers, elements, settings.growth_width)
         found.append(Evidence("norm growth", text, worth, backwards))
     if component in a.kurtosis and component in b.kurtosis:
         change = b.kurtosis[component] - a.kurtosis[component]
@@ -193,6 +210,27 @@ def drift_evidence(
             sign = 1.0 if change > 0 else -1.0
             found.append(Evidence("kurtosis drift", text, sign * settings.kurtosis, backwards))
     return found
+
+
+def _counter_evidence(a: ModelFacts, b: ModelFacts, settings: LineageSettings) -> Evidence | None:
+    """Return what counters in the weights say: a training goes on where its start had come.
+
+    Nothing where one of the two counts nothing, as after a conversion that drops the counters,
+    or where they disagree.
+    """
+    common = [k for k in sorted(a.counters.keys() & b.counters) if a.counters[k] * b.counters[k]]
+    signs = {float(np.sign(b.counters[k] - a.counters[k])) for k in common} - {0.0}
+    if len(signs) != 1:
+        return None
+    key = next(k for k in common if a.counters[k] != b.counters[k])
+    first, second = a.counters[key], b.counters[key]
+    shown = printable(key, 60)
+    return Evidence(
+        COUNTERS,
+        f"{shown} {first:.0f} → {second:.0f}",
+        signs.pop() * settings.counters,
+        f"{shown} {second:.0f} → {first:.0f}",
+    )
 
 
 def same_weights_kind(

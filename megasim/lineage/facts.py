@@ -56,6 +56,9 @@ def load_model_facts(
         if part in members:
             dtypes.setdefault(name, dtype)
             schemes[name] = schemes.get(name) or scheme
+    counters: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, key, count in store.rows("counters"):
+        counters[name][key] = count
     facts = []
     for model in store.models():
         for known in (norms[model.name], own[model.name]):
@@ -69,6 +72,7 @@ def load_model_facts(
                 scheme=schemes.get(model.name, ""),
                 bytes=model.bytes or 0,
                 counts=step_counts(model.metadata),
+                counters=counters[model.name],
                 run=run_label(model.metadata),
                 norms=norms[model.name],
                 own_norms=own[model.name],

@@ -111,6 +111,7 @@ def related_groups(
     norms: Mapping[str, float],
     settings: LineageSettings = SETTINGS,
     kinship: KinshipTest | None = None,
+    by_elements: Floats | None = None,
 ) -> list[list[str]]:
     """Return the families: models whose weights are related, largest family first.
 
@@ -118,6 +119,8 @@ def related_groups(
     rate of 1 % over all pairs. Where these are too few to decide, or none are known, two
     models with norms are related when the cosine of their raw weights,
     (‖a‖² + ‖b‖² − D²) / 2‖a‖‖b‖, is above that of the settings.
+    Where norms of layers are known, the cosine counts every element alike (`by_elements`, (N, N),
+    NaN where not known).
     Models without a norm are joined to the family of their nearest model, unless nothing of it is
     within ten times the distances inside. Models that share no distance are not related.
     """
@@ -130,6 +133,8 @@ def related_groups(
         one_scale = (largest > 0) & (
             largest <= settings.same_scale * np.minimum(size[:, None], size)
         )
+    if by_elements is not None:
+        cosine = np.where(np.isfinite(by_elements), by_elements, cosine)
     linked = cosine > settings.related_cosine
     if kinship is not None:
         kin, unrelated = by_hidden_units(matrix.models, kinship)

@@ -28,6 +28,7 @@ from megasim.lineage.families import (
 )
 from megasim.lineage.implied_norms import implied_norms
 from megasim.lineage.inner_products import Floats, require_l2
+from megasim.lineage.layer_norms import cosines_by_elements
 from megasim.lineage.merges import Merges, find_merges, merges_of
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Edge, Family, Lineage
@@ -94,6 +95,7 @@ def build_lineage(
         stated or {},
         ema_copies,
         permuted or {},
+        layer_norms(matrix.models) if layers is not None and layer_norms is not None else {},
     )
     notes = (
         [f"{few} pair(s) share less than half of their keys: treated as unrelated"] if few else []
@@ -109,7 +111,10 @@ def build_lineage(
         norms = {**implied.norms, **norms}
     if not norms.keys() >= set(same.kept):
         notes.append("not all norms are known: unrelated families may stand as one")
-    groups = related_groups(distinct, norms, settings, kinship)
+    by_elements = None
+    if layers is not None and known.layer_norms and set(distinct.models) <= set(layers.models):
+        by_elements = cosines_by_elements(layers.subset(distinct.models), known.layer_norms)
+    groups = related_groups(distinct, norms, settings, kinship, by_elements)
     parts = [distinct.subset(group) for group in groups]
     families = [
         family_distances(p, known.facts, layers, layers_l1, changed, settings) for p in parts

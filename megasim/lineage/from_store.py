@@ -197,7 +197,8 @@ def lineage_and_claims(
         written = claims_of_metadata(facts)
         claims = written + claims
         stated = stated_parents(written, list(matrix.models))
-        lineage = build(facts=facts, stated=stated, merges=from_weights.recipes)
+        if stated or any(f.counts for f in facts):  # else the tree is the same
+            lineage = build(facts=facts, stated=stated, merges=from_weights.recipes)
     rounding = rounding_of(facts, component)
     checked = check_claims(claims, matrix, layers=layers, rounding=rounding, lineage=from_weights)
     lacking = load_missing_pairs(store, matrix.models).sentence()

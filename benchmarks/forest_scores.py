@@ -1,0 +1,120 @@
+"""What of the true history of forests was found, and how often a confidence was right."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.forests import Forest
+
+TENTHS = 10
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An edge of an answer."""
+
+    parent: str
+    child: str
+    kind: str
+    decided: bool = True
+    confidence: float = 1.0
+
+
+@dataclass
+class Score:
+    """What of true histories was found.
+
+    Attributes:
+        confusion: (true kind, what it was drawn as) → count: a kind, with " reversed" or
+            " undecided" after it, or "not drawn"; edges drawn that are not true count under "none".
+        between: edges drawn between unrelated models.
+        told: tenth of confidence → (directions told, of them right), merges aside.
+    """
+
+    forests: int = 0
+    families: int = 0
+    families_right: int = 0
+    between: int = 0
+    confusion: Counter[tuple[str, str]] = field(default_factory=Counter)
+    told: dict[int, tuple[int, int]] = field(default_factory=lambda: defaultdict(lambda: (0, 0)))
+
+    def add(self, forest: Forest, families: Sequence[set[str]], drawn: Sequence[Drawn]) -> None:
+        """Count what was found of a forest."""
+        truth: dict[int, set[str]] = {}
+        for model, family in forest.family.items():
+            truth.setdefault(family, set()).add(model)
+        self.forests += 1
+        self.families += len(truth)
+        self.families_right += sum(t in families for t in truth.values())
+        self.between += sum(forest.family[d.parent] != forest.family[d.child] for d in drawn)
+        by_pair = {frozenset((d.parent, d.child)): d for d in drawn}
+        for (parent, child), kind in forest.edges.items():
+            found = by_pair.pop(frozenset((parent, child)), None)
+            if found is None:
+                self.confusion[kind, "not drawn"] += 1
+                continue
+            wrong = "" if found.parent == parent else " reversed"
+            self.confusion[kind, found.kind + (wrong if found.decided else " undecided")] += 1
+            if kind != "merge":
+                tenth = min(int(found.confidence * TENTHS), TENTHS - 1)
+                count, right = self.told[tenth]
+                self.told[tenth] = count + 1, right + (not wrong)
+        for left in by_pair.values():
+            self.confusion["none", left.kind] += 1
+
+    def _total(self, keep: Callable[[str, str], bool]) -> int:
+        return sum(n for (truth, drawn), n in self.confusion.items() if keep(truth, drawn))
+
+    def figures(self) -> dict[str, float]:
+        """Return the shares, 0 to 1, that the documentation reports."""
+        true = self._total(lambda t, d: t != "none")
+        drawn = self._total(lambda t, d: d != "not drawn")
+        both = self._total(lambda t, d: t != "none" and d != "not drawn")
+        undecided = self._total(lambda t, d: t != "none" and d.endswith("undecided"))
+        wrong = self._total(lambda t, d: d.endswith("reversed"))
+        decided = max(both - undecided, 1)
+        return {
+            "families": self.families_right / self.families,
+            "edges found": both / true,
+            "edges right": both / max(drawn, 1),
+            "directions decided": (both - undecided) / max(both, 1),
+            "directions right": 1 - wrong / decided,
+        }
+
+
+def figures_table(scores: Mapping[str, Score]) -> str:
+    """Return the figures of each, as a Markdown table."""
+    columns = list(next(iter(scores.values())).figures())
+    lines = ["| | forests | " + " | ".join(columns) + " | between unrelated |"]
+    lines.append("|---" * (len(columns) + 3) + "|")
+    for name, score in scores.items():
+        cells = [f"{100 * v:.1f} %" for v in score.figures().values()]
+        lines.append(f"| {name} | {score.forests} | {' | '.join(cells)} | {score.between} |")
+    return "\n".join(lines)
+
+
+def calibration_table(scores: Mapping[str, Score]) -> str:
+    """Return by tenth of confidence how many directions were told, and how many were right."""
+    tenths = range(TENTHS // 2, TENTHS)
+    heads = [f"{t / TENTHS:.1f} to {(t + 1) / TENTHS:.1f}" for t in tenths]
+    lines = ["| confidence | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, score in scores.items():
+        cells = []
+        for tenth in tenths:
+            count, right = score.told.get(tenth, (0, 0))
+            cells.append(f"{100 * right / count:.0f} % of {count}" if count else "–")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def confusion_table(score: Score) -> str:
+    """Return what edges of each kind were drawn as, as a Markdown table."""
+    kinds = sorted({t for t, _ in score.confusion}, key=lambda k: (k == "none", k))
+    drawn = sorted({d for _, d in score.confusion}, key=lambda k: (k == "not drawn", k))
+    lines = ["| true kind | " + " | ".join(drawn) + " |", "|---" * (len(drawn) + 1) + "|"]
+    for kind in kinds:
+        cells = [str(score.confusion[kind, d] or "") for d in drawn]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""How often a direction that was told with a probability was right, as measured."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+
+import numpy as np
+
+from megasim.resources import resource_path
+
+
+def calibrated(probability: float) -> float:
+    """Return how often directions that the evidence gives this probability were right.
+
+    The evidence is added up as if its pieces were independent, which they are not. What that
+    leaves is put right by the table `data/direction_confidence.csv`, linear between its rows.
+
+    >>> calibrated(0.5)
+    0.5
+    >>> calibrated(0.2) == 1 - calibrated(0.8)
+    True
+    """
+    told, right = _table()
+    if probability < 0.5:
+        return 1 - calibrated(1 - probability)
+    return float(np.interp(probability, told, right))
+
+
+@cache
+def _table() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    with resource_path("data", "direction_confidence.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    return tuple(float(r["told"]) for r in rows), tuple(float(r["right"]) for r in rows)
