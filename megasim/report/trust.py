@@ -110,11 +110,11 @@ def _meaning() -> list[str]:
         "Equal means equal: identity is decided from hashes of all that was read, or of the values "
         "once rounded, and no threshold is in it. Distances that are not estimated are exact to a "
         "millionth.",
-        f"Descent: on ten forests of 40 small networks that were really trained, "
+        f"Descent: on 18 forests of 30 small networks of three kinds, really trained, "
         f"{_share(rate['edges_found'])} of the steps between models were found, and "
         f"{_share(rate['directions_right'])} of the directions were right where one was decided, "
         f"which was so for {_share(rate['directions_decided'])}. Other models may fare otherwise. "
-        "The confidence of a step is the probability of its direction, not of the step.",
+        "The confidence of a step is how often such a direction was right there, not the step.",
         "Merges: weights have a standard error; the confidence of a merge is the share of its "
         "squared distance that the recipe explains, and what is left stands beside it.",
         "Maps: the verdict compares with steps in unrelated directions; a flat picture alone is no "
