@@ -215,9 +215,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise CheckpointError(
-            e.filename or path, f"cannot be read: {e.strerror}", "check its permissions"
-        ) from None
+        is_remote = isinstance(path, RemotePath)
+        remedy = "check the address and the credentials" if is_remote else "check its permissions"
+        where = e.filename or path
+        raise CheckpointError(where, f"cannot be read: {e.strerror}", remedy) from None
 
 
 def _open_file(path: Path, limits: Limits) -> Checkpoint:
