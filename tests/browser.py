@@ -109,10 +109,10 @@ class Browser:
         self._driver.execute_cdp_cmd("Input.insertText", {"text": text})
 
     def point(self, kind: str, place: Sequence[float], *, wheel: float = 0.0) -> None:
-        """Move the pointer to a place of the window, or turn the wheel there."""
+        """Move the pointer to a place of the window, or turn the wheel there with Ctrl held."""
         values: dict[str, Any] = {"type": kind, "x": place[0], "y": place[1]}
         if kind == "mouseWheel":
-            values |= {"deltaX": 0, "deltaY": wheel}
+            values |= {"deltaX": 0, "deltaY": wheel, "modifiers": 2}
         self._driver.execute_cdp_cmd("Input.dispatchMouseEvent", values)
 
     def drag(self, start: Sequence[float], end: Sequence[float]) -> None:
