@@ -160,7 +160,8 @@ with held as (
         mt.canonical_key || ' ' || mt.canonical_shape || ' ' as place,
         t.dtype,
         t.numel,
-        not t.is_constant and t.numel >= 64 and is_measured(mt.nature) as is_telling,
+        not t.is_constant and t.numel >= 64
+            and (is_measured(mt.nature) or mt.nature = 'change') as is_telling,
         t.nans + t.infs > 0 as is_non_finite,
         md5_number(place || t.content_hash) as bytes_at,
         md5_number(place || t.value_hash)   as values_at,
@@ -530,7 +531,7 @@ join tensor tb on tb.id = b.tensor_id
 where not ta.is_constant
     and not tb.is_constant
     and ta.numel >= 64
-    and is_measured(a.nature)
+    and (is_measured(a.nature) or a.nature = 'change')
     and a.canonical_key not like '%position_ids'
     and (
         ta.value_hash = tb.value_hash
@@ -577,7 +578,8 @@ from batch p
 join model_tensor a on a.model_id = p.model_a
 join tensor t on t.id = a.tensor_id
 join model_tensor b on b.model_id = p.model_b and b.tensor_id = a.tensor_id
-where not t.is_constant and t.numel >= 64 and is_measured(a.nature)
+where not t.is_constant and t.numel >= 64
+    and (is_measured(a.nature) or a.nature = 'change')
 group by p.model_a, p.model_b
 order by p.model_a, p.model_b;
 
@@ -586,7 +588,7 @@ order by p.model_a, p.model_b;
 select
     mt.model_id,
     count(distinct t.id) filter (
-        not t.is_constant and t.numel >= 64 and is_measured(mt.nature)
+        not t.is_constant and t.numel >= 64 and (is_measured(mt.nature) or mt.nature = 'change')
     ) as telling
 from model_tensor mt
 join tensor t on t.id = mt.tensor_id

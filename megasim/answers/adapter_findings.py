@@ -97,7 +97,14 @@ def _reworded(
     adapters = [name for name in (pair.model_a, pair.model_b) if name in known]
     if not adapters:
         return pair
-    others = tuple(finding for finding in pair.findings if finding.component != _COMPONENT)
+    # that other factors differ says nothing; that some of them are equal does
+    others = tuple(
+        finding
+        for finding in pair.findings
+        if finding.component != _COMPONENT
+        or finding.equal
+        or (finding.counts is not None and finding.counts.unchanged)
+    )
     found = compared.get((pair.model_a, pair.model_b))
     if found is not None:
         verdict = Verdict.SAME_VALUES if found.is_same else Verdict.CHANGED
