@@ -51,7 +51,7 @@ class Traffic:
 
     def clear(self) -> None:
         self.requests.clear()
-        self.sent = self.failed = 0
+        self.sent = 0
 
 
 class _Counted:
