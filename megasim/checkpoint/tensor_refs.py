@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
-from megasim.checkpoint.decoder import Decoder
-from megasim.checkpoint.dtypes import STORAGE_DTYPES
+from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray, Singles
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,59 @@ class TensorRef:
         if self.decoder is not None:
             return min(self.nbytes, sum(ref.nbytes for ref in self.decoder.stored))
         return sum(part.bytes_in_file for part in self.parts) if self.parts else self.nbytes
+
+
+class ElementReader(Protocol):
+    """What reads the elements of tensors; `TensorReader` of `tensors` does."""
+
+    def read(
+        self, ref: TensorRef, start: int = 0, stop: int | None = None, out: AnyArray | None = None
+    ) -> AnyArray:
+        """Return elements `start` to `stop` of a tensor, (stop - start,), in row-major order."""
+
+
+class Decoder(Protocol):
+    """How the float32 values of a tensor are made of what a file stores: codes, scales, ….
+
+    A `TensorRef` that holds one is a *logical tensor*: `TensorReader.read` gives its values, and
+    all that reads tensors works on it unchanged. Decoders are small, frozen, hashable and
+    picklable, and hold no data of arrays. The room `representation` makes them.
+    """
+
+    @property
+    def scheme(self) -> str:
+        """What the representation is called, e.g. "bitsandbytes nf4"; shown to users."""
+
+    @property
+    def identity(self) -> str:
+        """A text that changes with everything but the stored bytes that the values depend on."""
+
+    @property
+    def stored(self) -> tuple[TensorRef, ...]:
+        """The tensors of the file that the values are made of, always in the same order.
+
+        Equal `identity` and equal bytes of these mean equal values.
+        """
+
+    def read(self, reader: ElementReader, start: int, stop: int, out: AnyArray) -> None:
+        """Fill `out`, (stop - start,) float32, with the values of a range in row-major order.
+
+        Takes memory for a few pieces, however large the tensor is.
+
+        Raises CheckpointError when what is stored cannot be read.
+        """
+
+    def intervals(
+        self, reader: ElementReader, start: int, stop: int
+    ) -> tuple[Singles, Singles] | None:
+        """Return the ends of the interval that the codes of a range of values stand for.
+
+        Quantising any number in it gives the code, as far as that is sure: where the scale was
+        rounded when it was stored, the interval is wider by as much. None where it is not known.
+        """
+
+    def transposed(self) -> Decoder:
+        """Return the decoder of the transposed values, of a tensor of two dimensions."""
 
 
 def fuse_refs(key: str, refs: Sequence[TensorRef]) -> TensorRef:

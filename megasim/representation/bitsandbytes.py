@@ -18,7 +18,8 @@ import numpy as np
 
 from megasim.checkpoint.dtypes import AnyArray
 from megasim.checkpoint.strict_json import JSON, parse_json
-from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.checkpoint.tensor_refs import ElementReader
+from megasim.checkpoint.tensors import TensorRef
 from megasim.kernels.loops import look_up_pairs
 from megasim.kernels.state import Singles
 from megasim.representation.boxes import Box, BoxDecoder, Interval, as_singles
@@ -56,7 +57,7 @@ class FourBits(BoxDecoder):
     def stored(self) -> tuple[TensorRef, ...]:
         return (self.codes, self.levels, self.absmax, *(self.nested or ()))
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         if box.shape[0] == 1:
             first = box.top * self.columns
             self._range(reader, first + box.left, first + box.right, out.reshape(-1))
@@ -70,12 +71,12 @@ class FourBits(BoxDecoder):
             self._range(reader, start, stop, rows.reshape(-1))
             out[top - box.top : bottom - box.top] = rows[:, box.left : box.right]
 
-    def read(self, reader: TensorReader, start: int, stop: int, out: AnyArray) -> None:
+    def read(self, reader: ElementReader, start: int, stop: int, out: AnyArray) -> None:
         for first in range(start, stop, self.piece):
             last = min(first + self.piece, stop)
             self._range(reader, first, last, out[first - start : last - start])
 
-    def _range(self, reader: TensorReader, start: int, stop: int, values: AnyArray) -> None:
+    def _range(self, reader: ElementReader, start: int, stop: int, values: AnyArray) -> None:
         """Fill (stop - start,) values, as they follow each other."""
         levels = reader.read(self.levels)
         if start % 2 or stop % 2 or values.ctypes.data % 8:
@@ -92,7 +93,7 @@ class FourBits(BoxDecoder):
         else:
             values.reshape(-1, self.block)[...] *= scales[:, None]
 
-    def _codes(self, reader: TensorReader, start: int, stop: int) -> AnyArray:
+    def _codes(self, reader: ElementReader, start: int, stop: int) -> AnyArray:
         """Return (stop - start,) codes, as they follow each other."""
         data = reader.read(self.codes, start // 2, -(-stop // 2))
         codes = np.empty(2 * len(data), np.uint8)
@@ -101,7 +102,7 @@ class FourBits(BoxDecoder):
         return codes[start % 2 :][: stop - start]
 
     def intervals(
-        self, reader: TensorReader, start: int, stop: int
+        self, reader: ElementReader, start: int, stop: int
     ) -> tuple[Singles, Singles] | None:
         codes = self._codes(reader, start, stop)
         low, high = edges_of(reader.read(self.levels).tolist())
@@ -113,7 +114,7 @@ class FourBits(BoxDecoder):
         widest = np.maximum(np.abs(low), np.abs(high))[codes] * slack[place]
         return ends[0] - widest, ends[1] + widest
 
-    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+    def interval_box(self, reader: ElementReader, box: Box) -> Interval | None:
         if box.shape[0] > 1 and box.shape[1] < self.columns:
             rows = [
                 self.interval_box(reader, Box(row, row + 1, box.left, box.right))
@@ -125,7 +126,7 @@ class FourBits(BoxDecoder):
         found = self.intervals(reader, first, first + box.shape[0] * box.shape[1])
         return None if found is None else (found[0].reshape(box.shape), found[1].reshape(box.shape))
 
-    def _absmax_error(self, reader: TensorReader, start: int, scales: Singles) -> AnyArray:
+    def _absmax_error(self, reader: ElementReader, start: int, scales: Singles) -> AnyArray:
         """Return how much quantising them again may have moved the scales from `start` on."""
         if self.nested is None:
             return np.zeros_like(scales)
@@ -140,7 +141,7 @@ class FourBits(BoxDecoder):
         error: Singles = half * spread[: len(scales)]
         return error
 
-    def _absmax(self, reader: TensorReader, start: int, stop: int) -> AnyArray:
+    def _absmax(self, reader: ElementReader, start: int, stop: int) -> AnyArray:
         found = reader.read(self.absmax, start, stop)
         if self.nested is None:
             return as_singles(found, self.absmax.dtype)
@@ -159,12 +160,12 @@ class Int8Rows(BoxDecoder):
     codes: Numbers
     scales: Blocks
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         out[...] = self.codes.read(reader, box)
         out *= self.scales.over(reader, box)
         out *= _OF_127
 
-    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+    def interval_box(self, reader: ElementReader, box: Box) -> Interval | None:
         codes = self.codes.read(reader, box)
         scales = self.scales.over(reader, box) * _OF_127
         half = np.float32(0.5)

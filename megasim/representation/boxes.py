@@ -9,9 +9,9 @@ from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from megasim.checkpoint.decoder import Decoder
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
-from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.checkpoint.tensor_refs import Decoder, ElementReader
+from megasim.checkpoint.tensors import TensorRef
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.state import Singles
 
@@ -109,11 +109,11 @@ class BoxDecoder:
         """All parameters; the stored tensors are known by their bytes."""
         return described(self)
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         """Fill `out`, (rows, columns) of the box and contiguous, with its values."""
         raise NotImplementedError
 
-    def read(self, reader: TensorReader, start: int, stop: int, out: AnyArray) -> None:
+    def read(self, reader: ElementReader, start: int, stop: int, out: AnyArray) -> None:
         """Fill `out` with the values of a range in row-major order."""
         begin = start
         for box in boxes(start, stop, self.columns, self.piece):
@@ -121,12 +121,12 @@ class BoxDecoder:
             self.fill(reader, box, out[start - begin : start - begin + count].reshape(box.shape))
             start += count
 
-    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+    def interval_box(self, reader: ElementReader, box: Box) -> Interval | None:
         """Return the ends of the intervals of a box, each (rows, columns); None: not known."""
         return None
 
     def intervals(
-        self, reader: TensorReader, start: int, stop: int
+        self, reader: ElementReader, start: int, stop: int
     ) -> tuple[Singles, Singles] | None:
         """Return the ends of the intervals that the codes of a range stand for."""
         ends = np.empty((2, stop - start), np.float32)
@@ -171,13 +171,13 @@ class Transposed(BoxDecoder):
             yield rows, Box(first + box.left, first + box.right, left, right)
             top += right - left
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         for rows, stored in self._stored_boxes(box):
             values = np.empty(stored.shape, np.float32)
             self.inner.fill(reader, stored, values)
             out[rows] = values.T
 
-    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+    def interval_box(self, reader: ElementReader, box: Box) -> Interval | None:
         low, high = np.empty(box.shape, np.float32), np.empty(box.shape, np.float32)
         for rows, stored in self._stored_boxes(box):
             found = self.inner.interval_box(reader, stored)
@@ -197,7 +197,7 @@ def transposed(inner: BoxDecoder, matrices: int) -> BoxDecoder:
     return Transposed(height * matrices, columns, inner.name, height, inner)
 
 
-def read_box(reader: TensorReader, ref: TensorRef, columns: int, box: Box) -> AnyArray:
+def read_box(reader: ElementReader, ref: TensorRef, columns: int, box: Box) -> AnyArray:
     """Return the elements of a box of a stored tensor, seen as a matrix of so many columns."""
     rows, width = box.shape
     out = np.empty(box.shape, STORAGE_DTYPES[ref.dtype])

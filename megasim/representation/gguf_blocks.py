@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.checkpoint.gguf_format import BlockType, block_types
-from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.checkpoint.tensor_refs import ElementReader
+from megasim.checkpoint.tensors import TensorRef
 from megasim.errors import EXTRAS
 from megasim.kernels import loops
 from megasim.kernels.machine_code import Loop
@@ -40,12 +41,12 @@ class GgufBlocks(BoxDecoder):
     code: str
     blocks: TensorRef
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         """Fill `out` with the values of a box; whole blocks around it are decoded."""
         raw, columns = self._blocks_around(reader, box)
         out[...] = decode_blocks(raw, self.code)[:, columns]
 
-    def interval_box(self, reader: TensorReader, box: Box) -> tuple[Singles, Singles] | None:
+    def interval_box(self, reader: ElementReader, box: Box) -> tuple[Singles, Singles] | None:
         """Return the ends of the intervals that are rounded to the codes of a box.
 
         None for formats whose values do not lie on a grid, or are not rounded one by one.
@@ -57,7 +58,9 @@ class GgufBlocks(BoxDecoder):
         low, high = grid.intervals(raw, self.code)
         return low[:, columns], high[:, columns]
 
-    def _blocks_around(self, reader: TensorReader, box: Box) -> tuple[npt.NDArray[np.uint8], slice]:
+    def _blocks_around(
+        self, reader: ElementReader, box: Box
+    ) -> tuple[npt.NDArray[np.uint8], slice]:
         """Return the whole blocks around a box, and which of their elements it is."""
         kind = _kinds()[self.code]
         row_bytes = self.columns // kind.elements * kind.nbytes
@@ -74,7 +77,7 @@ class PlusOne(BoxDecoder):
 
     values: TensorRef
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         raw = read_box(reader, self.values, self.columns, box)
         out[...] = as_singles(raw, self.values.dtype).reshape(out.shape) - np.float32(1)
 

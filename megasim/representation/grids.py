@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
-from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.checkpoint.tensor_refs import ElementReader
+from megasim.checkpoint.tensors import TensorRef
 from megasim.kernels.elements import float8_table, to_single
 from megasim.kernels.state import Singles
 from megasim.representation.boxes import Box, BoxDecoder, Interval, as_singles, read_box
@@ -28,14 +29,14 @@ E2M1: Final = tuple(
 class Grid(Protocol):
     """Numbers in rows and columns."""
 
-    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+    def read(self, reader: ElementReader, box: Box) -> AnyArray:
         """Return the numbers of a box, (rows, columns) of integers or float32."""
 
 
 class Spread(Protocol):
     """A number for each value of a tensor, fewer of which are stored."""
 
-    def over(self, reader: TensorReader, box: Box) -> AnyArray:
+    def over(self, reader: ElementReader, box: Box) -> AnyArray:
         """Return the numbers of a box of values, in a shape that broadcasts to that of the box."""
 
 
@@ -52,7 +53,7 @@ class Numbers:
     columns: int
     dtype: str
 
-    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+    def read(self, reader: ElementReader, box: Box) -> AnyArray:
         return as_singles(read_box(reader, self.ref, self.columns, box), self.dtype)
 
 
@@ -75,7 +76,7 @@ class Packed:
     along: int = 1
     order: tuple[int, ...] | None = None
 
-    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+    def read(self, reader: ElementReader, box: Box) -> AnyArray:
         if self.along == 1:
             first, last = self._words(box.left, box.right)
             words = read_box(reader, self.ref, self.columns, Box(box.top, box.bottom, first, last))
@@ -128,7 +129,7 @@ class Shifted:
     by: int
     modulo: int | None = None
 
-    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+    def read(self, reader: ElementReader, box: Box) -> AnyArray:
         found = self.grid.read(reader, box).astype(np.float32) + np.float32(self.by)
         return found if self.modulo is None else np.remainder(found, np.float32(self.modulo))
 
@@ -141,7 +142,7 @@ class Rescaled:
     whole: TensorRef
     divided: bool
 
-    def read(self, reader: TensorReader, box: Box) -> AnyArray:
+    def read(self, reader: ElementReader, box: Box) -> AnyArray:
         factor = as_singles(reader.read(self.whole), self.whole.dtype)
         scales = self.grid.read(reader, box)
         return np.divide(scales, factor) if self.divided else np.multiply(scales, factor)
@@ -158,7 +159,7 @@ class Same:
 
     number: float
 
-    def over(self, reader: TensorReader, box: Box) -> AnyArray:
+    def over(self, reader: ElementReader, box: Box) -> AnyArray:
         return np.full((1, 1), self.number, np.float32)
 
 
@@ -184,7 +185,7 @@ class Blocks:
         """Of the numbers, where they are stored as they are."""
         return _dtype_of(self.grid)
 
-    def over(self, reader: TensorReader, box: Box) -> AnyArray:
+    def over(self, reader: ElementReader, box: Box) -> AnyArray:
         tall, wide = self.block
         left, right = box.left // wide, -(-box.right // wide)
         rows = np.arange(box.top, box.bottom)
@@ -222,7 +223,7 @@ class Indexed:
         """Of the numbers, where they are stored as they are."""
         return _dtype_of(self.grid)
 
-    def over(self, reader: TensorReader, box: Box) -> AnyArray:
+    def over(self, reader: ElementReader, box: Box) -> AnyArray:
         start, stop = (box.top, box.bottom) if self.axis == 0 else (box.left, box.right)
         index = reader.read(self.index, start, stop)
         if self.axis == 0:
@@ -294,7 +295,7 @@ class Affine(BoxDecoder):
     scales: Blocks | Indexed
     zeros: Same | Blocks | Indexed | None = None
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         if isinstance(self.codes, Numbers) and self.codes.dtype.startswith("float8"):
             raw = read_box(reader, self.codes.ref, self.codes.columns, box)
             to_single(raw.reshape(-1), self.codes.dtype, out.reshape(-1))
@@ -304,7 +305,7 @@ class Affine(BoxDecoder):
             out -= self.zeros.over(reader, box)
         out *= self.scales.over(reader, box)
 
-    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+    def interval_box(self, reader: ElementReader, box: Box) -> Interval | None:
         dtype = self.codes.dtype if isinstance(self.codes, Numbers) else ""
         low, high = self._code_interval(reader, box, dtype)
         if self.zeros is not None:
@@ -316,7 +317,7 @@ class Affine(BoxDecoder):
         scales = self.scales.over(reader, box)
         return scaled_interval(low, high, scales, slack_of(self.scales.dtype))
 
-    def _code_interval(self, reader: TensorReader, box: Box, dtype: str) -> Interval:
+    def _code_interval(self, reader: ElementReader, box: Box, dtype: str) -> Interval:
         """Return what is rounded to each code of a box, before zero points and scales."""
         if not dtype.startswith("float8"):
             codes = self.codes.read(reader, box).astype(np.float32)
@@ -340,12 +341,12 @@ class Levels(BoxDecoder):
     levels: tuple[float, ...]
     scales: Blocks
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         table = np.array(self.levels, np.float32)
         np.take(table, self.codes.read(reader, box), out=out, mode="clip")
         out *= self.scales.over(reader, box)
 
-    def interval_box(self, reader: TensorReader, box: Box) -> Interval | None:
+    def interval_box(self, reader: ElementReader, box: Box) -> Interval | None:
         # with a power of two as scale, which is rounded down, up to 8 is cut off to 6
         is_power = self.scales.dtype == "float8_e8m0fnu"
         low, high = edges_of(self.levels, 2.0 if is_power else 1.0, even=True)

@@ -30,9 +30,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from megasim.checkpoint.contents import UnreadTensor
-from megasim.checkpoint.decoder import Decoder
 from megasim.checkpoint.dtypes import AnyArray
 from megasim.checkpoint.strict_json import JSON
+from megasim.checkpoint.tensor_refs import Decoder
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 
 PLAIN: Final = "plain"

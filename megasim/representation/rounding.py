@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 
 from megasim.checkpoint.dtypes import Singles
-from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.checkpoint.tensor_refs import ElementReader
+from megasim.checkpoint.tensors import TensorRef
 from megasim.kernels.elements import float8_table
 from megasim.representation.boxes import as_singles
 from megasim.representation.grids import edges_of
@@ -54,7 +55,7 @@ class Rounding:
     excess: float
 
 
-def measure_rounding(reader: TensorReader, coded: TensorRef, plain: TensorRef) -> Rounding | None:
+def measure_rounding(reader: ElementReader, coded: TensorRef, plain: TensorRef) -> Rounding | None:
     """Return how the values of a plain tensor lie to the codes of a quantised one.
 
     Both are of one size, in one order. None where the intervals of the codes are not known.
@@ -107,7 +108,7 @@ def _cast(values: Singles, dtype: str) -> Singles:
 
 
 def _intervals(
-    reader: TensorReader, ref: TensorRef, start: int, stop: int
+    reader: ElementReader, ref: TensorRef, start: int, stop: int
 ) -> tuple[Singles, Singles] | None:
     """Return the ends of the intervals of a range of values; those of plain values are empty."""
     if ref.decoder is not None:

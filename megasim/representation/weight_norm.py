@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 
 from megasim.checkpoint.dtypes import AnyArray
-from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.checkpoint.tensor_refs import ElementReader
+from megasim.checkpoint.tensors import TensorRef
 from megasim.kernels.state import Singles
 from megasim.representation.boxes import Box, BoxDecoder, as_singles, read_box
 from megasim.representation.logical import Represented, StoredTensors
@@ -36,7 +37,7 @@ class WeightNorm(BoxDecoder):
     lengths: TensorRef
     directions: TensorRef
 
-    def fill(self, reader: TensorReader, box: Box, out: Singles) -> None:
+    def fill(self, reader: ElementReader, box: Box, out: Singles) -> None:
         raw = read_box(reader, self.directions, self.columns, box)
         found = as_singles(raw, self.directions.dtype).reshape(box.shape)
         norms = self._norms(reader, box, found)
@@ -44,7 +45,7 @@ class WeightNorm(BoxDecoder):
         factors = as_singles(lengths, self.lengths.dtype) / norms
         np.multiply(found, factors[:, None], out=out)
 
-    def _norms(self, reader: TensorReader, box: Box, found: Singles) -> Singles:
+    def _norms(self, reader: ElementReader, box: Box, found: Singles) -> Singles:
         if box.shape[1] == self.columns:
             return _rows_norms(found)
         squares = np.zeros(box.shape[0])

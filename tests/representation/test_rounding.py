@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from megasim.checkpoint.tensor_refs import ElementReader
 from megasim.checkpoint.tensors import TensorReader, TensorRef, fuse_refs
 from megasim.representation.boxes import Box, BoxDecoder, Interval, read_box
 from megasim.representation.opening import open_model
@@ -114,7 +115,7 @@ class OpenEnds(BoxDecoder):
 
     codes: TensorRef
 
-    def interval_box(self, reader: TensorReader, box: Box) -> Interval:
+    def interval_box(self, reader: ElementReader, box: Box) -> Interval:
         ones = read_box(reader, self.codes, self.columns, box) > 0
         return np.where(ones, 0.5, -np.inf), np.where(ones, np.inf, 0.5)
 
