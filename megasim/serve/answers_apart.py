@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -107,7 +108,13 @@ async def body_of(app: ASGIApp, asked: Asked, outermost: object) -> WholeAnswer:
     }
     messages: list[Message] = []
 
+    received = False
+
     async def receive() -> Message:
+        nonlocal received
+        if received:  # who streams listens for the end of the connection, which does not come
+            await asyncio.Event().wait()
+        received = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:

@@ -131,6 +131,20 @@ def test_while_jobs_save_an_answer_says_how_old_it_is(tmp_path: Path) -> None:
                 break
             time.sleep(0.05)
         assert b"renamed" in new.content and b"ago" not in new.content
+        # so are tables, which are streamed, and made in the process that listens
+        service.jobs._is_busy = False
+        table = "/api/v1/models?limit=3"
+        assert "age" not in client.get(table).headers
+        service.jobs._is_busy = True
+        with service.owner.writing() as writer:
+            writer.rename_model(writer.model_ids()["renamed"], "other")
+            assert "age" in client.get(table).headers
+            writer.rename_model(writer.model_ids()["other"], "renamed")
+        for _ in range(600):
+            if "age" not in client.get(table).headers:
+                break
+            time.sleep(0.05)
+        assert "renamed" in client.get(table).text
         # what changes nothing of the models makes no answer old
         with service.owner.writing() as writer:
             writer.rename_model(writer.model_ids()["renamed"], "renamed")
