@@ -151,6 +151,26 @@ where mine.model_id = $id and theirs.model_id <> $id and not t.is_constant
     and mine.block is not null and theirs.block is not null and is_measured(mine.nature)
 order by mine.canonical_key, m.id, theirs.canonical_key;
 
+-- name: models_with_moved_layers
+-- Models that hold a tensor which stands in another block elsewhere: all stacks are among them.
+with held as (
+    select mt.model_id, mt.block, t.value_hash, t.numel
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+    where mt.block is not null and is_measured(mt.nature) and not t.is_constant
+),
+moved as (
+    select value_hash, numel
+    from held
+    group by all
+    having min(block) <> max(block)
+)
+select distinct m.name
+from held
+join moved using (value_hash, numel)
+join model m on m.id = held.model_id
+order by m.name;
+
 -- name: layers_of_model
 -- Tensors of a model that stand in a block: key, block and number of elements.
 select mt.canonical_key, mt.block, t.numel

@@ -232,7 +232,8 @@ def _stack_recipes(store: Store, lineage: Lineage) -> list[Recipe]:
     """Return the stacks among the models of a lineage."""
     merges = {r.model for r in lineage.recipes}
     copies = {edge.child for edge in lineage.edges if edge.kind.same_weights}
-    models = [m for family in lineage.families for m in family.models if m not in merges | copies]
+    moved = {name for (name,) in store.rows("models_with_moved_layers")} - merges - copies
+    models = [m for family in lineage.families for m in family.models if m in moved]
     found = (find_stack(store, model) for model in models)
     return [_stack_recipe(stack, lineage.component) for stack in found if stack is not None]
 

@@ -80,14 +80,45 @@ def find_stack(store: Store, model: str, settings: LineageSettings = SETTINGS) -
     Every numbered layer holds the very numbers of a layer of some model, as their hashes say, and
     at least one of them stands under another number there. Of several models that hold a layer,
     the one is taken that goes on from the layer before, then that of most layers. A model that
-    holds a layer of this one twice is itself a stack, and no origin; nor are several models of
-    which one has more layers than this: they were rather made of it.
+    holds a layer of this one twice is itself a stack, and no origin. Nor is one of several that has
+    more layers than this, if others hold all of them: it was rather made of them.
     """
     ids = store.model_ids()
     model_id = ids[model] if model in ids else store.require_model(model)
     sizes = _layer_sizes(store, model_id)
     if len(sizes) < 2:
         return None
+    whole = _whole_layers(store, model_id, sizes, settings)
+    repeating = {
+        name
+        for ats in whole.values()
+        for name, count in Counter(n for n, _ in ats).items()
+        if count > 1
+    }
+    whole = {number: [at for at in ats if at[0] not in repeating] for number, ats in whole.items()}
+    names = sorted({name for ats in whole.values() for name, _ in ats})
+    for some in (*({name} for name in names), set(names)):
+        if len(some) > 1:
+            some -= {name for name in some if _is_made_of_others(store, ids[name], sizes, settings)}
+        part = {n: [at for at in ats if at[0] in some] for n, ats in whole.items()}
+        moved = any(ats and all(start != n for _, start in ats) for n, ats in part.items())
+        if moved and all(part.values()):
+            return Stack(model, tuple(_runs(part)), len(sizes))
+    return None
+
+
+def _is_made_of_others(
+    store: Store, model_id: int, than: Mapping[int, int], settings: LineageSettings
+) -> bool:
+    """Return whether a model has more layers than another, and other models hold all of them."""
+    sizes = _layer_sizes(store, model_id)
+    return len(sizes) > len(than) and all(_whole_layers(store, model_id, sizes, settings).values())
+
+
+def _whole_layers(
+    store: Store, model_id: int, sizes: Mapping[int, int], settings: LineageSettings
+) -> dict[int, list[tuple[str, int]]]:
+    """Return number of a layer → the models that hold it, each with the number it has there."""
     held: dict[int, dict[tuple[str, int], int]] = defaultdict(lambda: defaultdict(int))
     seen: set[tuple[str, str, int]] = set()
     for key, block, numel, other, their_key, their_block in store.rows(
@@ -99,25 +130,10 @@ def find_stack(store: Store, model: str, settings: LineageSettings = SETTINGS) -
         if (key, other, theirs) not in seen:
             seen.add((key, other, theirs))
             held[number][other, theirs] += numel
-    whole = {
+    return {
         number: [at for at, n in held[number].items() if n >= settings.same_layer * sizes[number]]
         for number in sizes
     }
-    repeating = {
-        name
-        for ats in whole.values()
-        for name, count in Counter(n for n, _ in ats).items()
-        if count > 1
-    }
-    whole = {number: [at for at in ats if at[0] not in repeating] for number, ats in whole.items()}
-    names = sorted({name for ats in whole.values() for name, _ in ats})
-    longer = {name for name in names if len(_layer_sizes(store, ids[name])) > len(sizes)}
-    for some in (*({name} for name in names), set(names) - longer):
-        part = {n: [at for at in ats if at[0] in some] for n, ats in whole.items()}
-        moved = any(ats and all(start != n for _, start in ats) for n, ats in part.items())
-        if moved and all(part.values()):
-            return Stack(model, tuple(_runs(part)), len(sizes))
-    return None
 
 
 def _layer_sizes(store: Store, model_id: int) -> dict[int, int]:

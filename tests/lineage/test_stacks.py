@@ -114,3 +114,14 @@ def test_what_a_stack_repeats_is_no_stack_of_it(tmp_path: Path) -> None:
         found = find_stack(workspace.store, "twice")
     assert found is not None
     assert found.sentence() == ("layers 0–3 are layers 0–3 of a and layers 4–7 are layers 2–5 of a")
+
+
+def test_a_stack_may_be_shorter_than_what_it_was_made_of(tmp_path: Path) -> None:
+    a, b = network(1), network(2)
+    with open_store(tmp_path / "s.duckdb") as workspace:
+        for name, state in (("a", a), ("b", b), ("cut", stack((a, 3, 5), (b, 0, 2)))):
+            workspace.ingest(write_model(tmp_path / f"{name}.safetensors", state))
+        found = find_stack(workspace.store, "cut")
+        assert found is not None
+        assert [run.origin() for run in found.runs] == ["layers 3–4 of a", "layers 0–1 of b"]
+        assert find_stack(workspace.store, "a") is find_stack(workspace.store, "b") is None
