@@ -101,8 +101,8 @@ def quantised_sentence(copies: Mapping[str, str]) -> str:
     """Return which models stand where their originals do, and why.
 
     >>> quantised_sentence({"q8": "base", "q4": "base"})
-    'Quantised copies stand where their originals do, since rounding alone tells them apart: q8 \
-and q4 with base.'
+    'Quantised copies stand where their originals do, since rounding alone tells them apart: q8, \
+q4 with base.'
     """
     by_original: dict[str, list[str]] = {}
     for copy, original in copies.items():

@@ -37,13 +37,16 @@ _COMPONENTS = (
     (r"first_stage_model\.encoder\.", "vae_encoder"),
     (r"first_stage_model\.decoder\.", "vae_decoder"),
     (r"first_stage_model\.(post_)?quant_conv\.", "vae_quant"),
+    (r"model\.embed_tokens\.", "embedding"),
+    (r"model\.(layers|norm)\.", "layers"),
+    (r"lm_head\.", "head"),
 )
 
 
 def component_of(key: str) -> str:
     """Return the component of one of the zoo's own keys; schedule buffers are training state.
 
-    The components of a language model are the names at the top, under the wrapper `model.`.
+    Those of other networks are the names at the top, under the wrapper `model.`.
 
     >>> component_of("first_stage_model.post_quant_conv.bias"), component_of("betas")
     ('vae_quant', 'training_state')

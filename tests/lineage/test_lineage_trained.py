@@ -11,7 +11,10 @@ from megasim.lineage.calibration import calibrated
 torch = pytest.importorskip("torch", reason="needs torch to train networks")
 
 
-def test_trained_trees_are_recovered_without_metadata(tmp_path: Path) -> None:
+def test_trained_trees_are_recovered_without_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # the benchmarks stand beside the tests
     from benchmarks.forest_scores import Score, calibration_table, figures_table
     from benchmarks.forests import grow_forest
     from benchmarks.trained_trees import by_megasim, by_rivals

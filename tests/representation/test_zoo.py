@@ -24,7 +24,7 @@ from megasim.workspace.opened import Workspace
 from tests.models import write_model
 
 ZOO = Path(__file__).parent / "zoo.tar.xz"
-COMPONENT = {"llama": "layers", "flux": "unet"}
+COMPONENT = {"llama": "layers", "flux": "transformer"}
 # These change values by more than rounding on purpose: GPTQ makes up for it, AWQ scales inputs.
 MOVED = {"gptq": "gptq int4", "awq": "awq int4"}
 
