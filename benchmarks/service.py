@@ -19,10 +19,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -36,6 +37,7 @@ from tests.simulated_store import model_names, simulate_store
 
 _MODEL_MB = 100  # of each file that is ingested meanwhile
 _JOBS = 200  # more than are done in that time
+_WATCH_SECONDS = 0.5  # between two looks at the memory
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,10 @@ def measure_service(folder: Path, load: ReaderLoad) -> dict[str, object]:
         for _ in range(_JOBS):
             client.post("/api/v1/jobs", json=ingest).raise_for_status()
         before = _core_seconds([service.pid])
-        asked = asyncio.run(_read(address, names, load))
+        with _watched(service.pid) as memory:
+            asked = asyncio.run(_read(address, names, load))
         cores = _core_seconds([service.pid]) - before
         jobs = client.get("/api/v1/jobs").json()["states"]
-        memory = {name: _peak(pid) for name, pid in _processes(service.pid)}
     finally:
         service.terminate()
         service.wait(60)
@@ -129,11 +131,36 @@ def _processes(service: int) -> Iterator[tuple[str, int]]:
                 yield f"answers {found.name}", int(found.name)
 
 
-def _peak(process: int) -> int:
-    """Return the most memory that a process has held, in MiB."""
-    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return round(int(peak.split()[1]) / 1024)
+@contextmanager
+def _watched(service: int) -> Iterator[dict[str, int]]:
+    """Give the memory of each process, in MiB, at the moment when all of them held the most.
+
+    A page of memory that processes share, as of libraries, counts once (PSS of smaps_rollup).
+    """
+    most: dict[str, int] = {}
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(_WATCH_SECONDS):
+            now = {name: _proportional_kb(pid) // 1024 for name, pid in _processes(service)}
+            if sum(now.values()) > sum(most.values()):
+                most.clear()
+                most.update(now)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+def _proportional_kb(process: int) -> int:
+    with suppress(OSError):  # it has ended
+        told = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8")
+        return int(next(line for line in told.splitlines() if line.startswith("Pss:")).split()[1])
+    return 0
 
 
 def _core_seconds(processes: Iterable[int]) -> float:

@@ -167,7 +167,7 @@ class AnswerCache:
             self._renewal = asyncio.create_task(self._renew_all())
 
     async def _renew_all(self) -> None:
-        while self._to_renew:
+        while self._to_renew and not self.service.is_ending:
             asked, _ = self._to_renew.popitem(last=False)
             try:
                 if not await self._is_as_it_was(asked):

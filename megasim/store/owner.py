@@ -69,7 +69,9 @@ class StoreOwner:
         except BaseException:
             self._held.close()
             raise
-        self._held.callback(self._connection.close)
+        # DuckDB refuses two calls on one connection at once, as of two threads that need a cursor.
+        self._connection_lock = threading.Lock()
+        self._held.callback(self._close_connection)
         self._forbid_files(uploads)
         self.job_lock = threading.RLock()
         self._revision = 0
@@ -98,9 +100,14 @@ class StoreOwner:
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Return a connection of its own to the open store, for one thread at a time."""
-        cursor = self._connection.cursor()
+        with self._connection_lock:
+            cursor = self._connection.cursor()
         cursor.execute(statement("see_no_variables"))
         return cursor
+
+    def _close_connection(self) -> None:
+        with self._connection_lock:
+            self._connection.close()
 
     def reading(self) -> tuple[Store, int]:
         """Return the store as it is now, to read, and the revision that this is.
