@@ -286,10 +286,10 @@ def coverage_note(matrix: DistanceMatrix) -> str:
     """
     off = np.triu(np.ones_like(matrix.values, dtype=bool), 1)
     present = off & ~np.isnan(matrix.values)
-    parts = [f"{int(present.sum())} of {int(off.sum())} pairs"]
+    parts = [f"{int(present.sum()):,} of {int(off.sum()):,} pairs"]
     for source in np.unique(matrix.sources[present]).tolist():
         chosen = present & (matrix.sources == source)
-        parts.append(f"{int(chosen.sum())} {source}")
+        parts.append(f"{int(chosen.sum()):,} {source}")
         apart = chosen & (matrix.values > 0)
         if source == "estimated" and apart.any():
             error = (matrix.errors[apart] / matrix.values[apart]).max()
@@ -297,5 +297,5 @@ def coverage_note(matrix: DistanceMatrix) -> str:
     keys = matrix.keys_compared[present]
     if keys.size and keys.max() > 0:
         low, high = int(keys.min()), int(keys.max())
-        parts.append(f"{low} keys each" if low == high else f"{low} to {high} keys")
+        parts.append(f"{low:,} keys each" if low == high else f"{low:,} to {high:,} keys")
     return ", ".join(parts)
