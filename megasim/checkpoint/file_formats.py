@@ -10,11 +10,7 @@ from typing import Final
 from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import FileContents
 from megasim.checkpoint.folders import DISTRIBUTED, SUFFIXES
-from megasim.checkpoint.gguf_format import GGUF_MAGIC, read_gguf
-from megasim.checkpoint.numpy_format import NPY_MAGIC, read_npy
 from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
-from megasim.checkpoint.tar_archives import read_tar
-from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
 from megasim.errors import CheckpointError, ForeignFileError, printable
 
 NOT_WEIGHTS: Final = "name a file of weights: " + " ".join(SUFFIXES)
@@ -88,6 +84,11 @@ def format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
         raise CheckpointError(source.path, "an empty file", CUT_SHORT)
     if is_safetensors(start):
         return read_safetensors
+    # The others are imported for who has such files: they are a twentieth of the start.
+    from megasim.checkpoint.gguf_format import GGUF_MAGIC, read_gguf
+    from megasim.checkpoint.numpy_format import NPY_MAGIC, read_npy
+    from megasim.checkpoint.torch_format import read_torch_legacy, read_torch_zip
+
     for magic, (problem, remedy) in _PACKED.items():
         if start.startswith(magic):
             raise CheckpointError(source.path, problem, remedy)
@@ -134,6 +135,8 @@ def format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
 
 def read_packed(source: ByteSource) -> FileContents:
     """Return the contents of the one checkpoint in a tar file. See `tar_archives`."""
+    from megasim.checkpoint.tar_archives import read_tar
+
     return read_tar(source, format_reader)
 
 

@@ -18,7 +18,6 @@ from megasim.checkpoint.contents import (
     UnreadTensor,
     storable,
 )
-from megasim.checkpoint.distributed_format import read_distributed
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.checkpoint.file_formats import (
     NOT_WEIGHTS,
@@ -277,6 +276,8 @@ def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
 
 
 def _open_distributed(folder: Path, limits: Limits) -> Checkpoint:
+    from megasim.checkpoint.distributed_format import read_distributed
+
     found = read_distributed(folder, limits)
     main, identity = found.main, found.identity
     return Checkpoint(
