@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,9 @@ def measure_changes(folder: Path, count: int, seed: int = 0) -> PhaseReport:
     must(db, "ingest", models)
     ingested = place / "ingested.duckdb"
     copy_store(db, ingested)
+    reads = {"compare": _reads_of_each(db, "compare", models)}
+    db.unlink()
+    reads["ingest"] = _reads_of_each(db, "ingest", models)
     report, rng = PhaseReport("changes"), random.Random(seed)
     done = {"ingest": 0, "compare": 0}
     for i in range(count):
@@ -81,7 +85,7 @@ def measure_changes(folder: Path, count: int, seed: int = 0) -> PhaseReport:
             copy_store(ingested, db)
         else:
             db.unlink(missing_ok=True)
-        with changing(path, change, rng.randrange(4)) as happened:
+        with changing(path, change, rng.randrange(reads[kind][str(path)])) as happened:
             told = _work(db, kind, models)
         where = f"{kind} {i}, {change.__name__} {path.name}"
         if not happened:
@@ -97,23 +101,49 @@ def measure_changes(folder: Path, count: int, seed: int = 0) -> PhaseReport:
 
 
 @contextmanager
-def changing(path: Path, change: Callable[[Path], None], after: int) -> Iterator[list[int]]:
-    """Change a file just before a read of it: after so many, or the last there is before."""
-    read, begun, happened = TensorReader.read, [0], list[int]()
+def before_reads(call: Callable[[str], None]) -> Iterator[None]:
+    """Call a function with the path of a file before each read of its tensors in this process."""
+    read, read_bytes = TensorReader.read, TensorReader.read_bytes
 
-    def meanwhile(self: TensorReader, ref: Any, *given: Any, **named: Any) -> Any:
-        if ref.path == str(path):
+    def read_after_it(self: TensorReader, ref: Any, *given: Any, **named: Any) -> Any:
+        call(ref.path)
+        return read(self, ref, *given, **named)
+
+    def read_bytes_after_it(self: TensorReader, path: str, *given: Any, **named: Any) -> None:
+        call(path)
+        read_bytes(self, path, *given, **named)
+
+    TensorReader.read = read_after_it  # type: ignore[method-assign]
+    TensorReader.read_bytes = read_bytes_after_it  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        TensorReader.read = read  # type: ignore[method-assign]
+        TensorReader.read_bytes = read_bytes  # type: ignore[method-assign]
+
+
+@contextmanager
+def changing(path: Path, change: Callable[[Path], None], after: int) -> Iterator[list[int]]:
+    """Change a file just before a read of it, after so many; gives whether it came to that."""
+    begun, happened = [0], list[int]()
+
+    def before_a_read(of: str) -> None:
+        if of == str(path):
             begun[0] += 1
             if not happened and begun[0] > after:
                 happened.append(begun[0])
                 change(path)
-        return read(self, ref, *given, **named)
 
-    TensorReader.read = meanwhile  # type: ignore[method-assign]
-    try:
+    with before_reads(before_a_read):
         yield happened
-    finally:
-        TensorReader.read = read  # type: ignore[method-assign]
+
+
+def _reads_of_each(db: Path, kind: str, models: Path) -> Counter[str]:
+    """Run a job without a change, and return how many reads each file takes."""
+    reads: Counter[str] = Counter()
+    with before_reads(lambda path: reads.update([path])):
+        _work(db, kind, models)
+    return reads
 
 
 def _work(db: Path, kind: str, models: Path) -> str:
