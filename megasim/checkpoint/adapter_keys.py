@@ -60,8 +60,9 @@ _SPELLINGS: Final = tuple(
 # Each of them has one of these texts in it, and most keys of models have none: looking for them
 # takes a tenth of the time of trying the patterns.
 _MARKS: Final = (
-    *("lora", ".alpha", ".dora_scale", ".hada_", ".lokr_", "oft_", ".rescale", ".diff", "_norm"),
-    *(".vera_lambda_", ".ia3_l", "1.weight", "2.weight", ".on_input"),
+    *("lora", ".alpha", ".dora_scale", ".hada_", ".lokr_", "oft_", ".rescale", ".diff"),
+    *(".w_norm", ".b_norm", ".vera_lambda_", ".ia3_l", ".on_input"),
+    *(".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight"),
 )
 # Roles whose names models have too; they are an adapter's where its layers are called so.
 _SHARED: Final = frozenset({"alpha", "rescale", "diff", "diff_b", "other"})

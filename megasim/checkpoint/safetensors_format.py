@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
 from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import (
@@ -70,16 +70,19 @@ def read_safetensors(source: ByteSource) -> FileContents:
     metadata = _metadata(source, header.pop("__metadata__", {}))
     limits.check("tensors", len(header), source.path)
     limits.check("key_bytes", sum(map(len, header)), source.path)
+    longest = max(header, key=len, default="")
+    limits.check("name_bytes", len(longest), source.path, longest[:80])
     tensors: dict[str, TensorRef] = {}
     unread: dict[str, UnreadTensor] = {}
     spans: list[tuple[int, int, str]] = []
+    path, start = str(source.path), source.base + 8 + size
     for key in list(header):
         entry = header.pop(key)  # what is made of it takes its place
-        limits.check("name_bytes", len(key), source.path, key[:80])
         dtype, shape, begin, end = _parse_entry(source, key, entry)
-        limits.check("dimensions", len(shape), source.path, key)
+        if len(shape) > limits.dimensions:
+            limits.check("dimensions", len(shape), source.path, key)
         spans.append((begin, end, key))
-        place = str(source.path), source.base + 8 + size + begin
+        place = path, start + begin
         if dtype in COMPLEX_PARTS:
             tensors[key] = TensorRef(key, COMPLEX_PARTS[dtype], (*shape, 2), *place)
         elif dtype in STORAGE_DTYPES:
@@ -121,7 +124,7 @@ def _parse_entry(
     source: ByteSource, key: str, entry: JSON
 ) -> tuple[str, tuple[int, ...], int, int]:
     """The dtype, shape, and byte range (within the data) of a header entry."""
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(source.path, "a bad header entry", _NOT_ONE, key)
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     sizes = _naturals(shape)
@@ -147,7 +150,7 @@ def _naturals(value: JSON) -> tuple[int, ...] | None:
     for n in value:
         if type(n) is not int or not 0 <= n < _MAX_DIMENSION:
             return None
-    return tuple(cast(list[int], value))
+    return tuple(value)  # type: ignore[arg-type]
 
 
 def _check_cover(source: ByteSource, spans: list[tuple[int, int, str]], data_offset: int) -> None:

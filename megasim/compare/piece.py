@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,10 @@ from megasim.interrupts import stop_if_asked
 from megasim.kernels import loops
 from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.state import TILE, Counts, Doubles, Pairs
-from megasim.representation.rounding import Rounding, is_coded, measure_rounding
+from megasim.representation.logical import is_coded
+
+if TYPE_CHECKING:
+    from megasim.representation.rounding import Rounding
 
 # Elements of a content read at a time, at most: Python's share is then a few per cent.
 MAX_CHUNK = 256 * TILE
@@ -229,6 +232,8 @@ def _roundings(reader: TensorReader, position: Position) -> dict[int, Rounding]:
     coded = [is_coded(ref) for ref in position.refs]
     if "l2" not in position.metrics or not any(coded):
         return {}
+    from megasim.representation.rounding import measure_rounding
+
     found = {}
     for place, (a, b) in enumerate(position.pairs.tolist()):
         if coded[a] == coded[b]:

@@ -119,6 +119,17 @@ def scheme_of(ref: TensorRef) -> str:
     return " + ".join(dict.fromkeys(map(scheme_of, ref.parts))) or PLAIN
 
 
+def is_coded(ref: TensorRef) -> bool:
+    """Whether the values of a tensor, or of a part of it, are codes of few bits.
+
+    >>> is_coded(TensorRef("w", "float8_e5m2", (2, 2), "m", 0))
+    True
+    """
+    return (
+        ref.decoder is not None or ref.dtype.startswith("float8") or any(map(is_coded, ref.parts))
+    )
+
+
 def config_number(config: Mapping[str, Any], *names: str) -> int | None:
     """Return the first of some entries that is a whole number.
 

@@ -13,39 +13,24 @@ from megasim.checkpoint.limits import Limits
 from megasim.checkpoint.opening import Checkpoint, check_not_empty, open_stored
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import TensorReader, TensorRef
-from megasim.representation.bitsandbytes import four_bits, int8_rows
-from megasim.representation.four_bit_floats import (
-    declared_floats,
-    fused_experts,
-    packed_floats,
-)
-from megasim.representation.gguf_blocks import gguf_blocks
-from megasim.representation.logical import Represented, Scheme, StoredTensors, logical_ref
-from megasim.representation.packed_integers import packed_rows, transposed_groups
-from megasim.representation.scaled import scaled_codes
+from megasim.representation.logical import StoredTensors
 from megasim.representation.single_experts import single_experts
-from megasim.representation.torchao import flattened_subclasses, pickled_subclasses
-from megasim.representation.undecoded import undecoded
-from megasim.representation.weight_norm import weight_norms
-from megasim.words import Unread
 
-# All representations that are decoded, or named where they cannot be. The first that finds a
-# tensor has it.
-SCHEMES: Final[tuple[Scheme, ...]] = (
-    gguf_blocks,
-    undecoded,
-    four_bits,
-    int8_rows,
-    packed_floats,
-    fused_experts,
-    declared_floats,
-    transposed_groups,
-    packed_rows,
-    flattened_subclasses,
-    pickled_subclasses,
-    scaled_codes,
-    weight_norms,
+# The last words of names, and the dtypes, of numbers that every library stores as they are. A file
+# of nothing else, as most are, needs no scheme: codes, scales and factors have other names.
+_PLAIN_NAMES: Final = frozenset(
+    [
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+        "position_ids",
+        "in_proj_weight",
+        "in_proj_bias",
+    ]
 )
+_PLAIN_DTYPES: Final = frozenset(("float32", "float16", "bfloat16", "float64", "int64"))
 
 
 def open_model(path: Path | str, limits: Limits | None = None) -> Checkpoint:
@@ -76,49 +61,30 @@ def with_values(
 
     Each stands where the first key that it is made of stood.
     """
-    taken: dict[str, Represented] = {}  # by the keys that are taken
-    found: list[Represented] = []
-    for scheme in SCHEMES:
-        for represented in scheme(stored):
-            if _is_free(represented, taken, stored):
-                taken |= dict.fromkeys(represented.sources, represented)
-                found.append(represented)
-    if not found:
-        return single_experts(stored.tensors), dict(stored.unread)
-    tensors: dict[str, TensorRef] = {}
-    unread: dict[str, UnreadTensor] = {}
-    for key in (*stored.tensors, *stored.unread):
-        represented_by = taken.get(key)
-        if represented_by is None:
-            if key in stored.tensors:
-                tensors[key] = stored.tensors[key]
-            else:
-                unread[key] = stored.unread[key]
-        elif represented_by.decoder is None:
-            unread[represented_by.key] = _unread(represented_by, stored)
-        else:
-            tensors[represented_by.key] = logical_ref(
-                represented_by.key, represented_by.shape, represented_by.decoder
-            )
+    tensors, unread = dict(stored.tensors), dict(stored.unread)
+    if not is_plain(stored):
+        from megasim.representation.schemes import with_schemes
+
+        tensors, unread = with_schemes(stored)
     return single_experts(tensors), unread
 
 
-def _is_free(represented: Represented, taken: Mapping[str, object], stored: StoredTensors) -> bool:
-    """Whether no other scheme has taken what a tensor is made of, and its name is its own."""
-    sources = represented.sources
-    if any(key in taken for key in sources):
-        return False
-    is_named = represented.key in stored.tensors or represented.key in stored.unread
-    return represented.key in sources or not is_named
+def is_plain(stored: StoredTensors) -> bool:
+    """Whether names and dtypes alone say that every number is stored as it is.
 
-
-def _unread(represented: Represented, stored: StoredTensors) -> UnreadTensor:
-    """Return what is known of a tensor that a scheme cannot decode."""
-    refs: list[TensorRef] = []
-    for key in represented.sources:
-        refs += [stored.tensors[key]] if key in stored.tensors else stored.unread[key].stored
-    dtype = refs[0].dtype if refs else None
-    return UnreadTensor(Unread.LAYOUT, represented.problem, dtype, represented.shape, tuple(refs))
+    >>> weight = TensorRef("a.weight", "float16", (4, 4), "", 0)
+    >>> scale = TensorRef("a.weight_scale", "float16", (1,), "", 32)
+    >>> is_plain(StoredTensors({"a.weight": weight}))
+    True
+    >>> is_plain(StoredTensors({"a.weight": weight, "a.weight_scale": scale}))
+    False
+    """
+    return (
+        not stored.unread
+        and not stored.config
+        and all(ref.dtype in _PLAIN_DTYPES for ref in stored.tensors.values())
+        and {key.rpartition(".")[2] for key in stored.tensors} <= _PLAIN_NAMES
+    )
 
 
 def _decoded(

@@ -28,17 +28,6 @@ _ENOUGH: Final = 1 << 21
 _BEYOND: Final = 0.02
 
 
-def is_coded(ref: TensorRef) -> bool:
-    """Whether the values of a tensor, or of a part of it, are codes of few bits.
-
-    >>> is_coded(TensorRef("w", "float8_e5m2", (2, 2), "m", 0))
-    True
-    """
-    return (
-        ref.decoder is not None or ref.dtype.startswith("float8") or any(map(is_coded, ref.parts))
-    )
-
-
 @dataclass(frozen=True)
 class Rounding:
     """How many values of a tensor lie within half a step of those of its quantised copy.
