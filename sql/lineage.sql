@@ -135,26 +135,12 @@ where mt.model_id = $id
 group by t.dtype
 order by sum(t.numel) desc, t.dtype;
 
--- name: layers_of_others
--- Tensors of a model that stand in a block, and where other models hold the same numbers in one.
+-- name: layers_around_moved_ones
+-- Tensors that stand in a block of models of which one stands in another block elsewhere, and of
+-- the models that hold one of theirs: all stacks and what they are made of are among them.
 -- Constant tensors are left out: any two models may hold the same.
-select
-    mine.canonical_key, mine.block, t.numel, m.name, theirs.canonical_key as their_key,
-    theirs.block as their_block
-from model_tensor mine
-join tensor t on t.id = mine.tensor_id
-join tensor other on other.value_hash = t.value_hash and other.numel = t.numel
-join model_tensor theirs on theirs.tensor_id = other.id
-    and theirs.canonical_shape = mine.canonical_shape
-join model m on m.id = theirs.model_id
-where mine.model_id = $id and theirs.model_id <> $id and not t.is_constant
-    and mine.block is not null and theirs.block is not null and is_measured(mine.nature)
-order by mine.canonical_key, m.id, theirs.canonical_key;
-
--- name: models_with_moved_layers
--- Models that hold a tensor which stands in another block elsewhere: all stacks are among them.
 with held as (
-    select mt.model_id, mt.block, t.value_hash, t.numel
+    select mt.model_id, mt.canonical_key, mt.block, t.value_hash, t.numel
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
     where mt.block is not null and is_measured(mt.nature) and not t.is_constant
@@ -164,17 +150,18 @@ moved as (
     from held
     group by all
     having min(block) <> max(block)
+),
+movers as (
+    select distinct model_id from held join moved using (value_hash, numel)
+),
+theirs as (
+    select distinct value_hash, numel from held join movers using (model_id)
+),
+around as (
+    select distinct model_id from held join theirs using (value_hash, numel)
 )
-select distinct m.name
-from held
-join moved using (value_hash, numel)
-join model m on m.id = held.model_id
-order by m.name;
-
--- name: layers_of_model
--- Tensors of a model that stand in a block: key, block and number of elements.
-select mt.canonical_key, mt.block, t.numel
-from model_tensor mt
-join tensor t on t.id = mt.tensor_id
-where mt.model_id = $id and mt.block is not null and is_measured(mt.nature) and not t.is_constant
-order by mt.canonical_key;
+select m.name, h.canonical_key, h.block, h.value_hash, h.numel
+from held h
+join around using (model_id)
+join model m on m.id = h.model_id
+order by m.name, h.canonical_key;

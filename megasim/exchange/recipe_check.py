@@ -12,6 +12,7 @@ from megasim.errors import NoAnswerError, printable
 from megasim.exchange.claimed_recipe import ClaimedRecipe, read_claimed_recipe, value_for
 from megasim.lineage.angular_methods import slerp_left
 from megasim.lineage.claims import resolve_name
+from megasim.lineage.equal_layers import equal_layers
 from megasim.lineage.evidence import rounding_of
 from megasim.lineage.facts import load_layer_norms, load_model_facts
 from megasim.lineage.from_store import load_recipe
@@ -284,11 +285,16 @@ def _check_stack(
     store: Store, model: str, claimed: ClaimedRecipe, known: Mapping[str, str]
 ) -> tuple[ClaimVerdict, str]:
     found = find_stack(store, model)
+    classes = equal_layers(store)
+    held = classes.get(model, {})
+    wanted = [
+        classes.get(known[name], {}).get(layer)
+        for name, first, stop in claimed.slices
+        for layer in range(first, stop)
+    ]
+    if held and wanted == [held[number] for number in sorted(held)]:
+        told = found.sentence() if found else "every layer is the one that is named"
+        return ClaimVerdict.CONFIRMED, told
     if found is None:
         return ClaimVerdict.CONTRADICTED, "its layers are not those of models in the store"
-    wanted = [(known[name], layer) for name, first, stop in claimed.slices
-              for layer in range(first, stop)]  # fmt: skip
-    held = [(run.model, run.start + i) for run in found.runs for i in range(run.count)]
-    if wanted == held:
-        return ClaimVerdict.CONFIRMED, found.sentence()
     return ClaimVerdict.CONTRADICTED, found.sentence()

@@ -28,7 +28,7 @@ from megasim.lineage.recipe_result import Parent, Recipe
 from megasim.lineage.result import Lineage
 from megasim.lineage.settings import SETTINGS
 from megasim.lineage.sparse_recipe import try_sparse_recipe
-from megasim.lineage.stacks import Stack, find_stack
+from megasim.lineage.stacks import Stack, find_stack, find_stacks
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import (
@@ -232,10 +232,9 @@ def _stack_recipes(store: Store, lineage: Lineage) -> list[Recipe]:
     """Return the stacks among the models of a lineage."""
     merges = {r.model for r in lineage.recipes}
     copies = {edge.child for edge in lineage.edges if edge.kind.same_weights}
-    moved = {name for (name,) in store.rows("models_with_moved_layers")} - merges - copies
-    models = [m for family in lineage.families for m in family.models if m in moved]
-    found = (find_stack(store, model) for model in models)
-    return [_stack_recipe(stack, lineage.component) for stack in found if stack is not None]
+    models = {m for family in lineage.families for m in family.models} - merges - copies
+    found = find_stacks(store)
+    return [_stack_recipe(found[name], lineage.component) for name in found if name in models]
 
 
 def _sparse_recipes(

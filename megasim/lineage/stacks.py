@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from megasim.errors import printable
+from megasim.lineage.equal_layers import LayerClasses, equal_layers
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.store.rows import Store
 from megasim.wording.sentences import joined
-
-_NUMBERED = re.compile(r"^layer (\d+)$")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Stack:
     """A model made of layers of others.
 
     Attributes:
-        runs: in the order of the layers, with gaps where layers come from nowhere known.
+        runs: in the order of the layers.
         layers: how many it has.
     """
 
@@ -77,86 +76,97 @@ class Stack:
 def find_stack(store: Store, model: str, settings: LineageSettings = SETTINGS) -> Stack | None:
     """Return the stack that a model is, or None if it is none of the store's models.
 
-    Every numbered layer holds the very numbers of a layer of some model, as their hashes say, and
-    at least one of them stands under another number there. Of several models that hold a layer,
-    the one is taken that goes on from the layer before, then that of most layers. A model that
-    holds a layer of this one twice is itself a stack, and no origin. Nor is one of several that has
-    more layers than this, if others hold all of them: it was rather made of them.
+    See `find_stacks`.
+
+    Raises:
+        UsageError: a model that the store does not know.
     """
-    ids = store.model_ids()
-    model_id = ids[model] if model in ids else store.require_model(model)
-    sizes = _layer_sizes(store, model_id)
-    if len(sizes) < 2:
-        return None
-    whole = _whole_layers(store, model_id, sizes, settings)
-    repeating = {
-        name
-        for ats in whole.values()
-        for name, count in Counter(n for n, _ in ats).items()
-        if count > 1
-    }
-    whole = {number: [at for at in ats if at[0] not in repeating] for number, ats in whole.items()}
-    names = sorted({name for ats in whole.values() for name, _ in ats})
-    for some in (*({name} for name in names), set(names)):
-        if len(some) > 1:
-            some -= {name for name in some if _is_made_of_others(store, ids[name], sizes, settings)}
-        part = {n: [at for at in ats if at[0] in some] for n, ats in whole.items()}
-        moved = any(ats and all(start != n for _, start in ats) for n, ats in part.items())
-        if moved and all(part.values()):
-            return Stack(model, tuple(_runs(part)), len(sizes))
-    return None
+    store.require_model(model)
+    return find_stacks(store, settings).get(model)
 
 
-def _is_made_of_others(
-    store: Store, model_id: int, than: Mapping[int, int], settings: LineageSettings
-) -> bool:
-    """Return whether a model has more layers than another, and other models hold all of them."""
-    sizes = _layer_sizes(store, model_id)
-    return len(sizes) > len(than) and all(_whole_layers(store, model_id, sizes, settings).values())
+def find_stacks(store: Store, settings: LineageSettings = SETTINGS) -> dict[str, Stack]:
+    """Return the models of a store that are stacks of others, by name.
+
+    Every numbered layer of a stack holds the very numbers of a layer of some original, as their
+    hashes say, and at least one of them stands under another number there.
+    """
+    classes = equal_layers(store, settings)
+    kept = originals(classes)
+    held: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for name in sorted(kept):
+        for number, layer in classes[name].items():
+            held[layer].append((name, number))
+    stacks = {}
+    for name in sorted(classes.keys() - kept):
+        whole = {number: held[layer] for number, layer in classes[name].items()}
+        if any(all(start != number for _, start in ats) for number, ats in whole.items()):
+            stacks[name] = Stack(name, tuple(_runs(whole)), len(whole))
+    return stacks
 
 
-def _whole_layers(
-    store: Store, model_id: int, sizes: Mapping[int, int], settings: LineageSettings
-) -> dict[int, list[tuple[str, int]]]:
-    """Return number of a layer → the models that hold it, each with the number it has there."""
-    held: dict[int, dict[tuple[str, int], int]] = defaultdict(lambda: defaultdict(int))
-    seen: set[tuple[str, str, int]] = set()
-    for key, block, numel, other, their_key, their_block in store.rows(
-        "layers_of_others", id=model_id
-    ):
-        number, theirs = _number(block), _number(their_block)
-        if number is None or theirs is None or not _same_place(key, number, their_key, theirs):
-            continue
-        if (key, other, theirs) not in seen:
-            seen.add((key, other, theirs))
-            held[number][other, theirs] += numel
-    return {
-        number: [at for at, n in held[number].items() if n >= settings.same_layer * sizes[number]]
-        for number in sizes
-    }
+def originals(classes: LayerClasses) -> set[str]:
+    """Return the models that the layers of all others can be taken from.
+
+    A model may be a stack of the others if they hold all of its layers. One is left out after the
+    other, first that with the most seams: successive layers of which one is more often followed,
+    or preceded, by another layer. Where seams do not tell, the one with the most pairs of
+    successive layers that stand in no other model; then the one whose number of layers is the
+    rarest, then the shortest.
+
+    >>> sorted(originals({"a": {0: 1, 1: 2, 2: 3}, "cut": {0: 1, 1: 3}, "twice": {0: 1, 1: 1}}))
+    ['a']
+    """
+    kept = set(classes)
+    chains = {name: [held[n] for n in sorted(held)] for name, held in classes.items()}
+    lengths = Counter(len(chain) for chain in chains.values())
+    holders = Counter(layer for chain in chains.values() for layer in set(chain))
+    pairs = Counter(pair for chain in chains.values() for pair in set(pairwise(chain)))
+    after, before = _alternatives(pairs)
+
+    def rank(name: str) -> tuple[int, int, int, int, str]:
+        own = list(pairwise(chains[name]))
+        seams = sum(
+            any(pairs[x, other] > pairs[x, y] for other in after[x])
+            or any(pairs[other, y] > pairs[x, y] for other in before[y])
+            for x, y in own
+        )
+        alone = sum(pairs[pair] == 1 for pair in own)
+        return seams, alone, -lengths[len(chains[name])], -len(chains[name]), name
+
+    while True:
+        covered = [n for n in kept if all(holders[layer] > 1 for layer in chains[n])]
+        if not covered:
+            return kept
+        stack = max(covered, key=rank)
+        kept.remove(stack)
+        holders.subtract(set(chains[stack]))
+        pairs.subtract(set(pairwise(chains[stack])))
 
 
-def _layer_sizes(store: Store, model_id: int) -> dict[int, int]:
-    """Return number of a layer → how many elements it has, without constant tensors."""
-    sizes: dict[int, int] = defaultdict(int)
-    for _, block, numel in store.rows("layers_of_model", id=model_id):
-        number = _number(block)
-        if number is not None:
-            sizes[number] += numel
-    return sizes
+def _alternatives(
+    pairs: Iterable[tuple[int, int]],
+) -> tuple[Mapping[int, set[int]], Mapping[int, set[int]]]:
+    """Return what follows each layer anywhere, and what precedes it."""
+    after: dict[int, set[int]] = defaultdict(set)
+    before: dict[int, set[int]] = defaultdict(set)
+    for x, y in pairs:
+        after[x].add(y)
+        before[y].add(x)
+    return after, before
 
 
 def _runs(whole: Mapping[int, Sequence[tuple[str, int]]]) -> list[LayerRun]:
-    """Return runs of layers, each as long as it goes on in one model."""
+    """Return runs of layers, each as long as it goes on in one model.
+
+    Of several models with the longest run the one is taken that holds most layers.
+    """
     runs: list[LayerRun] = []
     numbers = sorted(whole)
-    used: dict[str, int] = defaultdict(int)
-    for ats in whole.values():
-        for name in {name for name, _ in ats}:
-            used[name] += 1
+    used = Counter(name for ats in whole.values() for name in {name for name, _ in ats})
     place = 0
     while place < len(numbers):
-        best: tuple[int, int, str, int] | None = None
+        lengths: dict[tuple[str, int], int] = {}
         for name, start in whole[numbers[place]]:
             length = 1
             while (
@@ -165,31 +175,12 @@ def _runs(whole: Mapping[int, Sequence[tuple[str, int]]]) -> list[LayerRun]:
                 and (name, start + length) in whole[numbers[place + length]]
             ):
                 length += 1
-            candidate = (length, used[name], name, start)
-            if best is None or (-length, -used[name], name, start) < (
-                -best[0], -best[1], best[2], best[3],
-            ):  # fmt: skip
-                best = candidate
-        if best is None:  # every layer has an origin
-            break
-        length, _, name, start = best
+            lengths[name, start] = length
+        name, start = min(lengths, key=lambda at: (-lengths[at], -used[at[0]], at))
+        length = lengths[name, start]
         runs.append(LayerRun(numbers[place], numbers[place] + length - 1, name, start))
         place += length
     return runs
-
-
-def _same_place(key: str, number: int, their_key: str, theirs: int) -> bool:
-    """Return whether two keys are called alike but for the number of the layer."""
-    parts, others = key.split("."), their_key.split(".")
-    if len(parts) != len(others):
-        return False
-    apart = [(a, b) for a, b in zip(parts, others, strict=True) if a != b]
-    return not apart or apart == [(str(number), str(theirs))]
-
-
-def _number(block: str | None) -> int | None:
-    found = _NUMBERED.match(block or "")
-    return int(found[1]) if found else None
 
 
 def _span(first: int, last: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from megasim.lineage.stacks import find_stack
+from megasim.lineage.stacks import find_stack, find_stacks
 from megasim.words import MergeMethod
 from megasim.workspace import Workspace, open_store
 from tests.models import write_model
@@ -125,3 +125,30 @@ def test_a_stack_may_be_shorter_than_what_it_was_made_of(tmp_path: Path) -> None
         assert found is not None
         assert [run.origin() for run in found.runs] == ["layers 3–4 of a", "layers 0–1 of b"]
         assert find_stack(workspace.store, "a") is find_stack(workspace.store, "b") is None
+
+
+def test_many_stacks_beside_each_other_are_told_from_what_they_were_made_of(
+    tmp_path: Path,
+) -> None:
+    """All layers of each parent stand in stacks too; what was cut is told by how often."""
+    parents = {name: network(seed) for seed, name in enumerate("abc")}
+    made = {
+        "two": [("a", 0, 4), ("b", 2, 6)],
+        "again": [("a", 0, 4), ("b", 2, 6), ("c", 1, 3)],
+        "wholes": [("b", 0, 6), ("c", 0, 6)],
+        "twice": [("a", 1, 6), ("a", 0, 6)],
+        "ends": [("c", 3, 6), ("a", 4, 6)],
+        "cut": [("b", 3, 5)],
+    }
+    with open_store(tmp_path / "s.duckdb") as workspace:
+        for name, state in parents.items():
+            workspace.ingest(write_model(tmp_path / f"{name}.safetensors", state))
+        for name, slices in made.items():
+            state = stack(*((parents[p], start, stop) for p, start, stop in slices))
+            workspace.ingest(write_model(tmp_path / f"{name}.safetensors", state))
+        found = find_stacks(workspace.store)
+    told = {
+        name: [(run.model, run.start, run.start + run.count) for run in of.runs]
+        for name, of in found.items()
+    }
+    assert told == made
