@@ -219,7 +219,7 @@ def _claims(shapes: Mapping[str, Shape], rules: Rules) -> tuple[str, str, str, l
 def _rename(key: str, rules: Rules) -> str:
     if not rules.renames or len(key) > _LONGEST_KEY:
         return key
-    return rules.renamed.decide(key, frozenset(split_key(key))) or key
+    return rules.renamed.decide(key) or key
 
 
 def _normalise(renamed: Mapping[str, str], layouts: Sequence[Layout]) -> tuple[str, dict[str, str]]:

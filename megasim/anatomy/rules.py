@@ -55,8 +55,10 @@ class Rule:
 
 # A number that is a name by itself, as of a layer; of so many digits as a wildcard takes.
 _NUMBER = re.compile(r"(?<=[./])[0-9]{1,9}(?=[./])")
-# What a pattern has that may tell such a number from another: a name that begins with a digit.
-_DIGIT = re.compile(r"(?:^|[./(|*}])[0-9]")
+_DIGITS = re.compile(r"[0-9]+")
+# What tells numbers apart that a pattern does not name: digits that a wildcard goes on with, as in
+# `1*`, or that go on with one or with other digits.
+_PART_OF_NUMBER = re.compile(r"(?<![A-Za-z_)0-9])[0-9]+[*{]|[*}][0-9]|\([^()]*[0-9./][^()]*\)[0-9]")
 
 
 class Column:
@@ -79,12 +81,12 @@ class Column:
                 self._filed.setdefault(name, []).append(place)
         self._names = frozenset(self._filed)
         self._met: dict[frozenset[str], tuple[Rule, ...]] = {}
-        # of keys with 0 for every number, where no rule tells one number from another
-        self._decided: dict[str, str | None] | None = None
-        if all(
-            r.value.literal is not None and not _DIGIT.search(r.pattern.text) for r in self._rules
-        ):
-            self._decided = {}
+        # Which rule fits keys that differ only in numbers that no rule names: see `_alike`.
+        self._fitting: dict[str, Rule | None] = {}
+        texts = [rule.pattern.text for rule in self._rules]
+        self._numbers = frozenset(n for text in texts for n in _DIGITS.findall(text))
+        self._other = str(1 + max(map(int, self._numbers), default=-1))
+        self._tells_numbers = any(map(_PART_OF_NUMBER.search, texts)) or len(self._other) > 9
 
     def candidates(self, names: frozenset[str]) -> tuple[Rule, ...]:
         """Return the rules that a key of these names may fit, in order."""
@@ -97,24 +99,33 @@ class Column:
                 self._met[known] = met
         return met
 
-    def decide(self, key: str, names: frozenset[str]) -> str | None:
+    def decide(self, key: str) -> str | None:
         """Return what the first fitting rule gives; None when none fits."""
-        if self._decided is None:
-            return self._first_fit(key, names)
-        alike = _NUMBER.sub("0", key)
-        if alike not in self._decided:
-            if len(self._decided) >= _MOST_REMEMBERED:
-                return self._first_fit(key, names)
-            self._decided[alike] = self._first_fit(key, names)
-        return self._decided[alike]
+        alike = key if self._tells_numbers else _NUMBER.sub(self._alike, key)
+        if alike in self._fitting:
+            rule = self._fitting[alike]
+        else:
+            rule = self._first_fit(key)
+            if len(self._fitting) < _MOST_REMEMBERED:
+                self._fitting[alike] = rule
+        if rule is None:
+            return None
+        if rule.value.literal is not None:
+            return rule.value.literal
+        found = rule.pattern.match(key)
+        return None if found is None else rule.value.fill(found)
 
-    def _first_fit(self, key: str, names: frozenset[str]) -> str | None:
-        for rule in self.candidates(names):
+    def _alike(self, found: re.Match[str]) -> str:
+        """Return a number of a key as it is where a rule names it, else one that none names."""
+        number = found[0]
+        return number if number in self._numbers else self._other
+
+    def _first_fit(self, key: str) -> Rule | None:
+        for rule in self.candidates(frozenset(split_key(key))):
             pattern = rule.pattern
-            # As pattern.match and value.fill would, without their calls: this is the inner loop.
-            if pattern.needle in key and (found := pattern.regex.fullmatch(key)) is not None:
-                literal = rule.value.literal
-                return rule.value.fill(found.groupdict()) if literal is None else literal
+            # As pattern.match would, without its call: this is the inner loop.
+            if pattern.needle in key and pattern.regex.fullmatch(key) is not None:
+                return rule
         return None
 
 
@@ -164,8 +175,7 @@ class FamilyRules:
         """
         labels = self._labels.get(key)
         if labels is None:
-            names = frozenset(split_key(key))
-            labels = tuple(c.decide(key, names) for c in (self.component, self.block, self.role))
+            labels = tuple(c.decide(key) for c in (self.component, self.block, self.role))
             if len(self._labels) < _MOST_REMEMBERED:
                 self._labels[key] = labels
         return labels

@@ -75,7 +75,9 @@ class TensorRef:
     @property
     def is_decoded(self) -> bool:
         """Whether any of its values are made of codes, scales and the like."""
-        return self.decoder is not None or any(part.is_decoded for part in self.parts)
+        if not self.parts:
+            return self.decoder is not None
+        return any(part.is_decoded for part in self.parts)
 
     @property
     def nbytes(self) -> int:

@@ -210,6 +210,8 @@ class TensorReader:
         """
         extents: dict[str, list[tuple[int, int]]] = {}
         for ref in refs:
+            if ref.lies_whole and not isinstance(ref.path, PinnedAddress):
+                continue  # of most files all: asked without the steps below
             # codes and scales are read piece by piece, again and again: they are kept to the end
             times = _KEPT if ref.is_decoded else 1
             for stored in stored_tensors(ref):
