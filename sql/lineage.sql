@@ -110,6 +110,17 @@ join tensor t on t.id = mt.tensor_id
 where is_measured(mt.nature) and t.l2 is not null
 order by mt.canonical_key, mt.model_id;
 
+-- name: statistics
+-- The keys that hold running statistics in any model.
+select distinct canonical_key
+from (
+    select canonical_key, nature from model_tensor
+    union all
+    select canonical_key, nature from imported_layer
+)
+where nature = 'statistic'
+order by canonical_key;
+
 -- name: pair_facts
 -- Of each compared pair and component: how many keys stand in which tier.
 select

@@ -42,6 +42,20 @@ class KeyElements:
     values: Floats
 
 
+@dataclass(frozen=True)
+class MatrixCorner:
+    """The same rows and columns of one matrix in N models.
+
+    Attributes:
+        dtypes: of each model's tensor.
+        values: (N, r, c) its first r rows and c columns; a convolution has a row for each output.
+    """
+
+    key: str
+    dtypes: tuple[str, ...]
+    values: Floats
+
+
 class ElementFiles:
     """The files of models in a store, opened and proved once each."""
 
@@ -62,6 +76,49 @@ class ElementFiles:
             UsageError: a model that the store does not know.
             NoAnswerError: a file that is gone, or not what was fingerprinted.
         """
+        keys = self._shared_keys(models, component)
+        sizes = {at: refs[0].numel for at, refs in keys.items()}
+        largest = sorted(keys, key=lambda at: (-sizes[at], at))[:most_keys]
+        with TensorReader() as reader:
+            for at in sorted(largest):
+                values = np.stack([_sample(reader, ref, per_key) for ref in keys[at]])
+                if np.isfinite(values).all():
+                    dtypes = tuple(ref.dtype for ref in keys[at])
+                    yield KeyElements(*at, sizes[at], dtypes, values)
+
+    def corners(
+        self, models: Sequence[str], component: str, *, rows: int, columns: int, most_keys: int
+    ) -> Iterator[MatrixCorner]:
+        """Yield the corners of matrices that all models hold in one shape, in order of keys.
+
+        Of more than `most_keys` matrices some are taken, spread over the network. Those with NaN
+        are left out.
+
+        Raises:
+            UsageError, NoAnswerError: see `shared`.
+        """
+        keys = self._shared_keys(models, component)
+        matrices = [
+            at
+            for at, refs in sorted(keys.items())
+            if len(refs[0].shape) > 1 and len({ref.shape for ref in refs}) == 1
+        ]
+        spread = np.linspace(0, len(matrices) - 1, min(most_keys, len(matrices)))
+        with TensorReader() as reader:
+            for i in spread.astype(np.intp).tolist():
+                refs = keys[matrices[i]]
+                values = np.stack([_corner(reader, ref, rows, columns) for ref in refs])
+                if np.isfinite(values).all():
+                    yield MatrixCorner(matrices[i][0], tuple(ref.dtype for ref in refs), values)
+
+    def _shared_keys(
+        self, models: Sequence[str], component: str
+    ) -> dict[tuple[str, str, str], list[TensorRef]]:
+        """Return (key, block, role) → where its tensor lies in each model, of keys of one size.
+
+        Raises:
+            UsageError, NoAnswerError: see `shared`.
+        """
         ids = list(self._store.model_ids(models).values())
         self._open(ids)
         rows = self._store.rows(
@@ -71,19 +128,16 @@ class ElementFiles:
                 "chosen": {"model_id": ids},
             },
         )
-        keys: dict[tuple[int, str, str, str], dict[int, TensorRef]] = {}
-        for model_id, key, block, role, numel, sources, transposed in rows:
+        found: dict[tuple[str, str, str], dict[int, TensorRef]] = {}
+        for model_id, key, block, role, _, sources, transposed in rows:
             tensors = self._checkpoints[model_id].tensors
-            at = (-numel, key, block or "", role or "")
-            keys.setdefault(at, {})[model_id] = assemble_ref(tensors, tuple(sources), transposed)
-        largest = sorted(at for at, refs in keys.items() if len(refs) == len(set(ids)))[:most_keys]
-        with TensorReader() as reader:
-            for at in sorted(largest, key=lambda at: at[1]):
-                refs = [keys[at][model_id] for model_id in ids]
-                values = np.stack([_sample(reader, ref, per_key) for ref in refs])
-                if np.isfinite(values).all():
-                    dtypes = tuple(ref.dtype for ref in refs)
-                    yield KeyElements(at[1], at[2], at[3], -at[0], dtypes, values)
+            ref = assemble_ref(tensors, tuple(sources), transposed)
+            found.setdefault((key, block or "", role or ""), {})[model_id] = ref
+        return {
+            at: [refs[i] for i in ids]
+            for at, refs in found.items()
+            if refs.keys() == set(ids) and len({ref.numel for ref in refs.values()}) == 1
+        }
 
     def _open(self, ids: Sequence[int]) -> None:
         new = [i for i in ids if i not in self._checkpoints and i not in self._failed]
@@ -114,3 +168,13 @@ def _sample(reader: TensorReader, ref: TensorRef, most: int) -> Floats:
         to_double(reader.read(ref, start, stop), ref.dtype, out)
         parts.append(out)
     return np.concatenate(parts)
+
+
+def _corner(reader: TensorReader, ref: TensorRef, rows: int, columns: int) -> Floats:
+    """Return (r, c) the first rows and columns of a tensor of two dimensions or more."""
+    height, width = ref.shape[0], ref.numel // max(ref.shape[0], 1)
+    out = np.empty((min(rows, height), min(columns, width)))
+    for i, row in enumerate(out):
+        start = i * width
+        to_double(reader.read(ref, start, start + len(row)), ref.dtype, row)
+    return out

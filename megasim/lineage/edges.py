@@ -235,7 +235,7 @@ def _evidence(
     found = drift_evidence(
         known.facts.get(first),
         known.facts.get(second),
-        float(family.matrix.values[a, b] ** 2),
+        float((family.with_statistics or family.matrix).values[a, b] ** 2),
         family.matrix.component,
         settings,
         one_run=one_run,

@@ -146,6 +146,11 @@ def load_weight_sets(store: Store, component: str) -> dict[str, str]:
     return {name: min(group) for group in sets.to_sets() for name in group}
 
 
+def load_statistics(store: Store) -> frozenset[str]:
+    """Return the keys of running statistics, as of normalisation layers."""
+    return frozenset(key for (key,) in store.rows("statistics"))
+
+
 def load_layer_norms(
     store: Store, component: str, models: Sequence[str]
 ) -> dict[str, dict[str, float]]:

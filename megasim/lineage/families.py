@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from megasim.estimate.kinship import ERROR_RATE, KinshipTest
 from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.inner_products import Floats
+from megasim.lineage.rounding import ROUNDING
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
@@ -38,16 +39,20 @@ class FamilyDistances:
     Attributes:
         matrix: their L2 distances.
         layers, layers_l1: L2 and L1 by layer, where all of them have layers.
-        changed: (N, N) elements that differ, NaN where that tells nothing; None where not known.
+        untouched: (N, N) share of elements that are exactly alike, 0 where that tells nothing; None
+            where not known.
         common: how many keys all of them hold in one shape, where pairs share different keys and
             the distances are therefore of these alone; None where all are of the same keys.
+        with_statistics: the distances that norms of all keys go with, where `matrix` leaves out
+            running statistics.
     """
 
     matrix: DistanceMatrix
     layers: LayerMatrices | None
     layers_l1: LayerMatrices | None
-    changed: Floats | None
+    untouched: Floats | None
     common: int | None = None
+    with_statistics: DistanceMatrix | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -187,7 +192,7 @@ def family_distances(
         whole,
         own,
         _layers_of(layers_l1, whole.models),
-        _comparable_bits(changed, whole.models, known),
+        _untouched(changed, own, whole.models, known, settings),
         common,
     )
 
@@ -218,18 +223,50 @@ def _layers_of(layers: LayerMatrices | None, names: tuple[str, ...]) -> LayerMat
     return layers.subset(names)
 
 
-def _comparable_bits(
-    changed: DistanceMatrix | None, names: tuple[str, ...], known: Mapping[str, ModelFacts]
+def _untouched(
+    changed: DistanceMatrix | None,
+    layers: LayerMatrices | None,
+    names: tuple[str, ...],
+    known: Mapping[str, ModelFacts],
+    settings: LineageSettings,
 ) -> Floats | None:
-    """Return how many elements differ between the models of the commonest dtype, else NaN.
+    """Return the share of elements that are exactly alike in two models.
 
-    Rounding changes nearly all elements; and of two models that were both rounded, those that
-    are alike may have become so by it.
+    Of two models that were both rounded, those that are alike may have become so by it: they are
+    counted only where all models were rounded, and so all pairs are alike in that.
     """
     dtypes = [known[n].dtype if n in known else "" for n in names]
-    if changed is None or not any(dtypes):
+    if changed is None or layers is None or not all(dtypes):
         return None
-    common = max(sorted(set(dtypes) - {""}), key=dtypes.count)
-    same = np.array([dtype == common for dtype in dtypes])
-    values = np.where(np.outer(same, same), changed.subset(names).values, np.nan)
-    return values if np.isfinite(values[np.ix_(same, same)]).all() else None
+    in_all = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
+    elements = layers.numels.sum()
+    if layers.numels[in_all].sum() < settings.counted_elements * elements:
+        return None
+    rounded = np.array([dtype in ROUNDING for dtype in dtypes])
+    counted = np.ones((len(names),) * 2) if rounded.all() else 1.0 - np.outer(rounded, rounded)
+    values = changed.subset(names).values
+    return np.nan_to_num(1 - values / elements) * counted if np.isfinite(values).all() else None
+
+
+def without_statistics(family: FamilyDistances, statistics: Collection[str]) -> FamilyDistances:
+    """Return the distances of a family without the running statistics of its normalisations.
+
+    These follow the last batches that a training saw: they are no steps away from those of its
+    parent, and two trainings on alike images have them alike.
+
+    Args:
+        statistics: their keys.
+    """
+    if family.layers is None:
+        return family
+    trained = np.array([key not in statistics for key in family.layers.keys])
+    if trained.all() or not trained.any():
+        return family
+    layers = family.layers.keep(trained)
+    l1 = family.layers_l1
+    if l1 is not None:
+        l1 = l1.keep(np.array([key not in statistics for key in l1.keys]))
+    matrix = replace(family.matrix, values=layers.total())
+    return replace(
+        family, matrix=matrix, layers=layers, layers_l1=l1, with_statistics=family.matrix
+    )

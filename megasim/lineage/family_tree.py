@@ -25,6 +25,7 @@ from megasim.lineage.families import (
     related_groups,
     same_weights,
     without_sparse_pairs,
+    without_statistics,
 )
 from megasim.lineage.implied_norms import implied_norms
 from megasim.lineage.inner_products import Floats, require_l2
@@ -36,6 +37,7 @@ from megasim.lineage.rooting import find_root
 from megasim.lineage.runs import count_odds, shown_kin
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.lineage.step_costs import Steps, block_weights, family_steps
+from megasim.lineage.step_spectra import StepSpectra
 from megasim.lineage.tree import FittedTree, fit_tree
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 
@@ -55,6 +57,8 @@ def build_lineage(
     merges: Sequence[Recipe] | None = None,
     kinship: KinshipTest | None = None,
     layer_norms: LayerNorms | None = None,
+    statistics: Collection[str] = (),
+    spectra: StepSpectra | None = None,
     settings: LineageSettings = SETTINGS,
 ) -> Lineage:
     """Return the families of the models of a matrix and the tree in each.
@@ -69,7 +73,7 @@ def build_lineage(
         layers_l1: the L1 of the same layers, which sharpens it further: one training moves the
             elements of a layer in another way than two do together.
         changed: L0 distances of the same models: what two trainings left untouched. Counted
-            between those of the commonest dtype, since rounding changes nearly all.
+            where not both were rounded, or all were: rounding makes some alike.
         facts: of any of the models; norms part unrelated families and tell directions.
         pairs: of any pairs; identity of the other components tells prunings and swaps.
         stated: (parent, child) → where it is written that the one was made from the other.
@@ -82,6 +86,8 @@ def build_lineage(
             distances that took other evidence.
         kinship: what the order of their hidden units says of the models.
         layer_norms: gives L2 of single tensors, where known: merges along an arc show in them.
+        statistics: keys of running statistics, which follow the data and make no tree.
+        spectra: gives how few directions the changes of single matrices have.
 
     Raises:
         UsageError: a metric other than L2.
@@ -127,9 +133,10 @@ def build_lineage(
         else merges_of(family, merges)
         for family in families
     ]
-    trees = _fit_trees(families, found, settings)
+    trained = [without_statistics(family, statistics) for family in families]
+    trees = _fit_trees(trained, found, spectra, settings)
     described: list[Family] = []
-    for part, family, own, tree in zip(parts, families, found, trees, strict=True):
+    for part, family, own, tree in zip(parts, trained, found, trees, strict=True):
         if family.common is not None:
             notes.append(
                 f"the tree of {printable(family.names[0], 60)} and {len(family.names) - 1} more "
@@ -175,13 +182,13 @@ def _uncompared(matrix: DistanceMatrix, pairs: Sequence[PairFacts]) -> tuple[str
 
 
 def _fit_trees(
-    families: Sequence[FamilyDistances], merges: Sequence[Merges], settings: LineageSettings
+    families: Sequence[FamilyDistances],
+    merges: Sequence[Merges],
+    spectra: StepSpectra | None,
+    settings: LineageSettings,
 ) -> list[FittedTree]:
     """Return the tree of each family, by blocks that count as the trees of all families tell."""
-    steps = [
-        family_steps(f.matrix.squared(), f.layers, f.layers_l1, f.changed, settings)
-        for f in families
-    ]
+    steps = [_steps_of(family, spectra, settings) for family in families]
 
     def fitted(weights: Mapping[str, float]) -> list[FittedTree]:
         return [
@@ -195,6 +202,16 @@ def _fit_trees(
         # A family of one has no steps, and nothing to say of blocks.
         weights = block_weights([x for x in zip(steps, errors, strict=True) if len(x[1])], settings)
     return fitted(weights)
+
+
+def _steps_of(
+    family: FamilyDistances, spectra: StepSpectra | None, settings: LineageSettings
+) -> Steps:
+    squared = family.matrix.squared()
+    known: Mapping[str, Floats] = {}
+    if spectra is not None and family.layers is not None and len(family.names) > 2:
+        known = spectra(family.names, squared)
+    return family_steps(squared, family.layers, family.layers_l1, family.untouched, known, settings)
 
 
 def _step_errors(steps: Sequence[Steps], trees: Sequence[FittedTree]) -> list[Floats]:

@@ -17,11 +17,17 @@ from megasim.lineage.facts import (
     load_layer_norms,
     load_model_facts,
     load_pair_facts,
+    load_statistics,
     load_weight_sets,
     stated_parents,
 )
 from megasim.lineage.family_tree import build_lineage
-from megasim.lineage.inner_products import ChangeSimilarity, direction, without_mixed_estimates
+from megasim.lineage.inner_products import (
+    ChangeSimilarity,
+    direction,
+    source_of,
+    without_mixed_estimates,
+)
 from megasim.lineage.permuted import joined_sets, permuted_copies
 from megasim.lineage.recipe import recover_recipe
 from megasim.lineage.recipe_result import Parent, Recipe
@@ -29,6 +35,7 @@ from megasim.lineage.result import Lineage
 from megasim.lineage.settings import SETTINGS
 from megasim.lineage.sparse_recipe import try_sparse_recipe
 from megasim.lineage.stacks import Stack, find_stack, find_stacks
+from megasim.lineage.step_spectra import SpectraOfFiles
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import (
@@ -171,6 +178,8 @@ def lineage_and_claims(
     ema_copies = load_ema_copies(store) if component == "unet" else ()
     kinship = kinship_test(store, component, models=matrix.models)
     permuted = permuted_copies(store, component, kinship, norms_of(facts, component))
+    files = ElementFiles(store)
+    spectra = SpectraOfFiles(files, component) if source_of(matrix) == Source.EXACT else None
     build = partial(
         build_lineage,
         matrix,
@@ -183,14 +192,18 @@ def lineage_and_claims(
         permuted=permuted,
         kinship=kinship,
         layer_norms=partial(load_layer_norms, store, component),
+        statistics=load_statistics(store),
+        spectra=spectra,
     )
     from_weights = build(facts=blind)
-    sparse, unread = _sparse_recipes(store, matrix, from_weights, facts)
+    sparse, unread = _sparse_recipes(files, store, matrix, from_weights, facts)
     sparse += _stack_recipes(store, from_weights)
     if sparse:
         kept = [r for r in from_weights.recipes if r.model not in {s.model for s in sparse}]
         from_weights = build(facts=blind, merges=[*kept, *sparse])
     notes = (*notes, *unread)
+    if spectra is not None and spectra.unread:
+        notes = (*notes, spectra.unread)
     lineage = from_weights
     claims = list(claimed)
     if use_metadata:
@@ -238,7 +251,11 @@ def _stack_recipes(store: Store, lineage: Lineage) -> list[Recipe]:
 
 
 def _sparse_recipes(
-    store: Store, matrix: DistanceMatrix, lineage: Lineage, facts: Sequence[ModelFacts]
+    files: ElementFiles,
+    store: Store,
+    matrix: DistanceMatrix,
+    lineage: Lineage,
+    facts: Sequence[ModelFacts],
 ) -> tuple[list[Recipe], tuple[str, ...]]:
     """Return the merges that sparsify among the models of a lineage, and what could not be read."""
     component = matrix.component
@@ -251,7 +268,6 @@ def _sparse_recipes(
     sets, norms = load_weight_sets(store, component), norms_of(facts, component)
     broken = {fact.name for fact in facts if fact.lacks(component)}
     copies = {edge.child for edge in lineage.edges if edge.kind.same_weights}
-    files = ElementFiles(store)
     found: list[Recipe] = []
     unread: list[str] = []
     for family in lineage.families:

@@ -129,11 +129,23 @@ class LineageSettings:
         least_common: models that share less than this share of their keys are not called
             related by these. Judgement.
 
-    Tree (all chosen on forests of seeds 600 to 839, reported on 0 to 9 and 900 to 935):
+    Tree (chosen on forests of seeds 600 to 839 where not said otherwise; "today's" are those of
+    `benchmarks/forests.py`, perceptrons and convolutional networks of seeds 0 to 2):
         block_rounds: how often a tree gives the weights of the blocks, and these the tree.
         same_block: the least D² of a block that counts, over the median of the family.
-        untouched: what all elements left alone count beside the weighted mean log D² of blocks.
+        untouched, least_untouched: what the logarithm of the share of elements left alone counts
+            beside the weighted mean log D² of blocks, and what is added to that share. Both near
+            the maximum of the likelihood of the true trees of today's forests.
         counted_elements: the share of elements that all models must have for these to be counted.
+        directions: what a lack of directions counts, of what it would in a normal distribution:
+            gradients have few directions, and share some. At the maximum of that likelihood.
+        least_direction: an eigenvalue counts at least this share of the mean one. From 1e-3 to
+            1e-6 it changes none of the trees.
+        corner: rows and columns of so many matrices are read. 128 rows tell no more than 32.
+        spectra_near: and compared with so many nearest models: what some seconds allow.
+        edge_sureness: the log likelihood of an edge is this times its cost; at the maximum of the
+            likelihood of the true trees (matrix-tree theorem): 8.0 from D² alone, 6.6 to 12 with
+            all that is known.
         own_error: each block counts as if it had erred once by this cosine when no other did.
             From 0.03 to 0.3 it changes edges by a tenth of a per cent.
         merge_unexplained: what a merge in a tree may leave: less than `max_unexplained`, since
@@ -243,8 +255,14 @@ class LineageSettings:
 
     block_rounds: int = 2
     same_block: float = 1e-8
-    untouched: float = 2.0
+    untouched: float = 0.6
+    least_untouched: float = 1e-3
     counted_elements: float = 0.999
+    directions: float = 0.5
+    least_direction: float = 1e-6
+    corner: tuple[int, int, int] = (32, 128, 32)
+    spectra_near: int = 12
+    edge_sureness: float = 8.0
     own_error: float = 0.2
     merge_unexplained: float = 0.02
     between: float = 0.2

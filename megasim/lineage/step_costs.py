@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import nnls
 
 from megasim.lineage.inner_products import Floats
@@ -43,18 +45,18 @@ class Steps:
         and that of the sum of two independent steps is at least the sum of theirs (Shannon,
         1948): two trainings together cost more than either.
 
-        A block left untouched says most; and so do elements: a parent shares with its child
-        those that one training left untouched, a grandparent only those that two did. Without
-        layers this is log D², with the same tree as D itself.
+        J is also what a change lacks in directions. A block left untouched says most; and so do
+        elements: a parent shares with its child those that one training left untouched, a
+        grandparent only those that two did. Their share counts by its logarithm, as D² does.
+        Without layers this is log D², with the same tree as D itself.
 
         Args:
             weights: of each block; all alike where none is named.
         """
         w = np.array([weights.get(name, 0.0) for name in self.blocks])
         w = w / w.sum() if w.sum() > 0 else np.full(len(w), 1 / len(w))
-        return np.asarray(
-            np.tensordot(w, self.entropy, 1) - self.settings.untouched * self.untouched
-        )
+        alike = np.log1p(self.untouched / self.settings.least_untouched)
+        return np.asarray(np.tensordot(w, self.entropy, 1) - self.settings.untouched * alike)
 
     def errors(self, edges: Iterable[tuple[int, int]], skipped: Iterable[int]) -> Floats:
         """Return (T, B) how far steps that meet in a tree are from being independent.
@@ -87,7 +89,8 @@ def family_steps(
     squared: Floats,
     layers: LayerMatrices | None = None,
     l1: LayerMatrices | None = None,
-    changed: Floats | None = None,
+    untouched: Floats | None = None,
+    spectra: Mapping[str, Floats] = MappingProxyType({}),
     settings: LineageSettings = SETTINGS,
 ) -> Steps:
     """Return the steps between the models of a family.
@@ -96,24 +99,21 @@ def family_steps(
         squared: (N, N) squared distances.
         layers: L2 by layer of the same models.
         l1: the L1 of the same layers, which determines J; 0 where not known.
-        changed: (N, N) how many elements differ, NaN where that tells nothing; counted where
-            layers tell of how many.
+        untouched: (N, N) share of elements that are exactly alike; 0 where not known.
+        spectra: key of a matrix → (N, N) what its change lacks in directions, from
+            `spectral_negentropies`; a block has that of those of its matrices that are known.
     """
-    untouched = np.zeros(squared.shape)
     found: dict[str, tuple[Floats, Floats]] = {"": (squared, np.zeros(squared.shape))}
     if layers is not None:
         known = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
-        elements = layers.numels.sum()
-        in_all = layers.numels[known].sum() >= settings.counted_elements * elements
-        if changed is not None and in_all:
-            untouched = np.nan_to_num(1 - changed / elements)
         form = np.zeros(layers.values.shape) if l1 is None else negentropies(layers, l1)
         of = np.array(layers.blocks, dtype=object)
         by_block = {name: np.flatnonzero(known & (of == name)) for name in sorted(set(of[known]))}
         found = {
             name: (
                 np.square(layers.values[at]).sum(axis=0),
-                np.average(form[at], axis=0, weights=layers.numels[at]),
+                np.average(form[at], axis=0, weights=layers.numels[at])
+                + settings.directions * _of_block(layers, at, spectra),
             )
             for name, at in by_block.items()
         } or found
@@ -125,7 +125,19 @@ def family_steps(
         scale = np.median(apart) if apart.size else 1.0
         entropy.append(np.log(np.maximum(d2 / scale, settings.same_block)) - 2 * j)
     squares = np.stack([d2 for d2, _ in found.values()])
-    return Steps(tuple(found), squares, np.stack(entropy), untouched, settings)
+    alike = np.zeros(squared.shape) if untouched is None else untouched
+    return Steps(tuple(found), squares, np.stack(entropy), alike, settings)
+
+
+def _of_block(
+    layers: LayerMatrices, at: npt.NDArray[np.intp], spectra: Mapping[str, Floats]
+) -> Floats:
+    """Return the mean over some layers of what is known of their spectra, by their elements."""
+    known = [k for k in at.tolist() if layers.keys[k] in spectra]
+    if not known:
+        return np.zeros(layers.values.shape[1:])
+    grids = np.stack([spectra[layers.keys[k]] for k in known])
+    return np.asarray(np.average(grids, axis=0, weights=layers.numels[known]))
 
 
 def block_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -443,22 +444,42 @@ def test_a_block_in_which_trainings_go_the_same_way_counts_little() -> None:
     }
 
 
-def test_elements_count_as_untouched_between_models_of_the_commonest_dtype() -> None:
-    # b was trained from a, and left alone what that had left alone; the lengths say nothing.
-    names = ("base", "a", "b", "half")
-    squared = np.array([[0, 2, 2, 2], [2, 0, 2, 2], [2, 2, 0, 2], [2, 2, 2, 0.0]])
-    alike = np.array([[9, 6, 3, 8], [6, 9, 6, 8], [3, 6, 9, 8], [8, 8, 8, 9]])
-    layers = replace(layers_of(names, {"block": np.zeros((4, 10))}), values=np.sqrt(squared)[None])
-    facts = [ModelFacts(n, dtype="float16" if n == "half" else "float32") for n in names]
-    lineage = build_lineage(
-        DistanceMatrix.from_values(names, np.sqrt(squared)),
-        layers=layers,
-        changed=DistanceMatrix.from_values(names, np.where(np.eye(4), 0, 10 - alike), metric="l0"),
-        facts=facts,
+def test_elements_count_as_untouched_where_not_both_models_were_rounded() -> None:
+    # b was trained from a, and left alone what that had left alone; the lengths say nothing. Two
+    # that were rounded are alike by that, and were made from the base.
+    names = ("base", "a", "b", "half", "other half")
+    squared = np.full((5, 5), 2.0) - 2 * np.eye(5)
+    alike = np.array(
+        [
+            [9, 6, 3, 2, 2],
+            [6, 9, 6, 1, 1],
+            [3, 6, 9, 0, 0],
+            [2, 1, 0, 9, 8],
+            [2, 1, 0, 8, 9],
+        ]
     )
-    drawn = {frozenset((e.parent, e.child)) for e in lineage.edges}
-    assert {frozenset(("base", "a")), frozenset(("a", "b"))} <= drawn
-    assert frozenset(("base", "b")) not in drawn
+
+    def drawn(dtypes: Sequence[str]) -> set[frozenset[str]]:
+        lineage = build_lineage(
+            DistanceMatrix.from_values(names, np.sqrt(squared)),
+            layers=replace(
+                layers_of(names, {"block": np.zeros((5, 10))}), values=np.sqrt(squared)[None]
+            ),
+            changed=DistanceMatrix.from_values(
+                names, np.where(np.eye(5), 0, 10 - alike), metric="l0"
+            ),
+            facts=[ModelFacts(n, dtype=d) for n, d in zip(names, dtypes, strict=True)],
+        )
+        return {frozenset((e.parent, e.child)) for e in lineage.edges}
+
+    trained = {frozenset(("base", "a")), frozenset(("a", "b"))}
+    halves = {frozenset(("base", "half")), frozenset(("base", "other half"))}
+    assert drawn(["float32"] * 3 + ["float16"] * 2) == trained | halves
+    # where all were rounded, no pair is alike by that more than another
+    assert drawn(["float16"] * 5) == trained | {
+        frozenset(("half", "other half")),
+        frozenset(("base", "half")),
+    }
 
 
 def test_in_an_outline_no_edge_crosses_a_label() -> None:
