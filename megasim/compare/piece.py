@@ -23,7 +23,7 @@ from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.interrupts import stop_if_asked
 from megasim.kernels import loops
 from megasim.kernels.elements import is_wide, to_double, to_single
-from megasim.kernels.state import TILE, Counts, Doubles, Pairs
+from megasim.kernels.state import LINE, TILE, Counts, Doubles, Pairs, on_a_line
 from megasim.representation.logical import is_coded
 
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ _FEWEST = 16 * TILE  # elements of each, for fewer cost more to read
 # A GPU is given more at a time, to be worth the call, out of buffers of so many bytes a worker.
 _DEVICE_CHUNK = 8 << 20
 _DEVICE_MEMORY = 1 << 26
-# Bytes of a cache line, and by how much buffers are longer to begin at any place in one.
-_LINE = 64
-_SLACK = 2 * _LINE
+# By how much buffers are longer to begin at any place in a cache line.
+_SLACK = 2 * LINE
 # Pairs of elements that a loop takes without looking for a signal.
 _STEP = 1 << 32
 # Norms count as this at least in cossim, as in torch.
@@ -123,7 +122,7 @@ class _Compiled:
 
     def __init__(self, refs: Sequence[TensorRef]) -> None:
         self._is_bfloat16 = np.array([ref.dtype == "bfloat16" for ref in refs])
-        self._tile = np.empty((len(refs), TILE), dtype=np.float32)
+        self._tile = on_a_line((len(refs), TILE), np.float32)
 
     def add_distances(self, rows: Rows, pairs: Pairs, counts: Counts, sums: Doubles) -> None:
         if rows.dtype == np.uint16:
@@ -346,7 +345,7 @@ class _Group:
         if not ref.lies_whole or size != dtype.itemsize:
             return 0
         address = self._buffer.__array_interface__["data"][0]
-        return int((ref.offset + start * size - address) % _LINE // size * size)
+        return int((ref.offset + start * size - address) % LINE // size * size)
 
     def _fill(
         self,

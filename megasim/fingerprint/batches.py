@@ -25,7 +25,7 @@ from megasim.errors import CheckpointError
 from megasim.fingerprint.profile import profile_lengths
 from megasim.fingerprint.sketch import plan_folding, sketch_length
 from megasim.kernels.elements import is_wide
-from megasim.kernels.state import TILE, Folding
+from megasim.kernels.state import LINE, TILE, Folding
 
 # Elements of float16 read at a time, a multiple of TILE, and as many bytes of others: large enough
 # that threads seldom wait for each other to take up Python again (a quarter of it took a twelfth
@@ -38,9 +38,8 @@ MOST = 512
 _MOST_SUMS = 1 << 18
 # Up to this many unneeded bytes between two tensors are read along.
 _GAP = 1 << 12
-# Bytes of a cache line; and of a word, at a multiple of which pieces of large tensors begin, for
-# the loops take float16 by words.
-LINE = 64
+# Bytes of a word, at a multiple of which pieces of large tensors begin, for the loops take float16
+# by words.
 _WORD = 8
 
 # Dtypes that loops take as they are.

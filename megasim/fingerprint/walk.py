@@ -18,7 +18,6 @@ from blake3 import blake3
 from megasim.checkpoint.dtypes import AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.fingerprint.batches import (
-    LINE,
     MOST,
     TAKEN,
     Batch,
@@ -37,6 +36,7 @@ from megasim.kernels.elements import is_wide, to_double, to_single
 from megasim.kernels.machine_code import prepare
 from megasim.kernels.state import (
     COUNTS,
+    LINE,
     MOMENTS,
     PASSES,
     TILE,
@@ -47,6 +47,7 @@ from megasim.kernels.state import (
     Kept,
     Scratch,
     Sums,
+    on_a_line,
 )
 
 # Sums of a tensor begin with a cache line: this many float32.
@@ -58,7 +59,7 @@ class Walker:
 
     def __init__(self, sketch_size: int) -> None:
         self.sketch_size = sketch_size
-        single, half, double = (_on_a_line(TILE, dtype) for dtype in ("f4", "u2", "f8"))
+        single, half, double = (on_a_line((TILE,), dtype) for dtype in ("f4", "u2", "f8"))
         self._scratch = prepare(
             Scratch(
                 keys=_on_a_line_of(_hash_keys()),
@@ -69,7 +70,7 @@ class Walker:
                 half_words=half.view(np.uint64),
                 double=double,
                 double_words=double.view(np.uint64),
-                packed=_on_a_line(TILE // 4, "u8"),
+                packed=on_a_line((TILE // 4,), "u8"),
             )
         )
         self._piece = piece_elements("float16")
@@ -80,7 +81,7 @@ class Walker:
             name: memoryview(rows.reshape(-1).view(np.uint8))
             for name, rows in self._digests._asdict().items()
         }
-        self._buffer = _on_a_line(buffer_bytes(), "u1")
+        self._buffer = on_a_line((buffer_bytes(),), "u1")
         self._halves = prepare(self._buffer.view(np.uint16))
         self._singles = prepare(self._buffer.view(np.float32))
         self._words = prepare(self._buffer.view(np.uint64))
@@ -224,11 +225,11 @@ class _Arenas:
         self._sums = Sums(
             moments=self.moments,
             counts=self.counts,
-            folded=_on_a_line(sketch, "f4"),
-            sketch=_on_a_line(sketch, "f8"),
-            rows=_on_a_line(rows, "f8"),
-            columns=_on_a_line(columns, "f8"),
-            recent=_on_a_line(columns, "f4"),
+            folded=on_a_line((sketch,), "f4"),
+            sketch=on_a_line((sketch,), "f8"),
+            rows=on_a_line((rows,), "f8"),
+            columns=on_a_line((columns,), "f8"),
+            recent=on_a_line((columns,), "f4"),
         )
         self._kept = Kept(
             sketch=np.zeros(sketch, dtype=np.float32),
@@ -253,20 +254,9 @@ class _Arenas:
                     lists.values[start : start + size] = made[begin : begin + size]
 
 
-def _on_a_line(size: int, dtype: str) -> Any:
-    """Return (size,) zeros from the beginning of a cache line on.
-
-    Vectors of 512 bits that begin elsewhere lie in two lines each, and take twice as long.
-    """
-    nbytes = size * np.dtype(dtype).itemsize
-    room = np.zeros(nbytes + LINE, dtype=np.uint8)
-    begin = -room.__array_interface__["data"][0] % LINE
-    return room[begin : begin + nbytes].view(dtype)
-
-
 def _on_a_line_of(values: npt.NDArray[Any]) -> Any:
     """Return a copy of an array that begins with a cache line."""
-    found = _on_a_line(len(values), values.dtype.str)
+    found = on_a_line(values.shape, values.dtype)
     found[:] = values
     return found
 

@@ -20,14 +20,22 @@ from megasim.kernels.compiled import (
     compiled,
     count_if,
     half_to_single,
+    inlined,
     larger,
     single_of,
 )
-from megasim.kernels.pair_vectors import RUN, has_vector_runs, vector_run
+from megasim.kernels.pair_vectors import (
+    HUGE,
+    MOST_AT_ONCE,
+    RUN,
+    TINY,
+    add_four,
+    add_one,
+    add_three,
+    add_two,
+    has_vector_runs,
+)
 from megasim.kernels.state import TILE, Counts, Doubles, Halves, Pairs, Singles
-
-# Sums of squares between these lost nothing to the range of float32.
-_TINY, _HUGE = 1e-24, 1e30
 
 
 @compiled(REORDER)
@@ -41,16 +49,6 @@ def _run_singles(a: Singles, b: Singles) -> tuple[np.int64, np.float64, np.float
         size += abs(d)
         square += d * d
     return np.int64(count), np.float64(size), np.float64(square)
-
-
-if has_vector_runs():
-
-    @compiled()
-    def _whole_run(a: Singles, b: Singles) -> tuple[np.int64, np.float64, np.float64]:
-        return vector_run(a, b)  # type: ignore[no-any-return]
-
-else:
-    _whole_run = _run_singles
 
 
 @compiled(REORDER)
@@ -67,23 +65,73 @@ def _run_doubles(a: Any, b: Any) -> tuple[np.int64, np.float64, np.float64]:
 
 
 @compiled()
-def _add_tile(
+def _add_run(a: Singles, b: Singles, p: int, counts: Counts, sums: Doubles) -> None:
+    """Add up to `RUN` elements of a pair of rows to its count and sums."""
+    count, size, square = _run_singles(a, b)
+    if count and not TINY < square < HUGE:
+        count, size, square = _run_doubles(a, b)
+    counts[p] += count
+    sums[p, 0] += size
+    sums[p, 1] += square
+
+
+@compiled()
+def _add_columns(
     rows: Singles, begin: int, end: int, pairs: Pairs, counts: Counts, sums: Doubles
 ) -> None:
-    """Add some columns of float32 rows to the sums of all pairs."""
+    """Add some columns of float32 rows to the sums of all pairs, run by run."""
     for p in range(pairs.shape[0]):
         a, b = rows[pairs[p, 0]], rows[pairs[p, 1]]
         for start in range(begin, end, RUN):
             stop = min(start + RUN, end)
-            if stop - start == RUN:
-                count, size, square = _whole_run(a[start:stop], b[start:stop])
+            _add_run(a[start:stop], b[start:stop], p, counts, sums)
+
+
+@inlined
+def _others(pairs: Pairs, p: int) -> int:
+    """Return how many pairs from p on have its first row, at most `MOST_AT_ONCE`."""
+    size = 1
+    while size < MOST_AT_ONCE and p + size < pairs.shape[0] and pairs[p + size, 0] == pairs[p, 0]:
+        size += 1
+    return size
+
+
+@compiled()
+def _add_each(
+    rows: Singles, start: int, p: int, size: int, pairs: Pairs, counts: Counts, sums: Doubles
+) -> None:
+    """Add a run of some pairs, one by one."""
+    for i in range(p, p + size):
+        a, b = rows[pairs[i, 0]], rows[pairs[i, 1]]
+        _add_run(a[start : start + RUN], b[start : start + RUN], i, counts, sums)
+
+
+@compiled()
+def _add_columns_by_vectors(
+    rows: Singles, begin: int, end: int, pairs: Pairs, counts: Counts, sums: Doubles
+) -> None:
+    """As `_add_columns`; pairs that follow each other and have one first row are taken together."""
+    whole = begin + (end - begin) // RUN * RUN
+    p = 0
+    while p < pairs.shape[0]:
+        size = _others(pairs, p)
+        for start in range(begin, whole, RUN):
+            if size == 1:
+                done = add_one(rows, start, pairs, p, counts, sums)
+            elif size == 2:
+                done = add_two(rows, start, pairs, p, counts, sums)
+            elif size == 3:
+                done = add_three(rows, start, pairs, p, counts, sums)
             else:
-                count, size, square = _run_singles(a[start:stop], b[start:stop])
-            if count and not _TINY < square < _HUGE:
-                count, size, square = _run_doubles(a[start:stop], b[start:stop])
-            counts[p] += count
-            sums[p, 0] += size
-            sums[p, 1] += square
+                done = add_four(rows, start, pairs, p, counts, sums)
+            if not done:
+                _add_each(rows, start, p, size, pairs, counts, sums)
+        p += size
+    if whole < end:
+        _add_columns(rows, whole, end, pairs, counts, sums)
+
+
+_add_tile = _add_columns_by_vectors if has_vector_runs() else _add_columns
 
 
 @compiled()
