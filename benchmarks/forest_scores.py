@@ -20,6 +20,7 @@ class Drawn:
     kind: str
     decided: bool = True
     confidence: float = 1.0
+    edge_confidence: float | None = None
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Score:
             " undecided" after it, or "not drawn"; edges drawn that are not true count under "none".
         between: edges drawn between unrelated models.
         told: tenth of confidence → (directions told, of them right), merges aside.
+        drawn: tenth of the confidence of an edge itself → (edges drawn, of them right), merges
+            aside.
     """
 
     forests: int = 0
@@ -39,6 +42,7 @@ class Score:
     between: int = 0
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)
     told: dict[int, tuple[int, int]] = field(default_factory=lambda: defaultdict(lambda: (0, 0)))
+    drawn: dict[int, tuple[int, int]] = field(default_factory=lambda: defaultdict(lambda: (0, 0)))
 
     def add(self, forest: Forest, families: Sequence[set[str]], drawn: Sequence[Drawn]) -> None:
         """Count what was found of a forest."""
@@ -49,6 +53,10 @@ class Score:
         self.families += len(truth)
         self.families_right += sum(t in families for t in truth.values())
         self.between += sum(forest.family[d.parent] != forest.family[d.child] for d in drawn)
+        true = {frozenset(pair) for pair in forest.edges}
+        for d in drawn:
+            if d.edge_confidence is not None:
+                _count(self.drawn, d.edge_confidence, frozenset((d.parent, d.child)) in true)
         by_pair = {frozenset((d.parent, d.child)): d for d in drawn}
         for (parent, child), kind in forest.edges.items():
             found = by_pair.pop(frozenset((parent, child)), None)
@@ -58,9 +66,7 @@ class Score:
             wrong = "" if found.parent == parent else " reversed"
             self.confusion[kind, found.kind + (wrong if found.decided else " undecided")] += 1
             if kind != "merge":
-                tenth = min(int(found.confidence * TENTHS), TENTHS - 1)
-                count, right = self.told[tenth]
-                self.told[tenth] = count + 1, right + (not wrong)
+                _count(self.told, found.confidence, not wrong)
         for left in by_pair.values():
             self.confusion["none", left.kind] += 1
 
@@ -84,6 +90,12 @@ class Score:
         }
 
 
+def _count(tenths: dict[int, tuple[int, int]], confidence: float, right: bool) -> None:
+    tenth = min(int(confidence * TENTHS), TENTHS - 1)
+    count, of_them = tenths[tenth]
+    tenths[tenth] = count + 1, of_them + right
+
+
 def figures_table(scores: Mapping[str, Score]) -> str:
     """Return the figures of each, as a Markdown table."""
     columns = list(next(iter(scores.values())).figures())
@@ -97,16 +109,39 @@ def figures_table(scores: Mapping[str, Score]) -> str:
 
 def calibration_table(scores: Mapping[str, Score]) -> str:
     """Return by tenth of confidence how many directions were told, and how many were right."""
-    tenths = range(TENTHS // 2, TENTHS)
+    return _tenths_table({name: score.told for name, score in scores.items()}, TENTHS // 2)
+
+
+def edge_calibration_table(scores: Mapping[str, Score]) -> str:
+    """Return by tenth of their own confidence how many edges were drawn, and how many are true."""
+    return _tenths_table({name: score.drawn for name, score in scores.items()}, 1)
+
+
+def _tenths_table(counts: Mapping[str, Mapping[int, tuple[int, int]]], first: int) -> str:
+    tenths = range(first, TENTHS)
     heads = [f"{t / TENTHS:.1f} to {(t + 1) / TENTHS:.1f}" for t in tenths]
     lines = ["| confidence | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name, score in scores.items():
+    for name, told in {**counts, **_sum_of(counts)}.items():
         cells = []
         for tenth in tenths:
-            count, right = score.told.get(tenth, (0, 0))
+            count, right = told.get(tenth, (0, 0))
             cells.append(f"{100 * right / count:.0f} % of {count}" if count else "–")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _sum_of(
+    counts: Mapping[str, Mapping[int, tuple[int, int]]],
+) -> dict[str, dict[int, tuple[int, int]]]:
+    """Return the sums over all, where there is more than one."""
+    if len(counts) < 2:
+        return {}
+    total: dict[int, tuple[int, int]] = {}
+    for told in counts.values():
+        for tenth, (count, right) in told.items():
+            before = total.get(tenth, (0, 0))
+            total[tenth] = before[0] + count, before[1] + right
+    return {"all": total}
 
 
 def confusion_table(score: Score) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from megasim.errors import printable
 from megasim.lineage.calibration import calibrated
+from megasim.lineage.edge_rivals import EdgeOdds, edge_odds
 from megasim.lineage.evidence import (
     EMA_COPY,
     EPOCHS,
@@ -24,7 +25,7 @@ from megasim.lineage.families import FamilyDistances, SameWeights
 from megasim.lineage.inner_products import Floats, step_cosine
 from megasim.lineage.layer_norms import NormsByLayer, growth_by_layer
 from megasim.lineage.merges import Merges
-from megasim.lineage.result import Edge
+from megasim.lineage.result import Edge, Rival
 from megasim.lineage.rooting import Rooting
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.lineage.tree import FittedTree
@@ -157,6 +158,7 @@ def tree_edges(
         if any(e.name == QUANTISED and e.log_odds > 0 for e in found):
             kind = EdgeKind.QUANTISED_AND_CHANGED
         confidence = calibrated(step.probability)
+        odds = _odds_of(step, tree, rooting, settings)
         edges.append(
             Edge(
                 family.names[step.parent],
@@ -167,9 +169,22 @@ def tree_edges(
                 confidence,
                 confidence >= settings.decided,
                 tuple(found),
+                odds.probability,
+                tuple(Rival(family.names[a], family.names[b], p) for a, b, p in odds.rivals),
             )
         )
     return edges
+
+
+def _odds_of(
+    step: _Step, tree: FittedTree, rooting: Rooting, settings: LineageSettings
+) -> EdgeOdds:
+    """Return how likely a step is, whichever came first."""
+    parent, child = step.parent, step.child
+    behind = rooting.sides.get((parent, child))
+    if behind is None:
+        behind = frozenset(range(len(tree.costs))) - rooting.sides[child, parent]
+    return edge_odds((parent, child), behind, tree.costs, tree.merges, settings)
 
 
 def nearest_edges(part: DistanceMatrix, lost: Collection[str]) -> list[Edge]:

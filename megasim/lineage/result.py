@@ -10,8 +10,35 @@ import numpy as np
 from megasim.errors import printable
 from megasim.lineage.evidence import Evidence
 from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.settings import SETTINGS
 from megasim.wording.sentences import counted, number_or_none
 from megasim.words import EdgeKind
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another step that could stand in the place of one that was drawn.
+
+    Attributes:
+        parent, child: as the tree would have them.
+        probability: of this step, among all that would join the same two parts of the tree.
+    """
+
+    parent: str
+    child: str
+    probability: float
+
+    def sentence(self) -> str:
+        """Return the rival in words."""
+        return f"{printable(self.parent, 80)} — {printable(self.child, 80)} {self.probability:.2f}"
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain data."""
+        return {
+            "parent": self.parent,
+            "child": self.child,
+            "probability": round(self.probability, 4),
+        }
 
 
 @dataclass(frozen=True)
@@ -25,6 +52,9 @@ class Edge:
         confidence: the probability of the direction; for a merge the share of it explained.
         decided: whether the evidence decides the direction.
         evidence: the named pieces, `log_odds` positive for the direction as drawn.
+        edge_confidence: the probability that the two stand next to each other, whichever came
+            first; NaN where that is not in question, as for copies and merges.
+        rivals: the likeliest steps that could stand in its place.
     """
 
     parent: str
@@ -35,15 +65,25 @@ class Edge:
     confidence: float
     decided: bool
     evidence: tuple[Evidence, ...]
+    edge_confidence: float = float("nan")
+    rivals: tuple[Rival, ...] = ()
+
+    @property
+    def edge_decided(self) -> bool:
+        """Whether the evidence decides that the two stand next to each other."""
+        return not self.edge_confidence < SETTINGS.edge_decided
 
     def sentence(self) -> str:
         """Return the edge in words."""
         arrow = "→" if self.decided else "—"
         reasons = "; ".join(f"{e.name}: {e.text}" for e in self.evidence)
         share = "" if np.isnan(self.weight) else f" × {self.weight:.3g}"
+        stands = "" if np.isnan(self.edge_confidence) else f", edge {self.edge_confidence:.2f}"
+        stands += "" if self.edge_decided else " undecided"
+        stands += "".join(f", or {rival.sentence()}" for rival in self.rivals)
         return (
             f"{printable(self.parent, 80)}{share} {arrow} {printable(self.child, 80)} "
-            f"({self.kind}, length {self.length:.4g}, confidence {self.confidence:.2f})"
+            f"({self.kind}, length {self.length:.4g}, confidence {self.confidence:.2f}{stands})"
             + (f": {reasons}" if reasons else "")
         )
 
@@ -57,6 +97,9 @@ class Edge:
             "weight": number_or_none(self.weight),
             "confidence": self.confidence,
             "decided": self.decided,
+            "edge_confidence": number_or_none(self.edge_confidence),
+            "edge_decided": self.edge_decided,
+            "rivals": [rival.to_json() for rival in self.rivals],
             "evidence": [e.to_json() for e in self.evidence],
         }
 

@@ -143,9 +143,12 @@ class LineageSettings:
             1e-6 it changes none of the trees.
         corner: rows and columns of so many matrices are read. 128 rows tell no more than 32.
         spectra_near: and compared with so many nearest models: what some seconds allow.
-        edge_sureness: the log likelihood of an edge is this times its cost; at the maximum of the
-            likelihood of the true trees (matrix-tree theorem): 8.0 from D² alone, 6.6 to 12 with
-            all that is known.
+        edge_sureness: the log likelihood of an edge is this times its cost. The likelihood of the
+            true trees (matrix-tree theorem) has its maximum at 8 with D² alone, and with all that
+            is known at 6.6 for perceptrons and at 12 for convolutional networks.
+        most_rivals, least_rival: so many others are told beside an edge, if they are as likely as
+            this. Judgement.
+        edge_decided: below this probability an edge itself is shown as undecided.
         own_error: each block counts as if it had erred once by this cosine when no other did.
             From 0.03 to 0.3 it changes edges by a tenth of a per cent.
         merge_unexplained: what a merge in a tree may leave: less than `max_unexplained`, since
@@ -262,7 +265,10 @@ class LineageSettings:
     least_direction: float = 1e-6
     corner: tuple[int, int, int] = (32, 128, 32)
     spectra_near: int = 12
-    edge_sureness: float = 8.0
+    edge_sureness: float = 10.0
+    most_rivals: int = 2
+    least_rival: float = 0.01
+    edge_decided: float = 0.5
     own_error: float = 0.2
     merge_unexplained: float = 0.02
     between: float = 0.2

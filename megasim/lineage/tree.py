@@ -27,10 +27,12 @@ class FittedTree:
     Attributes:
         edges: N − 1 pairs of places, undirected; a merge is tied to its first parent.
         merges: place of a merge → those of its parents, heaviest first.
+        costs: (N, N) of all edges that there could be.
     """
 
     edges: tuple[tuple[int, int], ...]
     merges: Merged
+    costs: Floats
 
 
 def fit_tree(
@@ -65,7 +67,7 @@ def fit_tree(
             if better is not None:
                 edges, moved = [*rest, better], True
                 break
-    return FittedTree(tuple(edges), merges)
+    return FittedTree(tuple(edges), merges, costs)
 
 
 def spanning_edges(costs: Floats, nodes: Sequence[int]) -> list[tuple[int, int]]:

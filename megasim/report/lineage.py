@@ -150,9 +150,11 @@ def _edge_frame(found: Lineage) -> pd.DataFrame:
     rows = [
         (
             *(edge.parent, edge.child, edge.kind, edge.length, edge.weight, edge.confidence),
-            *(edge.decided, "; ".join(f"{e.name}: {e.text}" for e in edge.evidence)),
+            *(edge.decided, edge.edge_confidence, "; ".join(r.sentence() for r in edge.rivals)),
+            "; ".join(f"{e.name}: {e.text}" for e in edge.evidence),
         )
         for edge in found.edges
     ]
-    columns = ["parent", "child", "kind", "length", "weight", "confidence", "decided", "evidence"]
+    columns = ["parent", "child", "kind", "length", "weight", "confidence", "decided"]
+    columns += ["edge_confidence", "rivals", "evidence"]
     return pd.DataFrame(rows, columns=columns)

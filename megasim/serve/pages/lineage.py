@@ -76,12 +76,14 @@ def _edges(tree: LineageView) -> ShownTable:
     rows = [
         (
             *(edge.parent, edge.child, str(edge.kind), edge.length, edge.weight, edge.confidence),
-            "yes" if edge.decided else "no",
+            *("yes" if edge.decided else "no", edge.edge_confidence),
+            "; ".join(rival.sentence() for rival in edge.rivals),
             "; ".join(f"{e.name}: {e.text}" for e in edge.evidence),
         )
         for edge in tree.edges
     ]
-    columns = ["from", "to", "kind", "length", "weight", "confidence", "decided", "evidence"]
+    columns = ["from", "to", "kind", "length", "weight", "confidence", "decided"]
+    columns += ["edge confidence", "rivals", "evidence"]
     return shown_table(
         pd.DataFrame(rows, columns=columns),
         "Steps and their evidence",
