@@ -9,7 +9,7 @@ compare, doctor, verify …) reads those as it reads plain ones:
   named after the values: `q_proj.weight`, not `q_proj.qweight`. `TensorReader.read` gives any
   range of its values, decoded piece by piece.
 - A *scheme* is a function from the `StoredTensors` of one state dict to `Represented` values,
-  listed in `SCHEMES` of `opening`. It looks at names, dtypes and shapes, and reads nothing but
+  listed in `schemes.SCHEMES`. It looks at names, dtypes and shapes, and reads nothing but
   small tensors (`StoredTensors.read_small`). What it takes is no key of its own any more.
 - What a scheme recognises and cannot decode is a `Represented` with a `problem`: its key is then
   unread in the sense of completeness, with that sentence and with a digest of its stored bytes. All
