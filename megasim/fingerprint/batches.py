@@ -186,20 +186,28 @@ class Load:
                 part, last = self.parts[first], self.parts[end - 1]
                 ref = refs[part.tensor]
                 offset = ref.offset + part.start * STORAGE_DTYPES[ref.dtype].itemsize
-                stop = last.begin + self._size(last, refs)
+                stop = last.begin + _bytes_of(last, refs)
                 with suppress(CheckpointError):  # reading one by one says which it is
                     reader.read_bytes(ref.path, offset, data[part.begin : stop])
                     continue
             for part in self.parts[first:end]:
-                reader.read(refs[part.tensor], part.start, part.stop, self.raw(part, refs, data))
+                reader.read(
+                    refs[part.tensor], part.start, part.stop, raw_elements(part, refs, data)
+                )
 
-    def raw(self, part: BatchPart, refs: Sequence[TensorRef], data: AnyArray) -> AnyArray:
-        """Return the elements of a part out of the bytes of the buffer."""
-        found = data[part.begin : part.begin + self._size(part, refs)]
-        return found.view(STORAGE_DTYPES[refs[part.tensor].dtype])
 
-    def _size(self, part: BatchPart, refs: Sequence[TensorRef]) -> int:
-        return (part.stop - part.start) * STORAGE_DTYPES[refs[part.tensor].dtype].itemsize
+def raw_elements(part: BatchPart, refs: Sequence[TensorRef], data: AnyArray) -> AnyArray:
+    """Return the elements of a part out of the bytes of the buffer.
+
+    Args:
+        refs: the tensors of the batch.
+    """
+    found = data[part.begin : part.begin + _bytes_of(part, refs)]
+    return found.view(STORAGE_DTYPES[refs[part.tensor].dtype])
+
+
+def _bytes_of(part: BatchPart, refs: Sequence[TensorRef]) -> int:
+    return (part.stop - part.start) * STORAGE_DTYPES[refs[part.tensor].dtype].itemsize
 
 
 @dataclass

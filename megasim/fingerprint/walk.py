@@ -7,7 +7,7 @@ is a few microseconds each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,18 +15,18 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from megasim.checkpoint.dtypes import AnyArray
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.fingerprint.batches import (
     MOST,
     TAKEN,
     Batch,
+    BatchPart,
     Extent,
-    Load,
     batches,
     buffer_bytes,
     extent_of,
     piece_elements,
+    raw_elements,
 )
 from megasim.fingerprint.sketch import plan_folding, sign_windows
 from megasim.fingerprint.table import FingerprintTable
@@ -109,35 +109,17 @@ class Walker:
         arenas, count = self._arenas, len(batch.refs)
         counts = arenas.counts[:count]
         hashes = TensorHashes(batch)
-        for load in batch.loads:
+        for load, pieces in zip(batch.loads, _jobs_of_loads(batch, jobs), strict=True):
             load.read(reader, batch.refs, self._buffer)
             hashes.add_bytes(load, self._buffer)
-            self._walk_load(batch, load, jobs)
+            for dtype, chosen, parts in pieces:
+                self._take(dtype, chosen, batch, parts)
             hashes.add_digests(load, self._digest_bytes, counts)
         self._finish(jobs)
         one_value = np.array(hashes.is_one_value) & (counts[:, state.VARIES] < 2)
         arenas.save(table, batch.places, jobs)
         table.take_sums(batch.places, arenas.moments[:count], counts, one_value)
         table.take_hashes(batch.places, hashes.found(reader, counts))
-
-    def _walk_load(self, batch: Batch, load: Load, jobs: Jobs) -> None:
-        """Walk over what lies in the buffer, all parts of one dtype in one call."""
-        parts = np.array(load.parts, dtype=np.int64)
-        chosen = jobs[parts[:, 0]]
-        sizes = parts[:, 2] - parts[:, 1]
-        tiles = -(-sizes // TILE)
-        chosen[:, At.SIZE] = sizes
-        chosen[:, At.TILE] = parts[:, 1] // TILE
-        chosen[:, At.DIGEST] = np.cumsum(tiles) - tiles
-        chosen[:, At.BEGIN] = parts[:, 3]
-        chosen[:, At.BEGIN] //= [batch.extents[part.tensor].itemsize for part in load.parts]
-        dtypes = [batch.refs[part.tensor].dtype for part in load.parts]
-        for dtype in dict.fromkeys(dtypes):
-            these = [i for i, other in enumerate(dtypes) if other == dtype]
-            raws: list[AnyArray] = []
-            if dtype not in TAKEN:
-                raws = [load.raw(load.parts[i], batch.refs, self._buffer) for i in these]
-            self._take(dtype, chosen[these], raws)
 
     def _jobs(self, dtypes: Sequence[str], extents: Sequence[Extent]) -> Jobs:
         """Return a job for each tensor, as a whole, and empty sums for all."""
@@ -158,8 +140,8 @@ class Walker:
         self._arenas.empty(len(extents), sketch, row, column)
         return np.array(rows, dtype=np.int64)
 
-    def _take(self, dtype: str, jobs: Jobs, raws: Sequence[AnyArray]) -> None:
-        """Walk over pieces of one dtype, which lie in the buffer."""
+    def _take(self, dtype: str, jobs: Jobs, batch: Batch, parts: Sequence[BatchPart]) -> None:
+        """Walk over parts of one dtype, which lie in the buffer, all of them in one call."""
         if dtype in TAKEN:
             where = self._where(jobs)
             if dtype == "float16":
@@ -174,6 +156,7 @@ class Walker:
         jobs = jobs.copy()
         jobs[:, At.BEGIN] = np.cumsum(jobs[:, At.SIZE]) - jobs[:, At.SIZE]
         singles = self._converted.view(np.float32)
+        raws = [raw_elements(part, batch.refs, self._buffer) for part in parts]
         for begin, raw in zip(jobs[:, At.BEGIN].tolist(), raws, strict=True):
             if is_wide(dtype):
                 to_double(raw, dtype, self._converted[begin:])
@@ -196,6 +179,42 @@ class Walker:
     def _converted(self) -> Doubles:
         """Room for a piece of a dtype that no loop takes as it is."""
         return np.empty(self._piece, dtype=np.float64)
+
+
+def _jobs_of_loads(
+    batch: Batch, jobs: Jobs
+) -> Iterator[list[tuple[str, Jobs, Sequence[BatchPart]]]]:
+    """Yield for each load its dtypes, and of each the jobs and parts that are walked over.
+
+    They are made for all loads at once, for Python takes long where a walk has emptied the caches.
+
+    Args:
+        jobs: of the tensors of the batch, as a whole.
+    """
+    every = np.array([part for load in batch.loads for part in load.parts], dtype=np.int64)
+    tensors, start, stop, begin = every.T
+    chosen = jobs[tensors]
+    tiles = -(-(stop - start) // TILE)
+    ends = np.cumsum([len(load.parts) for load in batch.loads])
+    before = np.cumsum(tiles) - tiles
+    chosen[:, At.SIZE] = stop - start
+    chosen[:, At.TILE] = start // TILE
+    chosen[:, At.BEGIN] = begin // np.array([e.itemsize for e in batch.extents])[tensors]
+    dtypes = [ref.dtype for ref in batch.refs]
+    first = 0
+    for load, end in zip(batch.loads, ends.tolist(), strict=True):
+        chosen[first:end, At.DIGEST] = before[first:end] - before[first]
+        own = [dtypes[part.tensor] for part in load.parts]
+        kinds = list(dict.fromkeys(own))
+        if len(kinds) == 1:
+            yield [(kinds[0], chosen[first:end], load.parts)]
+        else:
+            places = [[i for i, other in enumerate(own) if other == dtype] for dtype in kinds]
+            yield [
+                (dtype, chosen[first:end][these], [load.parts[i] for i in these])
+                for dtype, these in zip(kinds, places, strict=True)
+            ]
+        first = end
 
 
 class _Arenas:

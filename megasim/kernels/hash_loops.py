@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from megasim.kernels.compiled import compiled, fill_tile, inlined
+from megasim.kernels.hash_vectors import hash_halves_as_vectors, rounds_to_bfloat16
 from megasim.kernels.state import (
     BEYOND_INT64,
     LOST_DOUBLE,
@@ -68,10 +69,10 @@ def hash_bfloat16(words: Words, packed: Words, keys: Words, out: Words) -> None:
 
 
 @compiled()
-def hash_halves(
+def _hash_halves(
     halves: Words, singles: Words, keys: Words, half_out: Words, bfloat16_out: Words
 ) -> None:
-    """Hash a tile of float16, and the same as float32 rounded to bfloat16; neither has a −0."""
+    """Hash a tile of finite float16, and the same as float32 rounded to bfloat16; none is 0."""
     low, high = singles[: halves.shape[0]], singles[halves.shape[0] :]
     r0 = r1 = r2 = s0 = s1 = s2 = np.uint64(0)
     for i in range(halves.shape[0]):
@@ -87,6 +88,19 @@ def hash_halves(
         s2 += (c & _LOW) * (c >> _32)
     half_out[0], half_out[1], half_out[2] = r0, r1, r2
     bfloat16_out[0], bfloat16_out[1], bfloat16_out[2] = s0, s1, s2
+
+
+if rounds_to_bfloat16():
+
+    @compiled()
+    def hash_halves(
+        halves: Words, singles: Words, keys: Words, half_out: Words, bfloat16_out: Words
+    ) -> None:
+        """As `_hash_halves`, by vectors."""
+        hash_halves_as_vectors(halves, singles, keys, half_out, bfloat16_out)
+
+else:
+    hash_halves = _hash_halves
 
 
 @compiled()
