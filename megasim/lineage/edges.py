@@ -25,7 +25,7 @@ from megasim.lineage.families import FamilyDistances, SameWeights
 from megasim.lineage.inner_products import Floats, step_cosine
 from megasim.lineage.layer_norms import NormsByLayer, growth_by_layer
 from megasim.lineage.merges import Merges
-from megasim.lineage.result import Edge, Rival
+from megasim.lineage.result import Edge, RivalEdge
 from megasim.lineage.rooting import Rooting
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.lineage.tree import FittedTree
@@ -170,7 +170,7 @@ def tree_edges(
                 confidence >= settings.decided,
                 tuple(found),
                 odds.probability,
-                tuple(Rival(family.names[a], family.names[b], p) for a, b, p in odds.rivals),
+                tuple(RivalEdge(family.names[a], family.names[b], p) for a, b, p in odds.rivals),
             )
         )
     return edges

@@ -16,7 +16,7 @@ from megasim.words import EdgeKind
 
 
 @dataclass(frozen=True)
-class Rival:
+class RivalEdge:
     """Another step that could stand in the place of one that was drawn.
 
     Attributes:
@@ -66,7 +66,7 @@ class Edge:
     decided: bool
     evidence: tuple[Evidence, ...]
     edge_confidence: float = float("nan")
-    rivals: tuple[Rival, ...] = ()
+    rivals: tuple[RivalEdge, ...] = ()
 
     @property
     def edge_decided(self) -> bool:
