@@ -21,10 +21,12 @@ from megasim.resources import resource_path
 Shape = tuple[int, ...]
 
 _DENOISER = "denoiser"
+_KNOWN_DENOISER = "known denoiser"
 _WRAPPER = "base_model.model."
 _ORIGINAL = "model.diffusion_model."
 # Layouts of the tables whose names are those of a denoiser of diffusers → where it stands there.
 _LAYOUTS = {"diffusers-unet": "unet/", "diffusers-transformer": "transformer/"}
+_ORIGINAL_LAYOUTS = {"bare-unet": _ORIGINAL, "bare-transformer": _ORIGINAL}
 # Words of a name longer than this are not searched for.
 _MOST_WORDS = 64
 
@@ -91,7 +93,9 @@ def weight_key(module: str, rules: Rules | None = None) -> str:
         if is_flat:
             flat, dot, rest = name.partition(".")
             name = with_dots(flat, rules) + dot + rest
-        return (_denoiser(name, rules) if place == _DENOISER else place) + name + ending
+        if place in (_DENOISER, _KNOWN_DENOISER):
+            place = _denoiser(name, rules, "" if place == _KNOWN_DENOISER else _ORIGINAL)
+        return place + name + ending
     return bare + ending
 
 
@@ -100,13 +104,14 @@ def _is_first_name(prefix: str) -> bool:
     return prefix.endswith(("blocks.", "block."))
 
 
-def _denoiser(name: str, rules: Rules) -> str:
-    """Where the denoiser stands that has a layer of this name."""
+def _denoiser(name: str, rules: Rules, unknown: str) -> str:
+    """Where the denoiser stands that has a layer of this name; `unknown` for one of no layout."""
     first = name.partition(".")[0]
-    for layout in rules.layouts:
-        if layout.name in _LAYOUTS and first in layout.names:
-            return _LAYOUTS[layout.name]
-    return _ORIGINAL
+    for places in (_LAYOUTS, _ORIGINAL_LAYOUTS):
+        for layout in rules.layouts:
+            if layout.name in places and first in layout.names:
+                return places[layout.name]
+    return unknown
 
 
 def with_dots(flat: str, rules: Rules | None = None) -> str:

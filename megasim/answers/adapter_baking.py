@@ -230,7 +230,7 @@ def _layer(
     change: Change
     if placed.touched.layer.needs_base:
         rows = placed.touched.shape[0]
-        change = change_of(made, _rows(reader, theirs, placed, rows))
+        change = change_of(made, rows_of(reader, theirs, placed, rows))
     else:
         assert made.change is not None
         change = made.change
@@ -239,7 +239,7 @@ def _layer(
     return layer_sums(reader, ours, theirs, change, placed.first_row)
 
 
-def _rows(reader: TensorReader, ref: TensorRef, placed: Placed, rows: int) -> Any:
+def rows_of(reader: TensorReader, ref: TensorRef, placed: Placed, rows: int) -> Any:
     """Return the rows of a weight that a change depends on, as float64."""
     columns = placed.weight.matrix[1]
     if rows * columns > _LARGEST_HELD:

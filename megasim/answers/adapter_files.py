@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from megasim.anatomy.adapter_names import ChangedLayer, changed_layers
-from megasim.checkpoint.adapter_keys import AdapterLayer, adapter_keys, is_adapter
-from megasim.checkpoint.opening import JSON, Checkpoint, TensorReader, TensorRef, open_checkpoint
+from megasim.checkpoint.adapter_keys import AdapterKind, AdapterLayer, adapter_keys, is_adapter
+from megasim.checkpoint.adapter_shapes import changed_shape
+from megasim.checkpoint.opening import JSON, Checkpoint, TensorReader, TensorRef
 from megasim.checkpoint.strict_json import parse_json
 from megasim.errors import CheckpointError, printable
 from megasim.kernels.elements import to_double
 from megasim.representation.adapter_changes import BadFactors, LayerChange, layer_change
+from megasim.representation.opening import open_model
 from megasim.words import PartRole
 
 Shape = tuple[int, ...]
@@ -30,6 +32,7 @@ _SAID: Final = (
 # A factor of more elements is refused: it would be a weight, not a factor.
 _LARGEST_FACTOR: Final = 1 << 26
 _HEADER_VALUES: Final = 100_000
+_SCALED: Final = (AdapterKind.LORA, AdapterKind.LOHA, AdapterKind.LOKR)
 # A pattern of PEFT that is the end of a layer's name; others are regular expressions, which could
 # be made to run for ever, and are not tried.
 _PLAIN_PATTERN: Final = re.compile(r"[\w.\-]+")
@@ -112,6 +115,16 @@ class AdapterFile:
         )
         return tuple(dict.fromkeys(kinds))
 
+    @property
+    def states_strength(self) -> bool:
+        """Whether the file, or its settings, say how strongly all of its factors count."""
+        return all(
+            "alpha" in touched.layer.factors
+            or self.settings.alpha_of(touched.module) is not None
+            or touched.layer.kind not in _SCALED
+            for touched in self.layers
+        )
+
     def load(self, reader: TensorReader, touched: TouchedLayer) -> LayerChange:
         """Return the change of a layer.
 
@@ -144,7 +157,7 @@ def open_adapter(path: Path | str, name: str = "") -> AdapterFile:
         UsageError: there is nothing at `path`.
         CheckpointError: it cannot be read, or is no adapter.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_model(path)
     part = next((p for p in checkpoint.parts if _holds_adapter(p)), None)
     if part is None:
         raise CheckpointError(
@@ -167,7 +180,7 @@ def read_adapter(part: Checkpoint, metadata: Mapping[str, JSON], name: str) -> A
     unread = {layer.module: layer.why for layer in found.layers if layer.why}
     unread |= {key: odd.note for key, odd in part.unread.items()}
     usable = [layer for layer in found.layers if not layer.why]
-    weights = {layer.module: _weight_shape(layer, shapes) for layer in usable}
+    weights = {layer.module: changed_shape(layer, shapes) for layer in usable}
     family, places = changed_layers(weights)
     return AdapterFile(
         name=name,
@@ -182,44 +195,8 @@ def read_adapter(part: Checkpoint, metadata: Mapping[str, JSON], name: str) -> A
     )
 
 
-def _weight_shape(layer: AdapterLayer, shapes: Mapping[str, Shape]) -> Shape:
-    """Return the shape of the weight that is changed, as far as the shapes of the factors say.
-
-    Of a rotation it is that of the rows alone.
-    """
-    of = {role: shapes[key] for role, key in layer.factors.items()}
-    if "embedding_up" in of and len(of["embedding_up"]) == len(of["embedding_down"]) == 2:
-        return (of["embedding_down"][1], of["embedding_up"][0])
-    if "up" in of and "down" in of and of["up"] and len(of["down"]) > 1:
-        kernel = of["mid"][2:] if "mid" in of else of["down"][2:]
-        return (of["up"][0], of["down"][1], *kernel)
-    if "diff" in of:
-        return of["diff"]
-    if "w1_a" in of and len(of["w1_a"]) == 2 and len(of["w1_b"]) == 2:
-        rows = of["w1_a"][1] if "t1" in of else of["w1_a"][0]
-        return (rows, of["w1_b"][1], *of.get("t1", ())[2:])
-    if "oft_blocks" in of and len(of["oft_blocks"]) > 2:
-        return (of["oft_blocks"][-3] * of["oft_blocks"][-1],)
-    left, right = (_kronecker_shape(of, i) for i in (1, 2))
-    if len(left) == 2 and len(right) > 1:
-        return (left[0] * right[0], left[1] * right[1], *right[2:])
-    return ()
-
-
-def _kronecker_shape(of: Mapping[str, Shape], i: int) -> Shape:
-    """Return the shape of one side of a Kronecker product, whole or of two factors."""
-    if (whole := of.get(f"lokr_w{i}")) is not None:
-        return whole
-    left, right = of.get(f"lokr_w{i}_a", ()), of.get(f"lokr_w{i}_b", ())
-    if len(left) != 2 or len(right) < 2:
-        return ()
-    if (core := of.get(f"lokr_t{i}")) is not None:
-        return (left[1], right[1], *core[2:])
-    return (left[0], *right[1:])
-
-
 def adapter_settings(metadata: Mapping[str, JSON]) -> AdapterSettings:
-    """Return the settings that PEFT keeps beside a file, or diffusers in its metadata."""
+    """Return the settings that PEFT or MLX keep beside a file, or diffusers in its metadata."""
     config = metadata.get("adapter_config")
     if isinstance(config, dict):
         return _of_config(config)
@@ -236,6 +213,9 @@ def adapter_settings(metadata: Mapping[str, JSON]) -> AdapterSettings:
 
 def _of_config(config: Mapping[str, JSON], prefix: str = "") -> AdapterSettings:
     alpha = _number(config.get("lora_alpha", config.get("alpha")))
+    if isinstance(said := config.get("lora_parameters"), dict):  # MLX: the strength itself
+        scale, rank = _number(said.get("scale")), _number(said.get("rank"))
+        alpha = None if scale is None or rank is None else scale * rank
     patterns = config.get("alpha_pattern")
     patterns = patterns if isinstance(patterns, dict) else {}
     plain = {p: n for p, v in patterns.items() if (n := _number(v)) is not None}

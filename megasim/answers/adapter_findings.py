@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
 from megasim.answers.adapter_files import AdapterFile, open_adapter
 from megasim.answers.adapter_pairs import AdapterPair, compare_adapters
+from megasim.checkpoint.locations import located
 from megasim.errors import CheckpointError, printable
 from megasim.findings.overview import FindingsReport, PairReport
 from megasim.store.matrices import adapter_names
 from megasim.store.rows import Store
-from megasim.wording.sentences import counted
+from megasim.wording.sentences import counted, joined, listed
 from megasim.words import Verdict
 
 # Of more adapters the pairs are not compared, and of more pairs only the telling ones are listed.
 _MOST_ADAPTERS = 24
 _MOST_LISTED = 6
+_A_PAIR = 2
 _COMPONENT = "adapter"
 
 
@@ -33,23 +34,36 @@ def with_adapters(store: Store, report: FindingsReport) -> FindingsReport:
     if not adapters:
         return report
     paths = {model.name: model.path for model in store.models() if model.name in adapters}
-    named = [(pair.model_a, pair.model_b) for pair in report.pairs]
-    pairs = [pair for pair in named if known.issuperset(pair)]
-    if not named and len(adapters) <= _MOST_ADAPTERS:
+    is_one_pair = len(report.models) == _A_PAIR
+    pairs = [(pair.model_a, pair.model_b) for pair in report.pairs if is_one_pair]
+    pairs = [pair for pair in pairs if known.issuperset(pair)]
+    if not is_one_pair and len(adapters) <= _MOST_ADAPTERS:
         pairs = list(combinations(adapters, 2))
     compared, unread = _compared(pairs, paths)
-    lines = _listed(compared, whole=bool(named))
+    lines = [] if is_one_pair else [_what_they_are(adapters)]
+    lines += _listed(compared, whole=is_one_pair)
     lines += [f"{printable(name, 80)}: not compared ({why})" for name, why in unread.items()]
-    if not named and len(adapters) > _MOST_ADAPTERS:
+    if not is_one_pair and len(adapters) > _MOST_ADAPTERS:
         lines.append(
             f"{counted(len(adapters), 'adapter')}: more than are compared here; "
             "`megasim findings A B` compares two"
         )
+    shown = [p for p in report.pairs if is_one_pair or known.isdisjoint((p.model_a, p.model_b))]
     return replace(
         report,
-        pairs=tuple(_reworded(pair, known, compared) for pair in report.pairs),
+        pairs=tuple(_reworded(pair, known, compared) for pair in shown),
         verdicts=tuple(row for row in report.verdicts if row[0] != _COMPONENT),
         adapters=tuple(lines),
+    )
+
+
+def _what_they_are(adapters: list[str]) -> str:
+    are, hold = (
+        ("are adapters", "they hold") if len(adapters) > 1 else ("is an adapter", "it holds")
+    )
+    return (
+        f"{listed(adapters, _MOST_LISTED)} {are}: {hold} changes, no weights; "
+        "`megasim adapter NAME` says of what, and which models it is for"
     )
 
 
@@ -61,11 +75,11 @@ def _compared(
     unread: dict[str, str] = {}
     for name in dict.fromkeys(name for pair in pairs for name in pair):
         path = paths.get(name)
-        if path is None or not Path(path).exists():
+        if path is None or not located(path).exists():
             unread[name] = "its file is not here"
             continue
         try:
-            opened[name] = open_adapter(Path(path), name)
+            opened[name] = open_adapter(located(path), name)
         except CheckpointError as error:
             unread[name] = str(error)
     compared: dict[tuple[str, str], AdapterPair] = {}
@@ -80,14 +94,51 @@ def _compared(
 
 
 def _listed(compared: Mapping[tuple[str, str], AdapterPair], *, whole: bool) -> list[str]:
-    """Return what is said of all pairs: each where they are few, else those of one change."""
-    if whole or len(compared) <= _MOST_LISTED:
+    """Return what is said of all pairs: each of a single pair.
+
+    Of more, adapters that make one change are named together, and of the others one of each such
+    group stands for it; only pairs that have a layer in common are told of, and where these are
+    many those of one change at two strengths.
+    """
+    if whole:
         return [line for pair in compared.values() for line in pair.sentences()]
-    telling = [pair for pair in compared.values() if pair.is_same or pair.is_rescaled]
-    lines = [line for pair in telling for line in pair.sentences()]
-    if rest := len(compared) - len(telling):
+    groups = _groups(compared)
+    lines = []
+    for names in groups:
+        if len(names) > 1:
+            pairs = [p for (a, b), p in compared.items() if a in names and b in names]
+            rounding = ", up to rounding" if any(pair.l2 for pair in pairs) else ""
+            lines.append(
+                f"{joined([printable(name, 80) for name in names])} make the same change of "
+                f"{counted(pairs[0].layers, 'layer')}{rounding}"
+            )
+    first = {names[0] for names in groups}
+    apart = [pair for pair_of, pair in compared.items() if first.issuperset(pair_of)]
+    telling = [pair for pair in apart if pair.layers]
+    if len(telling) > _MOST_LISTED:
+        telling = [pair for pair in telling if pair.is_rescaled]
+    lines += [line for pair in telling for line in pair.sentences()]
+    unrelated = sum(not pair.layers for pair in apart)
+    if rest := len(apart) - len(telling) - unrelated:
         lines.append(f"other changes: {counted(rest, 'pair')} of adapters")
+    if unrelated:
+        pairs_of = counted(unrelated, "pair")
+        lines.append(f"no layer in common that can be compared: {pairs_of} of adapters")
     return lines
+
+
+def _groups(compared: Mapping[tuple[str, str], AdapterPair]) -> list[list[str]]:
+    """Return the adapters in groups that make one change, in the order in which they came."""
+    groups: list[list[str]] = []
+    for name in dict.fromkeys(name for names in compared for name in names):
+        for group in groups:
+            pair = compared.get((group[0], name)) or compared.get((name, group[0]))
+            if pair is not None and pair.is_same:
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups
 
 
 def _reworded(

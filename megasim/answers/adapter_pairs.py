@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from megasim.answers.adapter_files import AdapterFile, TouchedLayer
+from megasim.answers.adapter_places import bare_name
 from megasim.checkpoint.opening import TensorReader
 from megasim.errors import printable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.representation.adapter_algebra import distance_of, norm_of, product_of, stacked
 from megasim.representation.adapter_changes import BadFactors, Change
 from megasim.wording.html import html_lines
-from megasim.wording.sentences import counted, four_digits, listed
+from megasim.wording.sentences import counted, four_digits, joined, listed
 
 # Parts of a fused weight that are of one height.
 _QUERY_KEY_VALUE = 3
@@ -31,7 +33,7 @@ class AdapterPair:
         norm_a, norm_b, l2: of the changes of the shared layers, and of their difference.
         cosine: between them.
         ratio: b = ratio · a by least squares, and `left` is ‖b − ratio · a‖.
-        same_factors: layers of which the factors hold the same numbers.
+        unstated: which of the two state no alpha in their file, so that their rank was taken.
     """
 
     a: str
@@ -46,6 +48,7 @@ class AdapterPair:
     cosine: float
     ratio: float
     left: float
+    unstated: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<adapters {printable(self.a, 60)} and {printable(self.b, 60)}>"
@@ -79,7 +82,7 @@ class AdapterPair:
         elif self.is_rescaled:
             lines = [
                 f"{b} is {a} at {self.ratio:.4g} times the strength: another alpha, "
-                "and nothing else"
+                f"and nothing else{self._unstated()}"
             ]
         elif not self.layers:
             lines = [f"{a} and {b} change no layer in common that can be compared"]
@@ -100,6 +103,12 @@ class AdapterPair:
                 f"on the weight or has another shape: {listed(self.not_compared, 3)}"
             )
         return lines
+
+    def _unstated(self) -> str:
+        names = joined([printable(name, 80) for name in self.unstated])
+        if not names:
+            return ""
+        return f" (no alpha is stated in {names}, so the rank was taken)"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers and strings; None where a number is not known."""
@@ -123,7 +132,8 @@ def compare_adapters(
     Raises:
         CheckpointError: a file cannot be read, or its factors do not fit each other.
     """
-    layers_a, layers_b = _by_weight(a), _by_weight(b)
+    layers_a = _by_weight(a)
+    layers_b = _named_as(_by_weight(b), layers_a)
     shared = [key for key in layers_a if key in layers_b]
     skipped: list[str] = []
     sums = [0.0] * 4
@@ -163,6 +173,7 @@ def compare_adapters(
         cosine=product / math.sqrt(square_a * square_b) if square_a and square_b else math.nan,
         ratio=ratio,
         left=math.sqrt(max(0.0, square_b - product**2 / square_a)) if square_a else math.nan,
+        unstated=tuple(adapter.name for adapter in (a, b) if not adapter.states_strength),
     )
 
 
@@ -187,6 +198,32 @@ def _by_weight(adapter: AdapterFile) -> dict[str, tuple[TouchedLayer, ...]]:
         else:
             found |= {f"{touched.place.key}": (touched,) for touched in group}
     return found
+
+
+def _named_as(
+    layers: dict[str, tuple[TouchedLayer, ...]], others: Mapping[str, object]
+) -> dict[str, tuple[TouchedLayer, ...]]:
+    """Return layers under the names that another adapter has for them.
+
+    Of an architecture that no rule knows, one library writes `transformer.layers.0.attention.to_q`
+    and another `lora_unet_layers_0_attention_to_q`: without what stands before, they are one.
+    """
+    theirs = _by_bare_name(key for key in others if key not in layers)
+    ours = _by_bare_name(key for key in layers if key not in others)
+    renamed = {ours[name]: key for name, key in theirs.items() if name in ours}
+    return {renamed.get(key, key): group for key, group in layers.items()}
+
+
+def _by_bare_name(keys: Iterable[str]) -> dict[str, str]:
+    """Return keys by their names without dots and prefixes, where that is the name of one alone."""
+    found: dict[str, str] = {}
+    several: set[str] = set()
+    for key in keys:
+        name = bare_name(key)
+        if name in found:
+            several.add(name)
+        found[name] = key
+    return {name: key for name, key in found.items() if name not in several}
 
 
 def _whole(

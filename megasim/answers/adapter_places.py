@@ -71,6 +71,16 @@ class ModelWeights:
         return found
 
 
+def bare_name(key: str) -> str:
+    """Return the key of a weight with `_` for dots, and without what stands before the layer.
+
+    >>> bare_name("model.diffusion_model.layers.0.attention.to_q.weight")
+    'layers_0_attention_to_q'
+    """
+    *_, name = _flat_names(key)
+    return name
+
+
 def _flat_names(key: str) -> Iterator[str]:
     name = flat_name(key)
     yield name

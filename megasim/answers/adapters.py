@@ -24,7 +24,6 @@ from megasim.representation.opening import open_model
 from megasim.store.rows import Store
 from megasim.wording.html import html_lines
 from megasim.wording.sentences import counted, four_digits, joined, listed
-from megasim.words import PartRole
 
 # Models, or places, that are named in a sentence.
 _MOST_NAMED = 6
@@ -125,12 +124,22 @@ class AdapterAnswer:
         if not self.layers:
             return f"{name}: an adapter of which no change is computed"
         counts = Counter(layer.component for layer in self.layers)
-        each = [f"{n} of {component_title(c)}" for c, n in counts.most_common()]
-        places = listed(each, _MOST_NAMED) if len(each) > _MOST_NAMED else joined(each)
+        changed = counted(len(self.layers), "weight")
+        if len(counts) == 1:
+            (component,) = counts
+            places = f"{changed}, in the {component_title(component)}"
+        else:
+            each = [f"{n} in the {component_title(c)}" for c, n in counts.most_common()]
+            shown = listed(each, _MOST_NAMED) if len(each) > _MOST_NAMED else joined(each)
+            places = f"{changed}: {shown}"
         of = "" if self.family in OTHER_FAMILIES else f" for {self.family}"
+        return f"{name}: {' and '.join(self.kinds)}{of}, changes {places}{self._names()}"
+
+    def _names(self) -> str:
+        """Return what the changed weights are called, where these are few names."""
+        names = list(dict.fromkeys(_last_name(layer.key) for layer in self.layers))
         return (
-            f"{name}: {' and '.join(self.kinds)}{of}, changes "
-            f"{counted(len(self.layers), 'layer')}: {places}"
+            f" ({joined([printable(n, 40) for n in names])})" if len(names) <= _MOST_NAMED else ""
         )
 
     def _strength(self) -> str:
@@ -195,6 +204,17 @@ class AdapterAnswer:
             "baked": self.baked.to_json() if self.baked is not None else None,
             "sentences": self.sentences(),
         }
+
+
+def _last_name(key: str) -> str:
+    """Return the last name of a weight, with a number behind it.
+
+    >>> _last_name("model.layers.0.mlp.up_proj.weight"), _last_name("blocks.3.ffn.2.weight")
+    ('up_proj', 'ffn.2')
+    """
+    names = key.removesuffix(".weight").split(".")
+    first = next((i for i in range(len(names) - 1, -1, -1) if not names[i].isdecimal()), 0)
+    return ".".join(names[first:])
 
 
 def _range(values: Sequence[float]) -> str:
@@ -352,78 +372,3 @@ def load_adapter(
         answer = describe_adapter(adapter, progress=progress)
         return replace(answer, fits=(fit_of(adapter, theirs),))
     return describe_adapter(adapter, known, baked, progress=progress)
-
-
-def adapters_in_model(
-    store: Store, model: str, *, base: str | None = None, progress: Progress = NO_PROGRESS
-) -> AdaptersInModel:
-    """Return which adapters of the store are baked into one of its models.
-
-    Raises:
-        UsageError: an unknown name.
-        NoAnswerError: the store knows no adapter.
-    """
-    (name,) = store.model_names([model])
-    adapters = [m for m in store.models() if m.part_role == PartRole.ADAPTER and m.path]
-    if not adapters:
-        raise NoAnswerError("the store knows no adapter", "run `megasim ingest` on some")
-    known = AdapterTargets(store)
-    ours = open_named_weights(name, store)
-    found: list[tuple[str, Baked]] = []
-    untried: dict[str, str] = {}
-    for held in adapters:
-        adapter = open_adapter(located(held.path or ""), held.name)
-        before = base or known.best_base(adapter, name)
-        if before is None:
-            untried[held.name] = "no known base"
-            continue
-        theirs = open_named_weights(before, store)
-        try:
-            baked = measure_baking(adapter, ours, theirs, with_others=False, progress=progress)
-        except NoAnswerError:
-            untried[held.name] = "no layer in common"
-            continue
-        found.append((held.name, baked))
-    found.sort(key=lambda item: -item[1].whole.explained)
-    return AdaptersInModel(name, tuple(found), untried)
-
-
-@dataclass(frozen=True)
-class AdaptersInModel:
-    """Which known adapters are baked into a model.
-
-    Attributes:
-        tried: each adapter with what was found, the one that explains most first.
-        untried: those that could not be measured, with the reason.
-    """
-
-    model: str
-    tried: tuple[tuple[str, Baked], ...]
-    untried: Mapping[str, str]
-
-    def __repr__(self) -> str:
-        return f"<adapters in {printable(self.model, 80)}>"
-
-    def _repr_html_(self) -> str:
-        return html_lines(self.sentences())
-
-    def sentences(self) -> list[str]:
-        """Return what was found, a sentence each."""
-        found = [(name, baked) for name, baked in self.tried if baked.is_found]
-        lines = [f"{printable(name, 80)}: {baked.sentence()}" for name, baked in found]
-        if not found:
-            tried = counted(len(self.tried), "known adapter")
-            lines = [f"no adapter known here is in {printable(self.model, 80)} ({tried} tried)"]
-        if self.untried:
-            why = Counter(self.untried.values()).most_common(1)[0][0]
-            lines.append(f"not tried: {counted(len(self.untried), 'adapter')} ({why})")
-        return lines
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain numbers and strings."""
-        return {
-            "model": self.model,
-            "adapters": [{"adapter": name, **baked.to_json()} for name, baked in self.tried],
-            "untried": dict(self.untried),
-            "sentences": self.sentences(),
-        }

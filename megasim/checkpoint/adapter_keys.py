@@ -3,7 +3,8 @@
 An adapter holds no weights: it holds factors, of which the change of a weight is made. Here the
 spellings of them are told apart, by their keys alone: those of kohya's scripts and LyCORIS
 (`.lora_down.weight`, `.alpha`, `.hada_w1_a` …), of PEFT (`.lora_A.weight`), of diffusers before it
-(`.lora.down.weight`, `.processor.to_q_lora.down.weight`), and of whole differences (`.diff`).
+(`.lora.down.weight`, `.processor.to_q_lora.down.weight`), of XLabs (`.processor.qkv_lora1`), of MLX
+(`.lora_a`), and of whole differences (`.diff`).
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ _SPELLINGS: Final = tuple(
         (r"(?P<m>.+)\.lora_(?P<r>up|down|mid)(\.weight)?", ""),
         (r"(?P<m>.+)\.lora_A(\.[^.]+)?\.weight", "down"),
         (r"(?P<m>.+)\.lora_B(\.[^.]+)?\.weight", "up"),
+        # MLX multiplies by them from the other side: (in, r) and (r, out)
+        (r"(?P<m>.+)\.lora_a", "turned_down"),
+        (r"(?P<m>.+)\.lora_b", "turned_up"),
         (r"(?P<m>.+)\.lora_B(\.[^.]+)?\.bias", "bias"),
         (r"(?P<m>.+)\.lora_embedding_A(\.[^.]+)?", "embedding_down"),
         (r"(?P<m>.+)\.lora_embedding_B(\.[^.]+)?", "embedding_up"),
         (r"(?P<m>.+)\.lora(_linear_layer)?\.(?P<r>up|down)\.weight", ""),
-        (r"(?P<m>.+)_lora\.(?P<r>up|down)\.weight", ""),
+        (r"(?P<m>.+_lora[12]?)\.(?P<r>up|down)\.weight", ""),
         (r"(?P<m>.+)\.alpha", "alpha"),
         (r"(?P<m>.+)\.dora_scale", "magnitude"),
         (r"(?P<m>.+)\.lora_magnitude_vector(\.[^.]+)*", "row_magnitude"),
@@ -50,7 +54,8 @@ _SPELLINGS: Final = tuple(
         (r"(?P<m>.+)\.(diff|w_norm)", "diff"),
         (r"(?P<m>.+)\.(diff_b|b_norm)", "diff_b"),
         (
-            r"(?P<m>.+)\.(oft_R|oft_S|boft_R|boft_s|oft_diag|vera_lambda_[bd]|ia3_l)(\..+)?",
+            r"(?P<m>.+)\.(oft_R|oft_S|boft_R|boft_s|oft_diag|vera_lambda_[bd]|ia3_l|"
+            r"lora_[ABE]|ranknum)(\..+)?",  # the last two: AdaLoRA
             "unknown",
         ),
         (r"(?P<m>.+)\.(?P<r>[ab][12]\.weight)", "other"),  # GLoRA
@@ -61,7 +66,7 @@ _SPELLINGS: Final = tuple(
 # takes a tenth of the time of trying the patterns.
 _MARKS: Final = (
     *("lora", ".alpha", ".dora_scale", ".hada_", ".lokr_", "oft_", ".rescale", ".diff"),
-    *(".w_norm", ".b_norm", ".vera_lambda_", ".ia3_l", ".on_input"),
+    *(".w_norm", ".b_norm", ".vera_lambda_", ".ia3_l", ".on_input", ".ranknum"),
     *(".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight"),
 )
 # Roles whose names models have too; they are an adapter's where its layers are called so.
@@ -70,11 +75,27 @@ _PREFIXES: Final = ("lora_", "lycoris_", "base_model.model.", "diffusion_model."
 # Roles of which the others of a layer are missing.
 _HALVES: Final = frozenset(
     {"up", "mid", "down", "embedding_up", "embedding_down", "magnitude", "row_magnitude"}
+    | {"turned_up", "turned_down"}
     | {"w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b"}
     | {"lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}
 )
-# Between the module and the factor, where attention processors held the adapters.
-_PROCESSOR: Final = re.compile(r"\.processor\.(to_(?:q|k|v|out))$")
+# What stood between a module and its factors, while attention processors held the adapters: of
+# diffusers, of its text encoders, and of XLabs' Flux, whose image is 1 and whose text is 2.
+_MODULES: Final = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\.self_attn\.to_(q|k|v|out)_lora$", r".self_attn.\1_proj"),
+        (r"(\.processor)?\.to_out_lora$", ".to_out.0"),
+        (r"\.processor\.qkv_lora1$", ".img_attn.qkv"),
+        (r"\.processor\.proj_lora1$", ".img_attn.proj"),
+        (r"\.processor\.qkv_lora2$", ".txt_attn.qkv"),
+        (r"\.processor\.proj_lora2$", ".txt_attn.proj"),
+        (r"(\.processor)?\.(\w+)_lora$", r".\2"),
+        (r"\.processor\.(to_\w+)$", r".\1"),
+    )
+)
+# Words that an adapter brings with it, as files for image models bundle them.
+_EMBEDDINGS: Final = ("bundle_emb.", "bundle_emb_")
 
 
 @dataclass(frozen=True)
@@ -148,13 +169,19 @@ def parse_adapter_key(key: str) -> tuple[str, str] | None:
         if (found := pattern.fullmatch(key)) is None:
             continue
         groups = found.groupdict()
-        module = _PROCESSOR.sub(_behind_processor, groups["m"])
+        module = groups["m"]
+        if "_lora" in module or ".processor" in module:
+            module = _without_processor(module)
         return module, role + groups["r"] if groups.get("r") else role
     return None
 
 
-def _behind_processor(found: re.Match[str]) -> str:
-    return "." + ("to_out.0" if found[1] == "to_out" else found[1])
+def _without_processor(module: str) -> str:
+    for pattern, replacement in _MODULES:
+        module, count = pattern.subn(replacement, module)
+        if count:
+            break
+    return module
 
 
 def adapter_keys(shapes: Mapping[str, tuple[int, ...]]) -> AdapterKeys:
@@ -167,8 +194,9 @@ def adapter_keys(shapes: Mapping[str, tuple[int, ...]]) -> AdapterKeys:
     """
     modules: dict[str, dict[str, str]] = {}
     others: list[str] = []
+    has_sure = any(is_factor(key) for key in shapes)
     for key in shapes:
-        parsed = parse_adapter_key(key)
+        parsed = None if key.startswith(_EMBEDDINGS) else parse_adapter_key(key)
         if parsed is None:
             others.append(key)
             continue
@@ -179,7 +207,7 @@ def adapter_keys(shapes: Mapping[str, tuple[int, ...]]) -> AdapterKeys:
     layers: list[AdapterLayer] = []
     for module, roles in modules.items():
         for part in _split_bias(module, roles):
-            kind, why = _kind(part.factors, shapes)
+            kind, why = _kind(part.factors, shapes, has_sure)
             if kind is None:
                 others += part.factors.values()
             else:
@@ -199,15 +227,18 @@ def _split_bias(module: str, roles: dict[str, str]) -> Iterable[AdapterLayer]:
 
 
 def _kind(
-    factors: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+    factors: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], has_sure: bool
 ) -> tuple[AdapterKind | None, str]:
-    """Return how a change is made of some factors; None where they are no adapter's."""
+    """Return how a change is made of some factors; None where they are no adapter's.
+
+    `has_sure`: whether others of the file are factors beyond doubt.
+    """
     held = set(factors)
     if "unknown" in held:
         return AdapterKind.UNKNOWN, f"{_last_name(factors['unknown'])}: not computed"
     if "other" in held and is_factor(factors["other"]):
         return AdapterKind.UNKNOWN, f"{_last_name(factors['other'])}: not computed"
-    if held >= {"up", "down"} or held >= {"embedding_up", "embedding_down"}:
+    if any(held >= {f"{way}up", f"{way}down"} for way in ("", "embedding_", "turned_")):
         return AdapterKind.LORA, ""
     if held >= {"w1_a", "w1_b", "w2_a", "w2_b"}:
         return AdapterKind.LOHA, ""
@@ -217,7 +248,7 @@ def _kind(
         dims = len(shapes[factors["oft_blocks"]])
         kind = {3: AdapterKind.OFT, 4: AdapterKind.BOFT}.get(dims)
         return (AdapterKind.UNKNOWN, f"oft_blocks of {dims} dimensions") if not kind else (kind, "")
-    if "diff" in held and is_factor(factors["diff"]):
+    if "diff" in held and (has_sure or is_factor(factors["diff"])):
         return AdapterKind.DIFFERENCE, ""
     if held & _HALVES:
         return AdapterKind.UNKNOWN, "a factor is missing"
@@ -252,16 +283,51 @@ def is_factor(key: str) -> bool:
     return bool(role) and (role not in _SHARED or module.startswith(_PREFIXES))
 
 
+def factor_keys(keys: Iterable[str]) -> frozenset[str]:
+    """Return the keys that are factors of changes, or strengths, given all keys of a file.
+
+    A name that models have too, such as `alpha`, is one where its layer has other factors.
+
+    >>> sorted(factor_keys(["q.lora_up.weight", "q.lora_down.weight", "q.alpha", "net.alpha"]))
+    ['q.alpha', 'q.lora_down.weight', 'q.lora_up.weight']
+    """
+    sure: set[str] = set()
+    found: list[str] = []
+    unsure: list[tuple[str, str]] = []
+    for key in keys:
+        module, role = parse_adapter_key(key) or ("", "")
+        if role in _SHARED and not module.startswith(_PREFIXES):
+            unsure.append((key, module))
+        elif role:
+            sure.add(module)
+            found.append(key)
+    return frozenset((*found, *(key for key, module in unsure if module in sure)))
+
+
 def is_adapter(keys: Iterable[str]) -> bool:
     """Whether four keys of five at least are factors of changes.
 
+    A name that models have too, such as `alpha`, counts where its layer has other factors. Words
+    that come with an adapter are no reason against it.
+
     >>> is_adapter(["q.lora_A.weight", "q.lora_B.weight"]), is_adapter(["q.weight", "net.alpha"])
     (True, False)
+    >>> is_adapter(["q.lora_up.weight", "q.lora_down.weight", "q.alpha"])
+    True
     """
-    named = list(keys)
+    named = [key for key in keys if not key.startswith(_EMBEDDINGS)]
     others = 0
+    sure: set[str] = set()
+    unsure: list[str] = []
     for key in named:
-        others += not is_factor(key)
+        module, role = parse_adapter_key(key) or ("", "")
+        if role in _SHARED and not module.startswith(_PREFIXES):
+            unsure.append(module)
+        elif role:
+            sure.add(module)
+        else:
+            others += 1
         if 5 * others > len(named):  # of a model, mostly after a fifth of its keys
             return False
-    return bool(named)
+    others += sum(module not in sure for module in unsure)
+    return bool(sure) and 5 * others <= len(named)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from megasim.checkpoint.adapter_keys import is_adapter, is_factor
+from megasim.checkpoint.adapter_keys import is_adapter
 from megasim.checkpoint.byte_source import ByteSource
 from megasim.checkpoint.contents import (
     BesideTensors,
@@ -65,7 +65,6 @@ __all__ = [
     "default_name",
     "find_checkpoints",
     "fuse_refs",
-    "is_factor",
     "open_checkpoint",
     "open_stored",
     "raised_limits",
@@ -227,9 +226,8 @@ def _open_file(path: Path, limits: Limits) -> Checkpoint:
         identity = identify(source, contents.header)
     main = contents.main
     metadata = contents.metadata
-    if path.stem.startswith("adapter_model") and (
-        config := read_config(path.parent / ADAPTER_CONFIG)
-    ):
+    is_named = path.stem.startswith("adapter_model") or path.stem.endswith("adapters")
+    if is_named and (config := read_config(path.parent / ADAPTER_CONFIG)):
         metadata = {**metadata, "adapter_config": config}
     return Checkpoint(
         path,
@@ -287,8 +285,8 @@ def _open_distributed(folder: Path, limits: Limits) -> Checkpoint:
 
 
 def _adapter_weights(folder: Path) -> Path | None:
-    """Return the adapter that PEFT saved into a folder, beside whatever else is there."""
-    names = ("adapter_model.safetensors", "adapter_model.bin")
+    """Return the adapter that PEFT or MLX saved into a folder, beside whatever else is there."""
+    names = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 

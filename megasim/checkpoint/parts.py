@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from megasim.checkpoint.adapter_keys import is_factor
+from megasim.checkpoint.adapter_keys import is_adapter
 from megasim.checkpoint.contents import SCALAR_LIMIT, shorten, storable
 from megasim.checkpoint.limits import DEFAULT_LIMITS, Limits
 from megasim.checkpoint.pickle_values import Global, Made
@@ -107,7 +107,7 @@ def find_parts(path: Path, root: object, limits: Limits = DEFAULT_LIMITS) -> Par
         if part.role is PartRole.OTHER and _are_alike(part.tensors, main.tensors):
             part.role = PartRole.WEIGHTS
     for part in found:
-        if part.role in (PartRole.WEIGHTS, PartRole.OTHER) and _is_adapter(part.tensors):
+        if part.role in (PartRole.WEIGHTS, PartRole.OTHER) and is_adapter(part.tensors):
             part.role = PartRole.ADAPTER
     return Parts(main, others, split.beside, split.metadata)
 
@@ -361,12 +361,6 @@ def _are_alike(a: Mapping[str, Pickled], b: Mapping[str, Pickled]) -> bool:
     smaller, larger = sorted((a, b), key=len)
     same = sum(1 for k, t in smaller.items() if k in larger and larger[k].shape == t.shape)
     return bool(smaller) and 5 * same >= 4 * len(smaller)
-
-
-def _is_adapter(tensors: Mapping[str, Pickled]) -> bool:
-    """Whether most keys are factors of the change of a weight."""
-    factors = sum(1 for key in tensors if is_factor(key))
-    return 5 * factors >= 4 * len(tensors) > 0
 
 
 def _name_listed(part: Part, main: Part) -> None:

@@ -29,9 +29,9 @@ Doubles = npt.NDArray[np.float64]
 # Elements of a layer whose ranges of s are kept: those in which the change shows most.
 _KEPT = 20_000
 # Digits of the mantissa, with the leading one, and the exponent of the smallest normal number.
-_DIGITS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126)}
+DIGITS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126)}
 # A change may have been made in float32, or in bfloat16, and differs by as much from ours.
-_TOLERANCES = (2.0**-18, 2.0**-8)
+TOLERANCES = (2.0**-18, 2.0**-8)
 # Where nearly all elements agree on one s, M is B plus the change, rounded, and nothing else.
 ALL_BUT_FEW = 0.98
 
@@ -112,10 +112,10 @@ def layer_sums(
         stop_if_asked()
         delta = change.block(start, stop).reshape(-1)
         span = (first_row + start) * columns, (first_row + stop) * columns
-        ours, theirs = _doubles(reader, model, *span), _doubles(reader, base, *span)
+        ours, theirs = doubles_of(reader, model, *span), doubles_of(reader, base, *span)
         step = ours - theirs
         totals += (delta @ delta, step @ step, step @ delta)
-        if model.dtype in _DIGITS:
+        if model.dtype in DIGITS:
             kept.append(_ranges(ours, theirs, delta, model.dtype, keep))
     empty = np.zeros((3, 0))
     center, width, spread = np.hstack(kept) if kept else empty
@@ -123,7 +123,20 @@ def layer_sums(
     return LayerSums(rows * columns, squared, difference, product, center, width, spread)
 
 
-def _doubles(reader: TensorReader, ref: TensorRef, start: int, stop: int) -> Doubles:
+def half_digits(values: Doubles, dtype: str) -> Doubles:
+    """Return half a unit in the last place of each value, as numbers of a dtype have it.
+
+    >>> half_digits(np.array([1.0, -3.0]), "bfloat16") * 256
+    array([1., 2.])
+    """
+    digits, smallest = DIGITS[dtype]
+    magnitude = np.maximum(np.abs(values), 2.0**smallest)
+    half: Doubles = np.exp2(np.floor(np.log2(magnitude)) - digits)
+    return half
+
+
+def doubles_of(reader: TensorReader, ref: TensorRef, start: int, stop: int) -> Doubles:
+    """Return elements `start` to `stop` of a tensor."""
     out = np.empty(stop - start, np.float64)
     to_double(reader.read(ref, start, stop), ref.dtype, out)
     return out
@@ -131,9 +144,7 @@ def _doubles(reader: TensorReader, ref: TensorRef, start: int, stop: int) -> Dou
 
 def _ranges(ours: Doubles, theirs: Doubles, delta: Doubles, dtype: str, keep: int) -> Doubles:
     """Return (3, n): center, half the width, and spread of the ranges of s of some elements."""
-    digits, smallest = _DIGITS[dtype]
-    magnitude = np.maximum(np.abs(ours), 2.0**smallest)
-    half = np.exp2(np.floor(np.log2(magnitude)) - digits)  # half a unit in the last place
+    half = half_digits(ours, dtype)
     size = np.abs(delta)
     usable = (size > 0) & np.isfinite(ours) & np.isfinite(theirs)
     # by what is known of B alone: a choice by M would favour some strengths
@@ -176,7 +187,7 @@ def joint_strength(layers: Sequence[LayerSums]) -> Strength:
             math.sqrt(change), math.sqrt(difference),
         )  # fmt: skip
 
-    for tolerance in _TOLERANCES:
+    for tolerance in TOLERANCES:
         found = _by_rounding(layers, tolerance)
         if found is not None and found[2] >= ALL_BUT_FEW:
             low, high, exact = found

@@ -9,6 +9,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+from megasim.anatomy.adapter_names import changed_layers
 from megasim.anatomy.classification import (
     CanonicalTensor,
     ModelAnatomy,
@@ -17,13 +18,14 @@ from megasim.anatomy.classification import (
     classify_keys,
 )
 from megasim.anatomy.natures import key_natures, nature_in
+from megasim.checkpoint.adapter_keys import adapter_keys, factor_keys, is_adapter
+from megasim.checkpoint.adapter_shapes import changed_shape
 from megasim.checkpoint.opening import (
     BesideTensors,
     Checkpoint,
     TensorRef,
     UnreadTensor,
     fuse_refs,
-    is_factor,
     transpose_ref,
 )
 from megasim.fingerprint.stored_bytes import digest_together, digest_unread
@@ -159,7 +161,13 @@ def _classified(
     """
     shapes = {key: shape for key, shape, _ in keys} | dict(others)
     anatomy = classify_keys(shapes, rules)
-    parts = tuple(map(_as_adapter, anatomy.parts))
+    factors = factor_keys(shapes)
+    if factors and is_adapter(shapes):
+        # that of the model it is for
+        changes = ((c, changed_shape(c, shapes)) for c in adapter_keys(shapes).layers)
+        family, _ = changed_layers({c.module: shape for c, shape in changes}, rules)
+        anatomy = replace(anatomy, family=family, variant="", layout="adapter")
+    parts = tuple(_as_adapter(part, factors) for part in anatomy.parts)
     natures = key_natures({key: (shape, dtype) for key, shape, dtype in keys})
     for part in parts:
         for key in part.sources:
@@ -180,13 +188,14 @@ def assemble_ref(
     return transpose_ref(ref) if transposed else ref
 
 
-def _as_adapter(part: CanonicalTensor) -> CanonicalTensor:
+def _as_adapter(part: CanonicalTensor, factors: frozenset[str]) -> CanonicalTensor:
     """Return a part, of the component "adapter" where its key is a factor of a low-rank change.
 
     PEFT and kohya call such keys after the layer that they change, which they are not.
     """
-    factors = any(is_factor(key) for key in part.sources)
-    return replace(part, component="adapter", block=None, role=None) if factors else part
+    if factors.isdisjoint(part.sources):
+        return part
+    return replace(part, component="adapter", block=None, role=None)
 
 
 def _split(

@@ -62,6 +62,7 @@ class AdapterTerm:
         unexplained: the share of the squared change of the adapter's layers that is left.
         exact: the share of the elements that are what the sum rounds to; None where that does not
             fit, and rounding is not all that is left.
+        more: further adapters of the sum: name, strength and error of each.
     """
 
     base: str
@@ -70,14 +71,15 @@ class AdapterTerm:
     error: float
     unexplained: float
     exact: float | None
+    more: tuple[tuple[str, float, float], ...] = ()
 
     def sentence(self) -> str:
         """Return the sum, and what it leaves."""
-        sign = "−" if self.strength < 0 else "+"
-        text = (
-            f"{printable(self.base, 80)} {sign} {abs(self.strength):.4g} × "
-            f"{printable(self.adapter, 80)} (± {max(self.error, 0.0001):.2g})"
-        )
+        text = printable(self.base, 80)
+        for name, strength, error in ((self.adapter, self.strength, self.error), *self.more):
+            sign = "−" if strength < 0 else "+"
+            text += f" {sign} {abs(strength):.4g} × {printable(name, 80)}"
+            text += f" (± {max(error, 0.0001):.2g})"
         if self.exact is not None:
             return f"{text}; {self.exact:.1%} of the elements looked at are what that rounds to"
         return f"{text}; {percent(self.unexplained)} of the change of its layers unexplained"
@@ -272,6 +274,10 @@ def _term_json(term: AdapterTerm | None) -> dict[str, object] | None:
         "error": number_or_none(term.error),
         "unexplained": number_or_none(term.unexplained),
         "share_exact": term.exact,
+        "more": [
+            {"adapter": name, "strength": number_or_none(s), "error": number_or_none(e)}
+            for name, s, e in term.more
+        ],
     }
 
 

@@ -262,7 +262,10 @@ def _lora(factors: Mapping[str, Doubles]) -> _Made:
         up, down = factors["embedding_down"].T, factors["embedding_up"].T
         check_fit(up.ndim == 2 and down.ndim == 2 and up.shape[1] == down.shape[0], "up and down")
         return _Made(LowRankChange(up, down), (up.shape[0], down.shape[1]), up.shape[1])
-    up, down = factors["up"], factors["down"]
+    if "turned_up" in factors:
+        up, down = factors["turned_up"].T, factors["turned_down"].T
+    else:
+        up, down = factors["up"], factors["down"]
     check_fit(up.ndim >= 2 and down.ndim >= 2, "up and down have fewer than two dimensions")
     rank = down.shape[0]
     matrix = up.reshape(up.shape[0], -1)

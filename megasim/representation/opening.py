@@ -13,8 +13,10 @@ from megasim.checkpoint.limits import Limits
 from megasim.checkpoint.opening import Checkpoint, check_not_empty, open_stored
 from megasim.checkpoint.strict_json import JSON
 from megasim.checkpoint.tensors import TensorReader, TensorRef
+from megasim.representation.adapted_models import model_and_adapter_keys, renamed
 from megasim.representation.logical import StoredTensors
 from megasim.representation.single_experts import single_experts
+from megasim.words import PartRole
 
 # The last words of names, and the dtypes, of numbers that every library stores as they are. A file
 # of nothing else, as most are, needs no scheme: codes, scales and factors have other names.
@@ -50,8 +52,36 @@ def open_model(path: Path | str, limits: Limits | None = None) -> Checkpoint:
         others = tuple(_decoded(part, config, reader) for part in checkpoint.others)
     tied = {k: kept for k, kept in checkpoint.tied.items() if k in tensors and kept in tensors}
     opened = replace(checkpoint, tensors=tensors, unread=unread, tied=tied, others=others)
+    if opened.role is not PartRole.ADAPTER:
+        opened = without_adapters(opened)
     check_not_empty(opened)
     return opened
+
+
+def without_adapters(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint whose adapters, if it has any inside, are a part of their own."""
+    found = model_and_adapter_keys((*checkpoint.tensors, *checkpoint.unread))
+    if found is None:
+        return checkpoint
+    model, adapters = found
+    inside = StateDictContents(
+        _with_keys(checkpoint.tensors, adapters),
+        renamed(checkpoint.unread, adapters),
+        name="adapter",
+        role=PartRole.ADAPTER,
+    )
+    tied = {model[k]: model[kept] for k, kept in checkpoint.tied.items() if {k, kept} <= set(model)}
+    return replace(
+        checkpoint,
+        tensors=_with_keys(checkpoint.tensors, model),
+        unread=renamed(checkpoint.unread, model),
+        tied=tied,
+        others=(*checkpoint.others, inside),
+    )
+
+
+def _with_keys(tensors: Mapping[str, TensorRef], names: Mapping[str, str]) -> dict[str, TensorRef]:
+    return {key: replace(ref, key=key) for key, ref in renamed(tensors, names).items()}
 
 
 def with_values(

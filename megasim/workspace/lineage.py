@@ -11,8 +11,10 @@ from megasim.store.matrices import main_component
 from megasim.workspace.findings import StoreFindings
 
 if TYPE_CHECKING:
+    from megasim.answers.adapter_joint import JointBaking
     from megasim.answers.adapter_pairs import AdapterPair
-    from megasim.answers.adapters import AdapterAnswer, AdaptersInModel
+    from megasim.answers.adapters import AdapterAnswer
+    from megasim.answers.adapters_in_model import AdaptersInModel
     from megasim.answers.lineages import LineageView
     from megasim.exchange.merge_plan import MergePlan
     from megasim.exchange.recipe_check import CheckedRecipe
@@ -215,6 +217,22 @@ class StoreLineage(StoreFindings):
         self, model: str, *, base: str | None = None, progress: Progress = NO_PROGRESS
     ) -> AdaptersInModel:
         """Return which adapters of the store are baked into a model. See `adapters_in_model`."""
-        from megasim.answers.adapters import adapters_in_model
+        from megasim.answers.adapters_in_model import adapters_in_model
 
         return adapters_in_model(self.store, model, base=base, progress=progress)
+
+    def adapters_together(
+        self,
+        adapters: Sequence[str | Path],
+        model: str | Path,
+        *,
+        base: str | Path | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> JointBaking:
+        """Return how strongly each of several adapters is in a model. See `adapters_together`.
+
+        All are files, folders, or models of the store.
+        """
+        from megasim.answers.adapters_in_model import adapters_together
+
+        return adapters_together(self.store, adapters, model, base=base, progress=progress)

@@ -103,8 +103,8 @@ def test_of_many_places_only_some_are_named(tmp_path: Path) -> None:
         {f"lora_odd_{i}_mix.{w}.weight": v for i in range(9) for w, v in factor.items()},
     )
     first = load_adapter(None, file).sentences()[0]
-    assert "changes 9 layers: 1 of" in first
-    assert first.endswith(" and 4 more")
+    assert "changes 9 weights: 1 in the" in first
+    assert " and 4 more" in first
 
 
 def test_another_alpha_is_said_to_be_nothing_else(tmp_path: Path) -> None:
@@ -300,7 +300,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         return megasim(capsys, "--db", db, "adapter", *arguments)[:2]
 
     code, shown = run(paths["kohya"], "--base", files["base"])
-    assert code == 0 and "LoRA for SD1, changes 5 layers: 5 of UNet" in shown
+    assert (
+        code == 0
+        and "LoRA for SD1, changes 5 weights, in the UNet (proj_in, to_q and to_k)" in shown
+    )
     given = (paths["kohya"], "--base", files["base"], "--model", files["merged"])
     code, shown = run(*given)
     assert code == 0 and "baked into merged over base at strength 0.7" in shown
