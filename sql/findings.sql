@@ -60,7 +60,8 @@ layer as (
         l.model_a, l.model_b, l.component, l.status, a.scheme as scheme_a, b.scheme as scheme_b,
         (a.scheme is null) <> (b.scheme is null) as is_rounded,
         l.status in ('identical', 'same_values') as is_same,
-        coalesce(a.numel, b.numel) as numel, r.measured, r.within, r.excess
+        coalesce(a.numel, b.numel) as numel, r.measured, r.within, r.excess,
+        coalesce(r.basis, '') as basis, r.proving
     from layer_rows l
     join batch p on p.model_a = l.model_a and p.model_b = l.model_b
     left join held a on a.model_id = l.model_a and a.key = l.key_a
@@ -77,12 +78,19 @@ select
     count(*) filter (is_rounded and status not like 'missing%') as rounded_keys,
     count(*) filter (is_rounded and status = 'changed' and measured is null
         or status in ('shape_mismatch', 'non_finite')) as unproven_keys,
-    count(*) filter (not coalesce(is_rounded, false) and status = 'changed') as changed_keys,
+    count(*) filter (not coalesce(is_rounded, false) and status = 'changed' and basis <> 'scaled')
+        as changed_keys,
     count(*) filter (status = 'missing_a') as missing_a,
     count(*) filter (status = 'missing_b') as missing_b,
     coalesce(sum(if(is_same, numel, measured)) filter (is_rounded), 0)::bigint as measured,
     coalesce(sum(if(is_same, numel, within)) filter (is_rounded), 0)::bigint as within,
-    coalesce(max(excess) filter (is_rounded and not is_same), 0) as excess
+    coalesce(max(excess) filter (is_rounded and not is_same), 0) as excess,
+    count(*) filter (is_rounded and status = 'changed' and basis = '' and within < measured)
+        as moved_keys,
+    count(*) filter (is_rounded and basis = 'compensated') as compensated_keys,
+    coalesce(sum(proving) filter (is_rounded and basis = 'compensated'), 0)::bigint as compensated,
+    count(*) filter (is_rounded and basis = 'scaled') as scaled_keys,
+    count(*) filter (not coalesce(is_rounded, false) and basis = 'scaled') as folded_keys
 from layer
 group by model_a, model_b, component
 order by model_a, model_b, component;

@@ -292,8 +292,44 @@ order by tensor_a, tensor_b, rows;
 -- name: add_roundings
 -- How plain contents lie to the codes of quantised ones, as they come in.
 insert into tensor_rounding
-select tensor_a, tensor_b, measured, within, excess, current_metric()
+select tensor_a, tensor_b, measured, within, excess, basis, proving, current_metric()
 from batch
+order by tensor_a, tensor_b;
+
+-- name: changed_of_coded_pairs
+-- What differs in pairs of models (batch) of which one holds quantised tensors, whether it is one
+-- of them, and how the plain values lie to their codes.
+with held as (
+    select
+        mt.model_id, mt.key, mt.sources, mt.transposed, mt.tensor_id,
+        mt.representation not in ('plain', 'weight_norm') or t.dtype like 'float8%' as is_coded
+    from model_tensor mt
+    join tensor t on t.id = mt.tensor_id
+)
+select
+    l.model_a, l.model_b, a.sources, b.sources, a.transposed, b.transposed, l.block,
+    a.tensor_id, b.tensor_id, a.is_coded <> b.is_coded as is_coded,
+    r.measured, r.within, coalesce(r.basis, '') as basis
+from judged_layers l
+join batch p on p.model_a = l.model_a and p.model_b = l.model_b
+join held a on a.model_id = l.model_a and a.key = l.key_a
+join held b on b.model_id = l.model_b and b.key = l.key_b
+left join tensor_rounding r
+    on r.tensor_a = least(a.tensor_id, b.tensor_id) and r.tensor_b = greatest(a.tensor_id, b.tensor_id)
+where l.status = 'changed' and l.is_measured
+order by l.model_a, l.model_b, l.canonical_key;
+
+-- name: add_proofs
+-- Of which pairs of contents it is proved that one is made of the other, and with how many values;
+-- of tensors that are plain in both, as norms that AWQ has scaled, for the first time.
+update tensor_rounding r
+set basis = b.basis, proving = b.proving
+from batch b
+where r.tensor_a = b.tensor_a and r.tensor_b = b.tensor_b;
+insert into tensor_rounding
+select tensor_a, tensor_b, proving, proving, 0, basis, proving, current_metric()
+from batch
+anti join tensor_rounding using (tensor_a, tensor_b)
 order by tensor_a, tensor_b;
 
 -- name: finish_pairs

@@ -158,6 +158,8 @@ create table tensor_rounding (
     measured       bigint  not null,        -- values looked at
     within         bigint  not null,        -- of them: half a step or less from the code's value
     excess         double  not null,        -- of the farthest beyond, in steps of its block
+    basis          varchar not null,        -- proof where not all are within: compensated, scaled, or ''
+    proving        bigint  not null,        -- values that it rests on
     metric_version integer not null
 );
 

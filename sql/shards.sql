@@ -112,35 +112,36 @@ copy (
         null::varchar as content_a, null::varchar as content_b, null::bigint as rows,
         null::bigint as l0, null::double as l1, null::double as l2,
         null::double as linf, null::double as cossim,
-        null::bigint as measured, null::bigint as within, null::double as excess
+        null::bigint as measured, null::bigint as within, null::double as excess,
+        null::varchar as basis, null::bigint as proving
     from batch p
     join model a on a.id = p.model_a
     join model b on b.id = p.model_b
     union all
     select
         'distance', null, null, a.content_hash, b.content_hash, null, d.l0, d.l1, d.l2, null, null,
-        null, null, null
+        null, null, null, null, null
     from shard_distance d
     join tensor a on a.id = d.tensor_a
     join tensor b on b.id = d.tensor_b
     union all
     select
         'linf', null, null, a.content_hash, b.content_hash, null, null, null, null, d.linf, null,
-        null, null, null
+        null, null, null, null, null
     from shard_linf d
     join tensor a on a.id = d.tensor_a
     join tensor b on b.id = d.tensor_b
     union all
     select
         'cossim', null, null, a.content_hash, b.content_hash, d.rows, null, null, null, null,
-        d.cossim, null, null, null
+        d.cossim, null, null, null, null, null
     from shard_cossim d
     join tensor a on a.id = d.tensor_a
     join tensor b on b.id = d.tensor_b
     union all
     select
         'rounding', null, null, a.content_hash, b.content_hash, null, null, null, null, null, null,
-        d.measured, d.within, d.excess
+        d.measured, d.within, d.excess, d.basis, d.proving
     from shard_rounding d
     join tensor a on a.id = d.tensor_a
     join tensor b on b.id = d.tensor_b
@@ -171,7 +172,8 @@ create or replace temp table shard_cossim (
     tensor_a integer, tensor_b integer, rows bigint, cossim double
 );
 create or replace temp table shard_rounding (
-    tensor_a integer, tensor_b integer, measured bigint, within bigint, excess double
+    tensor_a integer, tensor_b integer, measured bigint, within bigint, excess double,
+    basis varchar, proving bigint
 );
 
 -- name: keep_shard_distances
@@ -188,7 +190,8 @@ insert into shard_cossim select tensor_a, tensor_b, rows, cossim from batch;
 
 -- name: keep_shard_roundings
 -- How plain contents lie to the codes of quantised ones, as they come in.
-insert into shard_rounding select tensor_a, tensor_b, measured, within, excess from batch;
+insert into shard_rounding
+select tensor_a, tensor_b, measured, within, excess, basis, proving from batch;
 
 -- name: shard_columns
 -- The columns of the file of a shard.
@@ -375,7 +378,7 @@ select
     if(a.id is null or b.id is null, null, least(a.id, b.id)) as tensor_a,
     if(a.id is null or b.id is null, null, greatest(a.id, b.id)) as tensor_b,
     s.rows, s.l0, s.l1, s.l2, s.linf, s.cossim, s.measured, s.within, s.excess,
-    a.numel
+    s.basis, s.proving, a.numel
 from read_parquet($path) s
 left join tensor a on a.content_hash = s.content_a
 left join tensor b on b.content_hash = s.content_b
@@ -424,6 +427,8 @@ left join tensor_rounding r
 where d.l0 <> s.l0
     or r.measured <> s.measured
     or r.within <> s.within
+    -- a shard does not look for factors of inputs
+    or r.basis <> 'scaled' and r.basis <> s.basis
     or abs(d.l1 - s.l1) > 1e-6 * d.l1
     or abs(d.l2 - s.l2) > 1e-6 * d.l2
     or abs(x.linf - s.linf) > 1e-6 * x.linf
@@ -454,7 +459,7 @@ where s.record = 'cossim' and s.tensor_a is not null
 order by s.tensor_a, s.tensor_b, s.rows, s.cossim;
 insert into tensor_rounding
 select distinct on (s.tensor_a, s.tensor_b)
-    s.tensor_a, s.tensor_b, s.measured, s.within, s.excess, current_metric()
+    s.tensor_a, s.tensor_b, s.measured, s.within, s.excess, s.basis, s.proving, current_metric()
 from told s
 anti join tensor_rounding r on r.tensor_a = s.tensor_a and r.tensor_b = s.tensor_b
 where s.record = 'rounding' and s.tensor_a is not null

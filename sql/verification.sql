@@ -26,4 +26,5 @@ join tensor a on a.content_hash = p.hash_a
 join tensor b on b.content_hash = p.hash_b
 join tensor_rounding r
     on r.tensor_a = least(a.id, b.id) and r.tensor_b = greatest(a.id, b.id)
+where r.basis <> 'scaled'
 order by p.hash_a, p.hash_b;

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from functools import cache
 from typing import Any
 
@@ -21,10 +21,12 @@ from megasim.compare.plan import Ids, PairPlan
 from megasim.compare.renames import RENAME_VERSION, NamedTensor, find_renames
 from megasim.compare.result import CompareResult
 from megasim.compare.runs import PlanRun
+from megasim.compare.scaled_copies import prove_scaled_copies
 from megasim.compare.weight_files import open_weights
 from megasim.errors import StoreLockedError, UsageError, printable, require_extra
 from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
+from megasim.representation.rounding import Rounding
 from megasim.store.batches import Table, pair_table, table_of
 from megasim.store.rows import Model, Pair, Store
 
@@ -123,6 +125,7 @@ def compare_models(
             todo = readable_pairs(todo, checkpoints)
         if result.set_aside:
             todo = finished_pairs(store, todo, metrics)
+        prove_scaled_copies(store, todo, checkpoints)
         sum_up_pairs(store, todo, **flags, progress=progress)
     result.pairs_done = len(todo)
     return result
@@ -345,11 +348,11 @@ def distance_tables(found: Sequence[tuple[Ids, PairDistances]]) -> dict[str, Tab
             columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
         tables[statement] = columns
     roundings = [
-        (*pairs[place].tolist(), rounding.measured, rounding.within, rounding.excess)
+        (*pairs[place].tolist(), *astuple(rounding))
         for pairs, distances in found
         for place, rounding in distances.roundings.items()
     ]
     if roundings:
-        names = ["tensor_a", "tensor_b", "measured", "within", "excess"]
+        names = ["tensor_a", "tensor_b", *(f.name for f in fields(Rounding))]
         tables["add_roundings"] = table_of(names, roundings)
     return tables

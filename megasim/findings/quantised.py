@@ -30,10 +30,44 @@ def quantised(pair: PairComparison) -> Relation | None:
     if rounding is None or not rounding.explains_all or pair.other_networks or pair.not_read:
         return None
     model, other, schemes = _ends(pair, rounding)
-    text = f"{pair.name(model)} is {pair.name(other)} quantised to {schemes}: every value of "
-    text += f"{counted(rounding.rounded_keys, 'key')} lies within half a step of its block"
+    text = f"{pair.name(model)} is {pair.name(other)} quantised to {schemes}: {_proof(rounding)}"
     text += held_alone(pair)
     return pair.relation(RelationKind.QUANTISED, model, other, text)
+
+
+def _proof(rounding: PairRounding) -> str:
+    """Say what proves that one model is made of the other by quantising alone."""
+    told = []
+    moved = rounding.compensated_keys + rounding.scaled_keys
+    if rounding.rounded_keys > moved:
+        keys = counted(rounding.rounded_keys - moved, "key")
+        told.append(f"every value of {keys} lies within half a step of its block")
+    if rounding.scaled_keys:
+        text = f"every value of {counted(rounding.scaled_keys, 'key')} does so once each input, or "
+        if not told:
+            text = text.replace("does so", "lies within half a step of its block")
+        text += "output, has a factor, as AWQ scales them"
+        if rounding.folded_keys:
+            text += f", and {counted(rounding.folded_keys, 'plain key')} "
+            text += f"{'was' if rounding.folded_keys == 1 else 'were'} divided by these factors"
+        told.append(text)
+    if rounding.compensated_keys:
+        beyond = rounding.measured - rounding.within
+        text = (
+            f"of {counted(rounding.compensated_keys, 'key')} the {rounding.compensated:,} values "
+        )
+        text += (
+            "that were rounded first do so, of each a column"
+            if told
+            else (
+                "that were rounded first, of each a column, lie within half a step of their block"
+            )
+        )
+        text += ", and the others were moved to make up for it, as GPTQ does: "
+        text += f"{four_digits(100 * beyond / rounding.measured)} % of all lie farther, "
+        text += f"by up to {four_digits(rounding.excess)} steps"
+        told.append(text)
+    return "; ".join(told)
 
 
 def quantised_alike(pair: PairComparison) -> Relation | None:
@@ -46,7 +80,7 @@ def quantised_alike(pair: PairComparison) -> Relation | None:
         return None
     names = sorted(pair.kinship.reader.models[one].name for one in originals)
     text = f"{pair.name(pair.a)} and {pair.name(pair.b)} are both {printable(names[0], 80)} "
-    text += "quantised: rounding to their codes is all that tells them apart"
+    text += "quantised: that is all that tells them apart"
     return pair.relation(RelationKind.QUANTISED, pair.b, pair.a, text, directed=False)
 
 

@@ -248,7 +248,7 @@ def same_weights_kind(
     found: list[Evidence] = []
     kind = EdgeKind.COPY
     if first and second and second.scheme and not first.scheme:
-        text = f"to {second.scheme}: every value within half a step"
+        text = f"to {second.scheme}, and nothing else differs"
         return EdgeKind.QUANTISED, [Evidence(QUANTISED, text, settings.record)]
     if pair is not None:
         changed = [

@@ -137,5 +137,7 @@ create table tensor_rounding (
     measured       bigint  not null,
     within         bigint  not null,
     excess         double  not null,
+    basis          varchar not null,
+    proving        bigint  not null,
     metric_version integer not null
 );

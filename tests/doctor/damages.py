@@ -190,12 +190,18 @@ DAMAGES = {
     "more values within half a step than there are": (
         "roundings_that_cannot_be",
         "insert into tensor_rounding "
-        f"select tensor_a, tensor_b, 7, 8, 0, 1 from tensor_distance where {A_DISTANCE}",
+        f"select tensor_a, tensor_b, 7, 8, 0, '', 0, 1 from tensor_distance where {A_DISTANCE}",
     ),
     "a value beyond by nothing": (
         "roundings_that_cannot_be",
         "insert into tensor_rounding "
-        f"select tensor_a, tensor_b, 7, 6, 0, 1 from tensor_distance where {A_DISTANCE}",
+        f"select tensor_a, tensor_b, 7, 6, 0, '', 0, 1 from tensor_distance where {A_DISTANCE}",
+    ),
+    "a proof by no values": (
+        "roundings_that_cannot_be",
+        "insert into tensor_rounding "
+        "select tensor_a, tensor_b, 7, 6, 1, 'scaled', 0, 1 from tensor_distance "
+        f"where {A_DISTANCE}",
     ),
     "a cosine of 2": ("cossims_that_cannot_be", "update tensor_cossim set cossim = 2"),
     "a cosine that is NaN": ("cossims_that_cannot_be", "update tensor_cossim set cossim = 'nan'"),

@@ -167,7 +167,7 @@ def test_two_copies_are_of_one_model(store: Workspace) -> None:
     (relation,) = relations(store, "fp8", "int4")
     assert relation.kind == "quantised"
     assert not relation.directed
-    assert relation.text.startswith("fp8 and int4 are both base quantised: rounding")
+    assert relation.text.startswith("fp8 and int4 are both base quantised: that is all")
     (relation,) = relations(store, "fp8", "int4-of-tuned")
     assert relation.kind != "quantised"
 

@@ -6,7 +6,8 @@ same after one step of AdamW that moves it by 0.3 % of its norm, and copies of t
 What torch alone writes (plain FP8, ComfyUI's scales …) `test_zoo` makes by itself.
 
     pip install torch==2.13.0 transformers==5.24.0 diffusers==0.42.1 bitsandbytes==0.50.2 \
-        compressed-tensors==0.20.1 torchao==0.18.0 gguf==0.19.0 xllamacpp==2026.10.11549
+        compressed-tensors==0.20.1 torchao==0.18.0 gguf==0.19.0 xllamacpp==2026.10.11549 \
+        gptqmodel==7.7.0 llmcompressor==0.14.0.1
     pip download --no-deps auto-gptq==0.7.1 autoawq==0.2.9, unpack both, and name the folders:
     PYTHONPATH=. python -m tests.representation.write_zoo AUTO_GPTQ_FOLDER AUTOAWQ_FOLDER
 """
@@ -324,6 +325,77 @@ def write_awq(folder: Path, model: torch.nn.Module, package: Path) -> None:
     (folder / "awq" / "config.json").write_text(json.dumps({"quantization_config": config}))
 
 
+def _calibration() -> Any:
+    from datasets import Dataset
+
+    generator = torch.Generator().manual_seed(5)
+    tokens = [torch.randint(0, 32, (48,), generator=generator).tolist() for _ in range(32)]
+    return Dataset.from_list([{"input_ids": t, "attention_mask": [1] * 48} for t in tokens])
+
+
+def write_gptqmodel(folder: Path, model: torch.nn.Module) -> None:
+    """On a CPU it wants GPTQMODEL_CPU_WORKERS=2 in the environment."""
+    from gptqmodel import GPTQModel, QuantizeConfig
+
+    with tempfile.TemporaryDirectory() as saved:
+        _save_with_tokenizer(model, saved)
+        config = QuantizeConfig(bits=4, group_size=GROUP, desc_act=False, act_group_aware=False)
+        quantised = GPTQModel.load(saved, config, device="cpu")
+        quantised.quantize(_calibration().to_list(), batch_size=1)
+        quantised.save(f"{saved}/out")
+        _keep_weights(Path(saved) / "out", folder / "gptqmodel")
+
+
+def write_llm_compressor(folder: Path, model: torch.nn.Module) -> None:
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from transformers import AutoModelForCausalLM
+
+    torch.Tensor.pin_memory = lambda self, *_: self  # which needs a GPU, and changes nothing
+    weights = QuantizationArgs(
+        num_bits=4, type="int", symmetric=False, strategy="group", group_size=GROUP
+    )
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    recipe = AWQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    with tempfile.TemporaryDirectory() as saved:
+        tokenizer = _save_with_tokenizer(model, saved)
+        loaded = AutoModelForCausalLM.from_pretrained(saved, dtype="auto")
+        oneshot(
+            model=loaded,
+            dataset=_calibration(),
+            recipe=[recipe],
+            processor=tokenizer,
+            max_seq_length=48,
+            num_calibration_samples=32,
+        )
+        loaded.save_pretrained(f"{saved}/out", save_compressed=True)
+        _keep_weights(Path(saved) / "out", folder / "llm-compressor-awq")
+
+
+def _save_with_tokenizer(model: torch.nn.Module, folder: str) -> Any:
+    """Save a model beside a tokenizer, which both libraries load though they are given tokens."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = models.WordLevel({f"t{i}": i for i in range(32)}, unk_token="t0")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), pad_token="t0", unk_token="t0", eos_token="t1"
+    )
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return tokenizer
+
+
+def _keep_weights(saved: Path, folder: Path) -> None:
+    """Keep the weights, and what their config says of the quantisation but for folders of here."""
+    folder.mkdir(parents=True)
+    shutil.copyfile(saved / "model.safetensors", folder / "model.safetensors")
+    config = json.loads((saved / "config.json").read_text())["quantization_config"]
+    config.pop("meta", None)
+    (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
+
+
 def write_gguf_llama(folder: Path, base: Tensors) -> None:
     """As llama-quantize writes it: where a row is no multiple of 256, K-quants give way to Q8_0."""
     import numpy as np
@@ -393,6 +465,8 @@ def write_zoo(zoo: Path, gptq_package: Path, awq_package: Path) -> None:
         if family == "llama":
             write_gptq(folder, model, gptq_package)
             write_awq(folder, model, awq_package)
+            write_gptqmodel(folder, model)
+            write_llm_compressor(folder, model)
             write_gguf_llama(folder, base)
         else:
             write_gguf_flux(folder, base)
