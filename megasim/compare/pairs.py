@@ -21,12 +21,10 @@ from megasim.compare.plan import Ids, PairPlan
 from megasim.compare.renames import RENAME_VERSION, NamedTensor, find_renames
 from megasim.compare.result import CompareResult
 from megasim.compare.runs import PlanRun
-from megasim.compare.scaled_copies import prove_scaled_copies
 from megasim.compare.weight_files import open_weights
 from megasim.errors import StoreLockedError, UsageError, printable, require_extra
 from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.rounding import Rounding
 from megasim.store.batches import Table, pair_table, table_of
 from megasim.store.rows import Model, Pair, Store
 
@@ -125,10 +123,23 @@ def compare_models(
             todo = readable_pairs(todo, checkpoints)
         if result.set_aside:
             todo = finished_pairs(store, todo, metrics)
-        prove_scaled_copies(store, todo, checkpoints)
+        _prove_copies(store, todo, checkpoints)
         sum_up_pairs(store, todo, **flags, progress=progress)
     result.pairs_done = len(todo)
     return result
+
+
+def _prove_copies(
+    store: Store, pairs: Sequence[Pair], checkpoints: Mapping[int, Checkpoint]
+) -> None:
+    """Save of which pairs one is the other quantised where no tensor alone proves it."""
+    coded = {model_id for (model_id,) in store.rows("coded_models")}
+    one_way = [(a, b) for a, b in pairs if (a in coded) != (b in coded)]
+    if one_way:
+        # imported for who has quantised models
+        from megasim.compare.scaled_copies import prove_scaled_copies
+
+        prove_scaled_copies(store, one_way, coded, checkpoints)
 
 
 def check_request(metrics: Sequence[str], device: str | None) -> None:
@@ -348,11 +359,12 @@ def distance_tables(found: Sequence[tuple[Ids, PairDistances]]) -> dict[str, Tab
             columns[metric] = np.concatenate([getattr(d, metric) for _, d in having])
         tables[statement] = columns
     roundings = [
-        (*pairs[place].tolist(), *astuple(rounding))
+        (pairs[place].tolist(), rounding)
         for pairs, distances in found
         for place, rounding in distances.roundings.items()
     ]
     if roundings:
-        names = ["tensor_a", "tensor_b", *(f.name for f in fields(Rounding))]
-        tables["add_roundings"] = table_of(names, roundings)
+        names = ["tensor_a", "tensor_b", *(f.name for f in fields(roundings[0][1]))]
+        rows = [(*tensor_pair, *astuple(rounding)) for tensor_pair, rounding in roundings]
+        tables["add_roundings"] = table_of(names, rows)
     return tables

@@ -8,7 +8,7 @@ looks at all changed tensors of a pair together, where `measure_rounding` looks 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,15 +49,18 @@ class _Changed:
 
 
 def prove_scaled_copies(
-    store: Store, pairs: Iterable[Pair], checkpoints: Mapping[int, Checkpoint]
+    store: Store,
+    pairs: Iterable[Pair],
+    coded: Collection[int],
+    checkpoints: Mapping[int, Checkpoint],
 ) -> None:
-    """Save of which pairs one model is the other, its inputs scaled and rounded to codes."""
-    coded = {model_id for (model_id,) in store.rows("coded_models")}
-    one_way = [(a, b) for a, b in pairs if (a in coded) != (b in coded)]
-    if not one_way:
-        return
+    """Save of which pairs one model is the other, its inputs scaled and rounded to codes.
+
+    Args:
+        pairs: of models, one of each `coded`: quantised.
+    """
     changed: dict[Pair, list[_Changed]] = defaultdict(list)
-    rows = store.rows("changed_of_coded_pairs", tables={"batch": pair_table(one_way)})
+    rows = store.rows("changed_of_coded_pairs", tables={"batch": pair_table(list(pairs))})
     for a, b, of_a, of_b, turned_a, turned_b, block, tensor_a, tensor_b, *rest in rows:
         sides = (of_a, of_b), (turned_a, turned_b)
         changed[a, b].append(_Changed(*sides, block, (tensor_a, tensor_b), *rest))
