@@ -232,8 +232,9 @@ def _untouched(
 ) -> Floats | None:
     """Return the share of elements that are exactly alike in two models.
 
-    Of two models that were both rounded, those that are alike may have become so by it: they are
-    counted only where all models were rounded, and so all pairs are alike in that.
+    Rounding changes nearly all elements, and makes some alike in two models that were both rounded,
+    and in what was trained from these. So they are counted between models of which none was
+    rounded, or where all were, and all pairs are alike in that.
     """
     dtypes = [known[n].dtype if n in known else "" for n in names]
     if changed is None or layers is None or not all(dtypes):
@@ -243,7 +244,7 @@ def _untouched(
     if layers.numels[in_all].sum() < settings.counted_elements * elements:
         return None
     rounded = np.array([dtype in ROUNDING for dtype in dtypes])
-    counted = np.ones((len(names),) * 2) if rounded.all() else 1.0 - np.outer(rounded, rounded)
+    counted = np.ones((len(names),) * 2) if rounded.all() else np.outer(~rounded, ~rounded)
     values = changed.subset(names).values
     return np.nan_to_num(1 - values / elements) * counted if np.isfinite(values).all() else None
 

@@ -73,7 +73,8 @@ def build_lineage(
         layers_l1: the L1 of the same layers, which sharpens it further: one training moves the
             elements of a layer in another way than two do together.
         changed: L0 distances of the same models: what two trainings left untouched. Counted
-            where not both were rounded, or all were: rounding makes some alike.
+            where neither was rounded, or all were: rounding changes nearly all, and makes some
+            alike.
         facts: of any of the models; norms part unrelated families and tell directions.
         pairs: of any pairs; identity of the other components tells prunings and swaps.
         stated: (parent, child) → where it is written that the one was made from the other.

@@ -444,7 +444,7 @@ def test_a_block_in_which_trainings_go_the_same_way_counts_little() -> None:
     }
 
 
-def test_elements_count_as_untouched_where_not_both_models_were_rounded() -> None:
+def test_elements_count_as_untouched_between_models_that_were_not_rounded() -> None:
     # b was trained from a, and left alone what that had left alone; the lengths say nothing. Two
     # that were rounded are alike by that, and were made from the base.
     names = ("base", "a", "b", "half", "other half")
