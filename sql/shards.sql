@@ -406,6 +406,8 @@ select
         when record = 'rounding' and not coalesce(
             within between 0 and measured and measured <= numel and excess >= 0
             and isfinite(excess) and (excess > 0) = (within < measured)
+            and basis in ('', 'compensated') and proving between 0 and measured
+            and (proving > 0) = (basis <> '')
         , false) then 'values within half a step that cannot be'
     end) filter (tensor_a is not null) as fault
 from told;

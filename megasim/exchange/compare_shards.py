@@ -27,8 +27,8 @@ from megasim.store.batches import pair_table
 from megasim.store.rows import Pair, Store
 
 _COLUMNS = {
-    **dict.fromkeys(("record", "model_a", "model_b", "content_a", "content_b"), "VARCHAR"),
-    **dict.fromkeys(("rows", "l0", "measured", "within"), "BIGINT"),
+    **dict.fromkeys(("record", "model_a", "model_b", "content_a", "content_b", "basis"), "VARCHAR"),
+    **dict.fromkeys(("rows", "l0", "measured", "within", "proving"), "BIGINT"),
     **dict.fromkeys(("l1", "l2", "linf", "cossim", "excess"), "DOUBLE"),
 }
 
