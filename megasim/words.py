@@ -23,6 +23,7 @@ class Status(StrEnum):
     MISSING_B = "missing_b"
     SHAPE_MISMATCH = "shape_mismatch"
     NON_FINITE = "non_finite"
+    SAME_IN_SAMPLE = "same_in_sample"  # equal in all elements that were read, which are not all
 
     @property
     def other_side(self) -> Status:
@@ -48,6 +49,7 @@ class Verdict(StrEnum):
     SAME_AT_BF16 = "same_at_bf16"
     SAME_WHERE_USED = "same_where_used"  # they differ only in keys that are never used
     SAME_AS_READ = "same_as_read"  # what was read is equal, and not all was read
+    SAME_IN_SAMPLE = "same_in_sample"  # equal in all elements that were read of each
     CONTAINED = "contained"  # equal wherever both have keys; one or each has others beside
     PARTLY_CHANGED = "partly_changed"
     CHANGED = "changed"
@@ -96,11 +98,28 @@ def weakest(verdicts: Iterable[Verdict]) -> Verdict:
     return max(verdicts, key=lambda verdict: verdict.rank)
 
 
+class Tier(StrEnum):
+    """How much of a model was read, from the least."""
+
+    HEADER = "header"  # names, shapes, dtypes, metadata
+    SAMPLE = "sample"  # of large tensors some elements, the same in every model
+    FULL = "full"
+
+    @property
+    def rank(self) -> int:
+        """The place from the least, 0, to the most.
+
+        >>> Tier.SAMPLE.rank < Tier.FULL.rank
+        True
+        """
+        return list(Tier).index(self)
+
+
 class Source(StrEnum):
     """Where a distance comes from."""
 
     EXACT = "exact"  # computed here from the weights
-    ESTIMATED = "estimated"  # from the sketches
+    ESTIMATED = "estimated"  # from the sketches, or from samples
     IMPORTED = "imported"  # published by others
 
 
@@ -165,6 +184,7 @@ class EdgeKind(StrEnum):
     QUANTISED_AND_CHANGED = "quantised and changed"  # beyond rounding, as GPTQ and AWQ do too
     COMPONENT_SWAP = "component swap"
     COPY = "copy"
+    SAME_IN_SAMPLE = "same in samples"  # nothing that was read differs, and not all was read
     PERMUTED = "permuted copy"  # hidden units in another order
 
     @property

@@ -104,6 +104,9 @@ order by m.id, mt.key;
 with row_of as (
     select 'model_tensor' as place, model_id as id from model_tensor
     union all select 'unread_key', model_id from unread_key
+    union all select 'listed_key', model_id from listed_key
+    union all
+    select 'sampled_distance', unnest([model_a, model_b]) from sampled_distance
     union all select 'tied_key', model_id from tied_key
     union all select 'beside', model_id from beside
     union all select 'folded_sketch', model_id from folded_sketch
@@ -550,6 +553,7 @@ with fault as (
                 then 'a negative number of keys'
             when c.source <> 'imported' and c.keys_compared
                 <> c.identical + c.same_values + c.same_at_fp16 + c.same_at_bf16 + c.changed
+                    + coalesce(c.same_in_sample, 0)
                 then 'the tiers do not add up to the keys compared'
             when c.keys_measured > c.keys_compared then 'more keys measured than compared'
             when c.source <> 'estimated' and c.l2_error > 0 then 'an error of what is no estimate'
@@ -664,8 +668,15 @@ where c.keys_compared is distinct from s.keys_compared or are_apart(c.l2, s.l2)
 order by model_a, model_b, component;
 
 -- name: estimated_components
--- The components of which some distances are estimates.
-select distinct component from component_distance where source = 'estimated' order by component;
+-- The components of which some distances are estimates from sketches, as of models read in full.
+select distinct c.component
+from component_distance c
+join model a on a.id = c.model_a
+join model b on b.id = c.model_b
+where c.source = 'estimated'
+    and coalesce(a.tier, 'full') = 'full'
+    and coalesce(b.tier, 'full') = 'full'
+order by c.component;
 
 -- name: estimates_that_do_not_follow
 -- Estimates of a component that are not those of the sketches (batch).
@@ -680,6 +691,8 @@ join model a on a.id = c.model_a
 join model b on b.id = c.model_b
 left join batch e on e.model_a = c.model_a and e.model_b = c.model_b
 where c.source = 'estimated'
+    and coalesce(a.tier, 'full') = 'full'
+    and coalesce(b.tier, 'full') = 'full'
     and c.component = $component
     and (e.model_a is null
         or e.keys_compared is distinct from c.keys_compared
@@ -694,6 +707,9 @@ order by a, b;
 -- Rows of models that are not in the store.
 delete from model_tensor where model_id not in (select id from model);
 delete from unread_key where model_id not in (select id from model);
+delete from listed_key where model_id not in (select id from model);
+delete from sampled_distance
+where model_a not in (select id from model) or model_b not in (select id from model);
 delete from tied_key where model_id not in (select id from model);
 delete from beside where model_id not in (select id from model);
 delete from folded_sketch where model_id not in (select id from model);

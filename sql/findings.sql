@@ -15,10 +15,23 @@ select
     proven_source(c.source, c.keys_compared, c.identical, c.same_values) as source, c.unproven, c.keys_compared, c.l2, c.l2_error,
     c.renamed, c.keys_measured,
     c.identical, c.same_values, c.same_at_fp16, c.same_at_bf16, c.changed,
-    c.missing_a, c.missing_b, c.shape_mismatch, c.non_finite
+    c.missing_a, c.missing_b, c.shape_mismatch, c.non_finite, c.same_in_sample, c.keys_unread
 from component_distance c
 join batch b on b.model_a = c.model_a and b.model_b = c.model_b
 order by c.model_a, c.model_b, c.component;
+
+-- name: same_in_samples
+-- Of the keys of some pairs that are equal in all elements that were read: how many these are, how
+-- many their tensors have, and in how many blocks they lie.
+select
+    d.model_a, d.model_b, h.component, sum(d.sampled)::bigint, sum(h.numel)::bigint,
+    sum(d.blocks)::bigint
+from sampled_distance d
+join batch b on b.model_a = d.model_a and b.model_b = d.model_b
+join held_keys h on h.model_id = d.model_a and h.canonical_key = d.canonical_key
+where d.status = 'same_in_sample'
+group by d.model_a, d.model_b, h.component
+order by d.model_a, d.model_b, h.component;
 
 -- name: finding_layers
 -- The keys of some components of one pair, with the shapes where they differ.

@@ -24,12 +24,12 @@ order by p.id;
 insert into model (
     id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
     metadata, skipped, ingested_at, fingerprint_version, sketch_size, part, part_role,
-    file_model_id, tier
+    file_model_id, tier, sample_level
 )
 select
     id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
     metadata, skipped, $ingested_at, fingerprint_version, sketch_size, part, part_role,
-    file_model_id, 'full'
+    file_model_id, tier, sample_level
 from batch
 order by id;
 
@@ -113,6 +113,18 @@ select
 from batch
 order by model_id, canonical_key;
 
+-- name: add_model_listed
+-- The keys of models of which only the header, or a sample, was read.
+insert into listed_key
+select
+    model_id, key, sources, transposed, canonical_key, canonical_shape,
+    -- a scalar has the empty text and the empty shape
+    list_transform(list_filter(string_split(shape, 'x'), lambda n: n <> ''), lambda n: n::bigint),
+    component, block, role, nature, representation, dtype, numel, sampled, content_hash, non_finite,
+    l2
+from batch
+order by model_id, canonical_key;
+
 -- name: add_model_unread
 -- The keys of models whose tensors could not be read.
 insert into unread_key
@@ -140,6 +152,14 @@ select b.model_id, t.* exclude (model_id)
 from model_tensor t
 join batch b on b.twin_id = t.model_id
 order by b.model_id, t.canonical_key;
+
+-- name: copy_model_listed
+-- Second copies of known files have the keys of the first.
+insert into listed_key
+select b.model_id, l.* exclude (model_id)
+from listed_key l
+join batch b on b.twin_id = l.model_id
+order by b.model_id, l.canonical_key;
 
 -- name: copy_model_unread
 -- Second copies of known files lack what the first lack.
@@ -176,6 +196,10 @@ order by b.model_id, f.component;
 -- name: remove_model_tensors
 -- Forget what models hold.
 delete from model_tensor where model_id in (select model_id from batch);
+
+-- name: remove_model_listed
+-- Forget the keys of models of which only the header, or a sample, was read.
+delete from listed_key where model_id in (select model_id from batch);
 
 -- name: remove_model_unread
 -- Forget which tensors of models could not be read.
@@ -216,6 +240,11 @@ where model_a in (select model_id from batch) or model_b in (select model_id fro
 -- name: remove_model_layers
 -- Forget the imported distances of models.
 delete from imported_layer
+where model_a in (select model_id from batch) or model_b in (select model_id from batch);
+
+-- name: remove_model_samples
+-- Forget what samples said of pairs of models.
+delete from sampled_distance
 where model_a in (select model_id from batch) or model_b in (select model_id from batch);
 
 -- name: remove_model_groups

@@ -57,7 +57,26 @@ left join shared s
     on s.tensor_id = mt.tensor_id and s.component = mt.component and s.signature = w.signature
 where is_measured(mt.nature)
 group by m.id, m.name, mt.component, w.norm, w.non_finite
-order by m.id, mt.component;
+union all
+-- of a sample the norms are estimates, and no content is known to be shared
+select
+    m.name,
+    h.component,
+    sqrt(sum(h.l2 * h.l2 order by h.canonical_key)),
+    sqrt(sum(h.l2 * h.l2 order by h.canonical_key)),
+    null,
+    arg_max(h.dtype, h.numel),
+    count(*),
+    count(*) filter (not h.is_finite),
+    coalesce(
+        arg_max(h.representation, h.numel) filter (h.representation not in ('plain', 'weight_norm')),
+        ''
+    )
+from held_keys h
+join model m on m.id = h.model_id
+where m.tier = 'sample' and is_measured(h.nature)
+group by m.name, h.component
+order by all;
 
 -- name: counters
 -- Of each model, what single numbers in its weights count: batches seen, updates made.
@@ -90,14 +109,13 @@ order by m.id;
 
 -- name: layer_norms
 -- L2 of each tensor of some models in some components.
-select m.name, mt.canonical_key, t.l2
-from model_tensor mt
-join batch b on b.component = mt.component
-join chosen c on c.model_id = mt.model_id
-join model m on m.id = mt.model_id
-join tensor t on t.id = mt.tensor_id
-where is_measured(mt.nature) and t.l2 is not null
-order by m.id, mt.canonical_key;
+select m.name, h.canonical_key, h.l2
+from held_keys h
+join batch b on b.component = h.component
+join chosen c on c.model_id = h.model_id
+join model m on m.id = h.model_id
+where is_measured(h.nature) and h.l2 is not null
+order by m.id, h.canonical_key;
 
 -- name: sources_of_keys
 -- Where the tensors of some models in some components stand in their files.
@@ -125,7 +143,7 @@ order by canonical_key;
 -- Of each compared pair and component: how many keys stand in which tier.
 select
     model_a, model_b, component, identical, same_values, same_at_fp16, same_at_bf16, changed,
-    missing_a, missing_b, shape_mismatch, non_finite
+    missing_a, missing_b, shape_mismatch, non_finite, same_in_sample
 from component_distances
 where keys_compared is not null
 order by model_a, model_b, component;

@@ -50,7 +50,7 @@ select
     id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
     metadata::varchar as metadata, skipped::varchar as skipped, fingerprint_version,
     sketch_size, coalesce(part, '') as part, coalesce(part_role, 'weights') as part_role,
-    file_model_id
+    file_model_id, coalesce(tier, 'full') as tier, sample_level
 from model
 order by id;
 
@@ -70,12 +70,12 @@ order by path;
 select id, epoch(ingested_at) from model where ingested_at is not null;
 
 -- name: contents_of_keys
--- The contents that a model holds, and the keys of its file that each is under.
-select mt.sources, mt.transposed, t.content_hash
-from model_tensor mt
-join tensor t on t.id = mt.tensor_id
-where mt.model_id = $id
-order by mt.canonical_key;
+-- The contents that a model holds, and the keys of its file that each is under; of a sample those of
+-- what was read.
+select sources, transposed, content_hash
+from held_keys
+where model_id = $id
+order by canonical_key;
 
 -- name: key_sets
 -- Which models have the very same canonical keys: their set has one hash.
@@ -500,6 +500,95 @@ having value is not null
     )
 order by c.model_a, c.model_b;
 
+-- name: keys_to_sample
+-- What some models hold, whatever was read of them.
+select
+    model_id, canonical_key, sources, transposed, canonical_shape, numel, dtype,
+    coalesce(content_hash, ''), is_finite
+from held_keys
+where model_id in (select model_id from batch)
+order by model_id, canonical_key;
+
+-- name: forget_samples_of_pairs
+-- What was said of these pairs before gives way.
+delete from sampled_distance d
+using batch b
+where d.model_a = b.model_a and d.model_b = b.model_b;
+
+-- name: add_sampled_distances
+-- What samples say of keys of pairs.
+insert into sampled_distance
+select
+    model_a, model_b, canonical_key, status, sampled, blocks, l0, l1, l2, whole_l2, l2_error
+from batch
+order by model_a, model_b, canonical_key;
+
+-- name: add_tiered_components
+-- Sum up, component by component, what headers and samples say of pairs. Squares of estimates add, and
+-- so do the variances of squares, (2 · l2 · error)². Where no element that was read differs, there is
+-- nothing to take an error from.
+insert into component_distance by name
+with layer as (
+    select
+        p.model_a,
+        p.model_b,
+        coalesce(a.component, b.component)         as component,
+        coalesce(a.canonical_key, b.canonical_key) as canonical_key,
+        case
+            when a.model_id is null then 'missing_a'
+            when b.model_id is null then 'missing_b'
+            when a.canonical_shape <> b.canonical_shape then 'shape_mismatch'
+            else coalesce(d.status, 'unread')
+        end as status,
+        status in ('identical', 'same_values', 'changed', 'same_in_sample') as is_compared,
+        is_compared and is_measured(a.nature) and is_measured(b.nature) as measured,
+        if(measured, d.whole_l2, null) as l2,
+        if(measured, d.l2_error, null) as l2_error
+    from (
+        select b.model_a, b.model_b, h.canonical_key
+        from batch b
+        join held_keys h on h.model_id in (b.model_a, b.model_b)
+        group by all
+    ) p
+    left join held_keys a on a.model_id = p.model_a and a.canonical_key = p.canonical_key
+    left join held_keys b on b.model_id = p.model_b and b.canonical_key = p.canonical_key
+    left join sampled_distance d
+        on d.model_a = p.model_a and d.model_b = p.model_b and d.canonical_key = p.canonical_key
+)
+select
+    model_a,
+    model_b,
+    component,
+    'estimated' as source,
+    null as origin,
+    false as unproven,
+    count(*) filter (is_compared) as keys_compared,
+    count(*) filter (status = 'identical') as identical,
+    count(*) filter (status = 'same_values') as same_values,
+    0 as same_at_fp16,
+    0 as same_at_bf16,
+    count(*) filter (status = 'changed') as changed,
+    0 as renamed,
+    count(*) filter (status = 'missing_a') as missing_a,
+    count(*) filter (status = 'missing_b') as missing_b,
+    count(*) filter (status = 'shape_mismatch') as shape_mismatch,
+    count(*) filter (status = 'non_finite') as non_finite,
+    count(*) filter (status = 'same_in_sample') as same_in_sample,
+    count(*) filter (status = 'unread') as keys_unread,
+    sqrt(sum(l2 * l2 order by canonical_key)) as l2,
+    case
+        when sum(l2) > 0
+            then sqrt(sum(power(2 * l2 * coalesce(l2_error, 0), 2) order by canonical_key))
+                / (2 * sqrt(sum(l2 * l2 order by canonical_key)))
+        when count(*) filter (status = 'same_in_sample') = 0 and sum(l2) is not null then 0
+    end as l2_error,
+    keys_compared / count(*) as coverage,
+    count(*) filter (measured) as keys_measured,
+    current_fingerprint() as version
+from layer
+group by model_a, model_b, component
+order by model_a, model_b, component;
+
 -- name: weight_values
 -- One value for each compared pair out of the learned weights of some components alone: no
 -- statistics of normalisation layers. Keys whose nature is not known yet count as weights.
@@ -529,9 +618,9 @@ order by l.model_a, l.model_b;
 -- name: components
 -- Which components the store knows, with how many models hold each; adapters hold changes only.
 with held as (
-    select mt.component, mt.model_id
-    from model_tensor mt
-    join model m on m.id = mt.model_id
+    select h.component, h.model_id
+    from held_keys h
+    join model m on m.id = h.model_id
     where m.part_role is distinct from 'adapter'
     union
     select component, model_a from component_distance where source = 'imported'
@@ -546,10 +635,10 @@ order by models desc, component;
 -- name: holders
 -- The models that hold any of some components, in the order they came; adapters hold changes only.
 with held as (
-    select mt.model_id
-    from model_tensor mt
-    join batch b on b.component = mt.component
-    join model m on m.id = mt.model_id
+    select h.model_id
+    from held_keys h
+    join batch b on b.component = h.component
+    join model m on m.id = h.model_id
     where m.part_role is distinct from 'adapter'
     union
     select c.model_a
@@ -583,13 +672,12 @@ select name, model_a, model_b from pair_group order by name, model_a, model_b;
 -- name: layer_keys
 -- The keys of some components that some models hold, as the first of them has each.
 with held as (
-    select mt.canonical_key, mt.model_id, mt.block, mt.role, t.numel
-    from model_tensor mt
-    join tensor t on t.id = mt.tensor_id
-    where list_contains($components, mt.component)
-        and list_contains($models, mt.model_id)
-        and is_measured(mt.nature)
-        and not ($weights_only and coalesce(mt.nature, 'weight') <> 'weight')
+    select canonical_key, model_id, block, role, numel
+    from held_keys
+    where list_contains($components, component)
+        and list_contains($models, model_id)
+        and is_measured(nature)
+        and not ($weights_only and coalesce(nature, 'weight') <> 'weight')
     union all
     select i.canonical_key, i.model_a, i.block, i.role, null
     from imported_layer i
@@ -609,7 +697,7 @@ group by canonical_key
 order by canonical_key;
 
 -- name: imported_cells
--- What others published of some layers of some models. {keys}
+-- What others published of some layers of some models, or samples say of them. {keys}
 select i.model_a, i.model_b, k.place, i.l2 as value
 from imported_layer i
 join keys k on k.canonical_key = i.canonical_key
@@ -617,7 +705,14 @@ where list_contains($components, i.component)
     and list_contains($models, i.model_a)
     and list_contains($models, i.model_b)
     and is_measured(i.nature)
-    and i.l2 is not null;
+    and i.l2 is not null
+union all
+select d.model_a, d.model_b, k.place, d.whole_l2
+from sampled_distance d
+join keys k on k.canonical_key = d.canonical_key
+where list_contains($models, d.model_a)
+    and list_contains($models, d.model_b)
+    and d.whole_l2 is not null;
 
 -- name: layer_cells
 -- What is known of some layers of some first models with others. Lists of ids reach the tables below
@@ -680,12 +775,11 @@ select v.* from models v join model m on m.name = v.name order by m.id;
 
 -- name: components_of
 -- The components of a model, the largest first.
-select mt.component
-from model_tensor mt
-join tensor t on t.id = mt.tensor_id
-where mt.model_id = $id
-group by mt.component
-order by sum(t.numel) desc, mt.component;
+select component
+from held_keys
+where model_id = $id
+group by component
+order by sum(numel) desc, component;
 
 -- name: pair_layers
 -- The layers of one pair, with the norms of both sides.

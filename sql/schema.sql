@@ -29,7 +29,8 @@ create table model (
     part_role           varchar,            -- 'weights', 'ema', 'teacher', 'adapter', …
     file_model_id       integer,            -- of another part: the model of the first of its file
     tier                varchar,            -- how much was read: 'header', 'sample' or 'full'
-    contents_digest     varchar             -- of what it holds, as it was saved; NULL: not known
+    contents_digest     varchar,            -- of what it holds, as it was saved; NULL: not known
+    sample_level        integer             -- of a sample: 1/2ᵏ of the elements of large tensors
 );
 
 -- Tensors that a file names, and of which no values could be read.
@@ -44,6 +45,43 @@ create table unread_key (
     numel         bigint,
     digest        varchar,                  -- BLAKE3 of the stored bytes, where they could be found
     note          varchar not null          -- the reason in words
+);
+
+-- Keys of models of which no more than the header, or a sample, was read.
+create table listed_key (
+    model_id        integer not null,
+    key             varchar not null,               -- as in model_tensor, what follows too
+    sources         varchar[] not null,
+    transposed      boolean not null,
+    canonical_key   varchar not null,
+    canonical_shape varchar not null,
+    shape           bigint[] not null,
+    component       varchar not null,
+    block           varchar,
+    role            varchar,
+    nature          varchar,
+    representation  varchar,
+    dtype           varchar not null,
+    numel           bigint  not null,
+    sampled         bigint  not null,               -- elements that were read; 0 of a header
+    content_hash    varchar,                  -- of these
+    non_finite      bigint,                   -- of these
+    l2              double                   -- of the whole, estimated
+);
+
+-- What the samples of two models say of a key; of one that was read in full the same elements.
+create table sampled_distance (
+    model_a       integer not null,
+    model_b       integer not null,
+    canonical_key varchar not null,
+    status        varchar not null,               -- 'changed', 'same_in_sample', 'identical', …
+    sampled       bigint  not null,               -- elements that both were looked at
+    blocks        integer not null,               -- in so many runs
+    l0            bigint,                   -- l0, l1, l2: of these elements, exact
+    l1            double,
+    l2            double,
+    whole_l2      double,                   -- of the whole tensor, estimated
+    l2_error      double                   -- its standard error
 );
 
 -- Keys that share the tensor of another key of their file.
@@ -220,7 +258,9 @@ create table component_distance (
     l2_error       double,                  -- standard error of an estimated l2
     coverage       double,
     keys_measured  integer,                 -- of those compared: what l0 to cossim are taken over
-    version        integer                  -- exact: of the metric; estimated: of the fingerprints
+    version        integer,                 -- exact: of the metric; estimated: of the fingerprints
+    same_in_sample integer,                 -- equal in all elements that were read, and not all were
+    keys_unread    integer                  -- of both, of one of which only the header was read
 );
 
 -- Layer distances that others measured and published.

@@ -24,6 +24,14 @@ from (
     where source = 'estimated' and not is_comparable(version)
 );
 
+-- name: models_by_tier
+-- Models that were not read in full: how many of each tier, and the first of them.
+select tier, count(*), list(name order by id)[1:3]
+from model
+where tier in ('header', 'sample')
+group by tier
+order by tier;
+
 -- name: rows_of_other_versions
 -- Models, distances and pairs of older versions or marked as wrong; whether any are of newer ones.
 select

@@ -51,11 +51,52 @@ from (
         )
     from unread_key
     union all
+    select
+        model_id,
+        concat_ws(
+            chr(9), key, sources::varchar, transposed, canonical_key, canonical_shape, shape::varchar,
+            component, coalesce(block, '-'), coalesce(role, '-'), coalesce(nature, '-'), dtype, numel,
+            sampled, coalesce(content_hash, '-')
+        )
+    from listed_key
+    union all
     select model_id, concat_ws(chr(9), key, tied_to) from tied_key
     union all
     select model_id, concat_ws(chr(9), place, role, tensors, coalesce(digest, '-')) from beside
 )
 group by model_id;
+
+-- name: view_held_keys
+-- One row for each key of each model, whatever was read of it: of a header nothing but what it says.
+-- Not a promise: what users query is layers.
+create or replace view held_keys as
+select
+    mt.model_id,
+    mt.canonical_key,
+    mt.canonical_shape,
+    mt.key,
+    mt.sources,
+    mt.transposed,
+    mt.shape,
+    mt.component,
+    mt.block,
+    mt.role,
+    mt.nature,
+    t.dtype,
+    t.numel,
+    t.numel              as sampled,
+    t.content_hash,
+    t.nans + t.infs = 0  as is_finite,
+    t.l2,
+    mt.representation
+from model_tensor mt
+join tensor t on t.id = mt.tensor_id
+union all
+select
+    model_id, canonical_key, canonical_shape, key, sources, transposed, shape, component, block,
+    role, nature, dtype, numel, sampled, content_hash, coalesce(non_finite, 0) = 0, l2,
+    representation
+from listed_key;
 
 -- name: view_keyless_models
 -- Models that were fingerprinted and of which no key is left: the store was damaged.
@@ -65,6 +106,7 @@ from model m
 where m.source in ('checkpoint', 'fingerprints')
     and m.fingerprint_version is not null
     and m.id not in (select model_id from model_tensor)
+    and m.id not in (select model_id from listed_key)
     and m.id not in (select model_id from unread_key);
 
 -- name: macro_are_apart
@@ -132,7 +174,9 @@ select
     f.name                                           as file_model,
     coalesce(u.unread, 0)                            as unread,
     m.fingerprint_version,
-    coalesce(e.beside, [])                           as beside
+    coalesce(e.beside, [])                           as beside,
+    if(m.source = 'imported', null, coalesce(m.tier, 'full')) as tier,
+    k.sampled
 from model m
 left join model f on f.id = m.file_model_id
 left join (select model_id, count(*) as unread from unread_key group by model_id) u
@@ -142,14 +186,14 @@ left join (
 ) e on e.model_id = m.id
 left join (
     select
-        mt.model_id,
-        count(*)                                          as keys,
-        sum(t.numel)::bigint                              as parameters,
-        list(distinct mt.component order by mt.component) as components,
-        list(distinct t.dtype order by t.dtype)           as dtypes
-    from model_tensor mt
-    join tensor t on t.id = mt.tensor_id
-    group by mt.model_id
+        model_id,
+        count(*)                                    as keys,
+        sum(numel)::bigint                          as parameters,
+        sum(sampled)::bigint                        as sampled,
+        list(distinct component order by component) as components,
+        list(distinct dtype order by dtype)         as dtypes
+    from held_keys
+    group by model_id
 ) k on k.model_id = m.id;
 
 -- name: view_layers
@@ -193,7 +237,9 @@ create or replace view named_pair as
 select p.*, a.name as name_a, b.name as name_b
 from model_pair p
 join model a on a.id = p.model_a
-join model b on b.id = p.model_b;
+join model b on b.id = p.model_b
+-- what was not read in full is not there to be aligned: its keys are in sampled_distance
+where coalesce(a.tier, 'full') = 'full' and coalesce(b.tier, 'full') = 'full';
 
 -- name: view_aligned_layers
 -- One row for each pair asked for and key of either, the two sides side by side, by id.
@@ -345,7 +391,34 @@ select
     b.name
 from imported_layer i
 join model a on a.id = i.model_a
-join model b on b.id = i.model_b;
+join model b on b.id = i.model_b
+union all
+select
+    d.model_a,
+    d.model_b,
+    d.canonical_key,
+    ka.key,
+    kb.key,
+    ka.component,
+    ka.block,
+    ka.role,
+    d.status,
+    d.sampled,
+    d.l0,
+    if(d.sampled = ka.numel, d.l1, null),
+    d.whole_l2,
+    null,
+    null,
+    'estimated',
+    null,
+    ka.nature,
+    a.name,
+    b.name
+from sampled_distance d
+join model a on a.id = d.model_a
+join model b on b.id = d.model_b
+join held_keys ka on ka.model_id = d.model_a and ka.canonical_key = d.canonical_key
+join held_keys kb on kb.model_id = d.model_b and kb.canonical_key = d.canonical_key;
 
 -- name: view_layer_distances
 -- One row for each compared pair and canonical key.
@@ -395,6 +468,8 @@ comment on column models.part_role is 'weights, ema, teacher, discriminator, ada
 comment on column models.file_model is 'For a further part of a file: the name of the model that is its first part.';
 comment on column models.unread is 'How many of its tensors could not be read. See the table unread_key.';
 comment on column models.fingerprint_version is 'The version of megasim''s fingerprints that it was read with.';
+comment on column models.tier is 'How much was read: header, sample (of large tensors some elements, the same in every model) or full; NULL when imported.';
+comment on column models.sampled is 'How many of its elements were read.';
 comment on column models.beside is 'What else its file contains, which is not compared: optimizer, callback, ….';
 
 comment on view layers is 'One row for each model and key.';
@@ -433,14 +508,14 @@ comment on column layer_distances.key_b is 'The key in the file of b; NULL where
 comment on column layer_distances.component is 'The component it belongs to.';
 comment on column layer_distances.block is 'The unit people merge by.';
 comment on column layer_distances.role is 'attn1, attn2, ff, norm, ….';
-comment on column layer_distances.status is 'identical, same_values, same_at_fp16, same_at_bf16, changed, missing_a, missing_b, shape_mismatch or non_finite.';
-comment on column layer_distances.numel is 'How many elements were compared; NULL when imported.';
-comment on column layer_distances.l0 is 'How many elements differ; NULL where there is no distance.';
-comment on column layer_distances.l1 is 'Sum of absolute differences.';
-comment on column layer_distances.l2 is 'Root of the sum of squared differences.';
+comment on column layer_distances.status is 'identical, same_values, same_at_fp16, same_at_bf16, changed, missing_a, missing_b, shape_mismatch, non_finite or same_in_sample (equal in all elements that were read).';
+comment on column layer_distances.numel is 'How many elements were compared: of a sample those that were read; NULL when imported.';
+comment on column layer_distances.l0 is 'How many of these differ; NULL where there is no distance.';
+comment on column layer_distances.l1 is 'Sum of absolute differences; NULL of a sample.';
+comment on column layer_distances.l2 is 'Root of the sum of squared differences; of a sample an estimate for the whole tensor, see the table sampled_distance for its error.';
 comment on column layer_distances.linf is 'Largest absolute difference; NULL if it was not computed.';
 comment on column layer_distances.cossim is 'Mean cosine similarity of the columns; NULL if it was not computed.';
-comment on column layer_distances.source is 'exact: computed here from the weights; imported: published by others.';
+comment on column layer_distances.source is 'exact: computed here from the weights; imported: published by others; estimated: from a sample.';
 comment on column layer_distances.origin is 'The published file of an imported distance.';
 comment on column layer_distances.nature is 'What the key is, as in layers. Weights and statistics enter the distances of components.';
 
@@ -448,7 +523,7 @@ comment on view component_distances is 'One row for each pair and component. Eac
 comment on column component_distances.model_a is 'The model of the pair that was ingested first.';
 comment on column component_distances.model_b is 'The other model.';
 comment on column component_distances.component is 'The component; vae where only the whole was measured.';
-comment on column component_distances.source is 'exact: computed here from the weights, or proved by their hashes; imported: published by others; estimated: from the sketches.';
+comment on column component_distances.source is 'exact: computed here from the weights, or proved by their hashes; imported: published by others; estimated: from the sketches, or from samples where a model was not read in full.';
 comment on column component_distances.origin is 'The published file of an imported distance.';
 comment on column component_distances.unproven is 'True for a published 0 that may mean identical or not compared.';
 comment on column component_distances.keys_compared is 'How many keys of both models were compared; NULL where the source does not say.';
@@ -467,6 +542,8 @@ comment on column component_distances.l1 is 'Sum of absolute differences.';
 comment on column component_distances.l2 is 'Root of the sum of squared differences.';
 comment on column component_distances.linf is 'Largest absolute difference; NULL if it was not computed.';
 comment on column component_distances.cossim is 'Mean over the keys of their column-wise cosine similarity; NULL if it was not computed.';
-comment on column component_distances.l2_error is 'Standard error of l2: 0 where exact or imported.';
+comment on column component_distances.l2_error is 'Standard error of l2: 0 where exact or imported; NULL where samples show no difference, for then nothing tells it.';
 comment on column component_distances.coverage is 'Keys compared over all keys of the component in either model, 0 to 1.';
 comment on column component_distances.keys_measured is 'Of the keys compared: those that l0 to cossim are taken over (weights and statistics; no counters, indices, masks, schedules, codes or scales). NULL where the source does not say.';
+comment on column component_distances.same_in_sample is 'Of the keys compared: equal in all elements that were read, which are not all. NULL where both models were read in full.';
+comment on column component_distances.keys_unread is 'Keys of both in one shape, of which only the header of one was read. NULL where both models were read in full.';

@@ -201,6 +201,11 @@ def keys_of_model(store: Store, name: str) -> HeldKeys:
             f"{printable(name)} has no fingerprints: only published results of it are known",
             "name its file",
         )
+    if not main.is_full:
+        raise UsageError(
+            f"{printable(name)} was read as a {main.tier}: that proves nothing of all it holds",
+            "name its file, or run `megasim ingest` on it without --header and --sample",
+        )
     if main.fingerprint_version not in COMPARABLE_VERSIONS:
         raise UsageError(
             f"the fingerprints of {printable(name)} are of an older version",

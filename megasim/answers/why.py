@@ -23,7 +23,7 @@ from megasim.store.matrices import main_component, member_names
 from megasim.store.rows import Store
 from megasim.wording.html import html_lines
 from megasim.wording.sentences import counted, four_digits, joined
-from megasim.words import EdgeKind, Source
+from megasim.words import EdgeKind, Source, Verdict
 
 _MOST_GROUPS = 3  # blocks that are named
 
@@ -84,8 +84,14 @@ def load_why(store: Store, a: str, b: str, *, progress: Progress = NO_PROGRESS) 
         _changed(findings, changes),
         _descent(a, b, steps, lineage, relations),
         _certainty(findings, steps),
-        _next(a, b, findings, steps, changes),
+        _next_command(store, a, b, findings, steps, changes),
     )
+
+
+def _same_in_samples(findings: Sequence[Finding]) -> list[str]:
+    """Return the components of which samples show no difference."""
+    verdict = Verdict.SAME_IN_SAMPLE
+    return [component_title(f.component) for f in findings if f.verdict == verdict]
 
 
 def _same(findings: Sequence[Finding]) -> str:
@@ -94,6 +100,8 @@ def _same(findings: Sequence[Finding]) -> str:
     for finding in findings:
         if finding.equal and finding.component not in NEVER_USED:
             by_verdict.setdefault(VERDICT_WORDS[finding.verdict], []).append(finding.component)
+    if not by_verdict and (sampled := _same_in_samples(findings)):
+        return f"Same: {joined(sampled)} in all elements that were read; not all were."
     if not by_verdict:
         return "Same: no component of theirs is the same."
     told = [f"{component_list(parts)} ({words})" for words, parts in by_verdict.items()]
@@ -177,7 +185,7 @@ def _certainty(findings: Sequence[Finding], steps: Sequence[Edge]) -> str:
     compared = sum(f.keys_compared or 0 for f in findings)
     unread = sum(f.keys_unread or 0 for f in findings)
     sources = {f.source for f in findings}
-    how = "estimates from sketches" if Source.ESTIMATED in sources else "exact distances"
+    how = "estimates from sketches or samples" if Source.ESTIMATED in sources else "exact distances"
     how = "published distances" if Source.IMPORTED in sources else how
     over = f"{how} over {counted(compared, 'key')}" if compared else "no key was compared"
     text = f"How sure: {over}"
@@ -194,6 +202,22 @@ def _certainty(findings: Sequence[Finding], steps: Sequence[Edge]) -> str:
         shown = "more than 99.9" if least > 99.9 else f"{least:.1f}"
         told.append(f"the merge explains {shown} % of the squared distance")
     return f"{text}; {joined(told)}." if told else f"{text}."
+
+
+def _next_command(
+    store: Store,
+    a: str,
+    b: str,
+    findings: Sequence[Finding],
+    steps: Sequence[Edge],
+    changes: Changes | None,
+) -> str:
+    """Return the command that says more; of what was not read in full, the one that reads it."""
+    partly = [m for m in store.models() if m.name in (a, b) and not m.is_full]
+    if partly:
+        paths = " ".join(quote(printable(m.path, 400)) for m in partly)
+        return f"Ask next: `megasim ingest {paths}` reads all; then `megasim compare`."
+    return _next(a, b, findings, steps, changes)
 
 
 def _next(

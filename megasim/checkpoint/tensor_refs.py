@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray, Singles
 
@@ -234,6 +235,36 @@ def extent_of(ref: TensorRef) -> tuple[int, int]:
     itemsize = STORAGE_DTYPES[ref.dtype].itemsize
     last = sum((n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True))
     return ref.offset, (last + 1) * itemsize
+
+
+def element_extents(
+    ref: TensorRef, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+) -> dict[str, list[tuple[int, int]]] | None:
+    """Return where the bytes of ranges of elements lie, (offset, size) by file.
+
+    None where its elements do not lie one after another, row-major.
+
+    >>> ref = TensorRef("w", "float16", (4, 8), "m", 64)
+    >>> element_extents(ref, np.array([0, 16]), np.array([4, 24]))
+    {'m': [(64, 8), (96, 16)]}
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    begin = 0
+    for part in ref.parts or (ref,):
+        if not part.lies_whole:
+            return None
+        itemsize = STORAGE_DTYPES[part.dtype].itemsize
+        low = np.clip(starts - begin, 0, part.numel)
+        high = np.clip(stops - begin, 0, part.numel)
+        held = high > low
+        spans = zip(
+            (part.offset + low[held] * itemsize).tolist(),
+            ((high - low)[held] * itemsize).tolist(),
+            strict=True,
+        )
+        found.setdefault(part.path, []).extend(spans)
+        begin += part.numel
+    return found
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import RawIOBase
 
 import numpy as np
+import numpy.typing as npt
 
 from megasim.checkpoint.byte_source import read_into, unreadable
 from megasim.checkpoint.dtypes import STORAGE_DTYPES, AnyArray
@@ -18,6 +19,7 @@ from megasim.checkpoint.strided_elements import PIECE, StridedElements, is_scatt
 from megasim.checkpoint.tensor_refs import (
     SparseParts,
     TensorRef,
+    element_extents,
     extent_of,
     file_paths,
     fuse_refs,
@@ -38,6 +40,8 @@ __all__ = [
     "stored_tensors",
     "transpose_ref",
 ]
+
+Integers = npt.NDArray[np.int64]
 
 # Bytes gathered at once of a transposed tensor that is read from end to end: each gathering passes
 # over all rows of the file, and the more of each it takes, the fewer reads there are.
@@ -200,15 +204,21 @@ class TensorReader:
         self._files[path] = file
         return file
 
-    def expect(self, refs: Iterable[TensorRef], memory: int = DEFAULT_AHEAD) -> None:
+    def expect(
+        self,
+        refs: Iterable[TensorRef],
+        memory: int = DEFAULT_AHEAD,
+        beside: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    ) -> None:
         """Say which tensors will be read next, each once from end to end.
 
         Those that lie under addresses are fetched ahead, in large ranges, several at a time.
 
         Args:
             memory: bytes of what may be fetched before it is read, of all files together.
+            beside: address to further (offset, size) that will be read.
         """
-        extents: dict[str, list[tuple[int, int]]] = {}
+        extents = {path: list(spans) for path, spans in (beside or {}).items()}
         for ref in refs:
             if ref.lies_whole and not isinstance(ref.path, PinnedAddress):
                 continue  # of most files all: asked without the steps below
@@ -223,6 +233,26 @@ class TensorReader:
                 file = self._open(path)
                 if isinstance(file, RemoteFile):
                     file.expect(spans, memory // len(extents))
+
+    def expect_elements(
+        self,
+        parts: Iterable[tuple[TensorRef, Integers, Integers]],
+        memory: int = DEFAULT_AHEAD,
+    ) -> None:
+        """Say which elements of tensors will be read next, as (tensor, starts, stops) of ranges.
+
+        As `expect`; of tensors that do not lie row-major in their files, all is fetched.
+        """
+        extents: dict[str, list[tuple[int, int]]] = {}
+        whole = []
+        for ref, starts, stops in parts:
+            ranges = element_extents(ref, starts, stops)
+            if ranges is None:
+                whole.append(ref)
+            for path, spans in (ranges or {}).items():
+                if isinstance(path, PinnedAddress):
+                    extents.setdefault(path, []).extend(spans)
+        self.expect(whole, memory, extents)
 
     def _close_oldest(self) -> None:
         _, file = self._files.popitem(last=False)

@@ -58,6 +58,17 @@ _EACH = 3  # files of one kind that are passed over, each with a line of its own
     help="Read files again even if they are known. Without PATH: those of all models that an older "
     "version of megasim read.",
 )
+@click.option(
+    "--header",
+    is_flag=True,
+    help="Read names, shapes, dtypes and metadata alone: kilobytes of a file.",
+)
+@click.option(
+    "--sample",
+    metavar="SIZE",
+    help="Read at most SIZE of each model, as 256M or 5%, the same elements in all: distances are "
+    "then estimates with an error.",
+)
 @options.shard
 @options.shard_file
 @options.cluster
@@ -72,6 +83,8 @@ def ingest_command(
     anatomy: Path | None,
     sketch: int,
     reread: bool,
+    header: bool,
+    sample: str | None,
     shard: str | None,
     output: Path | None,
     cluster: str | None,
@@ -84,6 +97,9 @@ def ingest_command(
     Reads .safetensors, .ckpt, .pt, .pth, .bin, TorchScript, sharded and diffusers folders.
     Nothing in a file is ever executed. Known files are skipped; in folders, files that are
     clearly not checkpoints are skipped too.
+
+    With --header or --sample less is read. Answers say so, and a later ingest of the same file
+    without the option reads the rest; never the other way round.
     """
     from megasim.ingest.paths import require_some
 
@@ -98,6 +114,10 @@ def ingest_command(
 
         if reread:
             raise UsageError("--reread needs a store", "a shard reads all of its files")
+        if header or sample is not None:
+            raise UsageError(
+                "--header and --sample need a store", "a shard reads its files in full"
+            )
         tell_of_compiling("walk_halves", "walk_bfloat16s", "walk_singles", "walk_doubles")
         result = ingest_shard(
             output,
@@ -120,6 +140,8 @@ def ingest_command(
         anatomy=anatomy,
         sketch_size=sketch,
         reread=reread,
+        header=header,
+        sample=sample,
         workers=workers,
         cluster=cluster,
         progress=ConsoleProgress(),
@@ -137,6 +159,7 @@ def _show_ingest(
         for verb, found in (
             ("added", result.added),
             ("replaced", result.replaced),
+            ("read more of", result.raised),
             ("moved", result.moved),
             ("copied", result.copied),
         ):
@@ -149,7 +172,8 @@ def _show_ingest(
             say(f"note: {line}")
         if output is not None:
             say(f"wrote {printable(output)}; `megasim import` takes it into a store")
-        say(f"read {byte_text(result.bytes_read)} of {_count(result, 'added', 'replaced')}{note}")
+        count = _count(result, "added", "replaced", "raised")
+        say(f"read {byte_text(result.bytes_read)} of {count}{note}")
     return show_failures(result.failed)
 
 

@@ -49,6 +49,8 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
     frame["part"] = frame["part_role"]
     if (frame["part"].fillna("weights") != "weights").any():
         columns.insert(1, "part")
+    if (frame["tier"].fillna("full") != "full").any():
+        columns.insert(columns.index("keys"), "tier")
     if frame["unread"].any():
         columns.insert(columns.index("keys") + 1, "unread")
     if frame["file_gone"].any():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor, wait
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
+from typing import Any
 
 from megasim.checkpoint.locations import located
 from megasim.checkpoint.opening import Checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
+from megasim.fingerprint.sample import sample_refs
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, content_hashes
 from megasim.ingest.reading import assemble_ref, pieces_of
 from megasim.representation.opening import open_model
@@ -90,9 +92,16 @@ def _prove(store: Store, model: Model, checkpoint: Checkpoint, executor: Executo
         refs = [assemble_ref(checkpoint.tensors, tuple(s), flipped) for s, flipped, _ in rows]
     except KeyError:
         raise _changed(model) from None
-    futures = [executor.submit(content_hashes, piece) for piece in pieces_of(refs)]
+    level = model.sample_level
+    futures: list[Future[Any]] = [
+        executor.submit(content_hashes, piece)
+        if level is None
+        else executor.submit(sample_refs, piece, level)
+        for piece in pieces_of(refs, level)
+    ]
     try:
         found = [content for future in futures for content in future.result()]
+        found = found if level is None else [sample.content_hash for sample in found]
     finally:
         for future in futures:
             future.cancel()

@@ -11,10 +11,15 @@ from megasim.checkpoint.locations import located
 from megasim.errors import MegasimError, printable
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
 from megasim.ingest.files import fingerprint_checkpoint
+from megasim.ingest.tiers import TierAsked
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.store.rows import Model, Store
+from megasim.store.rows import HeldModel, Model, Store
+from megasim.words import Tier
 
 _HASHES = ("content_hash", "value_hash", "fp16_hash", "bf16_hash", "dtype", "numel")
+
+
+_ALTERED = "its file changed since its sample was read: ingest it again with --reread"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,14 @@ def check_files(
             yield problem
 
 
+def _holds_as_listed(store: Store, model: Model, again: HeldModel) -> bool:
+    """Whether a file holds the keys, and under them the samples, that the store has of it."""
+    known = {
+        tuple(sources): found for sources, _, found in store.rows("contents_of_keys", id=model.id)
+    }
+    return known == {key.tensor.sources: key.content_hash for key in again.listed}
+
+
 def _check(
     store: Store, model: Model, path: Path, executor: Executor, progress: Progress
 ) -> FileFault | None:
@@ -70,14 +83,17 @@ def _check(
 
     if not path.exists():
         return fault("its file is gone")
+    asked = TierAsked(Tier(model.tier), level=model.sample_level)
     try:
         again = fingerprint_checkpoint(
-            store, path, executor=executor, part=model.part, progress=progress
+            store, path, executor=executor, part=model.part, asked=asked, progress=progress
         )
     except MegasimError as error:
         return fault(f"its file cannot be read: {error.message}")
     if again.model.identity != model.identity:
         return fault("its file changed since it was fingerprinted: ingest it again")
+    if not model.is_full:
+        return None if _holds_as_listed(store, model, again) else fault(_ALTERED)
     stored = {row[0]: row[1:] for row in store.rows("contents_under_keys", id=model.id)}
     wrong: dict[str, int] = {}
     for tensor, found in zip(again.tensors, again.prints or (), strict=True):

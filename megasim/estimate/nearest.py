@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from megasim.errors import NoAnswerError, printable
 from megasim.estimate.folded import folded_sets, read_folds
 from megasim.estimate.neighbours import nearest_vectors
 from megasim.estimate.pairs import estimate_distances, read_key_contents, save_estimates
@@ -23,6 +24,7 @@ from megasim.store.matrices import (
 )
 from megasim.store.roundings import quantised_of
 from megasim.store.rows import Pair, Store
+from megasim.words import Tier
 
 # Of more models folded sketches find the nearest: all pairs, or all sketches of one, take too long.
 FEW_MODELS = 2000
@@ -62,6 +64,12 @@ def nearest_models(
         "passed_over" how many models of each component were not looked at, if any were not.
     """
     model_id = store.require_model(model)
+    tier = next(m.tier for m in store.models() if m.id == model_id)
+    if tier == Tier.HEADER:
+        raise NoAnswerError(
+            f"{printable(model)} was read as a header: its values are not known",
+            "run `megasim ingest` on its file without --header",
+        )
     names = {i: name for name, i in store.model_ids().items()}
     rows: list[tuple[object, ...]] = []
     passed_over: dict[str, int] = {}
@@ -80,6 +88,11 @@ def nearest_models(
             (component, names[other], *rest, " + ".join(copies.get(names[other], ())))
             for other, *rest in near[:k]
         ]
+    if not rows and tier == Tier.SAMPLE:
+        raise NoAnswerError(
+            f"{printable(model)} was read as a sample, of which there are no sketches",
+            "run `megasim compare`, which compares samples",
+        )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     if passed_over:
         frame.attrs["passed_over"] = passed_over

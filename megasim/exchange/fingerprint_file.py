@@ -132,7 +132,7 @@ def export_fingerprints(
         lacking = [name for name in asked if name not in holders] if models else []
         raise NoAnswerError(
             f"{', '.join(map(printable, lacking)) or 'no model'} has fingerprints to write",
-            "ingest checkpoints first; published distances have none",
+            "ingest checkpoints first, in full; published distances, headers and samples have none",
         )
     check_current(store, ids.values())
     given = {name: (names or {}).get(name, name) for name in ids}

@@ -11,6 +11,7 @@ from megasim.errors import printable
 from megasim.findings.identity import FP16_RELATIVE_ERROR, MOSTLY, Counts
 from megasim.findings.key_lists import brief_items
 from megasim.findings.unread_keys import NOTHING_UNREAD, UnreadPair, unread_kinds, unread_text
+from megasim.fingerprint.sample_places import unseen_share
 from megasim.wording.sentences import counted, listed
 from megasim.words import TIERS, Nature, Status, Verdict
 
@@ -28,6 +29,28 @@ TIER_WORDS = {
     Verdict.SAME_AT_FP16: "same at fp16",
     Verdict.SAME_AT_BF16: "same at bf16",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class SampledKeys:
+    """Keys that are equal in all elements that were read: these, all, and the blocks read."""
+
+    sampled: int
+    numel: int
+    blocks: int
+
+    def sentence(self, keys: int) -> str:
+        """Say how much that is, and what it leaves open.
+
+        >>> SampledKeys(3_125, 100_000, 300).sentence(2)
+        '2 keys, 3.1 % of their elements; up to 1 % of the rest may differ unseen, at 95 %'
+        """
+        share = f"{100 * self.sampled / max(self.numel, 1):.2g} %"
+        unseen = f"{100 * unseen_share(self.blocks):.2g} %"
+        return (
+            f"{counted(keys, 'key')}, {share} of their elements; up to {unseen} of the rest may "
+            "differ unseen, at 95 %"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,7 @@ class ComponentEvidence:
         dtypes_a, dtypes_b: the float dtypes of the component in either model; empty if not known.
         layout_a, layout_b: how either file names its keys.
         unread: its keys whose values could not be read.
+        sampled: what was read of those that samples do not tell apart.
     """
 
     model_a: str
@@ -119,6 +143,7 @@ class ComponentEvidence:
     layout_b: str | None = None
     rounding: bool = False
     unread: UnreadPair = NOTHING_UNREAD
+    sampled: SampledKeys | None = None
 
     def name_roles(self, *statuses: Status) -> str:
         """Count the keys of some statuses by role, e.g. "59 of 218 norm, 2 of 132 conv"."""
@@ -156,12 +181,19 @@ def component_detail(verdict: Verdict, evidence: ComponentEvidence) -> Detail:
         return Detail(counts.missing_a + counts.missing_b, rest)
     if verdict in (Verdict.OTHER_ARCHITECTURE, Verdict.DISJOINT):
         return Detail(rest=_architecture(evidence))
-    if verdict == Verdict.NOT_READ:
-        return Detail(rest="; ".join(unread_text(evidence.unread, counts.common)))
+    if verdict in (Verdict.NOT_READ, Verdict.SAME_IN_SAMPLE):
+        pieces = [_sampled(evidence), _by_header(evidence)]
+        pieces += unread_text(evidence.unread, counts.common)
+        pieces += [_non_finite(evidence), _shapes(evidence)]
+        pieces += [_missing(verdict, evidence, s) for s in (Status.MISSING_B, Status.MISSING_A)]
+        return Detail(rest="; ".join(filter(None, pieces)))
     one_for_all = verdict.is_tier or verdict in (Verdict.SAME_AS_READ, Verdict.CONTAINED)
     keys = counts.compared if one_for_all else None
     pieces = [_tiers(evidence) if one_for_all else _changed(evidence)]
     if not verdict.is_tier:
+        if counts.same_in_sample:
+            pieces.append(f"the same in all sampled elements: {_sampled(evidence)}")
+        pieces += [_by_header(evidence)]
         pieces += unread_text(evidence.unread, counts.common)
         pieces += [_non_finite(evidence), _shapes(evidence)]
         pieces += [_missing(verdict, evidence, s) for s in (Status.MISSING_B, Status.MISSING_A)]
@@ -175,6 +207,21 @@ def component_detail(verdict: Verdict, evidence: ComponentEvidence) -> Detail:
     if one_for_all and not pieces[0] and rest:
         rest = f"; {rest}"
     return Detail(keys, rest, _renames(evidence))
+
+
+def _sampled(evidence: ComponentEvidence) -> str:
+    """Say how much was read of the keys that samples do not tell apart."""
+    if evidence.sampled is None:
+        return ""
+    return evidence.sampled.sentence(evidence.counts.same_in_sample)
+
+
+def _by_header(evidence: ComponentEvidence) -> str:
+    """Say of how many keys that both models hold only a header was read."""
+    keys = evidence.counts.unread - len(evidence.unread.unknown)
+    if keys <= 0:
+        return ""
+    return f"{counted(keys, 'key')} of the same name and shape, of which a header alone was read"
 
 
 def _named(text: str, keys: str) -> str:

@@ -33,6 +33,7 @@ class Counts:
     Attributes:
         unread: keys that both models hold and that cannot be compared, since the values of one or
             both could not be read.
+        same_in_sample: keys of which all elements that were read are equal, and not all were.
         other_bytes: keys that both hold in a form that is not decoded, with other bytes.
     """
 
@@ -47,6 +48,7 @@ class Counts:
     non_finite: int = 0
     unread: int = 0
     other_bytes: int = 0
+    same_in_sample: int = 0
 
     @classmethod
     def of(cls, statuses: Iterable[str]) -> Counts:
@@ -70,7 +72,7 @@ class Counts:
     @property
     def common(self) -> int:
         """Keys that both models hold."""
-        return self.read + self.unread
+        return self.read + self.unread + self.same_in_sample
 
     @property
     def read(self) -> int:
@@ -126,6 +128,8 @@ def component_verdict(
             if counts.missing_b
             else Verdict.ABSENT
         )
+    if counts.same_in_sample and counts.unchanged == counts.read:
+        return Verdict.SAME_IN_SAMPLE
     if not counts.read:
         return Verdict.NOT_READ
     if counts.unchanged == counts.read and counts.unread:

@@ -25,6 +25,7 @@ from megasim.findings.pair_sentences import (
     pair_sentences,
     rename_sentences,
 )
+from megasim.findings.reading_tiers import tier_sentences
 from megasim.findings.relations import Relation, model_relations, relation_sentences
 from megasim.findings.rendering import (
     CountTable,
@@ -90,6 +91,7 @@ class FindingsReport:
         verdicts: (component, verdict, pairs) of all pairs; "absent" of one or both models is one.
         relations, groups, health, claims: of these models.
         missing: which pairs of all models were not compared; None where pairs were named.
+        tiers: which models were not read in full, in sentences.
         adapters: how adapters stand to each other, as the changes that they make, a sentence each.
     """
 
@@ -104,6 +106,7 @@ class FindingsReport:
     claims: tuple[MetadataClaim, ...]
     missing: MissingPairs | None = None
     adapters: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<findings, {self.page().headline}>"
@@ -176,6 +179,7 @@ class FindingsReport:
         changes = FindingsSection("Adapters, by the changes that they make", self.adapters)
         described = [_pair_section(pair) for pair in self.pairs]
         lacking = self.missing.sentence() if self.missing else ""
+        described.append(FindingsSection("How much was read", self.tiers))
         described.append(FindingsSection("What was not compared", (lacking,) if lacking else ()))
         if self.pair_count > _FIRST_PAIRS:
             return [*shared, related, changes, *described, claimed]
@@ -218,6 +222,7 @@ class FindingsReport:
             "health": [note.to_json() for note in self.health],
             "claims": [claim.to_json() for claim in self.claims],
             "adapters": list(self.adapters),
+            "tiers": list(self.tiers),
             "not_compared": self.missing.to_json() if self.missing else None,
         }
 
@@ -257,6 +262,7 @@ def findings_report(
         health=tuple(model_health(store, models)),
         claims=tuple(metadata_claims(store, models)),
         missing=load_missing_pairs(store) if pairs is None and group is None else None,
+        tiers=tier_sentences(reader.models[i] for i in ids),
     )
 
 

@@ -24,8 +24,10 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
 
     Models that are equal in all that both hold are the same, a cast, or a part of each other. Else
     they may be equal but for one thing, or but for a few keys. Only then is it said that
-    components were replaced or trained.
+    components were replaced or trained. Of a model that was not read in full nothing is said.
     """
+    if not all(pair.model(model_id).is_full for model_id in (pair.a, pair.b)):
+        return []  # a relation is of all that models hold
     if not any(f.counts is None or f.counts.common for f in pair.common) or not pair.complete:
         found = under_other_keys(pair) or shards_of_one_model(pair)
         return [found] if found else []

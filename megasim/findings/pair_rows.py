@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from megasim.anatomy.classification import classify_keys
-from megasim.findings.details import LayerRow
+from megasim.findings.details import LayerRow, SampledKeys
 from megasim.findings.identity import Counts
 from megasim.store.batches import pair_table
 from megasim.store.rows import Pair, Store
@@ -31,6 +31,7 @@ class ComponentRow:
     l2_error: float | None
     renamed: int
     keys_measured: int | None = None  # those that l2 is taken over; None where it is not known
+    sampled: SampledKeys | None = None
 
     def needs_layers(self) -> bool:
         """Whether single keys decide: signatures are over the names before a rename."""
@@ -115,8 +116,11 @@ class PairRows:
         found: dict[Pair, list[ComponentRow]] = {pair: [] for pair in sorted(stored)}
         for row in self._store.rows("finding_components", tables={"batch": pair_table(stored)}):
             a, b, component, source, unproven, keys_compared, l2, error, renamed, *rest = row
-            measured, *counts = rest
-            by_status = None if keys_compared is None else Counts(*(n or 0 for n in counts))
+            measured, *statuses, in_sample, unread = rest
+            by_status = None
+            if keys_compared is not None:
+                counts = Counts(*(n or 0 for n in statuses))
+                by_status = replace(counts, same_in_sample=in_sample or 0, unread=unread or 0)
             found[a, b].append(
                 ComponentRow(
                     component,
@@ -129,7 +133,26 @@ class PairRows:
                     measured,
                 )
             )
+        self._add_samples(found)
         return {pair: self._with_leftovers(pair, of_pair) for pair, of_pair in found.items()}
+
+    def _add_samples(self, found: dict[Pair, list[ComponentRow]]) -> None:
+        """Say how much was read of what samples do not tell apart."""
+        pairs = [
+            pair
+            for pair, rows in found.items()
+            if any(row.counts is not None and row.counts.same_in_sample for row in rows)
+        ]
+        told = {
+            (a, b, component): SampledKeys(*numbers)
+            for a, b, component, *numbers in self._store.rows(
+                "same_in_samples", tables={"batch": pair_table(pairs)}
+            )
+        }
+        for a, b in pairs:
+            found[a, b] = [
+                replace(row, sampled=told.get((a, b, row.component))) for row in found[a, b]
+            ]
 
     def _with_leftovers(self, pair: Pair, rows: Sequence[ComponentRow]) -> list[ComponentRow]:
         """Count what a rename left behind in b where the rest of its component went."""

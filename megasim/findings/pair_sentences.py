@@ -18,6 +18,7 @@ VERDICT_WORDS = {
     Verdict.PARTLY_CHANGED: "partly changed",
     Verdict.CHANGED: "changed",
     Verdict.SAME_AS_READ: "the same as far as it was read",
+    Verdict.SAME_IN_SAMPLE: "the same in all sampled elements",
     Verdict.CONTAINED: "equal where both have keys",
     Verdict.DISJOINT: "no key in common",
     Verdict.OTHER_ARCHITECTURE: "another architecture",
@@ -225,9 +226,13 @@ def model_verdict(findings: Sequence[Finding]) -> Verdict:
         return weakest([*verdicts, Verdict.DISJOINT])
     if len(verdicts) == 1 and len(common) == len(used):
         return verdicts.pop()
-    partial = {Verdict.SAME_AS_READ, Verdict.CONTAINED, Verdict.NOT_READ}
+    partial = {
+        *(Verdict.SAME_AS_READ, Verdict.SAME_IN_SAMPLE, Verdict.CONTAINED, Verdict.NOT_READ),
+    }
     if not all(verdict.is_equal or verdict in partial for verdict in verdicts):
         return Verdict.PARTLY_CHANGED
+    if Verdict.SAME_IN_SAMPLE in verdicts:
+        return Verdict.SAME_IN_SAMPLE
     if verdicts & {Verdict.SAME_AS_READ, Verdict.NOT_READ}:
         return Verdict.SAME_AS_READ
     if Verdict.CONTAINED in verdicts or len(common) < len(used):

@@ -88,6 +88,7 @@ class UnreadPair:
             non_finite=counts.non_finite,
             unread=counts.unread + len(self.unknown),
             other_bytes=counts.other_bytes + len(self.other_bytes),
+            same_in_sample=counts.same_in_sample,
         )
 
 

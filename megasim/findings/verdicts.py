@@ -276,6 +276,7 @@ class FindingsReader:
             layout_b=self.models[b].layout,
             rounding=rounding,
             unread=unread,
+            sampled=row.sampled,
         )
         return Finding(
             *names,

@@ -14,6 +14,7 @@ from megasim.errors import CheckpointError, printable
 from megasim.fingerprint.sketch import DEFAULT_SIZE
 from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.ingest.reading import Reading, begin_reading
+from megasim.ingest.tiers import FULL, TierAsked
 from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.representation.opening import open_model
@@ -90,6 +91,7 @@ def begin_file(
     executor: Executor,
     rules: Rules | None,
     size: int,
+    asked: TierAsked = FULL,
 ) -> FileReading:
     """Hand the tensors of a checkpoint to the executor, piece by piece.
 
@@ -98,13 +100,14 @@ def begin_file(
         names: of the further state dicts of the file.
         rules: anatomy rules; the built-in ones when None.
         size: numbers a sketch.
+        asked: how much of it is read.
     """
     readings = []
     for part, name in zip(checkpoint.parts, (model.name, *names), strict=True):
         described = replace(model, name=name, part=part.place, part_role=part.role)
         if part is not checkpoint:
             described = replace(described, id=0, metadata={}, skipped={})
-        readings.append(begin_reading(described, part, executor, size, rules))
+        readings.append(begin_reading(described, part, executor, size, rules, asked))
     return FileReading(checkpoint.identity, readings)
 
 
@@ -115,12 +118,14 @@ def fingerprint_checkpoint(
     executor: Executor,
     part: str | None = None,
     rules: Rules | None = None,
+    asked: TierAsked = FULL,
     progress: Progress = NO_PROGRESS,
 ) -> HeldModel:
     """Return one part of a checkpoint and its fingerprints, and save nothing.
 
     Args:
         part: where it lies in the file; the main part when None.
+        asked: how much of it is read.
 
     Raises:
         CheckpointError: it cannot be read, or has no such part.
@@ -133,7 +138,7 @@ def fingerprint_checkpoint(
     alone = replace(wanted, others=(), beside=())
     size = max(sizes, default=DEFAULT_SIZE)
     model = describe(alone, default_name(alone.path), size)
-    reading = begin_file(model, alone, executor=executor, rules=rules, size=size)
+    reading = begin_file(model, alone, executor=executor, rules=rules, size=size, asked=asked)
     progress.start("Fingerprinting", reading.nbytes, "bytes")
     try:
         with stoppable():

@@ -29,12 +29,14 @@ from megasim.ingest.files import FileReading, begin_file, describe
 from megasim.ingest.known_models import KnownModels
 from megasim.ingest.names import check_name, free_name, part_names, renamed
 from megasim.ingest.result import IngestResult
+from megasim.ingest.tiers import FULL, TierAsked
 from megasim.ingest.unsaved import Unsaved
 from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.representation.opening import open_model
 from megasim.store.held import HeldModel, copy_of_file
 from megasim.store.rows import Model, Store
+from megasim.words import Tier
 
 # Objects that are made before cycles among them are looked for.
 _OBJECTS_AT_ONCE = 200_000
@@ -49,6 +51,7 @@ def ingest_paths(
     rules: Rules | None = None,
     sketch_size: int = 256,
     reread: bool = False,
+    asked: TierAsked = FULL,
     progress: Progress = NO_PROGRESS,
 ) -> IngestResult:
     """Fingerprint what is new among `paths` (files or folders) and save it, some models at a time.
@@ -63,6 +66,8 @@ def ingest_paths(
             without ending otherwise. A file with several names is several models, and read once.
         rules: anatomy rules; the built-in ones when None.
         sketch_size: numbers a sketch; one size for a whole store.
+        asked: how much of each file is read. A known file of which less was read is read again, and
+            its model keeps its name and place; one of which as much was read stays as it is.
 
     Raises:
         UsageError: there is nothing at any path, a name is given to a folder of several
@@ -70,7 +75,7 @@ def ingest_paths(
     """
     with store.job(keep_open=True), stoppable(), _rare_collections():
         return _ingest_paths(
-            store, paths, executor, names or {}, rules, sketch_size, reread, progress
+            store, paths, executor, names or {}, rules, sketch_size, reread, asked, progress
         )
 
 
@@ -82,6 +87,7 @@ def _ingest_paths(
     rules: Rules | None,
     sketch_size: int,
     reread: bool,
+    asked: TierAsked,
     progress: Progress,
 ) -> IngestResult:
     models = store.models()
@@ -100,6 +106,7 @@ def _ingest_paths(
         rules=rules,
         sketch_size=sketch_size,
         reread=reread,
+        asked=asked,
         progress=progress,
         result=result,
         known=known,
@@ -180,6 +187,7 @@ class _Ingest:
     rules: Rules | None
     sketch_size: int
     reread: bool
+    asked: TierAsked
     progress: Progress
     result: IngestResult
     known: KnownModels
@@ -242,25 +250,39 @@ class _Ingest:
         """Begin to fingerprint a checkpoint, unless it is settled without reading."""
         checkpoint = open_model(path)
         model = describe(checkpoint, self.names.get(path) or self.default(path), self.sketch_size)
+        numels = [ref.numel for ref in checkpoint.tensors.values()]
+        tier, level = self.asked.of_model(numels)
+        model = replace(model, tier=tier, sample_level=level)
         here, twin = self.known_as(model)
         if any(known is not None and known.id < 0 for known in (here, twin)):
             self.save()  # to have an id to go by
             here, twin = self.known_as(model)
         if twin is not None and not self.reread:
             return _Settled(model, twin)
+        asked = self.asked
         if here is not None:
             model = replace(model, id=here.id, name=self.names.get(path, here.name))
-        return self.submit(self.named(model), checkpoint)
+            if here.identity == model.identity:
+                if not here.reads_as_much(tier, level):
+                    self.unsaved.raises(here)
+                elif not model.reads_as_much(here.tier, here.sample_level):
+                    # what is read again is read as it was: a model never goes down
+                    asked = TierAsked(Tier(here.tier), level=here.sample_level)
+        return self.submit(self.named(model), checkpoint, asked)
 
     def known_as(self, model: Model) -> tuple[Model | None, Model | None]:
         """Return the model at the path of one, and the one that its file need not be read for."""
         here = next(iter(self.known.at(model.path)), None)
-        twins = [m for m in self.known.twins(model.identity) if _is_current(m)]
+        twins = [
+            m
+            for m in self.known.twins(model.identity)
+            if _is_current(m) and m.reads_as_much(model.tier, model.sample_level)
+        ]
         if not twins or (here is not None and here not in twins):
             return here, None
         return here, here or twins[0]
 
-    def submit(self, model: Model, checkpoint: Checkpoint) -> FileReading:
+    def submit(self, model: Model, checkpoint: Checkpoint, asked: TierAsked) -> FileReading:
         """Begin to read a checkpoint, all of its state dicts."""
         names = part_names(model.name, checkpoint.others)
         return begin_file(
@@ -270,6 +292,7 @@ class _Ingest:
             executor=self.executor,
             rules=self.rules,
             size=self.sketch_size,
+            asked=asked,
         )
 
     def named(self, model: Model) -> Model:

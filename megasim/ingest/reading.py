@@ -28,12 +28,15 @@ from megasim.checkpoint.opening import (
     fuse_refs,
     transpose_ref,
 )
+from megasim.fingerprint.sample import SamplePrint, sample_refs
+from megasim.fingerprint.sample_places import sampled_elements
 from megasim.fingerprint.stored_bytes import digest_together, digest_unread
 from megasim.fingerprint.table import FingerprintTable
 from megasim.fingerprint.tensor import fingerprint_refs
+from megasim.ingest.tiers import FULL, TierAsked
 from megasim.representation.logical import scheme_of
-from megasim.store.rows import BesideRow, HeldModel, Model, ModelTensor, UnreadKey
-from megasim.words import Nature
+from megasim.store.rows import BesideRow, HeldModel, ListedKey, Model, ModelTensor, UnreadKey
+from megasim.words import Nature, Tier
 
 Shape = tuple[int, ...]
 
@@ -49,24 +52,25 @@ _END_SECONDS = 1.0
 class Reading:
     """What the executor is at work on for one state dict.
 
-    `sizes` are the bytes of each piece, in the order of `futures`; `digests` are those of
-    `unread`, and `beside` has one digest each.
+    `futures` give a `FingerprintTable` each, or below the tier "full" samples; `sizes` are the
+    bytes of each piece, in the same order; `digests` are those of `unread`, and `beside` has one
+    digest each, where all is read.
     """
 
     model: Model
     parts: list[CanonicalTensor]
     natures: Mapping[str, str]
     refs: list[TensorRef]
-    futures: list[Future[FingerprintTable]]
+    futures: list[Future[Any]]
     sizes: list[int]
     unread: list[UnreadKey]
     digests: Future[list[str | None]] | None
     tied: Mapping[str, str]
-    beside: list[tuple[BesideRow, Future[str | None]]]
+    beside: list[tuple[BesideRow, Future[str | None] | None]]
 
     def cancel(self) -> None:
         """Begin no more pieces, and wait for those that a signal ends, or that are short."""
-        waiting: list[Future[Any]] = [*self.futures, *(future for _, future in self.beside)]
+        waiting: list[Future[Any]] = [*self.futures, *(f for _, f in self.beside if f is not None)]
         waiting += [self.digests] if self.digests is not None else []
         for future in waiting:
             future.cancel()
@@ -78,13 +82,18 @@ class Reading:
         Args:
             advance: is called with the bytes of each piece that is done.
         """
-        tables: list[FingerprintTable] = []
+        found: list[Any] = []
         try:
             for future, size in zip(self.futures, self.sizes, strict=True):
-                tables.append(future.result())
+                found.append(future.result())
                 advance(size)
-            digests = self.digests.result() if self.digests is not None else []
-            beside = [replace(row, digest=future.result()) for row, future in self.beside]
+            digests = (
+                self.digests.result() if self.digests is not None else [None] * len(self.unread)
+            )
+            beside = [
+                row if future is None else replace(row, digest=future.result())
+                for row, future in self.beside
+            ]
         except BaseException:
             self.cancel()
             raise
@@ -104,22 +113,48 @@ class Reading:
             for part, ref in zip(self.parts, self.refs, strict=True)
         ]
         unread = [replace(k, digest=d) for k, d in zip(self.unread, digests, strict=True)]
+        refs = self.refs
         # of many tensors this is much, and saving them takes room of its own
         self.parts, self.refs, self.futures = [], [], []
-        prints = FingerprintTable.joined(tables)
+        if not self.model.is_full:
+            samples = [sample for piece in found for sample in piece]
+            listed = _listed_keys(tensors, refs, samples)
+            return HeldModel(self.model, (), None, unread, self.tied, beside, listed)
+        prints = FingerprintTable.joined(found)
         return HeldModel(self.model, tensors, prints, unread, self.tied, beside)
 
 
+def _listed_keys(
+    tensors: Sequence[ModelTensor], refs: Sequence[TensorRef], samples: Sequence[SamplePrint]
+) -> list[ListedKey]:
+    """Return the keys of a model with what was read of them; there are no samples of a header."""
+    if not samples:
+        return [
+            ListedKey(tensor, ref.dtype, ref.numel)
+            for tensor, ref in zip(tensors, refs, strict=True)
+        ]
+    return [
+        ListedKey(t, ref.dtype, ref.numel, s.sampled, s.content_hash, s.non_finite, s.l2)
+        for t, ref, s in zip(tensors, refs, samples, strict=True)
+    ]
+
+
 def begin_reading(
-    model: Model, checkpoint: Checkpoint, executor: Executor, sketch_size: int, rules: Rules | None
+    model: Model,
+    checkpoint: Checkpoint,
+    executor: Executor,
+    sketch_size: int,
+    rules: Rules | None,
+    asked: TierAsked = FULL,
 ) -> Reading:
     """Hand the tensors of a state dict to the executor, and return what it is at work on.
 
     Args:
         model: what the header says; family, variant and layout are filled in here.
-        executor: runs `fingerprint_refs`, `digest_unread` and `digest_together`.
+        executor: runs `fingerprint_refs`, `sample_refs`, `digest_unread` and `digest_together`.
         sketch_size: numbers a sketch.
         rules: anatomy rules; the built-in ones when None.
+        asked: how much of it is read.
     """
     keys = tuple([(key, ref.shape, ref.dtype) for key, ref in checkpoint.tensors.items()])
     others = tuple([(key, tensor.shape or ()) for key, tensor in checkpoint.unread.items()])
@@ -127,7 +162,16 @@ def begin_reading(
     anatomy, natures = classify(keys, others, rules)
     parts, unread_parts = _split(anatomy.parts, checkpoint.tensors, checkpoint.unread)
     refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in parts]
-    pieces = pieces_of(refs)
+    tier, level = asked.of_model([ref.numel for ref in checkpoint.tensors.values()])
+    pieces = pieces_of(refs, level) if tier != Tier.HEADER else []
+    futures = [
+        executor.submit(fingerprint_refs, piece, sketch_size)
+        if level is None
+        else executor.submit(sample_refs, piece, level)
+        for piece in pieces
+    ]
+    is_full = tier == Tier.FULL
+    model = replace(model, tier=tier, sample_level=level)
     unread = [(part.sources[0], part) for part in unread_parts]
     tensors = [checkpoint.unread[key] for key, _ in unread]
     return Reading(
@@ -135,13 +179,16 @@ def begin_reading(
         parts=parts,
         natures=natures,
         refs=refs,
-        futures=[executor.submit(fingerprint_refs, piece, sketch_size) for piece in pieces],
-        sizes=[sum(ref.bytes_in_file for ref in piece) for piece in pieces],
+        futures=futures,
+        sizes=[sum(read_bytes(ref, level) for ref in piece) for piece in pieces],
         unread=[_unread_key(key, part, checkpoint.unread[key]) for key, part in unread],
-        digests=executor.submit(digest_unread, tensors) if tensors else None,
+        digests=executor.submit(digest_unread, tensors) if tensors and is_full else None,
         tied=checkpoint.tied,
         beside=[
-            (_beside_row(held), executor.submit(digest_together, held.tensors))
+            (
+                _beside_row(held),
+                executor.submit(digest_together, held.tensors) if is_full else None,
+            )
             for held in checkpoint.beside
         ],
     )
@@ -254,14 +301,26 @@ def _beside_row(held: BesideTensors) -> BesideRow:
     )
 
 
-def pieces_of(refs: Sequence[TensorRef]) -> list[list[TensorRef]]:
-    """Cut a file into pieces of about `PIECE_BYTES`; a larger tensor is a piece of its own."""
+def pieces_of(refs: Sequence[TensorRef], level: int | None = None) -> list[list[TensorRef]]:
+    """Cut a file into pieces of about `PIECE_BYTES`; a larger tensor is a piece of its own.
+
+    Args:
+        level: of the sample that is read of it; None where all is.
+    """
     pieces: list[list[TensorRef]] = []
     room = 0
     for ref in refs:
-        if not pieces or room < ref.nbytes:
+        size = ref.nbytes if level is None else read_bytes(ref, level)
+        if not pieces or room < size:
             pieces.append([])
             room = PIECE_BYTES
         pieces[-1].append(ref)
-        room -= ref.nbytes
+        room -= size
     return pieces
+
+
+def read_bytes(ref: TensorRef, level: int | None) -> int:
+    """Return the bytes that are read of a tensor, all or a sample of a level."""
+    if level is None or not ref.numel:
+        return ref.bytes_in_file
+    return ref.bytes_in_file * sampled_elements(ref.numel, level) // ref.numel

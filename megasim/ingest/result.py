@@ -13,11 +13,12 @@ class IngestResult:
 
     `known` models were not read again; `moved` ones only got their new path; `copied` ones are
     second copies of a known file and were not read either. Files of another kind that a folder
-    held beside checkpoints are `passed_over`.
+    held beside checkpoints are `passed_over`. Of `raised` ones more was read than before.
     """
 
     added: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    raised: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
@@ -30,6 +31,7 @@ class IngestResult:
         return {
             "added": self.added,
             "replaced": self.replaced,
+            "raised": self.raised,
             "known": self.known,
             "moved": self.moved,
             "copied": self.copied,

@@ -25,6 +25,7 @@ class Unsaved:
     def __init__(self, store: Store, known: KnownModels, result: IngestResult) -> None:
         self._store, self._known, self._result = store, known, result
         self._free_id = -1
+        self._raised: set[int] = set()
         self._empty()
 
     def _empty(self) -> None:
@@ -45,6 +46,10 @@ class Unsaved:
         """Take in a model whose file lies elsewhere now, at its `path`."""
         self._moves[model.id] = model
         self._known.move_file(model.id, model.path or "")
+
+    def raises(self, model: Model) -> None:
+        """Note that more is read of a model than before."""
+        self._raised.add(model.id)
 
     def read(self, identity: FileIdentity, held: Sequence[HeldModel]) -> None:
         """Take in what was read of a file; where its model has an id, it replaces that one."""
@@ -103,5 +108,7 @@ class Unsaved:
             if held[0].twin_id:
                 self._result.copied.append(held[0].model.name)
             else:
-                names = self._result.replaced if held[0].model.id else self._result.added
+                known = held[0].model.id
+                names = self._result.replaced if known else self._result.added
+                names = self._result.raised if known in self._raised else names
                 names += [part.model.name for part in held]

@@ -83,7 +83,8 @@ class PairFacts:
 
     Attributes:
         tiers: component → tier → count; tiers are identical, same_values, same_at_fp16,
-            same_at_bf16, changed, missing_a, missing_b, shape_mismatch and non_finite.
+            same_at_bf16, changed, missing_a, missing_b, shape_mismatch, non_finite and
+            same_in_sample.
     """
 
     a: str
@@ -250,6 +251,10 @@ def same_weights_kind(
     if first and second and second.scheme and not first.scheme:
         text = f"to {second.scheme}, and nothing else differs"
         return EdgeKind.QUANTISED, [Evidence(QUANTISED, text, settings.record)]
+    if pair is not None and (sampled := pair.count("same_in_sample")):
+        keys = f"{sampled:,} key{'' if sampled == 1 else 's'}"
+        text = f"{keys} equal in all elements that were read; not all were"
+        return EdgeKind.SAME_IN_SAMPLE, [Evidence("samples", text, 0.0)]
     if pair is not None:
         changed = [
             c

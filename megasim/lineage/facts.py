@@ -18,7 +18,7 @@ from megasim.store.rows import Store
 
 _TIERS = (
     *("identical", "same_values", "same_at_fp16", "same_at_bf16", "changed"),
-    *("missing_a", "missing_b", "shape_mismatch", "non_finite"),
+    *("missing_a", "missing_b", "shape_mismatch", "non_finite", "same_in_sample"),
 )
 
 # Counts, and what is written anew with each checkpoint of a run.

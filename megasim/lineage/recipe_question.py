@@ -150,7 +150,10 @@ def comparable(
     same = [n for n in others if is_same(model, n)]
     if same:
         shown = ", ".join(printable(n, 60) for n in same[:5])
-        notes.append(f"the same weights, cast or quantised at most, no parents: {shown}")
+        said = "the same weights, cast or quantised at most"
+        if any(matrix.sources[place[model], place[n]] == "estimated" for n in same):
+            said = "at distance 0 as far as it was read"
+        notes.append(f"{said}, no parents: {shown}")
     if parents is None:
         sought = [
             n

@@ -34,6 +34,7 @@ KINDS: dict[EdgeKind, tuple[str, Literal["-", "--", ":"]]] = {
     EdgeKind.QUANTISED_AND_CHANGED: ("fine_tune", ":"),
     EdgeKind.COMPONENT_SWAP: ("swap", "--"),
     EdgeKind.COPY: ("trunk", ":"),
+    EdgeKind.SAME_IN_SAMPLE: ("trunk", ":"),
     EdgeKind.PERMUTED: ("trunk", ":"),
 }
 # Up to this many models the tree grows to the right, and its edges are written on; more are an

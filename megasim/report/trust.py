@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from megasim.findings.reading_tiers import tier_sentences
 from megasim.report.parts import Block, Section, bullets, note, say
 from megasim.report.source import ReportSource
 from megasim.resources import resource_path
@@ -80,8 +81,9 @@ def _not_read(source: ReportSource) -> list[str]:
             f"Values of {counted(sum(unread.values()), 'tensor')} could not be read, in "
             f"{listed(sorted(unread), _NAMED)}; equality is said of what was read alone."
         )
-    elif len(imported) < len(chosen):
+    elif len(imported) < len(chosen) and all(m.is_full for m in chosen):
         said.append("Every tensor of the files was read.")
+    said += [f"{line}." for line in tier_sentences(chosen)]
     if imported:
         said.append(
             f"{counted(len(imported), 'model')} stand here by published distances alone, of which "
@@ -99,7 +101,8 @@ def _estimated(source: ReportSource) -> list[str]:
             errors = matrix.errors[np.triu_indices(len(matrix.models), 1)][estimated]
             said.append(
                 f"{counted(int(estimated.sum()), 'distance')} of {component} are estimated from "
-                f"sketches, with a standard error of up to {100 * float(np.nanmax(errors)):.2g} %."
+                "sketches or samples, with a standard error of up to "
+                f"{100 * float(np.nanmax(errors)):.2g} %."
             )
     return said
 

@@ -137,6 +137,8 @@ class RemoteWorkspace(Workspace):
         anatomy: Path | None = None,
         sketch_size: int = 256,
         reread: bool = False,
+        header: bool = False,
+        sample: str | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
         cluster: str | None = None,
@@ -161,6 +163,8 @@ class RemoteWorkspace(Workspace):
             names={name: _whole(path) for name, path in (names or {}).items()},
             sketch_size=sketch_size,
             reread=reread,
+            header=header,
+            sample=sample,
         )
         return _result(IngestResult, found, "failed", "passed_over")
 

@@ -31,6 +31,10 @@ class Ingest(_Asked):
     paths: Annotated[list[str], Field(max_length=_MOST, examples=[["sd15.safetensors"]])] = []
     names: Annotated[dict[str, str], Field(max_length=_MOST, description="Name to path.")] = {}
     reread: bool = False
+    header: Annotated[bool, Field(description="Read headers alone.")] = False
+    sample: Annotated[
+        str | None, Field(max_length=20, examples=["256M", "5%"], description="Read a sample.")
+    ] = None
     sketch_size: Annotated[int, Field(ge=16, le=65536)] = 256
 
 

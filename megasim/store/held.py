@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from megasim.words import PartRole
+from megasim.words import PartRole, Tier
 
 if TYPE_CHECKING:
     from megasim.fingerprint.table import FingerprintTable
@@ -33,7 +33,24 @@ class Model:
     part: str = ""
     part_role: str = PartRole.WEIGHTS
     file_model_id: int | None = None
+    tier: str = Tier.FULL
+    sample_level: int | None = None
     id: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all of it was read that can be."""
+        return self.tier == Tier.FULL
+
+    def reads_as_much(self, tier: str, sample_level: int | None = None) -> bool:
+        """Whether at least as much was read of it as a tier would have read.
+
+        >>> Model("a", tier="sample", sample_level=320).reads_as_much("sample", 384)
+        True
+        """
+        if self.tier == tier == Tier.SAMPLE and sample_level is not None:
+            return self.sample_level is not None and self.sample_level <= sample_level
+        return Tier(self.tier).rank >= Tier(tier).rank
 
     @property
     def identity(self) -> tuple[int | None, int | None, str | None]:
@@ -59,6 +76,23 @@ class ModelTensor:
     role: str | None
     nature: str | None = None
     representation: str | None = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKey:
+    """A key of a model that was not read in full: what its header says, and what a sample shows.
+
+    `sampled` is how many of its `numel` elements were read, 0 of a header; what follows is of
+    these, see `SamplePrint`.
+    """
+
+    tensor: ModelTensor
+    dtype: str
+    numel: int
+    sampled: int = 0
+    content_hash: str | None = None
+    non_finite: int | None = None
+    l2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +131,7 @@ class HeldModel:
 
     `prints` are the fingerprints of `tensors`, in their order; None where there are none. Of a
     second copy of a file nothing is given but `twin_id`, the model in the store that holds the
-    same; else that is 0.
+    same; else that is 0. Below the tier "full" there are `listed` keys in place of tensors.
     """
 
     model: Model
@@ -106,6 +140,7 @@ class HeldModel:
     unread: Sequence[UnreadKey] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     beside: Sequence[BesideRow] = ()
+    listed: Sequence[ListedKey] = ()
     twin_id: int = 0
 
 

@@ -37,9 +37,10 @@ def model_table(models: Saved) -> Table:
     """Return models as rows of their table."""
     columns = ["name", "source", "path", "format", "bytes", "mtime_ns", "header_hash", "family"]
     columns += ["variant", "layout", "fingerprint_version", "sketch_size", "part", "part_role"]
-    columns += ["file_model_id"]
+    columns += ["file_model_id", "sample_level"]
     data: dict[str, Any] = {c: [getattr(held.model, c) for _, held in models] for c in columns}
     data["id"] = [model_id for model_id, _ in models]
+    data["tier"] = [str(held.model.tier) for _, held in models]
     for name in ("metadata", "skipped"):
         texts = [json.dumps(getattr(held.model, name), sort_keys=True) for _, held in models]
         data[name] = texts
@@ -127,6 +128,25 @@ def unread_table(models: Saved) -> Table:
         for k in model.unread
     ]
     return table_of([*columns, "numel", "digest", "note"], rows)
+
+
+def listed_table(models: Saved) -> Table:
+    """Return the keys of models that were not read in full."""
+    columns = ["model_id", "key", "sources", "transposed", "canonical_key", "canonical_shape"]
+    columns += ["shape", "component", "block", "role", "nature", "representation"]
+    columns += ["dtype", "numel", "sampled", "content_hash", "non_finite", "l2"]
+    rows = [
+        (
+            *(model_id, " + ".join(t.sources), list(t.sources), t.transposed, t.canonical_key),
+            *(shape_text(t.canonical_shape), shape_text(t.shape), t.component, t.block, t.role),
+            *(t.nature, t.representation, k.dtype, k.numel, k.sampled, k.content_hash),
+            *(k.non_finite, k.l2),
+        )
+        for model_id, model in models
+        for k in model.listed
+        for t in (k.tensor,)
+    ]
+    return table_of(columns, rows)
 
 
 def tied_table(models: Saved) -> Table:

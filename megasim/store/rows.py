@@ -13,10 +13,10 @@ from megasim.errors import UsageError, printable
 from megasim.matrix.model_names import full_name, no_such_model
 from megasim.store import saving
 from megasim.store.batches import table_of
-from megasim.store.held import BesideRow, HeldModel, Model, ModelTensor, UnreadKey
+from megasim.store.held import BesideRow, HeldModel, ListedKey, Model, ModelTensor, UnreadKey
 from megasim.store.session import Session
 
-__all__ = ["BesideRow", "HeldModel", "Model", "ModelTensor", "Store", "UnreadKey"]
+__all__ = ["BesideRow", "HeldModel", "ListedKey", "Model", "ModelTensor", "Store", "UnreadKey"]
 
 Pair = tuple[int, int]  # ids of two models, the smaller first
 

@@ -13,6 +13,7 @@ from megasim.store.model_tables import (
     Saved,
     beside_table,
     fold_table,
+    listed_table,
     model_table,
     model_tensor_table,
     profile_table,
@@ -27,12 +28,17 @@ if TYPE_CHECKING:
     from megasim.store.held import Model
 
 # What is noted of a model beside its tensors: each a table of its own.
-_NOTES = {"unread": unread_table, "tied": tied_table, "beside": beside_table}
+_NOTES = {
+    "listed": listed_table,
+    "unread": unread_table,
+    "tied": tied_table,
+    "beside": beside_table,
+}
 # Contents that are handed to the database at a time: it holds a second copy meanwhile.
 _AT_ONCE = 16_384
 # All that is kept of a model, and of pairs of it.
 _OF_MODEL = ("tensors", *_NOTES, "folded")
-_OF_PAIRS = ("pairs", "renames", "renamed_keys", "components", "layers")
+_OF_PAIRS = ("pairs", "renames", "renamed_keys", "components", "layers", "samples")
 
 
 def now() -> datetime:

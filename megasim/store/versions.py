@@ -28,8 +28,9 @@ def leave_old_rows_out(
     Raises:
         StoreTooNewError: some rows are of a version to come.
     """
+    tiers = _of_tiers(con)
     if con.execute(statement("has_other_versions")).fetchall() == [(False,)]:
-        return ()
+        return tiers
     found = con.execute(statement("rows_of_other_versions")).fetchall()
     models, names, distances, pairs, renames, estimates, newer = found[0]
     if newer:
@@ -63,6 +64,7 @@ def leave_old_rows_out(
             f"{renames:,} pairs were aligned by an older search: `megasim compare` seeks renames "
             "again"
         )
+    said += tiers
     if not notes:
         return tuple(said)
     if mode == "read":
@@ -76,3 +78,18 @@ def leave_old_rows_out(
         con.execute(statement("drop_old_rows"))
         con.commit()
     return tuple(notes + said)
+
+
+def _of_tiers(con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    """Say which models were not read in full: whatever is said of them is less, or an estimate."""
+    notes = []
+    for tier, count, names in con.execute(statement("models_by_tier")).fetchall():
+        some = ", ".join(printable(name, 80) for name in names) + (", …" if count > 3 else "")
+        means = {
+            "header": "keys and shapes are known of it, no values",
+            "sample": "its distances are estimates, and equal means equal in what was read",
+        }[tier]
+        models = "1 model was" if count == 1 else f"{count:,} models were"
+        means = means.replace("its", "their").replace("of it", "of them") if count > 1 else means
+        notes.append(f"{models} read as a {tier} ({some}): {means}")
+    return tuple(notes)

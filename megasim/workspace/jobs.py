@@ -81,6 +81,8 @@ class StoreJobs:
         anatomy: Path | None = None,
         sketch_size: int = 256,
         reread: bool = False,
+        header: bool = False,
+        sample: str | None = None,
         workers: int | None = None,
         executor: Executor | None = None,
         cluster: str | None = None,
@@ -92,6 +94,8 @@ class StoreJobs:
 
         Args:
             anatomy: a CSV of rules for keys, instead of the built-in ones. See `load_rules`.
+            header: read names, shapes, dtypes and metadata alone.
+            sample: read no more than so much of each model, as "256M" or "5%".
             workers: threads; as many as there are cores when None.
             executor: runs the pieces of work instead of threads; it is not shut down.
             cluster: "local:N" or the address of a Dask scheduler, whose workers run the pieces.
@@ -101,7 +105,9 @@ class StoreJobs:
         from megasim.exchange.model_map import is_model_map, read_model_map
         from megasim.ingest.paths import ingest_paths
         from megasim.ingest.result import IngestResult
+        from megasim.ingest.tiers import tier_asked
 
+        asked = tier_asked(header=header, sample=sample)
         given = [located(path) for path in paths]
         if reread and not (given or names):
             given = [located(path) for path in self.store.outdated_paths()]
@@ -126,6 +132,7 @@ class StoreJobs:
                 rules=load_rules(anatomy) if anatomy else None,
                 sketch_size=sketch_size,
                 reread=reread,
+                asked=asked,
                 progress=progress,
             )
             save_folded_sketches(self.store, progress=progress)
@@ -200,6 +207,7 @@ class StoreJobs:
         """
         from megasim.compare.pairs import compare_models
         from megasim.compare.result import CompareResult
+        from megasim.compare.tiered_pairs import compare_tiered, split_by_tier
 
         if estimate:
             from megasim.estimate.pairs import save_estimates
@@ -213,10 +221,14 @@ class StoreJobs:
 
             near = set(nearest_pairs(self.store, component, nearest, progress=progress))
             pairs = [pair for pair in pairs if pair in near]
+        full, others = split_by_tier(self.store, pairs)
         with work_executor(executor, workers or usable_cores(), cluster) as (running, count):
-            return compare_models(
+            tiered = compare_tiered(
+                self.store, others, executor=running, workers=count, progress=progress
+            )
+            return tiered + compare_models(
                 self.store,
-                pairs,
+                full,
                 executor=running,
                 metrics=metrics,
                 memory=self.memory // 4,

@@ -141,3 +141,45 @@ create table tensor_rounding (
     proving        bigint  not null,
     metric_version integer not null
 );
+
+-- Of some models only the header was read, or a sample of each tensor.
+alter table model add column sample_level integer;
+alter table component_distance add column same_in_sample integer;
+alter table component_distance add column keys_unread integer;
+
+-- Keys of models of which no more than the header, or a sample, was read.
+create table listed_key (
+    model_id        integer not null,
+    key             varchar not null,
+    sources         varchar[] not null,
+    transposed      boolean not null,
+    canonical_key   varchar not null,
+    canonical_shape varchar not null,
+    shape           bigint[] not null,
+    component       varchar not null,
+    block           varchar,
+    role            varchar,
+    nature          varchar,
+    representation  varchar,
+    dtype           varchar not null,
+    numel           bigint  not null,
+    sampled         bigint  not null,
+    content_hash    varchar,
+    non_finite      bigint,
+    l2              double
+);
+
+-- What the samples of two models say of a key; of one that was read in full the same elements.
+create table sampled_distance (
+    model_a       integer not null,
+    model_b       integer not null,
+    canonical_key varchar not null,
+    status        varchar not null,
+    sampled       bigint  not null,
+    blocks        integer not null,
+    l0            bigint,
+    l1            double,
+    l2            double,
+    whole_l2      double,
+    l2_error      double
+);
