@@ -77,7 +77,9 @@ select
     b.keys_compared / nullif(
         b.keys_compared + b.missing_a + b.missing_b + b.shape_mismatch + b.non_finite, 0),
     b.keys_measured,
-    current_fingerprint()
+    current_fingerprint(),
+    null,
+    null
 from batch b
 anti join component_distance c
     on c.model_a = b.model_a and c.model_b = b.model_b and c.component = b.component

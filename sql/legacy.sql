@@ -79,6 +79,8 @@ select
     case when sum(i.l2) filter (is_measured(i.nature)) is not null then 0 end,
     keys_compared / count(*),
     count(*) filter (i.status in ('identical', 'changed') and is_measured(i.nature)),
+    null,
+    null,
     null
 from imported_layer i
 join batch b on b.model_a = i.model_a and b.model_b = i.model_b

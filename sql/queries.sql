@@ -538,7 +538,7 @@ with layer as (
             when a.model_id is null then 'missing_a'
             when b.model_id is null then 'missing_b'
             when a.canonical_shape <> b.canonical_shape then 'shape_mismatch'
-            else coalesce(d.status, 'unread')
+            else d.status -- none where only a header was read
         end as status,
         status in ('identical', 'same_values', 'changed', 'same_in_sample') as is_compared,
         is_compared and is_measured(a.nature) and is_measured(b.nature) as measured,
@@ -574,7 +574,7 @@ select
     count(*) filter (status = 'shape_mismatch') as shape_mismatch,
     count(*) filter (status = 'non_finite') as non_finite,
     count(*) filter (status = 'same_in_sample') as same_in_sample,
-    count(*) filter (status = 'unread') as keys_unread,
+    count(*) filter (status is null) as keys_unread,
     sqrt(sum(l2 * l2 order by canonical_key)) as l2,
     case
         when sum(l2) > 0

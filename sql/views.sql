@@ -405,7 +405,7 @@ select
     d.status,
     d.sampled,
     d.l0,
-    if(d.sampled = ka.numel, d.l1, null),
+    if(d.status = 'same_in_sample' or d.sampled < ka.numel, null, d.l1),
     d.whole_l2,
     null,
     null,

@@ -21,7 +21,7 @@ _PIECE_ELEMENTS = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class HeldKey:
+class SampledKey:
     """A key as a model holds it; `content_hash` is of what was read of it."""
 
     sources: tuple[str, ...]
@@ -66,12 +66,12 @@ class SamplePlan:
         """
         self._pairs = sorted(pairs)
         self._levels = {i: models[i].sample_level or 0 for pair in pairs for i in pair}
-        self._keys: dict[str, dict[int, HeldKey]] = defaultdict(dict)
+        self._keys: dict[str, dict[int, SampledKey]] = defaultdict(dict)
         chosen = {"batch": {"model_id": sorted(self._levels)}}
         for model_id, key, sources, *rest in store.rows("keys_to_sample", tables=chosen):
-            self._keys[key][model_id] = HeldKey(tuple(sources), *rest)
+            self._keys[key][model_id] = SampledKey(tuple(sources), *rest)
 
-    def held(self, key: str, model_id: int) -> HeldKey:
+    def held(self, key: str, model_id: int) -> SampledKey:
         """Return what a model holds under a key."""
         return self._keys[key][model_id]
 
@@ -132,7 +132,9 @@ def elements_of(position: SamplePosition) -> int:
     return len(position.refs) * sampled_elements(position.refs[0].numel, position.level)
 
 
-def status_of(a: HeldKey, b: HeldKey, differing: int, sampled: int, *, is_finite: bool) -> Status:
+def status_of(
+    a: SampledKey, b: SampledKey, differing: int, sampled: int, *, is_finite: bool
+) -> Status:
     """Return how a key stands between two models, of which some elements were compared."""
     if not is_finite:
         return Status.NON_FINITE
@@ -143,7 +145,7 @@ def status_of(a: HeldKey, b: HeldKey, differing: int, sampled: int, *, is_finite
     return Status.IDENTICAL if a.dtype == b.dtype else Status.SAME_VALUES
 
 
-def _by_hashes(a: HeldKey, b: HeldKey, same_level: bool) -> Status | None:
+def _by_hashes(a: SampledKey, b: SampledKey, same_level: bool) -> Status | None:
     """Return what hashes alone say: of two samples of one level, they are of the same elements."""
     if not (a.is_finite and b.is_finite):
         return Status.NON_FINITE

@@ -1,9 +1,9 @@
 """Which elements of a tensor a sample takes: by its size alone, so the same in every model.
 
-A tensor of up to 16,384 elements is read whole. Of a larger one the elements, row-major in their
-canonical layout, are cut into 4,096 to 8,191 blocks, or into more where a block would have more
+A tensor of up to 32,768 elements is read whole. Of a larger one the elements, row-major in their
+canonical layout, are cut into 8,192 to 16,383 blocks, or into more where a block would have more
 than 4,096 elements. One block is taken out of each *stratum* of 2ᵏ neighbouring blocks, by a hash
-of the number of elements and of the stratum; k is no more than leaves 64 strata. At level 64k − j
+of the number of elements and of the stratum; k is no more than leaves 128 strata. At level 64k − j
 of a model, k is that of the tensors of 2ʲ⁻¹ elements or more, and one less of smaller ones: so of
 large tensors about 1/2ᵏ is read. A sample is part of that of any finer level: two of different
 levels have all the elements of the coarser one in common.
@@ -43,10 +43,10 @@ from megasim.errors import UsageError, printable
 
 # Raised when other elements are taken: samples of two versions cannot be compared.
 SAMPLE_VERSION: Final = 1
-WHOLE: Final = 1 << 14  # a tensor of so many elements is read whole
-_BLOCKS: Final = 4096  # a tensor has so many blocks at least,
+WHOLE: Final = 1 << 15  # a tensor of so many elements is read whole
+_BLOCKS: Final = 8192  # a tensor has so many blocks at least,
 _LARGEST_BLOCK: Final = 1 << 12  # of so many elements at most: 8 KiB of float16
-_STRATA: Final = 64  # so many blocks of a tensor are read at least
+_STRATA: Final = 128  # so many blocks of a tensor are read at least
 STEP: Final = 64  # levels, for half the elements of every tensor
 COARSEST: Final = 20 * STEP
 _ODD: Final = 0x9E3779B97F4A7C15

@@ -13,7 +13,7 @@ PROMISED = {
         *("name", "source", "family", "variant", "layout", "format", "path", "bytes", "keys"),
         *("parameters", "components", "dtypes", "epoch", "global_step", "metadata", "skipped"),
         *("ingested_at", "part", "part_role", "file_model", "unread", "fingerprint_version"),
-        "beside",
+        *("beside", "tier", "sampled"),
     ],
     "layers": [
         *("model", "key", "canonical_key", "component", "block", "role", "dtype", "shape"),
@@ -31,7 +31,7 @@ PROMISED = {
         *("identical", "same_values", "same_at_fp16", "same_at_bf16", "changed", "renamed"),
         *("missing_a", "missing_b", "shape_mismatch", "non_finite"),
         *("l0", "l1", "l2", "linf", "cossim", "l2_error", "coverage"),
-        "keys_measured",
+        *("keys_measured", "same_in_sample", "keys_unread"),
     ],
 }
 
