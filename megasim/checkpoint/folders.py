@@ -66,8 +66,11 @@ _SHARD = re.compile(r".+-\d{5}-of-\d{5}(\.[\w-]+)?\.(safetensors|bin)")
 _NUMBERED = re.compile(
     r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<rest>(\.[\w-]+)?\.(safetensors|bin|gguf))"
 )
-# Beside the weights of DeepSpeed's ZeRO: what each rank has of the state of the optimiser.
+# Of DeepSpeed's ZeRO: the states of the module, and what each rank has of those of the optimiser.
+_MODULE = re.compile(r"(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_00_model_states\.pt")
+_RANK = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_00_optim_states\.pt")
 _OPTIMISER = re.compile(r"(bf16_|fp16_)?(zero_pp_rank_\d+_)?mp_rank_\d+_optim_states\.pt")
+_SPLIT_MODEL = re.compile(r".*mp_rank_(?!00_)\d+_(?:model|optim)_states\.pt")
 _GENERIC_STEM = re.compile(r"(diffusion_pytorch_model|pytorch_model|adapter_model|model)(?=$|\.)")
 
 # Most faithful first: the plain weights before their casts, before those without EMA.
@@ -170,6 +173,21 @@ def is_distributed(folder: Path) -> bool:
     return (folder / DISTRIBUTED_METADATA).is_file() and any(folder.glob("*.distcp"))
 
 
+def zero_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of a folder of ZeRO, in the order of ranks: of the module, of the optimiser.
+
+    Both are empty where it is none, or one of a model that several ranks have a part of.
+    """
+    names = _file_names(folder)
+    if any(_SPLIT_MODEL.fullmatch(name) for name in names):
+        return [], []
+    found = []
+    for kind in (_MODULE, _RANK):
+        ranks = {int(m["rank"] or 0): m[0] for m in map(kind.fullmatch, names) if m}
+        found.append([folder / ranks[rank] for rank in sorted(ranks)])
+    return (found[0], found[1]) if all(found) else ([], [])
+
+
 def is_pipeline(folder: Path) -> bool:
     """Whether a folder is a diffusers pipeline: `model_index.json`, or a denoiser and company."""
     if (folder / "model_index.json").is_file():
@@ -242,6 +260,9 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
     files = _file_names(folder)
     if is_distributed(folder):
         yield folder
+    elif zero_files(folder)[0]:
+        yield folder
+        files = [n for n in files if not _MODULE.fullmatch(n)]
     elif is_pipeline(folder):
         parts = _part_names(folder)
         yield folder

@@ -39,6 +39,7 @@ from megasim.checkpoint.folders import (
     shards_alone,
     walk_checkpoints,
     walk_foreign,
+    zero_files,
 )
 from megasim.checkpoint.limits import Limits, limits_in_force, raised_limits
 from megasim.checkpoint.locations import RemotePath, located
@@ -79,7 +80,7 @@ class Checkpoint:
     Attributes:
         path: absolute path of the file or folder.
         format: "safetensors", "gguf", "torch-zip", "torch-legacy", "torchscript", "sharded",
-            "distributed" or "diffusers".
+            "distributed", "deepspeed" or "diffusers".
         tensors: key to place. In a diffusers pipeline the keys begin with the name of their
             folder, "unet/down_blocks.0…".
         metadata: scalars beside the state dict (epoch, global_step …), the `__metadata__` of
@@ -256,6 +257,8 @@ def _count_empty(contents: FileContents) -> int:
 def _open_folder(folder: Path, limits: Limits) -> Checkpoint:
     if is_distributed(folder):
         checkpoint = _open_distributed(folder, limits)
+    elif (of_zero := zero_files(folder)[0]) and choose_weights(folder) is None:
+        checkpoint = _open_zero(folder, of_zero[0], limits)
     elif is_pipeline(folder):
         checkpoint = _open_pipeline(folder, limits)
     else:
@@ -282,6 +285,21 @@ def _open_distributed(folder: Path, limits: Limits) -> Checkpoint:
         folder, "distributed", main.tensors, {}, {}, identity, identity.size, main.unread,
         role=main.role, others=found.others, beside=found.beside,
     )  # fmt: skip
+
+
+def _open_zero(folder: Path, of_module: Path, limits: Limits) -> Checkpoint:
+    """Return the float32 weights of all ranks; where some are missing, the states of the module."""
+    from megasim.checkpoint.zero_format import NotEnough, read_zero
+
+    try:
+        main, identity = read_zero(folder, limits)
+    except (NotEnough, CheckpointError) as why:
+        found = _open_file(of_module, limits)
+        note = f"no weights in float32 out of the parts of ranks: {why}"
+        return replace(found, skipped={**found.skipped, "optim_states": note})
+    return Checkpoint(
+        folder, "deepspeed", main.tensors, {}, {}, identity, identity.size, tied=main.tied
+    )
 
 
 def _adapter_weights(folder: Path) -> Path | None:

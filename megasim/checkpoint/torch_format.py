@@ -84,6 +84,25 @@ def read_torch_zip(source: ByteSource) -> FileContents:
     return _contents(source, kind, found, span, raw + directory.raw)
 
 
+def pickled_zip(source: ByteSource) -> tuple[object, SpanOf, bytes]:
+    """Return what the pickle of an archive of torch.save holds, where its storages lie, its header.
+
+    Raises CheckpointError if it is another file, damaged, compressed, or big-endian.
+    """
+    directory = read_zip_directory(source)
+    pickles = [name for name in directory.entries if name.rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
+        raise CheckpointError(source.path, "no archive of torch.save", "name another file")
+    base = pickles[0].removesuffix("data.pkl")
+    order = f"{base}byteorder"
+    if order in directory.entries and directory.read(source, order) != b"little":
+        raise CheckpointError(source.path, "saved on a big-endian machine", _RESAVE)
+    raw = directory.read(source, pickles[0], "pickle_bytes")
+    spans = _entry_spans(source, directory)
+    value = _pickle(source, raw, 0).value
+    return value, lambda key: spans(f"{base}data/{key}"), raw + directory.raw
+
+
 def _entry_spans(source: ByteSource, directory: ZipDirectory) -> SpanOf:
     """Return what tells where the bytes of an entry of an archive lie, by its name."""
 
