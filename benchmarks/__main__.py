@@ -17,7 +17,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from itertools import groupby
 from pathlib import Path
 
 from benchmarks.decoding import measure_decoding
@@ -28,6 +27,7 @@ from benchmarks.measure import Row
 from benchmarks.scale import measure_scale
 from benchmarks.speed import Case, measure_growth, measure_speed
 from benchmarks.store_size import measure_map, measure_report, measure_start, measure_store
+from benchmarks.tables import show_rows
 from benchmarks.threads import measure_threads
 
 # What the quick form must keep; several times away from what is measured, so that only a
@@ -132,7 +132,7 @@ def main() -> int:
         for makes in chosen.values():
             for make in makes:
                 found = make(_fresh(folder))
-                _show(found)
+                show_rows(found)
                 rows += found
                 options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
             if not options.keep:
@@ -144,23 +144,6 @@ def _fresh(folder: Path) -> Path:
     for name in ("full", "fits", "growth", "store", "workers", "gpu"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _show(rows: list[Row]) -> None:
-    """Print the rows of each kind as a Markdown table."""
-    for what, group in groupby(rows, key=lambda row: row["what"]):
-        found = [{k: _text(v) for k, v in row.items() if k != "what"} for row in group]
-        print(f"\n{what}\n")
-        print("| " + " | ".join(found[0]) + " |")
-        print("|" + "---|" * len(found[0]))
-        for row in found:
-            print("| " + " | ".join(row.values()) + " |", flush=True)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _check(rows: list[Row]) -> int:

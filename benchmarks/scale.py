@@ -1,13 +1,22 @@
-"""Many models: the nearest of all through folded sketches, of one, and a store that holds them.
+"""Many models: the nearest of all, of one, and what a store that holds them is like to use.
 
-python -m benchmarks --only scale     10,000, 30,000 and 100,000 models: half an hour, 4 GB of disk
+python -m benchmarks --only scale     10,000, 30,000 and 100,000 models: 25 minutes, 5 GB of disk
+python -m benchmarks.scale 10000      so many models; with --folder, where the store is made
+
+Every command runs as a process of its own. Core seconds are those of the processor that it used,
+in all its threads: on a machine that others use, they tell more than what passed on the clock.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import resource
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,93 +24,153 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.measure import Row
+from benchmarks.simulated_models import (
+    COMPONENT,
+    families,
+    true_squares,
+    write_real_models,
+    write_simulated_store,
+)
 from megasim.estimate.folded import folded_sets, read_folds
+from megasim.estimate.nearest import folded_pairs
 from megasim.estimate.neighbours import nearest_vectors
-from megasim.fingerprint.folded import FOLD_VERSION, LENGTH
-from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.store.rows import Store
 
-_FAMILY = 250
 _NEAREST = 10
-_CANDIDATES = 40  # as `nearest_pairs` asks for
-_ROOT = 30.0  # norm of a family's first model, against steps of about 1
+_CANDIDATES = 40  # as `folded_pairs` asks for
+_PATIENCE = 120.0  # seconds; a command that takes longer is ended, and shown with -1
 
 T = TypeVar("T")
-Singles = npt.NDArray[np.float32]
 
 
 def measure_scale(folder: Path, models: int) -> list[Row]:
-    """Return time, memory and recall for so many simulated models of one component.
-
-    Families of 250: each model a step away from an earlier one, in a direction of its own, whose
-    fold has the error of theory. So the true distances are known: squared steps add along a path.
-    """
-    path = folder / f"{models}.duckdb"
+    """Return time, memory and recall for so many simulated models of one component."""
     folder.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    _write_store(path, models)
-    times: dict[str, float] = {}
-    with Store(path, "read", memory=1 << 30) as store:
-        (group,) = _timed(times, "sets, core s", lambda: folded_sets(store, ["unet"]))
-        folds = _timed(times, "read, core s", lambda: read_folds(store, ["unet"], group.ids))
-        found, cpu = _cpu(lambda: nearest_vectors(folds, _CANDIDATES))
-        one = []
-        for model in (1, models // 2, models):
-            begun = time.process_time()
-            store.rows(
-                "nearest_folds",
-                id=model,
-                components=["unet"],
-                fold_version=FOLD_VERSION,
-                k=_CANDIDATES,
-            )
-            one.append(time.process_time() - begun)
-        listed = _timed(times, "models, core s", lambda: len(store.models()))
-    kept, ranked = _recall(models, found.places)
-    return [
+    path = folder / f"{models}.duckdb"
+    real = write_real_models(folder / "real", 3)
+    ids, writing = _timed(lambda: write_simulated_store(path, real[0], models))
+    folds = _in_a_process("folds", path, ids)
+    pairs = _in_a_process("pairs", path, ids)
+    rows: list[Row] = [
         {
             "what": "nearest of all",
-            "models": listed,
-            "core seconds": cpu,
-            "ns a pair": 1e9 * cpu / (models * (models - 1) / 2),
-            **times,
-            "one, core s": sorted(one)[1],
-            "true 10 among 40": kept,
-            "true 10 are first 10": ranked,
-            "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "models": models,
+            **folds,
+            "ns a pair": 1e9 * float(folds["core s"]) / (models * (models - 1) / 2),
+        },
+        {
+            "what": "top 10 of all",
+            "models": models,
+            **pairs,
             "store MB": path.stat().st_size / 1e6,
-        }
+            "written in s": writing,
+        },
     ]
+    rows += _commands(path, models, real)
+    return rows
 
 
-def _timed(times: dict[str, float], name: str, work: Callable[[], T]) -> T:
-    result, times[name] = _cpu(work)
-    return result
+def _commands(path: Path, models: int, real: Sequence[Path]) -> list[Row]:
+    """Return what each command takes that a user gives beside so many models."""
+    one = f"model {models // 2}"
+    near = ",".join(f"model {models // 2 + i}" for i in range(6))
+    commands: dict[str, list[str]] = {
+        "ingest of one more": ["ingest", str(real[1])],
+        "ingest of another": ["ingest", str(real[2])],
+        "compare of two": ["compare", "--models", "real-1,real-2"],
+        "findings of a pair": ["findings", "real-1", "real-2"],
+        "models": ["models"],
+        "models --json": ["models", "--json"],
+        "nearest of a simulated one": ["nearest", one],
+        "nearest of one with a file": ["nearest", "real-1"],
+        "SQL: a count": ["sql", "select count(*) from models"],
+        "SQL: one model": ["sql", f"from layers where model = '{one}'"],
+        "SQL: a pair": ["sql", "from component_distances where model_a = 'real-1'"],
+        "matrix of a neighbourhood": ["matrix", "--estimate", "--against", one, "--top", "12"],
+        "map of the same models": ["map", "--models", near, "--json"],
+        "lineage of the same models": ["lineage", "--models", near, "--estimate", "--json"],
+        "forget one": ["forget", "real-2"],
+    }
+    rows: list[Row] = []
+    for name, arguments in commands.items():
+        command = [sys.executable, "-m", "megasim.cli", "--db", str(path), *arguments]
+        before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
+            code = done.returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        rows.append(
+            {
+                "what": "a store of many models",
+                "models": models,
+                "command": name,
+                "s": seconds,
+                "core s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+                "ended with": code,
+            }
+        )
+        if code > 0:
+            print(done.stderr[-500:], file=sys.stderr)
+    return rows
 
 
-def _cpu(work: Callable[[], T]) -> tuple[T, float]:
-    begun = time.process_time()
-    result = work()
-    return result, time.process_time() - begun
+def _in_a_process(what: str, path: Path, ids: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Return what a process of its own finds, so that its memory is that of this work alone."""
+    command = [sys.executable, "-m", "benchmarks.scale", what, str(path), str(len(ids))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
-def _families(models: int) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Yield the first model of each family, and of each member its parent and the step to it."""
-    for first in range(0, models, _FAMILY):
-        rng = np.random.default_rng(first)
-        count = min(_FAMILY, models - first)
-        parents = np.array([0, *(int(rng.integers(0, i)) for i in range(1, count))])
-        yield first, parents, np.exp(rng.normal(0, 0.6, count))
+def _nearest_by_folds(path: Path, models: int) -> dict[str, float]:
+    """All against all by folds alone; the simulated models come after the one with a file."""
+    with Store(path, "read", memory=1 << 30) as store:
+        group, finding = _timed(lambda: folded_sets(store, [COMPONENT])[0])
+        folds, reading = _timed(lambda: read_folds(store, [COMPONENT], group.ids))
+    begun = time.perf_counter()
+    found, cpu = _timed(lambda: nearest_vectors(folds, _CANDIDATES))
+    wall = time.perf_counter() - begun
+    kept, ranked = _recall(models, found.places - 1)
+    return {
+        "core s": cpu,
+        "s": wall,
+        "sets, core s": finding,
+        "read, core s": reading,
+        "true 10 among 40": kept,
+        "true 10 are first 10": ranked,
+        "MiB": _peak(),
+    }
 
 
-def _folds(first: int, parents: npt.NDArray[np.int64], steps: npt.NDArray[np.float64]) -> Singles:
-    rng = np.random.default_rng((1, first))
-    moves = rng.standard_normal((len(parents), LENGTH), dtype=np.float32) / np.sqrt(LENGTH)
-    folds = moves * steps[:, None].astype(np.float32)
-    folds[0] *= _ROOT / steps[0]
-    for i, parent in enumerate(parents[1:].tolist(), 1):
-        folds[i] += folds[parent]
-    return folds.astype(np.float32)
+def _nearest_by_sketches(path: Path, models: int) -> dict[str, float]:
+    """All that `compare --nearest 10` does before it reads files."""
+    begun = time.perf_counter()
+    with Store(path, "read", memory=1 << 30) as store:
+        pairs, cpu = _timed(lambda: folded_pairs(store, COMPONENT, _NEAREST))
+    wall = time.perf_counter() - begun
+    near: list[set[int]] = [set() for _ in range(models)]
+    for a, b in pairs:
+        if a > 1:  # the first has a file
+            near[a - 2].add(b - 2)
+            near[b - 2].add(a - 2)
+    held = total = 0
+    for first, parents, steps in families(models):
+        true = true_squares(parents, steps)
+        wanted = min(_NEAREST, len(parents) - 1)
+        reach = np.sort(true, axis=1)[:, wanted - 1] * (1 + 1e-9)
+        for i in range(len(parents)):
+            inside = [j - first for j in near[first + i] if first <= j < first + len(parents)]
+            held += min(int((true[i, inside] <= reach[i]).sum()), wanted)
+            total += wanted
+    return {
+        "core s": cpu,
+        "s": wall,
+        "pairs": len(pairs),
+        "true 10 among the pairs": held / total,
+        "MiB": _peak(),
+    }
 
 
 def _recall(models: int, places: npt.NDArray[np.int64]) -> tuple[float, float]:
@@ -110,16 +179,13 @@ def _recall(models: int, places: npt.NDArray[np.int64]) -> tuple[float, float]:
     A model as near as the tenth is as good as that.
     """
     kept = ranked = total = 0
-    for first, parents, steps in _families(models):
+    for first, parents, steps in families(models):
         count = len(parents)
-        true = np.zeros((count, count))
-        for i, parent in enumerate(parents[1:].tolist(), 1):
-            true[i, :i] = true[:i, i] = true[parent, :i] + steps[i] ** 2
-        np.fill_diagonal(true, np.inf)
+        true = true_squares(parents, steps)
         wanted = min(_NEAREST, count - 1)
         reach = np.sort(true, axis=1)[:, wanted - 1] * (1 + 1e-9)
         for i in range(count):
-            found = places[first + i] - first
+            found = places[1 + first + i] - first  # the first of all has a file
             inside = found[(found >= 0) & (found < count)]
             kept += min(int((true[i, inside] <= reach[i]).sum()), wanted)
             head = found[:wanted][(found[:wanted] >= 0) & (found[:wanted] < count)]
@@ -128,25 +194,32 @@ def _recall(models: int, places: npt.NDArray[np.int64]) -> tuple[float, float]:
     return kept / total, ranked / total
 
 
-def _write_store(path: Path, models: int) -> None:
-    """Write models of which nothing but the folds is known, and the keys that they are of."""
-    with Store(path, "write", memory=1 << 30) as store:
-        con = store.connection
-        con.execute(
-            "insert into model (id, name, source, path, fingerprint_version, sketch_size) "
-            "select i, 'model ' || i, 'checkpoint', '/none/' || i, $version, 256 "
-            "from range(1, $end) t(i)",
-            {"version": FINGERPRINT_VERSION, "end": models + 1},
-        )
-        for first, parents, steps in _families(models):
-            folds = _folds(first, parents, steps)
-            count = len(folds)
-            batch = {
-                "model_id": np.arange(first + 1, first + 1 + count),
-                "component": ["unet"] * count,
-                "keys": [686] * count,
-                "key_set": ["0" * 32] * count,
-                "sketch": list(folds),
-                "sketch_version": [FOLD_VERSION] * count,
-            }
-            store.write("add_folded_sketches", tables={"batch": batch})
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """Return a result, and the seconds of all cores that it took."""
+    begun = time.process_time()
+    result = work()
+    return result, time.process_time() - begun
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Measure so many models; or, as a process of its own, one part of that."""
+    if sys.argv[1:2] in (["folds"], ["pairs"]):
+        what, path, models = sys.argv[1:]
+        work = _nearest_by_folds if what == "folds" else _nearest_by_sketches
+        print(json.dumps(work(Path(path), int(models))))
+        return
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("models", type=int)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="megasim-scale-", dir=given.folder) as made:
+        for row in measure_scale(Path(made), given.models):
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

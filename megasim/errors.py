@@ -33,9 +33,11 @@ def printable(text: object, limit: int = 200) -> str:
     >>> printable("x" * 300, limit=5)
     'xxxx…'
     """
-    safe = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
-    )
+    safe = str(text)
+    if not safe.isprintable():
+        safe = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in safe
+        )
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 

@@ -99,18 +99,24 @@ order by mt.canonical_key;
 
 -- name: unfolded_components
 -- Components of models whose sketches are not folded yet, by this version of the fold.
-select distinct mt.model_id, mt.component
-from model_tensor mt
+-- Sketches, by far the most of a store, are looked at only of components that have no fold.
+with unfolded as materialized (
+    select distinct mt.model_id, mt.component
+    from model_tensor mt
+    where is_measured(mt.nature)
+        and not exists (
+            from folded_sketch f
+            where f.model_id = mt.model_id
+                and f.component = mt.component
+                and f.sketch_version = $fold_version
+        )
+)
+select distinct u.model_id, u.component
+from unfolded u
+join model_tensor mt on mt.model_id = u.model_id and mt.component = u.component
 join tensor t on t.id = mt.tensor_id
-where is_measured(mt.nature)
-    and len(t.sketch) > 0
-    and not exists (
-        from folded_sketch f
-        where f.model_id = mt.model_id
-            and f.component = mt.component
-            and f.sketch_version = $fold_version
-    )
-order by mt.model_id, mt.component;
+where is_measured(mt.nature) and len(t.sketch) > 0
+order by u.model_id, u.component;
 
 -- name: sketches_of_component
 -- The sketches of a component of a model that are folded together.
@@ -149,29 +155,32 @@ where f.component = $component
     and f.model_id between $first and $last
 order by f.model_id;
 
--- name: nearest_folds
--- The models whose folded sketches of some components are nearest to those of one, of those that have
--- the same keys in the same shapes, and how many of these there are.
-select f.model_id, count(*) over () as peers
+-- name: has_fold
+-- One row if a model has the folded sketch of a component.
+select 1
+from folded_sketch
+where model_id = $id and component = $component and sketch_version = $fold_version
+limit 1;
+
+-- name: fold_distances
+-- How far the folded sketch of a component of one model is from those of all others that have the
+-- same keys in the same shapes, in squares. One sketch as a constant takes a third less than a join.
+select
+    f.model_id,
+    list_distance(f.sketch, (
+        select o.sketch
+        from folded_sketch o
+        where o.model_id = $id and o.component = $component and o.sketch_version = $fold_version
+    )) ** 2 as squared
 from folded_sketch f
-join folded_sketch o
-    on o.component = f.component
-    and o.key_set = f.key_set
-    and o.sketch_version = f.sketch_version
-where o.model_id = $id
-    and f.model_id <> $id
-    and list_contains($components, f.component)
+where f.component = $component
     and f.sketch_version = $fold_version
-group by f.model_id
-having count(*) = (
-    select count(*)
-    from folded_sketch
-    where model_id = $id
-        and list_contains($components, component)
-        and sketch_version = $fold_version
-)
-order by sum(list_distance(f.sketch, o.sketch) ** 2), f.model_id
-limit $k;
+    and f.model_id <> $id
+    and f.key_set = (
+        select o.key_set
+        from folded_sketch o
+        where o.model_id = $id and o.component = $component and o.sketch_version = $fold_version
+    );
 
 -- name: holder_count
 -- How many models hold some components.

@@ -352,13 +352,15 @@ where mt.canonical_key like '%position_ids' and len(t.sketch) = t.numel and t.nu
 order by mt.model_id, mt.canonical_key;
 
 -- name: float_dtypes
--- How many plain tensors of each float dtype a component holds, where it holds several dtypes.
+-- How many plain tensors of each float dtype a component of some models holds, where it holds several
+-- dtypes.
 select model_id, component, list(dtype order by keys desc, dtype), list(keys order by keys desc, dtype)
 from (
     select mt.model_id, mt.component, t.dtype, count(*) as keys
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
-    where t.dtype like '%float%'
+    where mt.model_id in (select model_id from batch)
+        and t.dtype like '%float%'
         and coalesce(mt.representation, 'plain') = 'plain'  -- decoded values have no dtype of a file
         and mt.component not in ('training_state', 'other')
         and mt.canonical_key not like '%position_ids'
@@ -394,7 +396,7 @@ copy (
     select
         c.name as model, m.family, m.variant, m.layout,
         mt.component, mt.block, mt.role, mt.canonical_key, mt.canonical_shape, mt.shape,
-        mt.sources, mt.transposed,
+        mt.sources, mt.transposed, mt.representation,
         t.dtype, t.numel, t.content_hash, t.value_hash, t.fp16_hash, t.bf16_hash,
         t.l1, t.l2, t.linf, t.mean, t.std, t.kurtosis, t.zeros, t.nans, t.infs, t.is_constant,
         t.sketch
@@ -443,6 +445,8 @@ with judged as (
                 and coalesce(list_max(list_transform(sources, lambda s: len(s))), 0) <= 1024
                 and not list_contains(list_transform(sources, lambda s: s is null), true)
             , false) then 'names that are missing or too long'
+            when not regexp_full_match(representation, '[A-Za-z0-9][A-Za-z0-9 _.,:;()/+-]{0,99}')
+                then 'a representation that cannot be'
             when not coalesce(
                 len(shape) <= 16
                 and not list_contains(list_transform(shape, lambda n: coalesce(n < 0, true)), true)
@@ -476,7 +480,11 @@ with judged as (
                 lambda x: not isfinite(x) or x < 0), true) then 'norms that cannot be'
             when count(*) over (partition by model, canonical_key) > 1 then 'a key that stands twice'
         end as fault
-    from read_parquet($path) r
+    from (
+        from read_parquet($path)
+        union all by name
+        select null::varchar as representation where false  -- files of version 1 have none
+    ) r
     asof left join length_factors f on r.numel >= f.elements
 )
 select fault, coalesce(model, ''), coalesce(canonical_key, '')
@@ -506,9 +514,14 @@ order by model;
 -- What a fingerprint file says of one model.
 select
     sources, transposed, canonical_key, canonical_shape, shape, component, block, role,
+    representation,
     content_hash, value_hash, fp16_hash, bf16_hash, dtype, numel,
     l1, l2, linf, mean, std, kurtosis, zeros, nans, infs, is_constant, sketch
-from read_parquet($path)
+from (
+    from read_parquet($path)
+    union all by name
+    select null::varchar as representation where false  -- files of version 1 have none
+)
 where model = $model
 order by canonical_key;
 

@@ -4,8 +4,16 @@
 -- Of each model and component: norm, that of the contents it has alone (or with models of which the
 -- whole component is the same, or that are of another scale or damaged), mean kurtosis by elements,
 -- the commonest dtype, keys, keys with NaN or inf, and the representation of the largest quantised
--- tensor, '' where all are plain. {same_scale}
-with whole as (
+-- tensor, '' where all are plain. Of the models of {chosen}; what they share with others counts.
+-- {same_scale}
+with near as (
+    select distinct model_id
+    from model_tensor
+    where tensor_id in (
+        select tensor_id from model_tensor where model_id in (select model_id from chosen)
+    )
+),
+whole as (
     select
         mt.model_id,
         mt.component,
@@ -14,7 +22,7 @@ with whole as (
         count(*) filter (t.nans + t.infs > 0) as non_finite
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
-    where is_measured(mt.nature)
+    where is_measured(mt.nature) and mt.model_id in (select model_id from near)
     group by all
 ),
 held as (
@@ -55,7 +63,7 @@ join tensor t on t.id = mt.tensor_id
 join whole w on w.model_id = mt.model_id and w.component = mt.component
 left join shared s
     on s.tensor_id = mt.tensor_id and s.component = mt.component and s.signature = w.signature
-where is_measured(mt.nature)
+where is_measured(mt.nature) and mt.model_id in (select model_id from chosen)
 group by m.id, m.name, mt.component, w.norm, w.non_finite
 union all
 -- of a sample the norms are estimates, and no content is known to be shared
@@ -79,16 +87,19 @@ group by m.name, h.component
 order by all;
 
 -- name: counters
--- Of each model, what single numbers in its weights count: batches seen, updates made.
+-- Of some models, what single numbers in its weights count: batches seen, updates made.
 select m.name, mt.canonical_key, t.l2
 from model_tensor mt
 join model m on m.id = mt.model_id
 join tensor t on t.id = mt.tensor_id
-where mt.nature = 'counter' and t.numel = 1 and t.l2 is not null
+where mt.model_id in (select model_id from chosen)
+    and mt.nature = 'counter'
+    and t.numel = 1
+    and t.l2 is not null
 order by m.id, mt.canonical_key;
 
 -- name: weight_signatures
--- Of each model, over some components: what is equal for equal weights once rounded to float16,
+-- Of some models, over some components: what is equal for equal weights once rounded to float16,
 -- and once rounded to bfloat16. {batch}
 select
     m.name,
@@ -102,7 +113,7 @@ from model_tensor mt
 join batch b on b.component = mt.component
 join model m on m.id = mt.model_id
 join tensor t on t.id = mt.tensor_id
-where is_measured(mt.nature)
+where is_measured(mt.nature) and mt.model_id in (select model_id from chosen)
 group by m.id, m.name
 having count(*) filter (t.nans + t.infs > 0) = 0
 order by m.id;

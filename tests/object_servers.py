@@ -1,6 +1,6 @@
 """Servers of objects on this machine: one of S3, one of the web, and one that answers as the hub.
 
-Each counts what it sends, and may be told to fail now and then.
+Each counts what it sends, and may be told to fail now and then, or to answer late.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import random
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,13 +28,14 @@ class Traffic:
     """What a server was asked for: methods and paths, and how many bytes of objects it sent.
 
     `failing` of all requests fail, by a generator of its own: half of them with an error, half
-    when half of the bytes are sent.
+    when half of the bytes are sent. Each answer comes `late` by so many seconds.
     """
 
     requests: list[tuple[str, str]] = field(default_factory=list)
     sent: int = 0
     failing: float = 0.0
     failed: int = 0
+    late: float = 0.0
     chance: random.Random = field(default_factory=lambda: random.Random(0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,6 +64,8 @@ class _Counted:
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if self.traffic.late:
+            time.sleep(self.traffic.late)
         how = self.traffic.failure() if method in ("GET", "HEAD") else ""
         if how == "error" or (how and method == "HEAD"):
             start("503 Service Unavailable", [("Content-Length", "0")])

@@ -59,6 +59,15 @@ class PinnedAddress(str):
         return PinnedAddress, (str.__str__(self), self.version)
 
 
+def is_address(path: str) -> bool:
+    """Whether a text is an address, and no path of the disk.
+
+    >>> is_address("s3://bucket/a.safetensors"), is_address("models/s3.safetensors")
+    (True, False)
+    """
+    return _ADDRESS.fullmatch(path) is not None
+
+
 def located(path: str | os.PathLike[str]) -> Path:
     """Return the path that a text says, be it an address or a place on a disk.
 

@@ -96,7 +96,7 @@ class Bucket:
             query: goes with each request. token: likewise, to a web server.
         """
         require_extra("s3", f"reading {root}")
-        from obstore.store import from_url
+        from obstore.store import AzureStore, from_url
 
         self._root = root
         self._is_web = root.startswith("http")
@@ -106,6 +106,13 @@ class Bucket:
         options: dict[str, Any] = {"client_options": client}
         if root.startswith("s3:") and (provider := _shared_credentials()) is not None:
             options["credential_provider"] = provider
+        if root.startswith("az:"):
+            # of the library's own URLs the first name is the container, and none is the account
+            account, _, container = root.removeprefix("az://").partition("/")
+            self._store: Any = AzureStore(
+                container, account_name=account, retry_config=_RETRIES, **options
+            )
+            return
         url = f"{root}/?{query}" if query else root
         self._store = from_url(url, retry_config=_RETRIES, **options)
 
@@ -224,6 +231,8 @@ def _version_of(meta: ObjectMeta) -> ObjectVersion:
     modified = meta["last_modified"]
     # a weak one stands for what it shows, not for the bytes
     strong = "" if tag.startswith("W/") else tag
+    if strong and not strong.startswith('"'):  # as listings of Azure have it
+        strong = f'"{strong}"'
     return ObjectVersion(meta["size"], int(modified.timestamp()) * 1_000_000_000, strong)
 
 

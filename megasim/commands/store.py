@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 import click
@@ -66,7 +67,8 @@ def _left_out(frame: pd.DataFrame) -> list[str]:
     from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 
     lines = []
-    for row in records(frame[["name", "keys", "unread", "beside"]]):
+    odd = frame["unread"].fillna(0).astype(bool) | frame["beside"].map(_is_some)
+    for row in records(frame.loc[odd, ["name", "keys", "unread", "beside"]]):
         name = printable(row["name"], 80)
         if row["unread"]:
             of = row["unread"] + (row["keys"] or 0)
@@ -83,6 +85,11 @@ def _left_out(frame: pd.DataFrame) -> list[str]:
             "which did not know parts and natures: run `megasim ingest --reread`"
         )
     return [("\n" if i == 0 else "") + line for i, line in enumerate(lines)]
+
+
+def _is_some(values: object) -> bool:
+    """Whether a list of a frame, which is an array or missing, holds anything."""
+    return isinstance(values, Sized) and len(values) > 0
 
 
 @click.command("sql")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from blake3 import blake3
 
@@ -44,57 +45,72 @@ _KEEPING = {
 }
 
 
-def compute_shard(
-    store: Store,
-    pairs: Sequence[Pair],
-    shard: Shard,
-    *,
-    executor: Executor,
-    metrics: Sequence[str] = (),
-    memory: int = DEFAULT_MEMORY,
-    workers: int = 2,
-    device: str | None = None,
-    progress: Progress = NO_PROGRESS,
+@dataclass(frozen=True)
+class ComparisonPart:
+    """One part of a comparison that several machines share, and what this one has for it.
+
+    Attributes:
+        pairs: model ids, smaller first, of the whole comparison.
+        shard: which part of its keys.
+        metrics: of `ON_REQUEST`, beside l0, l1 and l2.
+        memory: bytes for the buffers of all workers together.
+        workers: how many pieces the executor runs at a time.
+        device: what does the arithmetic, see `choose_devices`.
+    """
+
+    pairs: Sequence[Pair]
+    shard: Shard
+    metrics: Sequence[str] = ()
+    memory: int = DEFAULT_MEMORY
+    workers: int = 2
+    device: str | None = None
+
+    def job(self, store: Store) -> str:
+        """Return 64 hex digits, equal for the parts of one comparison of one state of the store."""
+        names = {model.id: model.name for model in store.models()}
+        said = f"{self.shard.parts} {sorted(self.metrics)} {store.content_digest()}\n"
+        digest = blake3(said.encode())
+        for a, b in sorted(self.pairs):
+            digest.update(f"{names[a]!r} {names[b]!r}\n".encode())
+        return digest.hexdigest()
+
+
+def compute_part(
+    store: Store, part: ComparisonPart, *, executor: Executor, progress: Progress = NO_PROGRESS
 ) -> CompareResult:
-    """Compute the distances that the store lacks under the keys of a shard.
+    """Compute the distances that the store lacks under the keys of a part.
 
     They come into the tables `shard_distance`, `shard_linf`, `shard_cossim` and `shard_rounding`
-    of the connection, which is kept; the store itself is only read. See `compare_models` for the
-    arguments.
+    of the connection, which is kept; the store itself is only read.
 
     Returns:
-        What was done; `pairs_done` stays 0, as pairs are known once all shards are together.
+        What was done; `pairs_done` stays 0, as pairs are known once all parts are together.
+
+    Raises:
+        UsageError: an unknown metric or device.
+        MissingExtraError: a GPU is asked for and torch is not installed.
     """
-    check_request(metrics, device)
-    result = CompareResult(pairs_asked=len(pairs))
+    check_request(part.metrics, part.device)
+    result = CompareResult(pairs_asked=len(part.pairs))
     store.keep()
     with stoppable():
         store.write("begin_shard")
-        missing = missing_pairs(store, pairs, metrics)
-        result.pairs_known = len(pairs) - len(missing)
+        missing = missing_pairs(store, part.pairs, part.metrics)
+        result.pairs_known = len(part.pairs) - len(missing)
         for statement, table in renames_of(store, new_pairs(store, missing)).tables().items():
             if statement == "add_renamed_keys":
                 store.write(statement, tables={"batch": table})
         checkpoints = open_weights(store, missing, executor, result.failed)
         todo = readable_pairs(missing, checkpoints)
-        flags = {metric: metric in metrics for metric in ON_REQUEST}
+        flags = {metric: metric in part.metrics for metric in ON_REQUEST}
         keeper = _ShardKeeper(store)
         if todo:
-            plan = PairPlan(store, todo, checkpoints, shard, **flags)
-            share = memory // workers
-            devices = choose_devices(device, plan.job(workers))
+            plan = PairPlan(store, todo, checkpoints, part.shard, **flags)
+            share = part.memory // part.workers
+            devices = choose_devices(part.device, plan.job(part.workers))
             run = PlanRun(executor, plan, checkpoints, share, devices, result, keeper)
-            run.compute(2 * workers, progress)
+            run.compute(2 * part.workers, progress)
     return result
-
-
-def job_of(store: Store, pairs: Sequence[Pair], shard: Shard, metrics: Sequence[str]) -> str:
-    """Return 64 hex digits, equal for the parts of one comparison of one state of the store."""
-    names = {model.id: model.name for model in store.models()}
-    digest = blake3(f"{shard.parts} {sorted(metrics)} {store.content_digest()}\n".encode())
-    for a, b in sorted(pairs):
-        digest.update(f"{names[a]!r} {names[b]!r}\n".encode())
-    return digest.hexdigest()
 
 
 class _ShardKeeper:

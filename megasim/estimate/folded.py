@@ -101,6 +101,30 @@ def read_folds(store: Store, components: Sequence[str], ids: Ints) -> npt.NDArra
     return folds
 
 
+def fold_distances(store: Store, model_id: int, components: Sequence[str]) -> tuple[Ints, Floats]:
+    """Return the models that have the folds of one, and their squared distances from it.
+
+    Those that hold the same keys in the same shapes, in all of `components` that the model has a
+    fold of; (N,) ids, ascending, and (N,) estimates. See `folded_distances` for their error.
+    """
+    ids: Ints | None = None
+    total: Floats = np.zeros(0)
+    for component in components:
+        asked = {"id": model_id, "component": component, "fold_version": FOLD_VERSION}
+        if not store.rows("has_fold", **asked):
+            continue
+        found = store.arrays("fold_distances", **asked)
+        order = np.argsort(found["model_id"])
+        others = found["model_id"][order].astype(np.int64)
+        squared = found["squared"][order].astype(np.float64)
+        if ids is None:
+            ids, total = others, squared
+        else:
+            both, i, j = np.intersect1d(ids, others, assume_unique=True, return_indices=True)
+            ids, total = both, total[i] + squared[j]
+    return (np.zeros(0, dtype=np.int64) if ids is None else ids), total
+
+
 def folded_distances(store: Store, component: str) -> tuple[list[str], Floats]:
     """Return models and their (N, N) estimated L2 distances in a component, without any sketch.
 

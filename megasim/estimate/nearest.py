@@ -11,10 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from megasim.errors import NoAnswerError, printable
-from megasim.estimate.folded import folded_sets, read_folds
+from megasim.estimate.folded import fold_distances, folded_sets, read_folds
 from megasim.estimate.neighbours import nearest_vectors
 from megasim.estimate.pairs import estimate_distances, read_key_contents, save_estimates
-from megasim.fingerprint.folded import FOLD_VERSION
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import (
     component_names,
@@ -196,15 +195,9 @@ def candidates_of(store: Store, model_id: int, component: str, k: int) -> Neares
     count = _holders(store, members)
     if count <= FEW_MODELS:
         return None
-    found = store.rows(
-        "nearest_folds",
-        id=model_id,
-        components=members,
-        fold_version=FOLD_VERSION,
-        k=_candidates(k),
-    )
-    peers = int(found[0][1]) if found else 0
-    return NearestCandidates(frozenset([model_id, *(int(i) for i, _ in found)]), count - 1 - peers)
+    ids, squared = fold_distances(store, model_id, members)
+    nearest = ids[np.lexsort((ids, squared))[: _candidates(k)]]
+    return NearestCandidates(frozenset([model_id, *nearest.tolist()]), count - 1 - len(ids))
 
 
 def folded_pairs(

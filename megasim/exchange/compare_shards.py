@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
 from megasim.compare.pairs import (
-    DEFAULT_MEMORY,
     ON_REQUEST,
     add_pairs,
     finished_pairs,
@@ -16,11 +14,10 @@ from megasim.compare.pairs import (
     sum_up_pairs,
 )
 from megasim.compare.result import CompareResult
-from megasim.compare.shards import compute_shard, job_of
+from megasim.compare.shards import ComparisonPart, compute_part
 from megasim.errors import printable
 from megasim.exchange.fingerprint_file import ImportResult
 from megasim.exchange.shard_file import COMPARE, ShardFile, reading, shard_words
-from megasim.ingest.shares import Shard
 from megasim.output_files import parquet_file
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.batches import pair_table
@@ -44,20 +41,15 @@ class SharedPairs:
 def write_compare_shard(
     output: Path,
     store: Store,
-    pairs: Sequence[Pair],
-    shard: Shard,
+    part: ComparisonPart,
     *,
     executor: Executor,
-    metrics: Sequence[str] = (),
-    memory: int = DEFAULT_MEMORY,
-    workers: int = 2,
-    device: str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> CompareResult:
     """Compute one part of the distances that a store lacks, and write them to a file.
 
     The store is only read, so many machines can share one, or have a copy each. All of them must
-    see the files of the models. See `compute_shard`.
+    see the files of the models. See `compute_part`.
 
     Args:
         output: the .parquet file; whole, or not there.
@@ -65,25 +57,15 @@ def write_compare_shard(
     Raises:
         OSError: the file cannot be written.
     """
-    job = job_of(store, pairs, shard, metrics)
-    result = compute_shard(
-        store,
-        pairs,
-        shard,
-        executor=executor,
-        metrics=metrics,
-        memory=memory,
-        workers=workers,
-        device=device,
-        progress=progress,
-    )
+    job = part.job(store)
+    result = compute_part(store, part, executor=executor, progress=progress)
     with parquet_file(output) as here:
         store.write(
             "write_compare_shard",
-            tables={"batch": pair_table(pairs)},
+            tables={"batch": pair_table(part.pairs)},
             path=str(here),
-            metrics=",".join(sorted(metrics)),
-            **shard_words(COMPARE, job, shard),
+            metrics=",".join(sorted(part.metrics)),
+            **shard_words(COMPARE, job, part.shard),
         )
     return result
 

@@ -28,12 +28,14 @@ from megasim.output_files import parquet_file
 from megasim.store.batches import table_of
 from megasim.store.rows import HeldModel, Model, ModelTensor, Store
 
-FORMAT_VERSION = 1
+# 2 says how the bytes of each tensor stand for its values, which 1 leaves open; both are read.
+FORMAT_VERSION = 2
+_READ_VERSIONS = ("1", "2")
 
 # What of a tensor comes before its fingerprint, in the statement that reads a file.
 _KEY_COLUMNS = (
     *("sources", "transposed", "canonical_key", "canonical_shape", "shape", "component"),
-    *("block", "role"),
+    *("block", "role", "representation"),
 )
 
 _COLUMNS = {
@@ -43,6 +45,7 @@ _COLUMNS = {
     "shape": "BIGINT[]",
     "sources": "VARCHAR[]",
     "transposed": "BOOLEAN",
+    "representation": "VARCHAR",  # from version 2 on
     "dtype": "VARCHAR",
     "numel": "BIGINT",
     **dict.fromkeys(("content_hash", "value_hash", "fp16_hash", "bf16_hash"), "VARCHAR"),
@@ -217,6 +220,8 @@ def _check_file(store: Store, path: Path) -> int:
             raise CheckpointError(path, f"{rows:,} rows are too many", _OTHER_FILE)
         columns = dict(store.rows("fingerprint_file_columns", path=str(path)))
         for name, kind in _COLUMNS.items():
+            if name == "representation" and versions["megasim_fingerprints"] == "1":
+                continue
             if columns.get(name) != kind:
                 raise CheckpointError(path, f"the column {name} ({kind}) is missing", _OTHER_FILE)
         factors = table_of(["elements", "factor"], LENGTH_FACTORS)
@@ -243,11 +248,11 @@ def _check_versions(store: Store, path: Path, versions: Mapping[str, str]) -> in
     form = versions.get("megasim_fingerprints")
     if form is None:
         raise CheckpointError(path, "a Parquet file, but not one of fingerprints", _OTHER_FILE)
-    if form != str(FORMAT_VERSION):
+    if form not in _READ_VERSIONS:
         raise CheckpointError(
             path,
             f"its format is version {printable(form, 20)}",
-            f"this megasim reads {FORMAT_VERSION}",
+            f"this megasim reads {' and '.join(_READ_VERSIONS)}",
         )
     version = versions.get("fingerprint_version", "")
     if version not in map(str, COMPARABLE_VERSIONS):
@@ -295,7 +300,7 @@ def _tensors(rows: Sequence[Sequence[Any]], prints: Sequence[Fingerprint]) -> li
             block=key["block"],
             role=key["role"],
             nature=nature_in(key["component"], natures[key["sources"][0]]),
-            representation=None,  # a file does not say it
+            representation=key["representation"],
         )
         for key, shape in zip(keys, shapes, strict=True)
     ]

@@ -1,7 +1,8 @@
 """Files that people know, in a Parquet file: found by hashes of the file, its data, its tensors.
 
-Such a registry holds names and hashes, no weights, no paths and no metadata. It is sorted by the
-hash of the file. It is a claim of whoever wrote it, and needs no store.
+Such a registry holds names and hashes, no weights, no paths and no metadata. It has a row for each
+hash, sorted, so that few bytes of it answer a question. It is a claim of whoever wrote it, and
+needs no store.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from megasim.store.batches import table_of
 from megasim.store.connection import IN_MEMORY
 from megasim.store.rows import Store
 
-FORMAT_VERSION = 1
+# 1 had one row for each file, so that only the hash of the file was in order; both are read.
+FORMAT_VERSION = 2
 _COLUMNS = {
     "name": "VARCHAR",
     "bytes": "BIGINT",
     **dict.fromkeys(("sha256", "autov2", "autov3", "data_sha256", "tensors_digest"), "VARCHAR"),
     "tensors": "BIGINT",
 }
+_COLUMNS_OF = {"1": _COLUMNS, "2": {"file": "BIGINT", **_COLUMNS}}
 _OTHER_FILE = "ask for a file that `megasim identify -o` wrote"
 
 
@@ -150,7 +153,7 @@ def _tensors_digest(checkpoint: Checkpoint, executor: Executor) -> str | None:
 
 
 def write_known_files(path: Path, files: Iterable[KnownFile]) -> None:
-    """Write a registry, sorted by hash; the same files give the same bytes.
+    """Write a registry, a row for each hash of each file; the same files give the same bytes.
 
     Raises:
         OSError: it cannot be written.
@@ -204,10 +207,11 @@ def _look_up(
     with Store(IN_MEMORY, "write") as store:
         try:
             words = dict(store.rows("fingerprint_file_versions", path=str(registry)))
-            if words.get("megasim_known_files") != str(FORMAT_VERSION):
+            expected = _COLUMNS_OF.get(words.get("megasim_known_files", ""))
+            if expected is None:
                 raise CheckpointError(origin, "not a registry of known files", _OTHER_FILE)
             columns = dict(store.rows("fingerprint_file_columns", path=str(registry)))
-            if columns != _COLUMNS:
+            if columns != expected:
                 raise CheckpointError(origin, "its columns are not a registry's", _OTHER_FILE)
             for how, hashes in sought.items():
                 batch = table_of(["place", "hash"], hashes)

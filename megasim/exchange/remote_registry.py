@@ -14,8 +14,8 @@ def fetch_known(registry: Path, sought: Mapping[str, Iterable[str]], target: Pat
     """Write the rows of a registry that hold one of some hashes to a registry on this machine.
 
     Of each column of hashes, only those groups of rows are fetched whose least and greatest value
-    let a hash be there: by the hash of the file, of which registries are in order, that is one
-    group. All other columns are fetched for the groups in which one was found.
+    let a hash be there: of registries of version 2, in which each is in order, one group or two.
+    All other columns are fetched for the groups in which one was found.
 
     Args:
         registry: the address of a Parquet file.

@@ -218,7 +218,9 @@ def describe_positions(values: Sequence[float]) -> str:
 
 def _mixed_dtypes(store: Store, models: Mapping[int, Model]) -> list[HealthNote]:
     notes = []
-    for model_id, component, dtypes, keys in store.rows("float_dtypes"):
+    for model_id, component, dtypes, keys in store.rows(
+        "float_dtypes", tables={"batch": {"model_id": list(models)}}
+    ):
         if model_id in models:
             said = " and ".join(
                 f"{counted(n, 'key')} in {d}" for d, n in zip(dtypes, keys, strict=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
 
-from megasim.checkpoint.locations import RemotePath, located
+from megasim.checkpoint.locations import is_address
 from megasim.store.rows import Store
 from megasim.words import ModelSource
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MissingFiles:
     """Models of the store whose files are not where they were.
 
@@ -23,7 +25,11 @@ class MissingFiles:
     unreachable: tuple[str, ...]
 
     def __contains__(self, model: str) -> bool:
-        return model in self.gone or model in self.unreachable
+        return model in self._names
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset((*self.gone, *self.unreachable))
 
 
 def missing_files(store: Store) -> MissingFiles:
@@ -33,11 +39,11 @@ def missing_files(store: Store) -> MissingFiles:
     """
     gone: list[str] = []
     unreachable: list[str] = []
+    is_there = cache(Path.is_dir)
     for model in store.models():
-        if model.source == ModelSource.CHECKPOINT and model.path:
-            path = located(model.path)
-            if isinstance(path, RemotePath):
-                continue
-            if not path.exists():
-                (gone if path.parent.is_dir() else unreachable).append(model.name)
+        if model.source != ModelSource.CHECKPOINT or not model.path or is_address(model.path):
+            continue
+        path = Path(model.path)
+        if not path.exists():
+            (gone if is_there(path.parent) else unreachable).append(model.name)
     return MissingFiles(tuple(gone), tuple(unreachable))

@@ -28,12 +28,12 @@ from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 from megasim.ingest.files import FileReading, begin_file, describe
 from megasim.ingest.known_models import KnownModels
 from megasim.ingest.names import check_name, free_name, part_names, renamed
+from megasim.ingest.openings import Opening, openings
 from megasim.ingest.result import IngestResult
 from megasim.ingest.tiers import FULL, TierAsked
 from megasim.ingest.unsaved import Unsaved
 from megasim.interrupts import stoppable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.opening import open_model
 from megasim.store.held import HeldModel, copy_of_file
 from megasim.store.rows import Model, Store
 from megasim.words import Tier
@@ -218,11 +218,12 @@ class _Ingest:
     def readings(self, paths: Sequence[Path]) -> Iterator[FileReading]:
         """Yield the checkpoints to save; the next one is being read while one is saved."""
         ahead: FileReading | None = None
+        opened = openings(paths)
         try:
-            for path in paths:
+            for path, opening in opened:
                 reading: FileReading | None = None
                 try:
-                    begun = self.start(path)
+                    begun = self.start(path, opening)
                     if isinstance(begun, _Settled):
                         # models are saved in the order of their files
                         if ahead is not None:
@@ -243,12 +244,13 @@ class _Ingest:
                 last, ahead = ahead, None
                 yield last
         finally:
+            opened.close()
             if ahead is not None:
                 ahead.cancel()
 
-    def start(self, path: Path) -> FileReading | _Settled:
+    def start(self, path: Path, opening: Opening) -> FileReading | _Settled:
         """Begin to fingerprint a checkpoint, unless it is settled without reading."""
-        checkpoint = open_model(path)
+        checkpoint = opening()
         model = describe(checkpoint, self.names.get(path) or self.default(path), self.sketch_size)
         numels = [ref.numel for ref in checkpoint.tensors.values()]
         tier, level = self.asked.of_model(numels)

@@ -12,6 +12,7 @@ from megasim.errors import printable
 from megasim.lineage.claims import Claim, resolve_name
 from megasim.lineage.evidence import ModelFacts, PairFacts
 from megasim.lineage.settings import SETTINGS, LineageSettings
+from megasim.store.batches import Table
 from megasim.store.matrices import member_names
 from megasim.store.roundings import PairRounding, load_roundings
 from megasim.store.rows import Store
@@ -32,9 +33,19 @@ _VARY_IN_A_RUN = frozenset(
 
 
 def load_model_facts(
-    store: Store, component: str, settings: LineageSettings = SETTINGS
+    store: Store,
+    component: str,
+    settings: LineageSettings = SETTINGS,
+    *,
+    models: Sequence[str] | None = None,
 ) -> list[ModelFacts]:
-    """Return what is known of each model; `dtype` is that of `component`, or of its members."""
+    """Return what is known of models; `dtype` is that of `component`, or of its members.
+
+    Args:
+        models: names; all when None.
+    """
+    ids = store.model_ids(models)
+    chosen = {"chosen": {"model_id": list(ids.values())}}
     members = set(member_names(store, component))
     norms: dict[str, dict[str, float]] = defaultdict(dict)
     own: dict[str, dict[str, float]] = defaultdict(dict)
@@ -43,7 +54,7 @@ def load_model_facts(
     schemes: dict[str, str] = {}
     keys: dict[str, int] = defaultdict(int)
     non_finite: dict[str, set[str]] = defaultdict(set)
-    rows = store.rows("model_facts", same_scale=settings.same_scale)
+    rows = store.rows("model_facts", tables=chosen, same_scale=settings.same_scale)
     for name, part, norm, own_norm, mean_kurtosis, dtype, count, broken, scheme in rows:
         keys[name] += count
         if broken:
@@ -57,10 +68,10 @@ def load_model_facts(
             dtypes.setdefault(name, dtype)
             schemes[name] = schemes.get(name) or scheme
     counters: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, key, count in store.rows("counters"):
+    for name, key, count in store.rows("counters", tables=chosen):
         counters[name][key] = count
     facts = []
-    for model in store.models():
+    for model in (model for model in store.models() if model.name in ids):
         for known in (norms[model.name], own[model.name]):
             if component not in known and members & known.keys():
                 known[component] = sum(known[p] ** 2 for p in sorted(members & known.keys())) ** 0.5
@@ -120,22 +131,36 @@ def run_label(metadata: Mapping[str, object]) -> str:
     return json.dumps(kept, sort_keys=True, default=repr)
 
 
-def load_weight_sets(store: Store, component: str) -> dict[str, str]:
+def load_weight_sets(
+    store: Store, component: str, *, models: Sequence[str] | None = None
+) -> dict[str, str]:
     """Return model → the first model, by name, with the same weights in a component.
 
     The same is what hashes say: every key equal, once rounded to half precision at most; or what
     the codes of a quantised model are proved to be made of.
+
+    Args:
+        models: names, and only these are sorted into sets; all when None.
     """
     members = member_names(store, component)
     sets: nx.utils.UnionFind[str] = nx.utils.UnionFind()
     first: dict[tuple[str, str], str] = {}
-    rows = store.rows("weight_signatures", tables={"batch": {"component": members}})
+    ids = store.model_ids(models)
+    tables: dict[str, Table] = {
+        "batch": {"component": members},
+        "chosen": {"model_id": list(ids.values())},
+    }
+    rows = store.rows("weight_signatures", tables=tables)
     for name, at_fp16, at_bf16 in rows:
         for signature in (("float16", at_fp16), ("bfloat16", at_bf16)):
             sets.union(first.setdefault(signature, name), name)
-    names = {model_id: name for name, model_id in store.model_ids().items()}
+    names = {model_id: name for name, model_id in ids.items()}
     known = store.pairs()
-    done = zip(known["model_a"].tolist(), known["model_b"].tolist(), strict=True)
+    done = [
+        (a, b)
+        for a, b in zip(known["model_a"].tolist(), known["model_b"].tolist(), strict=True)
+        if a in names and b in names
+    ]
     roundings: dict[tuple[int, int], PairRounding] = defaultdict(PairRounding)
     for (a, b, part), rounding in load_roundings(store, done).items():
         if part in members:

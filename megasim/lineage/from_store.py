@@ -172,7 +172,7 @@ def lineage_and_claims(
     """
     component = matrix.component
     matrix, notes = without_mixed_estimates(matrix)
-    facts = [f for f in load_model_facts(store, component) if f.name in matrix.models]
+    facts = load_model_facts(store, component, models=matrix.models)
     blind = [replace(f, counts={}, metadata={}) for f in facts]
     pairs = load_pair_facts(store)
     ema_copies = load_ema_copies(store) if component == "unet" else ()
@@ -188,7 +188,7 @@ def lineage_and_claims(
         changed=changed,
         pairs=pairs,
         ema_copies=ema_copies,
-        weight_sets=joined_sets(load_weight_sets(store, component), permuted),
+        weight_sets=joined_sets(load_weight_sets(store, component, models=matrix.models), permuted),
         permuted=permuted,
         kinship=kinship,
         layer_norms=partial(load_layer_norms, store, component),

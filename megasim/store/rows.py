@@ -40,9 +40,10 @@ class Store(Session):
         models = []
         for row in rows:
             values = dict(zip(columns, row, strict=True))
-            values["metadata"] = json.loads(values["metadata"] or "{}")
-            values["skipped"] = json.loads(values["skipped"] or "{}")
-            models.append(Model(**values))
+            for name in ("metadata", "skipped"):
+                text = values[name]
+                values[name] = {} if text in (None, "{}") else json.loads(text)
+            models.append(Model.of_columns(values))
         return models
 
     def model_names(self, typed: Iterable[str]) -> list[str]:

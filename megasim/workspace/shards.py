@@ -90,21 +90,21 @@ def compare_shard(
         output: the file, which `StoreJobs.import_path` takes in.
         shard: which part, as "3/16".
     """
+    from megasim.compare.shards import ComparisonPart
     from megasim.exchange.compare_shards import write_compare_shard
 
     with (
         StoreJobs(store_path(store), "read", memory=memory, wait=wait) as jobs,
         work_executor(executor, workers or usable_cores(), cluster) as (running, count),
     ):
-        return write_compare_shard(
-            Path(output),
-            jobs.store,
-            jobs.pairs_of(models=models, groups=groups),
-            shard if isinstance(shard, Shard) else parse_shard(shard),
-            executor=running,
+        part = ComparisonPart(
+            pairs=jobs.pairs_of(models=models, groups=groups),
+            shard=shard if isinstance(shard, Shard) else parse_shard(shard),
             metrics=metrics,
             memory=memory // 4,
             workers=count,
             device=device,
-            progress=progress,
+        )
+        return write_compare_shard(
+            Path(output), jobs.store, part, executor=running, progress=progress
         )

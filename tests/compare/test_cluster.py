@@ -18,6 +18,8 @@ from megasim.compare.runs import run_pair_piece
 from megasim.errors import LostWorkError, MegasimError, MissingExtraError, UsageError
 from megasim.workspace.executors import ClusterExecutor, cluster_executor
 from tests.compare.test_executors import models, results
+from tests.models import random_model, write_model
+from tests.read_counts import count_reads
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 __all__ = ["models"]  # a fixture
@@ -76,6 +78,31 @@ def test_a_cluster_changes_nothing(
         for r in position.refs
     ]
     assert len(refs) == len({(r.path, r.offset, r.key) for r in refs})
+
+
+def test_four_workers_give_the_same_and_read_each_byte_once(
+    tmp_path: Path, models: Path, expected: dict[str, bytes], many_pieces: None
+) -> None:
+    for name in ("few", "many"):
+        (tmp_path / name).mkdir()
+    for seed in range(3):
+        model = random_model(seed, keys=12, shape=(256, 300))
+        write_model(tmp_path / "models" / f"{seed}.safetensors", model)
+    files = sorted((tmp_path / "models").iterdir())
+    with cluster_executor("local:4") as executor:
+        executor._client.run(count_reads)
+        assert results(tmp_path / "few", models, executor=executor) == expected
+        before = sum(executor._client.run(count_reads).values())
+        with megasim.open_store(tmp_path / "many" / "s.duckdb") as store:
+            store.ingest(*files, executor=executor)
+            ingested = sum(executor._client.run(count_reads).values()) - before
+            compared = store.compare(executor=executor)
+            read = sum(executor._client.run(count_reads).values()) - before - ingested
+    total = sum(path.stat().st_size for path in files)
+    # of all workers together; headers are read here
+    assert 0.98 * total <= ingested <= 1.02 * total
+    assert 0.98 * total <= read <= 1.02 * total
+    assert read == compared.bytes_read
 
 
 def test_a_dead_worker_takes_nothing_along(

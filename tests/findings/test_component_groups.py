@@ -15,7 +15,7 @@ from megasim.findings.component_groups import group_sentences, other_holders, sh
 from megasim.findings.verdicts import pair_findings
 from megasim.store.rows import Store
 from megasim.workspace import open_store
-from tests.models import write_model
+from tests.models import random_model, write_model
 from tests.small_sd import UNET, VAE, cast, only, small_sd, trained
 
 
@@ -107,9 +107,8 @@ def test_a_named_vae_is_recognised_without_its_weights(ingested: Store, tmp_path
         assert sentence.endswith("known by fingerprint: kl-f8-anime2")
         (row,) = workspace.sql("select source, keys from models where name = 'kl-f8-anime2'").values
         assert tuple(row) == ("fingerprints", 5)
-        # whoever only has fingerprints does not know whether they are of codes
-        known = "select distinct model from layers where representation is not null"
-        assert workspace.sql(known)["model"].tolist() == ["mine"]
+        how = "select distinct representation from layers where model = 'kl-f8-anime2'"
+        assert workspace.sql(how)["representation"].tolist() == ["plain"]
         again = import_fingerprints(workspace.store, file)
         assert (again.models, len(again.left_out)) == ([], 1)
 
@@ -145,7 +144,7 @@ def test_a_file_holds_all_of_a_fingerprint_and_nothing_of_its_owner(
     with Store(tmp_path / "copy.duckdb", "write") as copy:
         import_fingerprints(copy, file)
         of_tensors = "select * exclude (id) from tensor order by content_hash"
-        of_models = "select * exclude (content_hash, representation) from layers order by all"
+        of_models = "select * exclude (content_hash) from layers order by all"
         for query in (of_tensors, of_models):
             theirs = copy.connection.execute(query).df()
             assert theirs.equals(ingested.connection.execute(query).df())
@@ -176,7 +175,7 @@ def test_what_cannot_be_exported(ingested: Store, tmp_path: Path) -> None:
     assert not file.exists()
 
 
-VERSIONS = "megasim_fingerprints: '1', fingerprint_version: '3', sketch_size: '256'"
+VERSIONS = "megasim_fingerprints: '2', fingerprint_version: '3', sketch_size: '256'"
 ALTERED = {
     "an unknown dtype": "dtype = 'float128'",
     "a shape that its number of elements": "numel = 7",
@@ -186,6 +185,7 @@ ALTERED = {
     "norms that cannot be": "l2 = 'inf'::double",
     "names that are missing": "canonical_key = repeat('k', 5000)",
     "a key that stands twice": "canonical_key = 'k'",
+    "a representation that cannot be": "representation = chr(27) || '[2J'",
     "two different entries": "value_hash = repeat('0', 32)",
 }
 
@@ -237,6 +237,31 @@ def test_a_file_of_another_kind_or_version(
     bad = altered(tmp_path / "good.parquet", tmp_path / "bad.parquet", "", versions)
     with pytest.raises(CheckpointError, match=problem):
         import_fingerprints(ingested, bad)
+
+
+def test_codes_travel_as_codes_and_files_of_version_1_leave_it_open(tmp_path: Path) -> None:
+    weight = random_model(1, keys=1, shape=(32, 48))["block.0.weight"]
+    coded = {
+        "block.0.weight": (weight / 0.01).to(torch.float8_e4m3fn),
+        "block.0.weight_scale": torch.tensor(0.01),
+    }
+    new, old = tmp_path / "new.parquet", tmp_path / "old.parquet"
+    with open_store(tmp_path / "s.duckdb") as store:
+        store.ingest(write_model(tmp_path / "coded.safetensors", coded))
+        (said,) = store.sql("select distinct representation from layers")["representation"]
+        assert said not in (None, "plain")
+        store.export_fingerprints(new)
+    of_version_1 = VERSIONS.replace("prints: '2'", "prints: '1'")
+    duckdb.execute(
+        f"copy (select * exclude (representation) from '{new}') to '{old}' "
+        f"(format parquet, kv_metadata {{{of_version_1}}})"
+    )
+    for file, expected in ((new, said), (old, None)):
+        with open_store(tmp_path / f"{file.stem}.duckdb") as store:
+            assert store.import_path(file).models == ["coded"]
+            assert store.store.connection.execute(
+                "select distinct representation from layers"
+            ).fetchall() == [(expected,)]
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PAR1" + b"\xff" * 100 + b"PAR1"])
