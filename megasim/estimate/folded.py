@@ -110,7 +110,8 @@ def fold_distances(store: Store, model_id: int, components: Sequence[str]) -> tu
     ids: Ints | None = None
     total: Floats = np.zeros(0)
     for component in components:
-        asked = {"id": model_id, "component": component, "fold_version": FOLD_VERSION}
+        asked: dict[str, Any] = {"id": model_id, "component": component}
+        asked["fold_version"] = FOLD_VERSION
         if not store.rows("has_fold", **asked):
             continue
         found = store.arrays("fold_distances", **asked)
