@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from safetensors.torch import save
 import megasim
 from megasim.checkpoint import hub_repositories, locations
 from megasim.checkpoint.locations import RemotePath, located
+from megasim.checkpoint.object_stores import Bucket, _version_of
 from megasim.checkpoint.opening import TensorReader, open_checkpoint
 from megasim.errors import CheckpointError, UsageError
 from megasim.exchange.known_files import Match, write_known_files
@@ -39,7 +41,8 @@ VIEWS = {
     "sketches": "select content_hash, sketch, digest from tensor",
     "folds": "select name, f.* exclude (model_id) from folded_sketch f join model on id = model_id",
 }
-# Of the demo: pickles of both kinds, folders of both kinds, a file with its EMA.
+# Of the demo: pickles of both kinds, folders of both kinds, a file with its EMA. All of it is
+# ingested and compared by `python -m benchmarks.addresses`.
 SOME = ("base-ema", "base-fp16", "base-legacy", "base-diffusers", "base-pruned",
         "chain-1", "other-arch", "other-sharded")  # fmt: skip
 SECRETS = ("an-access-key", "a-secret-access-key", "a-secret-key-of-the-web")
@@ -83,6 +86,10 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 def web() -> Iterator[WebServer]:
     with web_server() as server:
         yield server
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def model_bytes(seed: int, keys: int = 3, size: int = 400) -> bytes:
@@ -180,6 +187,48 @@ def test_formats_folders_and_archives_read_as_on_a_disk(tmp_path: Path, bucket: 
         store.compare()
         assert views(store) == expected
     assert len(expected["models"]) == 5
+
+
+def test_google_is_asked_as_a_disk_is(
+    tmp_path: Path, bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Google's XML requests of objects are those of S3, which is what answers here."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.url)
+    folder = tmp_path / "models"
+    for seed in range(2):
+        write_model(folder / f"m{seed}.safetensors", random_model(seed, shape=(300, 300)))
+    write_model(folder / "n" / "c.ckpt", random_model(7, shape=(300, 300)))
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in _files(folder)}
+    for name, data in files.items():
+        bucket.put_for_all(f"google/{name}", data)
+    total = sum(map(len, files.values()))
+    found = []
+    for place in (folder, "gs://models/google"):
+        bucket.traffic.clear()
+        with megasim.open_store(tmp_path / f"{len(found)}.duckdb") as store:
+            assert not store.ingest(place).failed
+            sent = bucket.traffic.sent
+            assert not store.ingest(place).added
+            store.compare()
+            found.append(views(store))
+    assert found[0] == found[1]
+    assert total <= sent <= 1.02 * total + 4000  # what lists three files
+    bucket.put_for_all("google/m0.safetensors", model_bytes(9))
+    with megasim.open_store(tmp_path / "1.duckdb") as store:
+        assert store.ingest("gs://models/google").replaced == ["m0"]
+
+
+def test_azure_is_asked_by_account_and_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore", reason="needs the extra [s3]")
+    for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    config = Bucket("az://somebody/models")._store.config
+    assert (config["account_name"], config["container_name"]) == ("somebody", "models")
+    # a listing of Azure has no quotes around the tag that an answer has
+    said = {"size": 1, "last_modified": datetime(2026, 1, 1, tzinfo=UTC), "version": None}
+    tags = {_version_of({**said, "path": "a", "e_tag": tag}).tag for tag in ("0x8D", '"0x8D"')}
+    assert tags == {'"0x8D"'}
+    assert _version_of({**said, "path": "a", "e_tag": 'W/"1"'}).tag == ""
 
 
 def test_a_file_of_the_web_is_identified_compared_and_near(tmp_path: Path, web: WebServer) -> None:
