@@ -86,9 +86,7 @@ def _commands(path: Path, models: int, real: Sequence[Path]) -> list[Row]:
         "SQL: a count": ["sql", "select count(*) from models"],
         "SQL: one model": ["sql", f"from layers where model = '{one}'"],
         "SQL: a pair": ["sql", "from component_distances where model_a = 'real-1'"],
-        "matrix of a neighbourhood": ["matrix", "--estimate", "--against", one, "--top", "12"],
-        "map of the same models": ["map", "--models", near, "--json"],
-        "lineage of the same models": ["lineage", "--models", near, "--estimate", "--json"],
+        "lineage of six models": ["lineage", "--models", near, "--estimate", "--json"],
         "forget one": ["forget", "real-2"],
     }
     rows: list[Row] = []

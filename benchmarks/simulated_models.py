@@ -85,6 +85,8 @@ def write_simulated_store(path: Path, real: Path, models: int) -> Ints:
         held = "select canonical_key from model_tensor order by canonical_key"
         keys = [str(key) for (key,) in store.connection.execute(held).fetchall()]
         places, signs = _fold_of(keys)
+        # each checkpoint of the database writes the index of contents anew, which grows with them
+        store.connection.execute("set checkpoint_threshold = '512MB'")
         for first, parents, steps in families(models):
             sketches = _sketches(first, parents, steps)
             _add(store, first, sketches, _folded(sketches, places, signs))

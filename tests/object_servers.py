@@ -29,6 +29,7 @@ class Traffic:
 
     `failing` of all requests fail, by a generator of its own: half of them with an error, half
     when half of the bytes are sent. Each answer comes `late` by so many seconds.
+    Requests for objects that are models wait for each other at a `meeting`.
     """
 
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Traffic:
     failing: float = 0.0
     failed: int = 0
     late: float = 0.0
+    meeting: threading.Barrier | None = None
     chance: random.Random = field(default_factory=lambda: random.Random(0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -66,6 +68,8 @@ class _Counted:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if self.traffic.late:
             time.sleep(self.traffic.late)
+        if self.traffic.meeting and method == "GET" and path.endswith(".safetensors"):
+            self.traffic.meeting.wait(120.0)
         how = self.traffic.failure() if method in ("GET", "HEAD") else ""
         if how == "error" or (how and method == "HEAD"):
             start("503 Service Unavailable", [("Content-Length", "0")])

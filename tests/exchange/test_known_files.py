@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import duckdb
 import pytest
 import torch
 from click.testing import CliRunner
@@ -89,6 +90,23 @@ def test_a_registry_has_the_same_bytes_in_any_order(folder: Path, tmp_path: Path
     assert (tmp_path / "a.parquet").read_bytes() == whole
     assert (tmp_path / "b.parquet").read_bytes() == whole
     assert str(folder).encode() not in whole
+
+
+def test_a_registry_of_version_1_is_read(folder: Path, tmp_path: Path) -> None:
+    """It had one row for each file."""
+    new, old = folder / "known.parquet", tmp_path / "old.parquet"
+    duckdb.execute(
+        "copy (select name, bytes, max(sha256) as sha256, max(autov2) as autov2, "
+        "max(autov3) as autov3, max(data_sha256) as data_sha256, "
+        f"max(tensors_digest) as tensors_digest, tensors from '{new}' "
+        "group by file, name, bytes, tensors order by sha256) "
+        f"to '{old}' (format parquet, kv_metadata {{megasim_known_files: '1'}})"
+    )
+    assert duckdb.sql(f"from '{old}'").fetchall() != duckdb.sql(f"from '{new}'").fetchall()
+    paths = [next(folder.glob(f"{name}.*")) for name in ("again", "pickled", "renamed", "changed")]
+    found, before = (identify(*paths, against=registry).files for registry in (new, old))
+    assert found == before
+    assert [len(f.matches) for f in found] == [1, 1, 1, 0]
 
 
 def test_what_cannot_be_read_is_known_by_its_bytes_alone(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,7 @@ from megasim.checkpoint.object_stores import Bucket, _version_of
 from megasim.checkpoint.opening import TensorReader, open_checkpoint
 from megasim.errors import CheckpointError, UsageError
 from megasim.exchange.known_files import Match, write_known_files
+from megasim.exchange.remote_registry import fetch_known
 from megasim.fingerprint.file_hashes import FileHashes
 from megasim.workspace.identification import identify
 from megasim.zoo.building import build_zoo
@@ -142,6 +145,19 @@ def test_a_bucket_gives_the_store_that_a_disk_gives(
     assert bucket.traffic.sent <= 1.02 * compared.bytes_read + 0.02 * total
     data = (tmp_path / "s.duckdb").read_bytes()
     assert not any(secret.encode() in data for secret in SECRETS)
+
+
+def test_files_are_opened_side_by_side(tmp_path: Path, bucket: S3Server) -> None:
+    """No file waits for the answers about another: each is answered once three are asked for."""
+    for seed in range(6):
+        bucket.put(f"small/m{seed}.safetensors", model_bytes(seed, keys=1, size=40))
+    bucket.traffic.meeting = meeting = threading.Barrier(3)
+    try:
+        with megasim.open_store(tmp_path / "s.duckdb") as store:
+            assert store.ingest("s3://models/small").added == [f"m{i}" for i in range(6)]
+    finally:
+        bucket.traffic.meeting = None
+    assert not meeting.broken
 
 
 def test_an_object_that_changes_is_noticed(tmp_path: Path, bucket: S3Server) -> None:
@@ -342,26 +358,49 @@ def test_the_hub_is_read_by_its_names(
 
 
 def test_a_registry_of_the_web_is_asked_for_kilobytes(tmp_path: Path, web: WebServer) -> None:
+    """Of 100,000 rows, whatever hash is sought."""
     (tmp_path / "known.safetensors").write_bytes(model_bytes(1))
     (tmp_path / "unknown.safetensors").write_bytes(model_bytes(2))
     here = identify(tmp_path / "known.safetensors", output=tmp_path / "few.parquet").files[0].file
     chance = random.Random(0)
     digest = iter(lambda: chance.randbytes(32).hex(), "")
     files = [
-        replace(here, name=f"m{i}", hashes=FileHashes(i, next(digest), None), tensors_digest=None)
-        for i in range(60_000)
+        replace(
+            here,
+            name=f"m{i}",
+            hashes=FileHashes(i, next(digest), next(digest)),
+            tensors_digest=next(digest),
+        )
+        for i in range(33_333)
     ]
     write_known_files(tmp_path / "many.parquet", [*files, here])
-    web.files["/known.parquet"] = (tmp_path / "many.parquet").read_bytes()
-    assert len(web.files["/known.parquet"]) > 2 << 20
+    whole = (tmp_path / "many.parquet").read_bytes()
+    web.files["/known.parquet"] = whole
+    registry = located(f"{web.url}/known.parquet")
+    hashes = files[20_000].hashes
+    assert hashes is not None
+    sought = {
+        "sha256": hashes.sha256,
+        "autov2": hashes.autov2,
+        "data_sha256": hashes.data_sha256,
+        "autov3": hashes.autov3,
+        "tensors_digest": files[20_000].tensors_digest,
+    }
+    for column, value in sought.items():
+        web.traffic.clear()
+        assert value is not None
+        fetch_known(registry, {column: [value]}, tmp_path / "found.parquet")
+        found = duckdb.sql(f"select name, {column} from '{tmp_path / 'found.parquet'}'").fetchall()
+        assert found == [("m20000", value)]
+        assert web.traffic.sent < 300_000 < len(whole) / 10
     for name, expected in (("known", (("known", Match.FILE),)), ("unknown", ())):
         web.traffic.clear()
         paths = [tmp_path / f"{name}.safetensors"]
-        (found,) = identify(*paths, against=f"{web.url}/known.parquet").files
-        assert found.matches == expected
+        (known,) = identify(*paths, against=f"{web.url}/known.parquet").files
+        assert known.matches == expected
         (same,) = identify(*paths, against=tmp_path / "many.parquet").files
-        assert same == found
-        assert web.traffic.sent < len(web.files["/known.parquet"]) / 10
+        assert same == known
+        assert web.traffic.sent < 600_000
     web.files["/other.parquet"] = model_bytes(1)
     with pytest.raises(CheckpointError, match="no Parquet file"):
         identify(*paths, against=f"{web.url}/other.parquet")
