@@ -164,15 +164,19 @@ def comparable(
         sought = [n for n in others if n in parents]
     nearest = sorted((n for n in sought if n not in same), key=lambda n: (from_model[place[n]], n))
     kept: list[str] = []
+    kept_at: list[int] = []
+    kept_sets: set[str] = set()
     twins = gaps = 0
     for name in nearest:
-        row = matrix.values[place[name]]
-        if any(not np.isfinite(row[place[k]]) for k in kept):
+        to_kept = matrix.values[place[name], kept_at]
+        if not np.isfinite(to_kept).all():
             gaps += 1
-        elif parents is None and any(is_same(name, k) for k in kept):
+        elif parents is None and (weight_sets.get(name) in kept_sets or not to_kept.all()):
             twins += 1
         elif len(kept) < settings.pool:
             kept.append(name)
+            kept_at.append(place[name])
+            kept_sets |= {weight_sets[name]} if name in weight_sets else set()
     if twins:
         notes.append(
             f"{twins} model(s) with the weights of another candidate, cast or quantised at most, "

@@ -160,6 +160,11 @@ def explainable(
 def _explained(
     squared: Floats, layers: LayerMatrices | None, settings: LineageSettings
 ) -> set[int]:
+    """Return the models of which all others leave little, as a whole, by block or by tensor.
+
+    Any is enough: where many models stand on one line, single blocks are all noise. What blocks
+    leave adds up, so the search ends when nobody is left that may still be explained.
+    """
     n = len(squared)
     if n < 3:
         return set()
@@ -169,11 +174,17 @@ def _explained(
         blocks, d2 = np.array(layers.blocks)[known], np.square(layers.values[known])
         stacks.append(np.array([d2[blocks == name].sum(axis=0) for name in np.unique(blocks)]))
         stacks.append(d2)
-    # Any is enough: where many models stand on one line, single blocks are all noise.
-    each = [np.sum([hull_distances(d2) for d2 in stack], axis=0) for stack in stacks if len(stack)]
-    hull = np.min(each, axis=0)
-    away = squared + np.diag(np.full(n, np.inf))
-    return {i for i in range(n) if hull[i] <= settings.explainable * away[i].min()}
+    allowed = settings.explainable * (squared + np.diag(np.full(n, np.inf))).min(axis=1)
+    explained = np.zeros(n, dtype=bool)
+    for stack in stacks:
+        left = np.full(n, 0.0 if len(stack) else np.inf)
+        # the longest changes leave most
+        for i in np.argsort(-stack.sum(axis=(1, 2)), kind="stable") if len(stack) else ():
+            if (explained | (left > allowed)).all():
+                break
+            left += hull_distances(stack[i])
+        explained |= left <= allowed
+    return set(np.flatnonzero(explained).tolist())
 
 
 def hull_ends(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import networkx as nx
 import numpy as np
@@ -29,7 +30,7 @@ class Rooting:
     sides: dict[tuple[int, int], frozenset[int]]
     courses: dict[int, list[tuple[int, int, Evidence]]]
 
-    @property
+    @cached_property
     def base(self) -> int:
         """The model from which every edge leads in its likelier direction."""
         ahead = dict.fromkeys(self.probability, 0)
