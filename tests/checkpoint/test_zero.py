@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from megasim.checkpoint.folders import default_name
 from megasim.checkpoint.opening import find_checkpoints, open_checkpoint
 from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.errors import CheckpointError
-from megasim.ingest.files import default_name
 
 SHAPES = OrderedDict(a=(3, 5), b=(7,), c=(2, 2, 2), d=())
 
@@ -63,14 +63,14 @@ def write_zero(folder: Path, stage: int, ranks: int = 2, **said: Any) -> dict[st
                 parts.append(filled[rank * size : (rank + 1) * size])
             whole = torch.cat(parts)
             # what belongs together may stand in several flat tensors
-            state = {"fp32_flat_groups": [whole[:5].clone(), whole[5:].clone()]}
+            parts_of_rank = {"fp32_flat_groups": [whole[:5].clone(), whole[5:].clone()]}
         else:
             flat = torch.cat([value.flatten() for value in values.values()])
             flat = torch.cat([flat, torch.zeros(-len(flat) % (2 * ranks))])
-            state = {"single_partition_of_fp32_groups": [flat.chunk(ranks)[rank].clone()]}
-        state |= {"zero_stage": stage, "partition_count": ranks, **said}
+            parts_of_rank = {"single_partition_of_fp32_groups": [flat.chunk(ranks)[rank].clone()]}
+        states = {**parts_of_rank, "zero_stage": stage, "partition_count": ranks, **said}
         name = f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
-        torch.save({"optimizer_state_dict": state}, folder / name)
+        torch.save({"optimizer_state_dict": states}, folder / name)
     return {**values, "head": values["a"], "mean": buffer, "frozen": frozen}
 
 
@@ -122,7 +122,9 @@ def test_gaps_between_parameters(tmp_path: Path) -> None:
     flat = torch.cat([torch.cat([expected[key].flatten(), torch.zeros(3)]) for key in SHAPES])
     state = {
         "single_partition_of_fp32_groups": [flat],
-        **{"zero_stage": 1, "partition_count": [1], "param_alignment_paddings": [[3, 3, 3, 3]]},
+        "zero_stage": 1,
+        "partition_count": [1],
+        "param_alignment_paddings": [[3, 3, 3, 3]],
     }
     name = "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
     torch.save({"optimizer_state_dict": state}, tmp_path / "step" / name)
