@@ -17,13 +17,15 @@ from megasim.fingerprint.tensor import fingerprint_refs
 from megasim.ingest.reading import pieces_of
 from megasim.representation.opening import open_model
 from megasim.workspace.jobs import usable_cores
+from megasim.workspace.worker_processes import processes_pay
 from megasim.zoo.building import build_full_size
 
 
 def measure_threads(folder: Path, models: int, width: float) -> list[Row]:
     """Return a row for 1, 2, 4 … and all cores: seconds of fingerprints, beside BLAKE3.
 
-    The pool of workers has started before, so the figures are of the work alone.
+    The pool of workers has started before, so the figures are of the work alone; beside them stand
+    how long processes took to start, with a piece for each, and whether ingest would take them.
 
     Raises RuntimeError where threads and processes find different hashes.
     """
@@ -36,15 +38,15 @@ def measure_threads(folder: Path, models: int, width: float) -> list[Row]:
     rows: list[Row] = []
     for workers in worker_counts(usable_cores()):
         with ThreadPoolExecutor(workers) as threads:
-            in_threads, found = _seconds(threads, workers, pieces)
+            _, in_threads, found = _seconds(threads, workers, pieces)
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as processes:
-            in_processes, others = _seconds(processes, workers, pieces)
+            start, in_processes, others = _seconds(processes, workers, pieces)
         if _hashes(found) != _hashes(others):
             raise RuntimeError("threads and processes found different hashes")
-        start = time.perf_counter()
+        began = time.perf_counter()
         for path in paths:
             blake3(max_threads=workers).update_mmap(path).hexdigest()
-        hashing = time.perf_counter() - start
+        hashing = time.perf_counter() - began
         rows.append(
             {
                 "what": "threads",
@@ -52,6 +54,8 @@ def measure_threads(folder: Path, models: int, width: float) -> list[Row]:
                 "threads": in_threads,
                 "processes": in_processes,
                 "threads / processes": in_threads / in_processes,
+                "start of processes": start,
+                "processes chosen": processes_pay(workers, size),
                 "GB/s": size / min(in_threads, in_processes) / 1e9,
                 "BLAKE3 GB/s": size / hashing / 1e9,
             }
@@ -66,11 +70,14 @@ def worker_counts(cores: int) -> list[int]:
 
 def _seconds(
     executor: Executor, workers: int, pieces: Sequence[Sequence[TensorRef]]
-) -> tuple[float, list[FingerprintTable]]:
-    list(executor.map(fingerprint_refs, pieces[:1] * (2 * workers)))
+) -> tuple[float, float, list[FingerprintTable]]:
+    """Return the seconds of the start, with the smallest piece for each worker, and of the work."""
+    smallest = min(pieces, key=lambda piece: sum(ref.nbytes for ref in piece))
+    begin = time.perf_counter()
+    list(executor.map(fingerprint_refs, [smallest] * workers))
     start = time.perf_counter()
     found = list(executor.map(fingerprint_refs, pieces))
-    return time.perf_counter() - start, found
+    return start - begin, time.perf_counter() - start, found
 
 
 def _hashes(tables: Sequence[FingerprintTable]) -> list[bytes]:

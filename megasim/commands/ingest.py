@@ -96,7 +96,8 @@ def ingest_command(
 
     Reads .safetensors, .ckpt, .pt, .pth, .bin, TorchScript, sharded and diffusers folders.
     Nothing in a file is ever executed. Known files are skipped; in folders, files that are
-    clearly not checkpoints are skipped too.
+    clearly not checkpoints are skipped too. With eight workers or more, much to read is read by
+    processes in place of threads, with the same result.
 
     With --header or --sample less is read. Answers say so, and a later ingest of the same file
     without the option reads the rest; never the other way round.
@@ -131,21 +132,28 @@ def ingest_command(
             progress=ConsoleProgress(),
         )
         return _show_ingest(result, [], as_json, output)
+    from megasim.workspace.jobs import usable_cores
+    from megasim.workspace.worker_processes import ingest_processes
+
     mode: Mode = "write" if paths or named else "update"
     workspace = options.open_workspace(ctx, mode, memory=memory)
     tell_of_compiling("walk_halves", "walk_bfloat16s", "walk_singles", "walk_doubles")
-    result = workspace.ingest(
-        *paths,
-        names=named,
-        anatomy=anatomy,
-        sketch_size=sketch,
-        reread=reread,
-        header=header,
-        sample=sample,
-        workers=workers,
-        cluster=cluster,
-        progress=ConsoleProgress(),
-    )
+    is_partly_read = header or sample is not None
+    own = [] if cluster or is_partly_read else [*paths, *named.values()]
+    with ingest_processes(workers or usable_cores(), own) as executor:
+        result = workspace.ingest(
+            *paths,
+            names=named,
+            anatomy=anatomy,
+            sketch_size=sketch,
+            reread=reread,
+            header=header,
+            sample=sample,
+            workers=workers,
+            executor=executor,
+            cluster=cluster,
+            progress=ConsoleProgress(),
+        )
     return _show_ingest(result, [] if as_json else _missing_lines(workspace), as_json)
 
 

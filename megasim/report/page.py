@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -113,14 +114,28 @@ def write_report(
     sections = []
     progress.start("Writing the report", len(_SECTIONS), "sections")
     try:
-        for section in _SECTIONS:
-            sections.append(section(source))
-            progress.advance(1)
+        with _one_thread():
+            for section in _SECTIONS:
+                sections.append(section(source))
+                progress.advance(1)
     finally:
         progress.finish()
     leading = sorted((s for s in sections if s.lead), key=lambda s: _TELLING.index(s.slug))[:_LEAD]
     lead = tuple(sentence for section in leading for sentence in section.lead)
     return _write(page, source, sections, lead, one_file)
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Let BLAS take one thread: the lineage decomposes small matrices by the hundred.
+
+    Two threads wait for each other at every step of one, and on busy cores take 25 times as much
+    of them.
+    """
+    import scipy.linalg  # noqa: F401 - has a BLAS of its own, which is limited once it is loaded
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limited: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limited
 
 
 def _write(

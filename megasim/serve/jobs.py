@@ -21,13 +21,14 @@ import duckdb
 from megasim.errors import MegasimError, printable
 from megasim.serve.job_kinds import Work, run_job
 from megasim.serve.job_progress import JobProgress, Stopped
-from megasim.serve.reading_processes import reading_processes
 from megasim.serve.refusals import Refusal, as_megasim_error
 from megasim.serve.settings import Settings
 from megasim.store.owner import StoreOwner
 from megasim.store.statements import statement
 from megasim.words import JobState
 from megasim.workspace import Workspace
+from megasim.workspace.jobs import usable_cores
+from megasim.workspace.worker_processes import worker_processes
 
 _log = logging.getLogger("megasim.serve")
 # A job that ended the service so often is not begun again.
@@ -35,6 +36,9 @@ _MOST_ATTEMPTS = 3
 # How long the end of the service waits for a job to save what it has.
 _END_SECONDS = 30.0
 _MOST_WAITING = 1_000
+# Of the processes that read checkpoints: what waits for an answer comes first, and what one of them
+# breaks off with, the service survives.
+_NICENESS = 10
 # How long, and how many of, the jobs that are over can be looked at, with what they wrote.
 _KEPT_DAYS = 30
 _MOST_KEPT = 1_000
@@ -262,7 +266,8 @@ class Jobs:
                 folder.mkdir(parents=True, exist_ok=True)
 
             def executor() -> Executor:
-                return held.enter_context(reading_processes(self._settings.workers))
+                workers = self._settings.workers or usable_cores()
+                return held.enter_context(worker_processes(workers, _NICENESS))
 
             is_reading = job.kind == "report"
             store = self._owner.reading()[0] if is_reading else self._owner.writing()

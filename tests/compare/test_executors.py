@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import megasim
 import megasim.compare.pairs
 import megasim.compare.plan
 import megasim.ingest.reading
+from megasim.errors import MegasimError
 from megasim.matrix.files import write_matrix
+from megasim.workspace import worker_processes
 from tests.models import nudged, random_model, write_model
 
 METRICS = ("linf", "cossim")
@@ -75,6 +78,37 @@ def test_processes_change_nothing(tmp_path: Path, models: Path, expected: dict[s
     with ProcessPoolExecutor(2, mp_context=fresh) as executor:
         assert results(tmp_path, models, executor=executor) == expected
         assert executor.submit(int, "1").result() == 1  # it was not shut down
+
+
+def test_ingest_takes_processes_by_itself_and_changes_nothing(
+    tmp_path: Path, models: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_processes, "MANY_WORKERS", 2)
+    monkeypatch.setattr(worker_processes, "BYTES_A_PROCESS", 1)
+    with worker_processes.ingest_processes(2, [models]) as executor:
+        assert executor is not None
+        with megasim.open_store(tmp_path / "s.duckdb") as store:
+            store.ingest(models, executor=executor)
+            rows = store.store.connection.execute("from tensor order by all").fetchall()
+    assert repr(rows).encode() == expected["tensor"]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7, 64])
+def test_few_workers_and_few_bytes_stay_threads(models: Path, workers: int) -> None:
+    with worker_processes.ingest_processes(workers, [models, models / "gone"]) as executor:
+        assert executor is None
+
+
+def test_a_process_that_is_ended_is_told_in_a_sentence(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_processes, "BYTES_A_PROCESS", 0)
+    with (
+        pytest.raises(MegasimError, match="a process that read checkpoints was ended"),
+        worker_processes.ingest_processes(8, [models]) as executor,
+    ):
+        assert executor is not None
+        executor.submit(os._exit, 1).result()
 
 
 def test_many_small_pieces_change_nothing(
