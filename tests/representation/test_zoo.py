@@ -258,4 +258,5 @@ def test_they_stand_at_their_original_on_the_map(
     for copy in proved:
         assert at[copy] == pytest.approx(at["base"], abs=1e-9)
     assert at["tuned"] != pytest.approx(at["base"], abs=1e-3)
-    assert told["evidence"][0].startswith("Quantised copies stand where their originals do")
+    said = [text for text in told["evidence"] if not text.startswith("Left out: 1 of")]
+    assert said[0].startswith("Quantised copies stand where their originals do")
