@@ -4,7 +4,7 @@ mergekit 0.1.5 and modelDNA 0.1.0 are installed in environments of their own. Sm
 trained (`merge_zoo_models.py`): a base, five models from it, and an unrelated one. Each merge is
 put into a store with these seven, and megasim is asked where it comes from, without metadata.
 
-    python -m benchmarks.merge_zoo FOLDER [--dtype bfloat16] [--seed 1] [--modeldna]
+    python -m benchmarks.merge_zoo FOLDER [--dtype bfloat16] [--seed 1] [--modeldna] [--round-trip]
 
 FOLDER keeps the environments (2 GB) and the models. Prints the tables of `docs/lineage.md`.
 """
@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 import megasim
+from megasim.exchange.recipe_files import mergekit_yaml
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Lineage
 from megasim.words import RecipeVerdict
@@ -187,8 +190,11 @@ def write(folder: Path, dtype: str, seed: int) -> Path:
     return models
 
 
-def asked(models: Path, merge: Merge) -> tuple[Recipe, Lineage]:
-    """Return what megasim says of a merge beside all that may be its parents, and of all."""
+def asked(models: Path, merge: Merge) -> tuple[Recipe, Lineage, str]:
+    """Return what megasim says of a merge beside all that may be its parents, and of all.
+
+    And the recipe file that it writes for mergekit.
+    """
     parents = models / "parents.duckdb"
     if not parents.exists():
         with megasim.open_store(parents) as store:
@@ -199,9 +205,35 @@ def asked(models: Path, merge: Merge) -> tuple[Recipe, Lineage]:
     with megasim.open_store(file) as store:
         store.ingest(models / "merges" / merge.name)
         store.compare()
-        found = store.recipe(merge.name), store.lineage(use_metadata=False)
+        recipe, lineage = store.recipe(merge.name), store.lineage(use_metadata=False)
+        text = ""
+        if recipe.claimed:
+            text = mergekit_yaml(store.merge_plan(merge.name, [recipe]))
     file.unlink()
-    return found
+    return recipe, lineage, text
+
+
+def made_again(folder: Path, models: Path, merge: Merge, text: str) -> str:
+    """Return how far what mergekit makes of a recipe file is from the merge: ‖a − b‖ / ‖a‖.
+
+    Methods that take elements at random get the seed that the merge was made with.
+    """
+    if not text:
+        return "nothing written"
+    out = models / "again"
+    shutil.rmtree(out, ignore_errors=True)
+    file = models / "again.json"
+    file.write_text(json.dumps([{"config": text, "out": str(out)}]))
+    command = [install(folder, "mergekit"), HERE / "merge_zoo_mergekit.py", file]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return f"mergekit: {done.stderr.splitlines()[-1][:80]}"
+    meant = load_file(models / "merges" / merge.name / "model.safetensors")
+    made = load_file(out / "model.safetensors")
+    if made.keys() != meant.keys():
+        return "other keys"
+    left = sum(float((made[k].double() - v.double()).square().sum()) for k, v in meant.items())
+    return f"{(left / sum(float(v.double().square().sum()) for v in meant.values())) ** 0.5:.1e}"
 
 
 def problems(merge: Merge, recipe: Recipe, lineage: Lineage) -> list[str]:
@@ -259,19 +291,24 @@ def main() -> None:
     parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
     parser.add_argument("--seed", type=int, default=0, help="of the models that are trained")
     parser.add_argument("--modeldna", action="store_true", help="ask modelDNA about each, too")
+    again = "run the recipes that are written, and compare what they make"
+    parser.add_argument("--round-trip", action="store_true", help=again)
     given = parser.parse_args()
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     models = write(folder, given.dtype, given.seed)
-    columns = ["merge", "megasim", "wrong", *(["modelDNA"] if given.modeldna else [])]
+    columns = ["merge", "megasim", "wrong", *(["made again"] if given.round_trip else [])]
+    columns += ["modelDNA"] if given.modeldna else []
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     right = 0
     some = merges(models, given.dtype)
     for merge in some:
-        recipe, lineage = asked(models, merge)
+        recipe, lineage, text = asked(models, merge)
         wrong = problems(merge, recipe, lineage)
         right += not wrong
         cells = [merge.name, recipe.sentence().split("; ")[0], "; ".join(wrong) or "–"]
+        if given.round_trip:
+            cells.append(made_again(folder, models, merge, text))
         if given.modeldna:
             cells.append(by_modeldna(folder, models, merge))
         print("| " + " | ".join(cells) + " |", flush=True)

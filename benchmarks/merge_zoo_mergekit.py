@@ -2,7 +2,7 @@
 
     python benchmarks/merge_zoo_mergekit.py MERGES.json
 
-MERGES.json is a list of {"config": a configuration of mergekit, "out": a folder}.
+MERGES.json is a list of {"config": a configuration of mergekit, or its YAML, "out": a folder}.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
 from mergekit.config import MergeConfiguration
 from mergekit.merge import MergeOptions, run_merge
 
@@ -21,7 +22,9 @@ def main(merges: Path) -> None:
     torch.set_num_threads(1)
     options = MergeOptions(random_seed=1, copy_tokenizer=False, quiet=True)
     for merge in json.loads(merges.read_text()):
-        config = MergeConfiguration.model_validate(merge["config"])
+        read = merge["config"]
+        read = yaml.safe_load(read) if isinstance(read, str) else read
+        config = MergeConfiguration.model_validate(read)
         run_merge(config, merge["out"], options)
 
 

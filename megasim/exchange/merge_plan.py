@@ -11,6 +11,7 @@ from megasim.anatomy.classification import DENOISERS, component_members, compone
 from megasim.errors import NoAnswerError, printable
 from megasim.findings.verdicts import NEVER_USED, component_order
 from megasim.lineage.recipe_result import Recipe
+from megasim.lineage.stacks import LayerRun
 from megasim.lineage.weight_levels import group_of
 from megasim.store.matrices import component_names, member_names
 from megasim.store.rows import Model, Store
@@ -19,6 +20,9 @@ from megasim.words import MergeMethod, ModelSource, WeightLevel
 # Weights are written with so many digits, and with two where that explains the model as well.
 _DIGITS = 4
 _COARSE = 2
+
+# What weights by key tell; those of a model stock are the same as weights in each tensor.
+_BY_WEIGHTS = (MergeMethod.WEIGHTED_SUM, MergeMethod.MODEL_STOCK, MergeMethod.SLERP)
 
 Weights = tuple[float, ...]
 
@@ -49,6 +53,12 @@ class MergePlan:
         sources: the models that it is made of, the heaviest of the first component first.
         merged: its tensors, as the model has them, without training state and EMA copy.
         notes: how each component is made, a sentence each.
+        method: how the sources are put together; the weights of a slerp are 1 − t and t. Merges
+            that are neither a weighted sum nor a slerp have no weights by key: see `method_plan`.
+        base: the name of the source that changes are counted from, where the method has one.
+        parameters: of each source by name, as weight and density.
+        normalised: whether the weights of those taken in an element are divided by their sum.
+        runs: of a stack, where its layers come from.
     """
 
     model: str
@@ -57,6 +67,11 @@ class MergePlan:
     sources: tuple[Model, ...]
     merged: tuple[MergedKey, ...]
     notes: tuple[str, ...]
+    method: MergeMethod = MergeMethod.WEIGHTED_SUM
+    base: str = ""
+    parameters: tuple[Mapping[str, float], ...] = ()
+    normalised: bool = False
+    runs: tuple[LayerRun, ...] = ()
 
     def by_block(self, component: str) -> dict[str, Weights]:
         """Return the weights of each block of a component, in the order of the network."""
@@ -108,10 +123,10 @@ def merge_plan(store: Store, model: str, recipes: Sequence[Recipe], rest: str = 
     notes = []
     for recipe in recipes:
         if recipe.claimed:
-            if recipe.method not in (MergeMethod.WEIGHTED_SUM, MergeMethod.MODEL_STOCK):
+            if recipe.method not in _BY_WEIGHTS:
                 raise NoAnswerError(
-                    f"{printable(recipe.model)} is no weighted sum but made by {recipe.method}",
-                    "`megasim recipe` without -o says how",
+                    f"{printable(recipe.model)} is made by {recipe.method} in a part of it alone",
+                    "merge tools use one method for a file; `megasim recipe` without -o says how",
                 )
             by_block = _block_shares(recipe)
             notes.append(recipe.sentence())
@@ -134,7 +149,13 @@ def merge_plan(store: Store, model: str, recipes: Sequence[Recipe], rest: str = 
     names = list(
         dict.fromkeys([*parents, *(n for t in takes.values() for s in t.values() for n in s)])
     )
-    sources = tuple(_with_file(models[name]) for name in names)
+    methods = {recipe.method for recipe in recipes if recipe.claimed}
+    if MergeMethod.SLERP in methods and (len(methods) > 1 or len(names) != 2):
+        raise NoAnswerError(
+            f"{printable(model)} is a slerp of other models in each part, or in some parts alone",
+            "name one component with -c",
+        )
+    sources = tuple(with_file(models[name]) for name in names)
     spellings = {name: _spellings(store, name) for name in names}
     merged = []
     for canonical, component, block, role, keys in store.rows("keys_to_merge", id=models[model].id):
@@ -154,15 +175,21 @@ def merge_plan(store: Store, model: str, recipes: Sequence[Recipe], rest: str = 
                     "others first",
                 )
         merged.append(MergedKey(tuple(keys), canonical, component, block or "", weights))
-    dtypes = [dtype for (dtype,) in store.rows("commonest_dtype", id=models[model].id)]
     return MergePlan(
         model=model,
         family=models[model].family or "",
-        dtype=dtypes[0] if dtypes else "float32",
+        dtype=commonest_dtype(store, models[model]),
         sources=sources,
         merged=tuple(merged),
         notes=tuple(notes),
+        method=MergeMethod.SLERP if MergeMethod.SLERP in methods else MergeMethod.WEIGHTED_SUM,
     )
+
+
+def commonest_dtype(store: Store, model: Model) -> str:
+    """Return the dtype of most elements of a model."""
+    dtypes = [dtype for (dtype,) in store.rows("commonest_dtype", id=model.id)]
+    return dtypes[0] if dtypes else "float32"
 
 
 def _spellings(store: Store, model: str) -> dict[str, tuple[str, ...]]:
@@ -177,7 +204,12 @@ def _donor(recipe: Recipe, parents: Iterable[str], models: Mapping[str, Model]) 
     return next((n for n in same if n in wanted), same[0] if same else "")
 
 
-def _with_file(model: Model) -> Model:
+def with_file(model: Model) -> Model:
+    """Return a model that has a file of its own.
+
+    Raises:
+        NoAnswerError: it has none.
+    """
     if model.source != ModelSource.CHECKPOINT or not model.path or model.part:
         raise NoAnswerError(
             f"{printable(model.name)} is not a file of its own",

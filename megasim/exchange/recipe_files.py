@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from megasim.errors import NoAnswerError, printable
 from megasim.exchange.merge_plan import MergedKey, MergePlan, Weights, file_of
 from megasim.store.rows import Model
+from megasim.words import MergeMethod
 
 RECIPE_ENDINGS = (".yaml", ".yml", ".mecha", ".json")
 
@@ -24,6 +25,18 @@ MERGE_BLOCKS = (
 )
 # What sd-mecha calls the layout of single files of a family.
 _MECHA_CONFIGS = {"SD1": "sd1-ldm", "SDXL": "sdxl-sgm"}
+_MERGEKIT_METHODS = {
+    MergeMethod.MODEL_STOCK: "model_stock",
+    MergeMethod.TIES: "ties",
+    MergeMethod.DARE: "dare_linear",
+    MergeMethod.DARE_TIES: "dare_ties",
+    MergeMethod.BREADCRUMBS: "breadcrumbs",
+    MergeMethod.BREADCRUMBS_TIES: "breadcrumbs_ties",
+    MergeMethod.DELLA: "della_linear",
+    MergeMethod.DELLA_TIES: "della",
+}
+# Weights that are normalised and add up to 1 within this were not scaled beside.
+_NO_SCALE = 0.015
 _DTYPES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float32"}
 
 
@@ -32,28 +45,75 @@ def mergekit_yaml(plan: MergePlan) -> str:
 
     Weights are told by parts of the names of keys, the first that fits counts.
     """
-    usual, groups = _by_weights(plan.merged)
-    everything = [key for merged in plan.merged for key in merged.keys]
-    filters = [
-        (weights, text)
-        for weights, keys in groups
-        for text in _filters(keys, [key for key in everything if key not in set(keys)])
-    ]
     folders = [_model_folder(file_of(model)) for model in plan.sources]
-    paths = folders if all(folders) else [file_of(model) for model in plan.sources]
-    command = "mergekit-yaml" if all(folders) else "mergekit-pytorch"
+    whole = all(folders)
+    if plan.runs and not whole:
+        raise NoAnswerError(
+            f"mergekit stacks layers of model folders alone, and {printable(plan.model)} is made "
+            "of single files",
+            "put each file into a folder with its config.json, and ingest the folders",
+        )
+    paths = [_quoted(str(path)) for path in (folders if whole else map(file_of, plan.sources))]
+    command = "mergekit-yaml" if whole else "mergekit-pytorch"
     lines = [f"# {printable(plan.model, 200)}, run with: {command} THIS_FILE OUTPUT_FOLDER"]
     lines += [f"# {note}" for note in plan.notes]
-    lines.append("models:")
-    for place, path in enumerate(paths):
-        lines.append(f"- model: {_quoted(str(path))}")
-        lines += ["  parameters:", "    weight:"]
-        for weights, part in filters:
-            lines += [f"    - filter: {_quoted(part)}", f"      value: {weights[place]}"]
-        lines.append(f"    - value: {usual[place]}")
-    lines += ["merge_method: linear", "parameters:", "  normalize: false", "dtype: float32"]
-    lines.append(f"out_dtype: {_DTYPES.get(plan.dtype, 'float32')}")
+    if plan.runs:
+        lines += _slices(plan, dict(zip((m.name for m in plan.sources), paths, strict=True)))
+    elif plan.method == MergeMethod.SLERP:
+        lines += ["models:", *(f"- model: {path}" for path in paths)]
+        lines += ["merge_method: slerp", f"base_model: {paths[0]}", "parameters:", "  t:"]
+        lines += [f"  {line}" for line in _by_filters(plan, 1)]
+    elif plan.merged:
+        lines.append("models:")
+        for place, path in enumerate(paths):
+            lines += [f"- model: {path}", "  parameters:", "    weight:"]
+            lines += [f"    {line}" for line in _by_filters(plan, place)]
+        lines += ["merge_method: linear", "parameters:", "  normalize: false"]
+    else:
+        lines += _changes_from_base(plan, paths)
+    if plan.method == MergeMethod.WEIGHTED_SUM:
+        lines += ["dtype: float32", f"out_dtype: {_DTYPES.get(plan.dtype, 'float32')}"]
+    else:  # as the tools do: in the dtype of the result
+        lines.append(f"dtype: {_DTYPES.get(plan.dtype, 'float32')}")
     return "\n".join(lines) + "\n"
+
+
+def _by_filters(plan: MergePlan, place: int) -> list[str]:
+    """Return the weights of one source by parts of the names of keys, as YAML."""
+    usual, groups = _by_weights(plan.merged)
+    everything = [key for merged in plan.merged for key in merged.keys]
+    lines = []
+    for weights, keys in groups:
+        held = set(keys)
+        for text in _filters(keys, [key for key in everything if key not in held]):
+            lines += [f"- filter: {_quoted(text)}", f"  value: {weights[place]}"]
+    return [*lines, f"- value: {usual[place]}"]
+
+
+def _slices(plan: MergePlan, paths: Mapping[str, str]) -> list[str]:
+    lines = ["slices:"]
+    for run in plan.runs:
+        lines += ["- sources:", f"  - model: {paths[run.model]}"]
+        lines.append(f"    layer_range: [{run.start}, {run.start + run.count}]")
+    return [*lines, "merge_method: passthrough"]
+
+
+def _changes_from_base(plan: MergePlan, paths: Sequence[str]) -> list[str]:
+    """Return a merge by changes from a base: model stock, TIES, DARE and their like."""
+    lines = ["models:"]
+    for path, parameters in zip(paths, plan.parameters, strict=True):
+        lines.append(f"- model: {path}")
+        if parameters:
+            lines.append("  parameters:")
+            lines += [f"    {name}: {value}" for name, value in parameters.items()]
+    at = [model.name for model in plan.sources].index(plan.base)
+    lines += [f"merge_method: {_MERGEKIT_METHODS[plan.method]}", f"base_model: {paths[at]}"]
+    if any(plan.parameters):
+        lines += ["parameters:", f"  normalize: {str(plan.normalised).lower()}"]
+        scale = sum(p.get("weight", 0.0) for p in plan.parameters)
+        if plan.normalised and abs(scale - 1) > _NO_SCALE:
+            lines.append(f"  lambda: {scale:.4g}")
+    return lines
 
 
 def _model_folder(path: Path) -> Path | None:
@@ -103,6 +163,7 @@ def mecha_text(plan: MergePlan) -> str:
     Raises:
         NoAnswerError: a family or a file that it cannot read.
     """
+    _require_weights(plan)
     config = _MECHA_CONFIGS.get(plan.family)
     if config is None:
         known = ", ".join(_MECHA_CONFIGS)
@@ -134,6 +195,14 @@ def mecha_text(plan: MergePlan) -> str:
     return "\n".join(lines)
 
 
+def _require_weights(plan: MergePlan) -> None:
+    if plan.method != MergeMethod.WEIGHTED_SUM:
+        raise NoAnswerError(
+            f"{printable(plan.model)} is made by {plan.method}, which this form has no words for",
+            "write a .yaml file for mergekit instead",
+        )
+
+
 def _mecha_path(model: Model) -> str:
     path = str(file_of(model))
     if not path.endswith(".safetensors") or set('="\\\n') & set(path):
@@ -157,6 +226,7 @@ def block_numbers(plan: MergePlan, *, with_base: bool = True) -> tuple[str, list
     Raises:
         NoAnswerError: more models than such a line has room for, or another network.
     """
+    _require_weights(plan)
     blocks = plan.by_block("unet")
     if not set(MERGE_BLOCKS) <= set(blocks):
         raise NoAnswerError(

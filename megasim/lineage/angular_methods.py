@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -58,14 +59,10 @@ def slerp_fit(
         levels: of the weighted sum of these parents; the same levels are tried.
         noise: squared distance that is none.
     """
-    if question.layers is None or len(parents) != 2:
+    found = _distances_and_norms(question, parents, norms)
+    if found is None:
         return None
-    rows = [MODEL, *parents]
-    try:
-        sizes = np.array([[norms[question.names[r]][key] for r in rows] for key in question.keys])
-    except KeyError:
-        return None
-    left = slerp_left(question.layers[:, rows][:, :, rows], sizes)
+    left = slerp_left(*found)
     keyed = list(zip(question.keys, question.key_blocks, question.key_roles, strict=True))
     tried: list[MethodFit] = []
     for level in levels:
@@ -78,6 +75,56 @@ def slerp_fit(
         tried.append(MethodFit(MergeMethod.SLERP, level.level, level.groups, shares, total))
     best = min(fit.left for fit in tried)
     return next(fit for fit in tried if fit.left <= question.settings.rival * (best + noise))
+
+
+def is_on_arc(
+    question: Question, parents: Sequence[int], norms: Mapping[str, Mapping[str, float]]
+) -> bool:
+    """Return whether a model rises above the line of two parents as an arc does."""
+    found = _distances_and_norms(question, parents, norms)
+    if found is None or len(question.keys) < question.settings.fewest_layers:
+        return False
+    slope, error = arc_slope(*found)
+    clear = abs(slope) > question.settings.arc_errors * error
+    return bool(clear and abs(slope - 1) <= question.settings.arc_slope)
+
+
+def arc_parents(
+    question: Question, among: Sequence[int], layer_norms: LayerNorms
+) -> tuple[int, int] | None:
+    """Return the two models on whose arc, at some place in each tensor, a model lies; or None.
+
+    Of several such pairs the one that is farthest apart: all others lie on its arc too.
+    """
+    if question.layers is None:
+        return None
+    norms = layer_norms([question.names[i] for i in (MODEL, *among)])
+    steps = _STEPS[::10]
+    found: list[tuple[float, tuple[int, int]]] = []
+    for a, b in combinations(among, 2):
+        rows = _distances_and_norms(question, (a, b), norms)
+        if rows is None:
+            return None
+        left = float(np.maximum(_minima(slerp_left(*rows, steps), steps)[1], 0.0).sum())
+        nearest = float(min(question.total[MODEL, a], question.total[MODEL, b]))
+        most = question.settings.nearly_all * nearest
+        if left <= max(question.noise_ceiling(MODEL, (a, b)), most):
+            found.append((float(question.total[a, b]), (a, b)))
+    return max(found)[1] if found else None
+
+
+def _distances_and_norms(
+    question: Question, parents: Sequence[int], norms: Mapping[str, Mapping[str, float]]
+) -> tuple[Floats, Floats] | None:
+    """Return (K, 3, 3) squared distances and (K, 3) norms of the model and two parents."""
+    if question.layers is None or len(parents) != 2:
+        return None
+    rows = [MODEL, *parents]
+    try:
+        sizes = np.array([[norms[question.names[r]][key] for r in rows] for key in question.keys])
+    except KeyError:
+        return None
+    return question.layers[:, rows][:, :, rows], sizes
 
 
 def slerp_left(squared: Floats, norms: Floats, steps: Floats = _STEPS) -> Floats:
@@ -111,7 +158,41 @@ def slerp_left(squared: Floats, norms: Floats, steps: Floats = _STEPS) -> Floats
     )
 
 
-def _minima(curves: Floats) -> tuple[Floats, Floats]:
+def arc_slope(squared: Floats, norms: Floats) -> tuple[float, float]:
+    """Return how much of an arc's rise a model shows, 0 on the line and 1 on it, and the error.
+
+    With m ≈ α a + β b in each tensor, α + β − 1 is by how much the model rises above the line; of
+    an arc that is known from the angle and β. Rounding has no direction, so it hides little of
+    this, however much more than the rise it is. The slope is that of all tensors together, its
+    error that of independent tensors. (NaN, NaN) where there is no angle to see.
+
+    Args:
+        squared: (K, 3, 3) of the model and both parents.
+        norms: (K, 3) of the same.
+    """
+    m_a, b_a, m_b = squared[:, 0, 1], squared[:, 1, 2], squared[:, 0, 2]
+    m2, a2, b2 = (np.square(norms[:, i]) for i in range(3))
+    lengths = norms[:, 1] * norms[:, 2]
+    told = (b_a > 0) & (lengths > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = (a2 + b2 - b_a) / 2 / lengths
+        toward, radial_m, radial_b = (m_a + b_a - m_b) / 2, (m2 - a2 - m_a) / 2, (b2 - a2 - b_a) / 2
+        beyond = a2 - radial_b**2 / b_a  # |a|² across the line
+        told &= (np.abs(cosine) < _STRAIGHT) & (beyond > 0)
+        rise = (radial_m - radial_b * toward / b_a) / beyond
+        share = np.clip(toward / b_a, 0.0, 1.0)
+        angle = np.arccos(np.clip(cosine, -1, 1))
+        arc = (np.sin((1 - share) * angle) + np.sin(share * angle)) / np.sin(angle) - 1
+    rise, arc = rise[told], arc[told]
+    scale = float(np.square(arc).sum())
+    if len(arc) < 2 or scale <= 0:
+        return float("nan"), float("nan")
+    slope = float((arc * rise).sum() / scale)
+    error = float(np.sqrt(np.square(arc * (rise - slope * arc)).sum())) / scale
+    return slope, error
+
+
+def _minima(curves: Floats, steps: Floats = _STEPS) -> tuple[Floats, Floats]:
     """Return where each of (G, S) curves over the steps is least, and how low, by a parabola."""
     at = np.clip(curves.argmin(axis=1), 1, curves.shape[1] - 2)
     rows = np.arange(len(curves))
@@ -119,7 +200,7 @@ def _minima(curves: Floats) -> tuple[Floats, Floats]:
     bend = before - 2 * middle + after
     shift = np.divide(before - after, 2 * bend, out=np.zeros(len(at)), where=bend > 0)
     shift = np.clip(shift, -1, 1)
-    t = _STEPS[at] + shift * (_STEPS[1] - _STEPS[0])
+    t = steps[at] + shift * (steps[1] - steps[0])
     return np.asarray(t), np.asarray(middle - bend * shift**2 / 2)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from megasim.errors import UsageError, printable
-from megasim.lineage.angular_methods import LayerNorms
+from megasim.lineage.angular_methods import LayerNorms, arc_parents
 from megasim.lineage.inner_products import require_l2
 from megasim.lineage.recipe_choice import Choice, choose_parents, rivals_of
 from megasim.lineage.recipe_description import describe
@@ -26,10 +26,10 @@ from megasim.lineage.recipe_search import (
     hull_ends,
     near_copies,
 )
-from megasim.lineage.recipe_verdict import is_uneven, judge
+from megasim.lineage.recipe_verdict import Judgement, is_uneven, judge
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.matrix.distance_matrix import DistanceMatrix, LayerMatrices
-from megasim.words import RecipeVerdict
+from megasim.words import MergeMethod, RecipeVerdict, Source
 
 
 def recover_recipe(
@@ -107,6 +107,15 @@ def recover_recipe(
         exact = _exact_by_tensor(fine, parents, layer_norms)
         if exact is not None:
             question, (choice, rivals, aside) = fine, exact
+    if layers is not None and layer_norms is not None:
+        near = names[: settings.arc_pool] if parents is None else names
+        if choice.claimed and choice.found is not None:
+            near = [question.names[p] for p in choice.found.parents]
+        if not choice.claimed or len(near) > 2:
+            fine = ask(matrix, model, near, layers, rounding or {}, [], settings, by_tensor=True)
+            arc = _on_arc(fine, choice, layer_norms)
+            if arc is not None:
+                question, choice, rivals, aside = fine, arc, [], frozenset()
     copies = tuple(question.names[i] for i in sorted(aside))
 
     def ask_of(names: list[str]) -> Question:
@@ -139,6 +148,23 @@ def _exact_by_tensor(
     if method.left > exact_limit(question, choice.found.parents):
         return None
     return choice, rivals, aside
+
+
+def _on_arc(question: Question, choice: Choice, layer_norms: LayerNorms) -> Choice | None:
+    """Return the two models on whose arc a model lies, where no sum of as few explains it."""
+    if question.source == Source.ESTIMATED or len(question.names) < 3:
+        return None
+    pair = arc_parents(question, range(1, len(question.names)), layer_norms)
+    if pair is None:
+        return None
+    found = _asked_weights(question, [question.names[i] for i in pair])
+    method = best_method(question, pair, layer_norms)
+    most = question.settings.rival * question.noise_ceiling(MODEL, pair)
+    if choice.found is not None and choice.claimed:
+        most = max(most, question.settings.rival * choice.found.residual)
+    if method.method != MergeMethod.SLERP or method.left > max(most, exact_limit(question, pair)):
+        return None
+    return Choice(found, Judgement(RecipeVerdict.MERGE))
 
 
 def _asked_weights(question: Question, parents: Sequence[str]) -> Candidate:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from megasim.lineage.angular_methods import (
     LayerNorms,
     MethodFit,
+    is_on_arc,
     model_stock_fit,
     slerp_fit,
 )
@@ -45,7 +46,10 @@ def best_method(
     if len(parents) == 2 and layer_norms:
         norms = layer_norms([question.names[i] for i in (MODEL, *parents)])
         slerp = slerp_fit(question, parents, norms, fits, noise)
-        if slerp and slerp.left <= exact and _is_arc(question, parents, slerp.left, least):
+        clear = slerp is not None and (
+            _is_arc(question, parents, slerp.left, least) or is_on_arc(question, parents, norms)
+        )
+        if slerp and clear and slerp.left <= exact:
             return slerp
     stock = model_stock_fit(question, parents)
     near = question.settings.rival * (least + noise)

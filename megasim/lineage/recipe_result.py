@@ -117,6 +117,8 @@ class Recipe:
         pieces: of a stack, where its layers come from, a text each.
         adapter: the sum of another model and an adapter that it is, where it is no merge.
         base: the parent that changes are counted from, where the method has one.
+        normalised: whether the weights of the parents taken in an element were divided by their
+            sum, as TIES does.
     """
 
     model: str
@@ -141,6 +143,7 @@ class Recipe:
     numbers: tuple[tuple[str, float], ...] = ()
     pieces: tuple[str, ...] = ()
     adapter: AdapterTerm | None = None
+    normalised: bool = False
 
     def __repr__(self) -> str:
         return f"<recipe, {self.sentence()}>"
@@ -232,6 +235,7 @@ class Recipe:
             "rounding": number_or_none(self.rounding),
             "method": self.method,
             "base": self.base or None,
+            "normalised": self.normalised,
             "likeliest": self.likeliest,
             "pieces": list(self.pieces),
             "adapter": _term_json(self.adapter),

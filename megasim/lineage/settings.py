@@ -62,8 +62,13 @@ class LineageSettings:
         arc_leaves: what slerp leaves at most, over what weights in each tensor leave, to be told
             from a weighted sum. Rounding takes no part in the difference. Judgement; tested on
             merges of mergekit.
+        arc_slope, arc_errors: where rounding hides that, a slerp is told by its rise above the
+            line: within the first of what an arc has, as parents and model lie on one grid and
+            their rounding is not quite random, and clear of the line by so many errors.
+            Judgement; tested on merges of mergekit in bfloat16 and on sums rounded to it.
         tensor_pool: parents with weights in each tensor are sought among so many nearest models:
             what a second allows.
+        arc_pool: of so many nearest models each pair is tried for an arc. For the time it takes.
         uneven: how far the weights of layers may scatter when more than that is left. An epoch
             of a run lies near the line of its neighbours, in each layer elsewhere on it. Chosen
             on the epochs of the forests, seeds 200 to 314.
@@ -221,7 +226,10 @@ class LineageSettings:
     explainable: float = 0.1
     nearly_all: float = 0.005
     arc_leaves: float = 0.9
+    arc_slope: float = 0.5
+    arc_errors: float = 4.0
     tensor_pool: int = 24
+    arc_pool: int = 12
     uneven: float = 0.1
     as_equal: float = 1.5
     equal_angles: float = 0.005
@@ -234,7 +242,7 @@ class LineageSettings:
     worth_telling: float = 0.5
 
     sparse_pool: int = 12
-    bases: int = 3
+    bases: int = 5
     element_samples: tuple[tuple[int, int], ...] = ((4096, 24), (16384, 256))
     least_alone: float = 0.03
     fewest_elements: int = 1000

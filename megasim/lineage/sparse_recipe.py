@@ -121,6 +121,7 @@ def _described(
         method=found.method,
         base=base if found.with_base and not whole else "",
         numbers=tuple(numbers),
+        normalised=found.normalised,
     )
 
 

@@ -98,7 +98,10 @@ class StoreLineage(StoreFindings):
     def merge_plan(self, model: str, recipes: Sequence[Recipe], rest: str = "") -> MergePlan:
         """Return how a model is made again out of files. See `exchange.merge_plan`."""
         from megasim.exchange.merge_plan import merge_plan
+        from megasim.exchange.method_plan import has_own_method, method_plan
 
+        if has_own_method(recipes):
+            return method_plan(self.store, self._name(model), recipes)
         return merge_plan(self.store, self._name(model), recipes, rest)
 
     def direction(

@@ -18,6 +18,7 @@ from megasim.workspace import open_store
 from megasim.zoo.building import unrelated_models
 from tests.exchange.merge_tools import VARIABLE, program
 from tests.exchange.merged_models import merged, sd_store
+from tests.exchange.method_merges import merges, parents, write_folder
 
 pytestmark = pytest.mark.merge_tools
 
@@ -124,3 +125,20 @@ def test_mergekit_makes_a_llama_again(tools: Path, tmp_path: Path) -> None:
     assert "mergekit-yaml" in file.read_text()
     run(program(tools, "mergekit", "mergekit-yaml"), file, tmp_path / "out")
     assert_within_rounding(tmp_path / "out/model.safetensors", tmp_path / "m/model.safetensors")
+
+
+@pytest.mark.parametrize("model", ["slerp", "slerp-by-role", "ties", "stack"])
+def test_mergekit_makes_other_merges_again(tools: Path, tmp_path: Path, model: str) -> None:
+    with open_store(tmp_path / "s.duckdb") as store:
+        for name, state in {**parents(), model: merges()[model]}.items():
+            store.ingest(write_folder(tmp_path / name, state))
+        store.compare()
+    file = recipe(tmp_path / "s.duckdb", model, tmp_path / "r.yaml")
+    run(program(tools, "mergekit", "mergekit-yaml"), file, tmp_path / "out")
+    made, meant = (load_file(tmp_path / of / "model.safetensors") for of in ("out", model))
+    assert made.keys() == meant.keys()
+    # TIES is computed in float16, and a slerp as written has two digits.
+    apart = {
+        k: (made[k].double() - v.double()).norm() / v.double().norm() for k, v in meant.items()
+    }
+    assert max(apart.values()) < 1e-3

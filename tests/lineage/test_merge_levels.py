@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import pdist, squareform
 
+from megasim.lineage.angular_methods import arc_slope
 from megasim.lineage.evidence import ModelFacts
 from megasim.lineage.family_tree import build_lineage
 from megasim.lineage.inner_products import Floats
@@ -191,3 +193,23 @@ def test_what_was_made_by_role_or_as_a_stock_is_no_parent(kind: str) -> None:
     found = build_lineage(matrix, layers=layers, facts=facts, layer_norms=family.norms)
     assert [r.model for r in found.recipes] == ["m"]
     assert not any(e.parent == "m" for e in found.edges)
+
+
+@pytest.mark.parametrize(("how", "slope"), [("arc", 1.0), ("line", 0.0)])
+def test_the_rise_of_an_arc_shows_under_the_rounding_of_bfloat16(how: str, slope: float) -> None:
+    """Rounding is larger than the rise here."""
+    random = torch.Generator().manual_seed(2)
+    squared, norms = [], []
+    for _ in range(12):
+        base, *steps = torch.randn(3, 40_000, generator=random, dtype=torch.float64)
+        a, b = ((base + 0.06 * step).bfloat16().double() for step in steps)
+        angle = torch.acos((a @ b) / (a.norm() * b.norm()))
+        on_line = 0.63 * a + 0.37 * b
+        on_arc = (torch.sin(0.63 * angle) * a + torch.sin(0.37 * angle) * b) / torch.sin(angle)
+        m = (on_arc if how == "arc" else on_line).bfloat16().double()
+        assert (on_arc - on_line).norm() < (m - on_line).norm()
+        squared.append([[float((x - y).square().sum()) for y in (m, a, b)] for x in (m, a, b)])
+        norms.append([float(x.norm()) for x in (m, a, b)])
+    found, error = arc_slope(np.array(squared), np.array(norms))
+    assert found == pytest.approx(slope, abs=0.1)
+    assert error < 0.05
