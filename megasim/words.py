@@ -47,6 +47,7 @@ class Verdict(StrEnum):
     SAME_VALUES = "same_values"
     SAME_AT_FP16 = "same_at_fp16"
     SAME_AT_BF16 = "same_at_bf16"
+    PERMUTED = "permuted"  # the same hidden units in another order
     SAME_WHERE_USED = "same_where_used"  # they differ only in keys that are never used
     SAME_AS_READ = "same_as_read"  # what was read is equal, and not all was read
     SAME_IN_SAMPLE = "same_in_sample"  # equal in all elements that were read of each
@@ -147,6 +148,7 @@ class RelationKind(StrEnum):
     SAME_WEIGHTS = "same_weights"  # the same numbers under two names
     CAST = "cast"  # the same numbers once rounded to half precision
     QUANTISED = "quantised"  # every number within half a step of the other's, in codes of few bits
+    PERMUTED = "permuted"  # the same hidden units in another order
     SAME_WHERE_USED = "same_where_used"  # they differ only in keys that are never used
     SAME_AS_READ = "same_as_read"  # what was read is equal, and not all was read
     PRUNED = "pruned"  # without the EMA copy or the training state
@@ -156,6 +158,7 @@ class RelationKind(StrEnum):
     SHARDS = "shards"  # of one model, as their names say, without a key in common
     RESCALED = "rescaled"  # the same adapter with another alpha
     WIDENED = "widened"  # some tensors have more elements, and the new ones are zero
+    ROWS_ADDED = "rows_added"  # some tables have more rows, and those of before
     ALL_BUT_FEW = "all_but_few"  # equal but for a few keys
     SCALES_LOST = "scales_lost"  # the same directions at other scales, as codes without theirs
     SCALES_OF_ANOTHER = "scales_of_another"  # the same directions, each off by a factor of its own

@@ -9,6 +9,7 @@ from megasim.findings.containment import (
     under_other_keys,
 )
 from megasim.findings.pair_comparison import PairComparison, Relation
+from megasim.findings.profile_relations import permuted, rows_added
 from megasim.findings.quantised import (
     quantised,
     quantised_alike,
@@ -43,10 +44,11 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
         kept_ema,
         rescaled,
         widened,
+        rows_added,
         all_but_few,
         under_other_keys,
     )
-    for found_by in (*small, scales_lost, scales_of_another, quantised_and_changed):
+    for found_by in (*small, permuted, scales_lost, scales_of_another, quantised_and_changed):
         relation = found_by(pair)
         if relation is not None:
             return [relation]

@@ -50,7 +50,7 @@ def kept_ema(pair: PairComparison) -> Relation | None:
 
 def rescaled(pair: PairComparison) -> Relation | None:
     """Return the relation of adapters whose factors are equal, and whose alpha is not."""
-    if not _is_equal_elsewhere(pair) or any(f.source != Source.EXACT for f in pair.common):
+    if not is_equal_elsewhere(pair) or any(f.source != Source.EXACT for f in pair.common):
         return None
     keys = _of_both(pair)
     if not keys or not all(key.is_alpha for key in keys):
@@ -67,7 +67,7 @@ def rescaled(pair: PairComparison) -> Relation | None:
 
 def widened(pair: PairComparison) -> Relation | None:
     """Return the relation when some tensors of one have more elements, which are all zero."""
-    if not _is_equal_elsewhere(pair):
+    if not is_equal_elsewhere(pair):
         return None
     if any(
         f.counts is None or _differing(f.counts) > f.counts.shape_mismatch for f in pair.altered
@@ -111,8 +111,8 @@ def _as_rounded(pair: PairComparison) -> str:
     return "" if tier is None else IN_WORDS.get(tier, "")
 
 
-def _is_equal_elsewhere(pair: PairComparison) -> bool:
-    """Whether components that did not change are equal where both have keys, and telling."""
+def is_equal_elsewhere(pair: PairComparison) -> bool:
+    """Return whether components that did not change are equal where both have keys, and telling."""
     return (
         bool(pair.altered)
         and not (pair.other_networks or pair.not_read)
