@@ -105,10 +105,14 @@ def _parameters(
     found: list[Mapping[str, float]] = []
     for name in names:
         if name == first.base:
-            found.append({})
+            found += _nothing([name])
             continue
-        told = {"weight": mean[f"weight of {name}"], "density": mean[_OF + name], **own}
-        found.append({key: as_written(value) for key, value in told.items()})
+        told: dict[str, float] = {
+            "weight": mean[f"weight of {name}"],
+            "density": mean[_OF + name],
+            **own,
+        }
+        found.append({parameter: as_written(value) for parameter, value in told.items()})
     random = first.method not in (
         *(MergeMethod.TIES, MergeMethod.TRIMMED),
         *(MergeMethod.BREADCRUMBS, MergeMethod.BREADCRUMBS_TIES),

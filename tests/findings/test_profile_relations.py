@@ -62,7 +62,7 @@ def test_rows_added_to_a_vocabulary(tmp_path: Path) -> None:
     base = network(1)
     texts = related(tmp_path, base=base, wide=widened(base, 64))
     assert texts == [
-        "wide is base with 64 rows more in model.embed_tokens.weight and lm_head.weight; "
+        "wide is base with 64 rows more in 2 keys (model.embed_tokens.weight, lm_head.weight); "
         "all rows of before have their norms"
     ]
 
