@@ -1,4 +1,4 @@
-"""How often a direction that was told with a probability was right, as measured."""
+"""How often a direction or an edge that was told with a probability was right, as measured."""
 
 from __future__ import annotations
 
@@ -21,14 +21,26 @@ def calibrated(probability: float) -> float:
     >>> calibrated(0.2) == 1 - calibrated(0.8)
     True
     """
-    told, right = _table()
+    told, right = _table("direction_confidence.csv")
     if probability < 0.5:
         return 1 - calibrated(1 - probability)
     return float(np.interp(probability, told, right))
 
 
+def calibrated_edge(probability: float) -> float:
+    """Return how often edges were true that their costs give this probability.
+
+    By the table `data/edge_confidence.csv`, linear between its rows.
+
+    >>> calibrated_edge(0.55)
+    0.72
+    """
+    told, right = _table("edge_confidence.csv")
+    return float(np.interp(probability, told, right))
+
+
 @cache
-def _table() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    with resource_path("data", "direction_confidence.csv").open(encoding="utf-8") as file:
+def _table(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    with resource_path("data", name).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     return tuple(float(r["told"]) for r in rows), tuple(float(r["right"]) for r in rows)

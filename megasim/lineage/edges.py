@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megasim.errors import printable
-from megasim.lineage.calibration import calibrated
+from megasim.lineage.calibration import calibrated, calibrated_edge
 from megasim.lineage.edge_rivals import EdgeOdds, edge_odds
 from megasim.lineage.evidence import (
     EMA_COPY,
@@ -159,6 +159,9 @@ def tree_edges(
             kind = EdgeKind.QUANTISED_AND_CHANGED
         confidence = calibrated(step.probability)
         odds = _odds_of(step, tree, rooting, settings)
+        stands = calibrated_edge(odds.probability)
+        # what is left is the rivals', in the ratio of their costs
+        left = (1 - stands) / max(1 - odds.probability, 1e-12)
         edges.append(
             Edge(
                 family.names[step.parent],
@@ -169,8 +172,10 @@ def tree_edges(
                 confidence,
                 confidence >= settings.decided,
                 tuple(found),
-                odds.probability,
-                tuple(RivalEdge(family.names[a], family.names[b], p) for a, b, p in odds.rivals),
+                stands,
+                tuple(
+                    RivalEdge(family.names[a], family.names[b], left * p) for a, b, p in odds.rivals
+                ),
             )
         )
     return edges
