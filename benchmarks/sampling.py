@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from itertools import combinations
 from pathlib import Path
@@ -31,7 +32,7 @@ from megasim.zoo.plans import TRUTH
 _MERGES = 6
 _WEIGHT = 0.7
 _COMMON = 0.9  # of the keys, in one shape
-_ZOO = ("base-ema", "base-pruned", "base-fp16", "chain-1", "chain-2", "chain-3", "new-decoder")
+_ZOO = ("base-fp16", "chain-", "new-decoder")
 
 Found = dict[str, list[float]]
 
@@ -115,8 +116,10 @@ def _summary(found: Found) -> dict[str, float | int]:
 
 
 def _zoo(folder: Path) -> Path:
-    build_zoo([m for m in TRUTH if m.name in _ZOO], folder, seed=0, width=1 / 8)
-    (folder / "zoo.json").unlink()
+    build_zoo(TRUTH, folder, seed=0, width=1 / 8)
+    for path in folder.iterdir():
+        if not path.name.startswith(_ZOO):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return folder
 
 

@@ -4,7 +4,7 @@
 -- The models whose name, family, variant or format holds $search, whatever its case.
 select
     name, source, family, variant, format, part_role, components, dtypes, keys, parameters, unread,
-    bytes, path
+    bytes, path, tier
 from models
 where contains(lower(concat_ws(' ', name, family, variant, format)), lower($search))
 order by name;

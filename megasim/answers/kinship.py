@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from megasim.errors import NoAnswerError, printable
 from megasim.estimate.kinship import (
     ERROR_RATE,
     PERMUTED_SHARE,
@@ -43,7 +44,15 @@ def kinship_table(
 
     Raises:
         UsageError: an unknown model.
+        NoAnswerError: a named model of which only a header or a sample was read.
     """
+    for held in store.models():
+        if held.name in (model, *(others or ())) and not held.is_full:
+            raise NoAnswerError(
+                f"{printable(held.name)} was read as a {held.tier}: the order of hidden units "
+                "shows in whole rows and columns alone",
+                "run `megasim ingest` on its file without --header and --sample",
+            )
     names = list(store.model_ids(others)) if others is not None else list(store.model_ids())
     names = [name for name in names if name != model]
     wanted = list(components or ["all"])

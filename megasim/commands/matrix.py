@@ -168,8 +168,8 @@ def kinship_command(
     if as_json:
         show_json(records(frame))
         return
-    frame["p_value"] = frame["p_value"].map(_p_value_text)
-    frame["correlation"] = frame["correlation"].round(3)
+    frame["p_value"] = frame["p_value"].astype("float64").map(_p_value_text)
+    frame["correlation"] = frame["correlation"].astype("float64").round(3)
     show(table_text(frame.drop(columns=["model", "log10_p"])))
 
 

@@ -87,7 +87,8 @@ def without_mixed_estimates(matrix: DistanceMatrix) -> tuple[DistanceMatrix, tup
     pairs = int(np.triu(estimated).sum())
     note = (
         f"{pairs} pair(s) that are only estimated were left aside, since others are measured: "
-        "`megasim compare` measures all, --estimate takes all from the sketches"
+        "`megasim compare` measures all, --estimate takes all from the sketches; a model that was "
+        "read as a sample is measured once `megasim ingest` has read it in full"
     )
     kept = replace(
         matrix,

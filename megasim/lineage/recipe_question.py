@@ -138,7 +138,7 @@ def comparable(
         raise NoAnswerError(
             f"{printable(model)} has no {which}distances",
             "run `megasim compare`, or use --estimate, which takes the sketches; `megasim models` "
-            "names the components it has",
+            "names the components it has, and whether it was read in full as the others are",
         )
     notes: list[str] = []
 

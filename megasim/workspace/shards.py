@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megasim.checkpoint.locations import located
+from megasim.errors import UsageError
 from megasim.ingest.shares import Shard, parse_shard
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.connection import store_path
@@ -91,14 +92,22 @@ def compare_shard(
         shard: which part, as "3/16".
     """
     from megasim.compare.shards import ComparisonPart
+    from megasim.compare.tiered_pairs import split_by_tier
     from megasim.exchange.compare_shards import write_compare_shard
 
     with (
         StoreJobs(store_path(store), "read", memory=memory, wait=wait) as jobs,
         work_executor(executor, workers or usable_cores(), cluster) as (running, count),
     ):
+        pairs = jobs.pairs_of(models=models, groups=groups)
+        full, others = split_by_tier(jobs.store, pairs)
+        if others and not full:
+            raise UsageError(
+                "no two of these models were read in full, and samples are not compared by shards",
+                "run `megasim compare` without --shard",
+            )
         part = ComparisonPart(
-            pairs=jobs.pairs_of(models=models, groups=groups),
+            pairs=full,
             shard=shard if isinstance(shard, Shard) else parse_shard(shard),
             metrics=metrics,
             memory=memory // 4,

@@ -91,6 +91,8 @@ def _rows(store: Workspace) -> list[dict[str, Any]]:
         health = {kind.replace("_", " ") for kind in notes}
         if model["unread"]:
             health.add("not all was read")
+        if model["tier"] in ("header", "sample"):
+            health.add(f"read as a {model['tier']}")
         listed = {
             kind: list(model[kind]) if model[kind] is not None else []
             for kind in ("components", "dtypes")
