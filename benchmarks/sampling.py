@@ -41,10 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folders", nargs="*", type=Path, help="families of checkpoints")
     parser.add_argument("--sample", default="5%", help="as megasim ingest takes it")
+    parser.add_argument("--width", default=1 / 8, type=float, help="of the zoo; 1: full size")
     asked = parser.parse_args()
     together: Found = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for folder in asked.folders or [_zoo(Path(scratch) / "zoo")]:
+        for folder in asked.folders or [_zoo(Path(scratch) / "zoo", asked.width)]:
             found = measure_family(folder, asked.sample, Path(scratch) / folder.name)
             print(json.dumps({"family": folder.name, **_summary(found)}))
             for name, values in found.items():
@@ -115,8 +116,8 @@ def _summary(found: Found) -> dict[str, float | int]:
     }
 
 
-def _zoo(folder: Path) -> Path:
-    build_zoo(TRUTH, folder, seed=0, width=1 / 8)
+def _zoo(folder: Path, width: float) -> Path:
+    build_zoo(TRUTH, folder, seed=0, width=width)
     for path in folder.iterdir():
         if not path.name.startswith(_ZOO):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
