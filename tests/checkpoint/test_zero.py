@@ -1,6 +1,6 @@
 """Folders of DeepSpeed's ZeRO: weights in float32 out of the parts of ranks.
 
-Files are made here in the layout that deepspeed 0.19.8 reads (`utils/zero_to_fp32.py`).
+Files are made here in the layout of deepspeed 0.19.8, whose `zero_to_fp32` joins them to the same.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def write_zero(folder: Path, stage: int, ranks: int = 2, **said: Any) -> dict[st
                 filled = torch.cat([value.flatten(), torch.zeros(size * ranks - value.numel())])
                 parts.append(filled[rank * size : (rank + 1) * size])
             whole = torch.cat(parts)
-            # what belongs together may stand in several flat tensors
-            parts_of_rank = {"fp32_flat_groups": [whole[:5].clone(), whole[5:].clone()]}
+            first = len(parts[0])  # whole parameters may stand in several flat tensors
+            parts_of_rank = {"fp32_flat_groups": [whole[:first].clone(), whole[first:].clone()]}
         else:
             flat = torch.cat([value.flatten() for value in values.values()])
             flat = torch.cat([flat, torch.zeros(-len(flat) % (2 * ranks))])
