@@ -251,18 +251,27 @@ where a.component <> b.component
 order by all;
 
 -- name: core_distances
--- How far the models of each pair are apart: by their denoisers where either has one, else in all.
+-- How far the models of each pair are apart: by their denoisers where either has one, else in all;
+-- and how many keys of these are in no distance: of one model, of another shape, with NaN or inf.
 with summed as (
     select
         model_a,
         model_b,
         bool_or(component in ('unet', 'transformer')) as by_denoiser,
         sum(l2 * l2) filter (component in ('unet', 'transformer')) as of_denoiser,
-        sum(l2 * l2) filter (component not in ('ema', 'training_state')) as of_all
+        sum(l2 * l2) filter (component not in ('ema', 'training_state')) as of_all,
+        sum(coalesce(shape_mismatch + non_finite + missing_a + missing_b, 0))
+            filter (component in ('unet', 'transformer')) as without_of_denoiser,
+        sum(coalesce(shape_mismatch + non_finite + missing_a + missing_b, 0))
+            filter (component not in ('ema', 'training_state')) as without_of_all
     from component_distance
     group by model_a, model_b
 )
-select model_a, model_b, sqrt(case when by_denoiser then of_denoiser else of_all end) as l2
+select
+    model_a, model_b,
+    sqrt(case when by_denoiser then of_denoiser else of_all end) as l2,
+    coalesce(case when by_denoiser then without_of_denoiser else without_of_all end, 0)::integer
+        as without_distance
 from summed
 where l2 is not null
 order by model_a, model_b;

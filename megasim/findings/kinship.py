@@ -44,6 +44,8 @@ class KinshipFacts:
 
     Attributes:
         distances: pair → L2 of the UNets where either has one, else of all that is used.
+        without_distance: pair → keys of these that are in no distance; with any, it seems nearer
+            than it is.
         ema_as_unet: (model with EMA copy, model) whose UNet is that copy → whether the numbers
             are the same, and not only once rounded to fp16.
     """
@@ -52,9 +54,12 @@ class KinshipFacts:
         self.equal = equal
         self.reader = equal.reader
         store = self.reader.store
-        self.distances: dict[Pair, float] = {
-            (a, b): l2 for a, b, l2 in store.rows("core_distances") if not math.isnan(l2)
-        }
+        self.distances: dict[Pair, float] = {}
+        self.without_distance: dict[Pair, int] = {}
+        for a, b, l2, keys in store.rows("core_distances"):
+            if not math.isnan(l2):
+                self.distances[a, b] = l2
+                self.without_distance[a, b] = keys
         self._quantised_from: dict[int, frozenset[int]] = {}
         self._parts: dict[int, list[int]] = defaultdict(list)
         for model in self.reader.models.values():

@@ -187,16 +187,34 @@ def _ties(kinship: KinshipFacts, known: set[Pair]) -> list[Pair]:
             sets[components].append(model_id)
     ties = [pair for ids in sets.values() for pair in _tied(kinship, ids, known)]
     for components, ids in sets.items():
-        wholes = [others[0] for other, others in sets.items() if components < other]
-        ties += [ordered(ids[0], whole) for whole in wholes[:1]]
+        wholes = [whole for other, others in sets.items() if components < other for whole in others]
+        ties += _nearest_whole(kinship, ids, wholes)
     ties += [ordered(*pair) for pair in kinship.ema_as_unet]
     ties += [
         ordered(copy, original)
         for copy in sorted(kinship.coded)
-        for original in sorted(kinship.quantised_from(copy))[:1]
+        for original in _fullest(kinship, copy, kinship.quantised_from(copy))
     ]
     ties += _neighbouring_shards(kinship)
     return [pair for pair in dict.fromkeys(ties) if pair in known]
+
+
+def _nearest_whole(kinship: KinshipFacts, ids: Sequence[int], wholes: Sequence[int]) -> list[Pair]:
+    """Return one pair of a model that is a part and one it is a part of, of equal bytes if any."""
+    equal = kinship.equal
+
+    def rank(pair: Pair) -> tuple[bool, int, Pair]:
+        shared = sorted(equal.components_of[pair[0]] & equal.components_of[pair[1]])
+        same = all(equal.bytes_of(pair[0], c) == equal.bytes_of(pair[1], c) for c in shared)
+        return not same, kinship.unlike(pair), pair
+
+    some = [ordered(a, b) for a in ids[:_MOST_IN_ALL_PAIRS] for b in wholes[:_MOST_IN_ALL_PAIRS]]
+    return [min(some, key=rank)] if some else []
+
+
+def _fullest(kinship: KinshipFacts, copy: int, originals: Collection[int]) -> list[int]:
+    """Return the one of some originals that has most in common with a copy, and nothing else."""
+    return sorted(originals, key=lambda one: (kinship.unlike(ordered(copy, one)), one))[:1]
 
 
 def _neighbouring_shards(kinship: KinshipFacts) -> list[Pair]:
@@ -238,12 +256,13 @@ def _nearest_pairs(kinship: KinshipFacts, known: set[Pair], ties: Iterable[Pair]
     families = _Families(kinship.equal.components_of)
     for pair in ties:
         families.tie(*pair)
-    nearest: dict[int, tuple[float, int, Pair]] = {}
+    nearest: dict[int, tuple[bool, float, int, int, Pair]] = {}
     for pair, distance in kinship.distances.items():
         a, b = (min(families.of(model_id)) for model_id in pair)
         if a == b or pair not in known:
             continue
-        candidate = (distance, kinship.unlike(pair), pair)
+        without = kinship.without_distance[pair]
+        candidate = (without > 0, distance, without, kinship.unlike(pair), pair)
         for family in (a, b):
             nearest[family] = min(nearest.get(family, candidate), candidate)
-    return sorted({pair for _, _, pair in nearest.values()})
+    return sorted({pair for *_, pair in nearest.values()})
