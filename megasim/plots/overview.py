@@ -36,6 +36,7 @@ _TIERS: dict[str, tuple[str, str]] = {
     Verdict.SAME_AT_BF16: ("#a3c4e8", "same at bf16"),
     Verdict.SAME_WHERE_USED: ("#cfe0f2", "same where used"),
     Verdict.SAME_AS_READ: ("#dfe6ee", "same as far as read"),
+    Verdict.SAME_IN_SAMPLE: ("#ece6f2", "same in all sampled elements"),
     Verdict.CONTAINED: ("#d9ecd9", "equal where both have keys"),
     Verdict.PARTLY_CHANGED: ("#fbd9a5", "partly changed"),
     Verdict.CHANGED: ("#e69138", "changed"),
@@ -45,8 +46,8 @@ _TIERS: dict[str, tuple[str, str]] = {
 }
 # The same without colours: paper is equal, and the darker the more is changed.
 _GREY_TIERS = (
-    *("#ffffff", "#f7f7f7", "#f0f0f0", "#e8e8e8", "#dfdfdf", "#d8d8d8", "#d0d0d0"),
-    *("#b4b4b4", "#8a8a8a", "#5e5e5e", "#333333", "#c4c4c4"),
+    *("#ffffff", "#f7f7f7", "#f0f0f0", "#e8e8e8", "#dfdfdf", "#d8d8d8", "#d4d4d4"),
+    *("#d0d0d0", "#b4b4b4", "#8a8a8a", "#5e5e5e", "#333333", "#c4c4c4"),
 )
 _ONE_SIDED = {Verdict.ABSENT_A, Verdict.ABSENT_B}
 # Nearly Okabe and Ito's colours, the strongest first: none is one that a theme has, since letters

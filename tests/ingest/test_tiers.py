@@ -190,6 +190,15 @@ def test_what_samples_do_not_tell_apart_is_not_called_the_same(sampled: Any) -> 
     assert sampled.pair_findings("base", "few")[0].equal is False
 
 
+def test_pictures_of_samples_are_drawn_and_say_what_they_show(sampled: Any) -> None:
+    assert "same_in_sample" in set(sampled.tiers()["verdict"])
+    figure = sampled.heatmap(tiers=True)
+    words = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    words |= {t.get_text() for a in figure.axes if a.get_legend() for t in a.get_legend().texts}
+    assert "same in all sampled elements" in words
+    assert (sampled.matrix("layers").sources[0, 1:] == "estimated").all()
+
+
 def test_a_recipe_of_samples_is_that_of_the_whole(sampled: Any, full: Any) -> None:
     found = [
         {p.model: p.weight for p in store.recipe("mix", component="layers").parents}
