@@ -8,7 +8,8 @@ looks at all changed tensors of a pair together, where `measure_rounding` looks 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +24,8 @@ from megasim.representation.scaled_inputs import explains, input_factors, slack_
 from megasim.store.batches import pair_table, table_of
 from megasim.store.rows import Pair, Store
 
+# Pairs of models whose keys are looked up at a time.
+_PAIRS: Final = 64
 # Norms that are tried for a layer, those of its block first.
 _MOST_NORMS: Final = 8
 
@@ -50,7 +53,7 @@ class _Changed:
 
 def prove_scaled_copies(
     store: Store,
-    pairs: Iterable[Pair],
+    pairs: Sequence[Pair],
     coded: Collection[int],
     checkpoints: Mapping[int, Checkpoint],
 ) -> None:
@@ -59,30 +62,29 @@ def prove_scaled_copies(
     Args:
         pairs: of models, one of each `coded`: quantised.
     """
-    changed: dict[Pair, list[_Changed]] = defaultdict(list)
-    rows = store.rows("changed_of_coded_pairs", tables={"batch": pair_table(list(pairs))})
-    for a, b, of_a, of_b, turned_a, turned_b, block, tensor_a, tensor_b, *rest in rows:
-        sides = (of_a, of_b), (turned_a, turned_b)
-        changed[a, b].append(_Changed(*sides, block, (tensor_a, tensor_b), *rest))
-    proved: dict[Pair, int] = {}
-    for (a, b), tensors in changed.items():
-        copy = 0 if a in coded else 1
-        refs = [
-            [
-                assemble_ref(checkpoints[model].tensors, one.sources[side], one.transposed[side])
-                for one in tensors
-            ]
-            for side, model in enumerate((a, b))
-        ]
-        try:
-            proved |= _proved(tensors, refs[copy], refs[1 - copy])
-        except CheckpointError:  # whoever needs the file next will say so
-            continue
-    if proved:
-        names = ["tensor_a", "tensor_b", "basis", "proving"]
-        found = [(min(p), max(p), SCALED, count) for p, count in sorted(proved.items())]
-        with store.transaction():
-            store.write("add_proofs", tables={"batch": table_of(names, found)})
+    for start in range(0, len(pairs), _PAIRS):
+        batch = {"batch": pair_table(pairs[start : start + _PAIRS])}
+        changed: dict[Pair, list[_Changed]] = defaultdict(list)
+        rows = store.rows("changed_of_coded_pairs", tables=batch)
+        for a, b, of_a, of_b, turned_a, turned_b, block, tensor_a, tensor_b, *rest in rows:
+            sides = (of_a, of_b), (turned_a, turned_b)
+            changed[a, b].append(_Changed(*sides, block, (tensor_a, tensor_b), *rest))
+        proved: dict[Pair, int] = {}
+        for (a, b), tensors in changed.items():
+            refs = [_refs(checkpoints[m], side, tensors) for side, m in enumerate((a, b))]
+            copy = 0 if a in coded else 1
+            with suppress(CheckpointError):  # whoever needs the file next will say so
+                proved |= _proved(tensors, refs[copy], refs[1 - copy])
+        if proved:
+            names = ["tensor_a", "tensor_b", "basis", "proving"]
+            found = [(min(p), max(p), SCALED, count) for p, count in sorted(proved.items())]
+            with store.transaction():
+                store.write("add_proofs", tables={"batch": table_of(names, found)})
+
+
+def _refs(checkpoint: Checkpoint, side: int, tensors: Sequence[_Changed]) -> list[TensorRef]:
+    held = checkpoint.tensors
+    return [assemble_ref(held, one.sources[side], one.transposed[side]) for one in tensors]
 
 
 def _proved(
