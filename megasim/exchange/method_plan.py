@@ -101,7 +101,7 @@ def _parameters(
         return _nothing(names), ()
     all_numbers = [_numbers(recipe) for recipe in claimed]
     mean = {name: float(np.mean([n[name] for n in all_numbers])) for name in all_numbers[0]}
-    own = {n: mean[n] for n in ("gamma", "epsilon") if n in mean}
+    own: dict[str, float] = {n: mean[n] for n in ("gamma", "epsilon") if n in mean}
     found: list[Mapping[str, float]] = []
     for name in names:
         if name == first.base:

@@ -137,8 +137,9 @@ def test_mergekit_makes_other_merges_again(tools: Path, tmp_path: Path, model: s
     run(program(tools, "mergekit", "mergekit-yaml"), file, tmp_path / "out")
     made, meant = (load_file(tmp_path / of / "model.safetensors") for of in ("out", model))
     assert made.keys() == meant.keys()
-    # TIES is computed in float16, and a slerp as written has two digits.
-    apart = {
-        k: (made[k].double() - v.double()).norm() / v.double().norm() for k, v in meant.items()
-    }
-    assert max(apart.values()) < 1e-3
+    # Changes of one size are kept or not by chance in TIES, which is computed in float16.
+    alike = sum(
+        int(torch.isclose(made[k].double(), v.double(), rtol=2**-8, atol=2**-12).sum())
+        for k, v in meant.items()
+    )
+    assert alike >= 0.99 * sum(v.numel() for v in meant.values())
