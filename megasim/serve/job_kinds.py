@@ -180,6 +180,8 @@ def run_job(kind: str, arguments: Mapping[str, Any], work: Work) -> dict[str, An
             *asked.paths,
             names={name: Path(path) for name, path in asked.names.items()},
             reread=asked.reread,
+            header=asked.header,
+            sample=asked.sample,
             sketch_size=asked.sketch_size,
             executor=work.executor(),
             progress=progress,

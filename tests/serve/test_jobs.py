@@ -65,6 +65,15 @@ def test_files_are_ingested_and_compared_while_others_read(service: Any) -> None
     assert len({(row["model_a"], row["model_b"]) for row in pairs}) == 10
 
 
+def test_a_header_is_read_where_no_more_is_asked_for(service: Any) -> None:
+    first = ended(service, ask(service, kind="ingest", paths=["d.safetensors"], header=True))
+    assert (first["state"], first["result"]["bytes_read"]) == ("done", 0)
+    rows = service.get("/api/v1/models").json()["rows"]
+    assert {row["name"]: row["tier"] for row in rows}["d"] == "header"
+    second = ended(service, ask(service, kind="ingest", paths=["d.safetensors"], sample="1M"))
+    assert second["result"]["raised"] == ["d"]
+
+
 @pytest.mark.parametrize(
     "path", ["../elsewhere", "{folder}/elsewhere", "/etc", "../elsewhere/f.safetensors", "~"]
 )
