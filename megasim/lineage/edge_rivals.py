@@ -44,7 +44,7 @@ def edge_odds(
     >>> costs = np.array([[0, 0, 0.1], [0, 0, 0], [0.1, 0, 0.0]])
     >>> odds = edge_odds((1, 2), {0, 1}, costs, ())
     >>> round(odds.probability, 2), [(a, b, round(p, 2)) for a, b, p in odds.rivals]
-    (0.69, [(0, 2, 0.31)])
+    (0.73, [(0, 2, 0.27)])
     """
     a, b = edge
     first = np.array([i for i in sorted(side) if i == a or i not in left_out])
