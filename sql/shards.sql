@@ -178,19 +178,21 @@ create or replace temp table shard_rounding (
 
 -- name: keep_shard_distances
 -- Distances as they come in.
-insert into shard_distance select tensor_a, tensor_b, l0, l1, l2 from batch;
+insert into shard_distance (tensor_a, tensor_b, l0, l1, l2)
+select tensor_a, tensor_b, l0, l1, l2 from batch;
 
 -- name: keep_shard_linfs
 -- Largest differences as they come in.
-insert into shard_linf select tensor_a, tensor_b, linf from batch;
+insert into shard_linf (tensor_a, tensor_b, linf) select tensor_a, tensor_b, linf from batch;
 
 -- name: keep_shard_cossims
 -- Cosine similarities as they come in.
-insert into shard_cossim select tensor_a, tensor_b, rows, cossim from batch;
+insert into shard_cossim (tensor_a, tensor_b, rows, cossim)
+select tensor_a, tensor_b, rows, cossim from batch;
 
 -- name: keep_shard_roundings
 -- How plain contents lie to the codes of quantised ones, as they come in.
-insert into shard_rounding
+insert into shard_rounding (tensor_a, tensor_b, measured, within, excess, basis, proving)
 select tensor_a, tensor_b, measured, within, excess, basis, proving from batch;
 
 -- name: shard_columns
@@ -365,7 +367,7 @@ select part, parts, first_id, last_id from imported_shard where job = $job order
 
 -- name: add_shard_job
 -- A part of a job is in.
-insert into imported_shard
+insert into imported_shard (job, kind, part, parts, first_id, last_id)
 select $job, $kind, $part, $parts, $first_id, $last_id
 where not exists (from imported_shard where job = $job and part = $part);
 
@@ -438,20 +440,20 @@ where d.l0 <> s.l0
 
 -- name: add_told_distances
 -- The distances of a shard that the store lacks.
-insert into tensor_distance
+insert into tensor_distance (tensor_a, tensor_b, l0, l1, l2, metric_version)
 select distinct on (s.tensor_a, s.tensor_b)
     s.tensor_a, s.tensor_b, s.l0, s.l1, s.l2, current_metric()
 from told s
 anti join tensor_distance d on d.tensor_a = s.tensor_a and d.tensor_b = s.tensor_b
 where s.record = 'distance' and s.tensor_a is not null
 order by s.tensor_a, s.tensor_b, s.l1;
-insert into tensor_linf
+insert into tensor_linf (tensor_a, tensor_b, linf, metric_version)
 select distinct on (s.tensor_a, s.tensor_b) s.tensor_a, s.tensor_b, s.linf, current_metric()
 from told s
 anti join tensor_linf x on x.tensor_a = s.tensor_a and x.tensor_b = s.tensor_b
 where s.record = 'linf' and s.tensor_a is not null
 order by s.tensor_a, s.tensor_b, s.linf;
-insert into tensor_cossim
+insert into tensor_cossim (tensor_a, tensor_b, rows, cossim, metric_version)
 select distinct on (s.tensor_a, s.tensor_b, s.rows)
     s.tensor_a, s.tensor_b, s.rows, s.cossim, current_metric()
 from told s
@@ -459,7 +461,9 @@ anti join tensor_cossim c
     on c.tensor_a = s.tensor_a and c.tensor_b = s.tensor_b and c.rows = s.rows
 where s.record = 'cossim' and s.tensor_a is not null
 order by s.tensor_a, s.tensor_b, s.rows, s.cossim;
-insert into tensor_rounding
+insert into tensor_rounding (
+    tensor_a, tensor_b, measured, within, excess, basis, proving, metric_version
+)
 select distinct on (s.tensor_a, s.tensor_b)
     s.tensor_a, s.tensor_b, s.measured, s.within, s.excess, s.basis, s.proving, current_metric()
 from told s
