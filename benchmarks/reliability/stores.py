@@ -106,7 +106,7 @@ def faults(db: Path) -> list[str]:
     """Return what the doctor finds in a store."""
     with Store(db, "read", all_rows=True) as store, ThreadPoolExecutor(1) as executor:
         found = examine(store, executor=executor)
-    return [f"{fault.check}: {fault.told[0]}" for fault in found.faults]
+    return [f"{fault.check}: {fault.found[0]}" for fault in found.faults]
 
 
 def names(db: Path) -> set[str]:
