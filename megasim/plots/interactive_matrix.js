@@ -91,6 +91,12 @@ class Matrix extends Picture {
       }
       axis.ticker.ticks = ticks;
     });
+    const written = this.plot.renderers.find((r) => r.name === "values");
+    if (written) {
+      const cell = width / Math.max(Math.abs(this.plot.x_range.end - this.plot.x_range.start), 1e-9);
+      const fits = cell >= 7 * written.tags[0];
+      if (written.visible !== fits) written.visible = fits;
+    }
   }
 
   axes() { return [this.plot.below[0], this.plot.left[0]]; }

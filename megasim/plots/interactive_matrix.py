@@ -149,7 +149,7 @@ def _write_values(plot: Any, matrix: DistanceMatrix, values: Floats, norm: Norma
     texts = cell_texts(matrix).ravel().tolist()
     inks = [ink_on(colour[:3]) for colour in colours.reshape(-1, 4)]
     source = ColumnDataSource({"x": columns + 0.5, "y": rows + 0.5, "text": texts, "ink": inks})
-    plot.text(
+    written = plot.text(
         "x",
         "y",
         text="text",
@@ -158,7 +158,9 @@ def _write_values(plot: Any, matrix: DistanceMatrix, values: Floats, norm: Norma
         text_align="center",
         text_baseline="middle",
         text_font_size="12px",
+        name="values",
     )
+    written.tags = [max(map(len, texts))]  # the script hides what does not fit the cells
 
 
 def _planes(matrix: DistanceMatrix) -> dict[str, Any]:
