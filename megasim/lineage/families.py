@@ -178,6 +178,7 @@ def family_distances(
     layers_l1: LayerMatrices | None,
     changed: DistanceMatrix | None,
     settings: LineageSettings = SETTINGS,
+    statistics: Collection[str] = (),
 ) -> FamilyDistances:
     """Return what is known of the models of a family between which no distance is missing.
 
@@ -192,7 +193,7 @@ def family_distances(
         whole,
         own,
         _layers_of(layers_l1, whole.models),
-        _untouched(changed, own, whole.models, known, settings),
+        _untouched(changed, own, statistics, known, settings),
         common,
     )
 
@@ -226,7 +227,7 @@ def _layers_of(layers: LayerMatrices | None, names: tuple[str, ...]) -> LayerMat
 def _untouched(
     changed: DistanceMatrix | None,
     layers: LayerMatrices | None,
-    names: tuple[str, ...],
+    statistics: Collection[str],
     known: Mapping[str, ModelFacts],
     settings: LineageSettings,
 ) -> Floats | None:
@@ -236,8 +237,12 @@ def _untouched(
     and in what was trained from these. So they are counted between models of which none was
     rounded, or where all were, and all pairs are alike in that.
     """
+    if changed is None or layers is None:
+        return None
+    names = layers.models
     dtypes = [known[n].dtype if n in known else "" for n in names]
-    if changed is None or layers is None or not all(dtypes):
+    layers = layers.keep(np.array([key not in statistics for key in layers.keys]))
+    if not all(dtypes) or not layers.keys:
         return None
     in_all = np.isfinite(layers.values).all(axis=(1, 2)) & (layers.numels > 0)
     elements = layers.numels.sum()

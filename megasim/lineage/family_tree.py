@@ -72,9 +72,9 @@ def build_lineage(
         layers: the same by layer; blocks tell merges by block, layers sharpen the tree.
         layers_l1: the L1 of the same layers, which sharpens it further: one training moves the
             elements of a layer in another way than two do together.
-        changed: L0 distances of the same models: what two trainings left untouched. Counted
-            where neither was rounded, or all were: rounding changes nearly all, and makes some
-            alike.
+        changed: L0 distances of the same models, without running statistics: what two trainings
+            left untouched. Counted where neither was rounded, or all were: rounding changes nearly
+            all, and makes some alike.
         facts: of any of the models; norms part unrelated families and tell directions.
         pairs: of any pairs; identity of the other components tells prunings and swaps.
         stated: (parent, child) → where it is written that the one was made from the other.
@@ -124,7 +124,8 @@ def build_lineage(
     groups = related_groups(distinct, norms, settings, kinship, by_elements)
     parts = [distinct.subset(group) for group in groups]
     families = [
-        family_distances(p, known.facts, layers, layers_l1, changed, settings) for p in parts
+        family_distances(p, known.facts, layers, layers_l1, changed, settings, statistics)
+        for p in parts
     ]
 
     rounding = rounding_of(known.facts.values(), matrix.component)

@@ -144,8 +144,14 @@ def load_lineage(
         layers, l1 = load_l2_and_l1_layers(store, component, models=matrix.models)
         if not layers.keys:
             layers = l1 = None
-    changed = load_matrix(store, component, "l0", models=matrix.models)
+    changed = changed_weights(store, component, matrix.models)
     return build(matrix, layers, l1, changed)
+
+
+def changed_weights(store: Store, component: str, models: Sequence[str]) -> DistanceMatrix:
+    """Return how many elements differ between models, running statistics left aside."""
+    apart = bool(load_statistics(store))
+    return load_matrix(store, component, "l0", models=models, weights_only=apart)
 
 
 def lineage_and_claims(
@@ -165,7 +171,7 @@ def lineage_and_claims(
 
     Args:
         layers, layers_l1: the L2 and L1 of the same models by layer, where they are known.
-        changed: their l0, where it is known.
+        changed: from `changed_weights`, where it is known.
         use_metadata: whether step counts and claims in the metadata count as evidence, and
             whether those claims are checked.
         claimed: more claims to check.

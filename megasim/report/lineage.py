@@ -11,7 +11,7 @@ from megasim.anatomy.classification import component_title
 from megasim.errors import printable
 from megasim.findings.reference_model import known_by_layer
 from megasim.lineage.claims import CheckedClaim
-from megasim.lineage.from_store import lineage_and_claims
+from megasim.lineage.from_store import changed_weights, lineage_and_claims
 from megasim.lineage.recipe_result import Recipe, weighted_sum
 from megasim.lineage.result import Lineage
 from megasim.matrix.distance_matrix import DistanceMatrix
@@ -32,7 +32,7 @@ from megasim.report.parts import (
     table,
 )
 from megasim.report.source import ReportSource
-from megasim.store.matrices import MOST_LAYERED_MODELS, load_matrix
+from megasim.store.matrices import MOST_LAYERED_MODELS
 from megasim.wording.sentences import counted
 from megasim.words import ClaimVerdict
 
@@ -61,7 +61,7 @@ def _lineage(
     source: ReportSource, component: str, matrix: DistanceMatrix
 ) -> tuple[list[Block], tuple[str, ...]]:
     layers, l1 = source.layers_and_l1(component, matrix.models)
-    changed = load_matrix(source.store, component, "l0", models=matrix.models)
+    changed = changed_weights(source.store, component, matrix.models)
     found, checked = lineage_and_claims(source.store, matrix, layers, l1, changed)
     blocks: list[Block] = []
     if not found.edges:

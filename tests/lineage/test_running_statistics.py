@@ -1,0 +1,46 @@
+"""Running statistics follow the data that a training saw, and make no edge of a tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from megasim.workspace import open_store
+
+
+def test_siblings_that_saw_the_same_data_are_not_joined_by_their_running_statistics(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    base = {
+        "conv.weight": rng.normal(size=(48, 64)),
+        "norm.weight": 1 + 0.1 * rng.normal(size=48),
+        "norm.running_mean": rng.normal(size=48),
+        "norm.running_var": 1 + rng.random(48),
+    }
+    # a and b were trained on one set of images, c on another
+    seen = {"ab": 3 * rng.normal(size=48), "c": 3 * rng.normal(size=48)}
+    models = {"base": base}
+    for name in "abc":
+        weights = {key: value + 0.05 * rng.normal(size=value.shape) for key, value in base.items()}
+        weights["norm.running_mean"] = seen["c" if name == "c" else "ab"]
+        models[name] = weights
+    (tmp_path / "models").mkdir()
+    for name, weights in models.items():
+        file = tmp_path / "models" / f"{name}.safetensors"
+        save_file({key: value.astype(np.float32) for key, value in weights.items()}, file)
+
+    with open_store(tmp_path / "store.duckdb") as store:
+        store.ingest(tmp_path / "models")
+        store.compare()
+        lengths = store.matrix("all")
+        at = {name: i for i, name in enumerate(lengths.models)}
+        assert lengths.values[at["a"], at["b"]] < lengths.values[at["base"], at["a"]] / 3
+        found = store.lineage("all")
+    drawn = {frozenset((e.parent, e.child)): e for e in found.edges}
+    assert drawn.keys() == {frozenset(("base", name)) for name in "abc"}
+    # the length is that which every other answer gives for the pair
+    edge = drawn[frozenset(("base", "a"))]
+    assert edge.length == lengths.values[at["base"], at["a"]]
