@@ -298,25 +298,34 @@ order by tensor_a, tensor_b;
 
 -- name: changed_of_coded_pairs
 -- What differs in pairs of models (batch) of which one holds quantised tensors, whether it is one
--- of them, and how the plain values lie to their codes.
-with held as (
+-- of them, and how the plain values lie to their codes. Lists of ids reach the tables below the
+-- view, which a join does not.
+with changed as materialized (
+    select l.model_a, l.model_b, l.canonical_key, l.key_a, l.key_b, l.block
+    from judged_layers l
+    where list_contains($firsts, l.model_a)
+        and list_contains($seconds, l.model_b)
+        and (l.model_a, l.model_b) in (select model_a, model_b from batch)
+        and l.status = 'changed'
+        and l.is_measured
+),
+held as materialized (
     select
         mt.model_id, mt.key, mt.sources, mt.transposed, mt.tensor_id,
         mt.representation not in ('plain', 'weight_norm') or t.dtype like 'float8%' as is_coded
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
+    where list_contains($firsts, mt.model_id) or list_contains($seconds, mt.model_id)
 )
 select
     l.model_a, l.model_b, a.sources, b.sources, a.transposed, b.transposed, l.block,
     a.tensor_id, b.tensor_id, a.is_coded <> b.is_coded as is_coded,
     r.measured, r.within, coalesce(r.basis, '') as basis
-from judged_layers l
-join batch p on p.model_a = l.model_a and p.model_b = l.model_b
+from changed l
 join held a on a.model_id = l.model_a and a.key = l.key_a
 join held b on b.model_id = l.model_b and b.key = l.key_b
 left join tensor_rounding r
     on r.tensor_a = least(a.tensor_id, b.tensor_id) and r.tensor_b = greatest(a.tensor_id, b.tensor_id)
-where l.status = 'changed' and l.is_measured
 order by l.model_a, l.model_b, l.canonical_key;
 
 -- name: add_proofs

@@ -63,9 +63,11 @@ def prove_scaled_copies(
         pairs: of models, one of each `coded`: quantised.
     """
     for start in range(0, len(pairs), _PAIRS):
-        batch = {"batch": pair_table(pairs[start : start + _PAIRS])}
+        some = pairs[start : start + _PAIRS]
+        batch = {"batch": pair_table(some)}
+        firsts, seconds = (sorted(set(ids)) for ids in zip(*some, strict=True))
         changed: dict[Pair, list[_Changed]] = defaultdict(list)
-        rows = store.rows("changed_of_coded_pairs", tables=batch)
+        rows = store.rows("changed_of_coded_pairs", tables=batch, firsts=firsts, seconds=seconds)
         for a, b, of_a, of_b, turned_a, turned_b, block, tensor_a, tensor_b, *rest in rows:
             sides = (of_a, of_b), (turned_a, turned_b)
             changed[a, b].append(_Changed(*sides, block, (tensor_a, tensor_b), *rest))
