@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import site
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -90,6 +91,8 @@ def test_four_workers_give_the_same_and_read_each_byte_once(
         write_model(tmp_path / "models" / f"{seed}.safetensors", model)
     files = sorted((tmp_path / "models").iterdir())
     with cluster_executor("local:4") as executor:
+        # where megasim is installed, the folder of the tests is not on the path of the workers
+        executor._client.run(site.addsitedir, str(Path(__file__).parents[2]))
         executor._client.run(count_reads)
         assert results(tmp_path / "few", models, executor=executor) == expected
         before = sum(executor._client.run(count_reads).values())
