@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from megasim.checkpoint import file_stamp
 
 # The same examples on every run, and no test that fails because the machine is busy.
 settings.register_profile(
@@ -32,3 +35,13 @@ def shared() -> Path:
     if not (SHARED / "published").is_dir():
         pytest.skip("the folder ../shared with the published results is not here")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def old_files() -> Iterator[None]:
+    """Take files as if they were written a while ago: opening one that is new waits until a next
+    change of it could be told. For tests that write thousands of files of which none changes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_stamp, "_STEP_NS", 0)
+        yield

@@ -47,6 +47,9 @@ FILES = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("old_files")
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[bytes], Path]:
     def to_file(data: bytes) -> Path:

@@ -372,6 +372,7 @@ def test_an_unknown_type_leaves_the_others_read(tmp_path: Path) -> None:
     assert "unknown type 222" in opened.unread["odd"].note
 
 
+@pytest.mark.usefixtures("old_files")
 def test_every_cut_of_a_file_is_an_error_and_no_crash(tmp_path: Path) -> None:
     whole = write_gguf(tmp_path / "m.gguf", {"w": np.ones((2, 32), np.float32)}, plain("Q8_0"))
     data = whole.read_bytes()
