@@ -18,7 +18,8 @@ from megasim.estimate.adapter_strength import LayerSums, Strength, joint_strengt
 from megasim.kernels.elements import to_double
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.representation.adapter_algebra import transposed
-from megasim.representation.adapter_changes import BadFactors, Change, change_of
+from megasim.representation.adapter_changes import BadFactors, Change
+from megasim.representation.adapter_factors import change_of
 from megasim.wording.sentences import counted, four_digits
 
 # A strength is one where it is so many standard errors from 0, and accounts for this share of the

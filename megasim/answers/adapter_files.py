@@ -18,7 +18,8 @@ from megasim.checkpoint.opening import JSON, Checkpoint, TensorReader, TensorRef
 from megasim.checkpoint.strict_json import parse_json
 from megasim.errors import CheckpointError, printable
 from megasim.kernels.elements import to_double
-from megasim.representation.adapter_changes import BadFactors, LayerChange, layer_change
+from megasim.representation.adapter_changes import BadFactors
+from megasim.representation.adapter_factors import LayerChange, layer_change
 from megasim.representation.opening import open_model
 from megasim.words import PartRole
 

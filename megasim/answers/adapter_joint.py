@@ -21,7 +21,8 @@ from megasim.estimate.joint_strengths import (
 )
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.representation.adapter_algebra import stacked, transposed
-from megasim.representation.adapter_changes import BadFactors, Change, change_of
+from megasim.representation.adapter_changes import BadFactors, Change
+from megasim.representation.adapter_factors import change_of
 from megasim.wording.html import html_lines
 from megasim.wording.sentences import counted, four_digits
 

@@ -21,7 +21,8 @@ from megasim.representation.adapter_algebra import (
     stacked,
     transposed,
 )
-from megasim.representation.adapter_changes import BadFactors, LowRankChange, WholeChange, change_of
+from megasim.representation.adapter_changes import BadFactors, LowRankChange, WholeChange
+from megasim.representation.adapter_factors import change_of
 from megasim.representation.opening import open_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "adapters"

@@ -17,7 +17,7 @@ import pytest
 
 from megasim.store.statements import named_statements, purpose_of
 from tests.browser import Browser, open_browser
-from tests.report.test_report import HOSTILE, simulated
+from tests.report.written_reports import HOSTILE, simulated
 
 pytest.importorskip("fastapi", reason="install the extra serve")
 pytest.importorskip("bokeh", reason="install the extra interactive")
