@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from scipy.stats import binomtest
+
 from benchmarks.forests import Forest
 
 TENTHS = 10
@@ -125,9 +127,18 @@ def _tenths_table(counts: Mapping[str, Mapping[int, tuple[int, int]]], first: in
         cells = []
         for tenth in tenths:
             count, right = told.get(tenth, (0, 0))
-            cells.append(f"{100 * right / count:.0f} % of {count}" if count else "–")
+            cells.append(_share(right, count))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _share(right: int, count: int) -> str:
+    """Return a share in words, with the interval that holds the true one in 19 of 20 cases."""
+    if not count:
+        return "–"
+    ends = binomtest(right, count).proportion_ci(method="wilson")
+    share, low, high = (round(100 * x) for x in (right / count, ends.low, ends.high))
+    return f"{share} % of {count} ({low} to {high})"
 
 
 def _sum_of(

@@ -151,13 +151,31 @@ where nature = 'statistic'
 order by canonical_key;
 
 -- name: pair_facts
--- Of each compared pair and component: how many keys stand in which tier.
+-- Of some compared pairs and each component: how many keys stand in which tier. {batch}
 select
-    model_a, model_b, component, identical, same_values, same_at_fp16, same_at_bf16, changed,
-    missing_a, missing_b, shape_mismatch, non_finite, same_in_sample
-from component_distances
-where keys_compared is not null
-order by model_a, model_b, component;
+    a.name as name_a, b.name as name_b, c.component, c.identical, c.same_values, c.same_at_fp16,
+    c.same_at_bf16, c.changed, c.missing_a, c.missing_b, c.shape_mismatch, c.non_finite,
+    c.same_in_sample
+from component_distance c
+join batch using (model_a, model_b)
+join model a on a.id = c.model_a
+join model b on b.id = c.model_b
+where c.keys_compared is not null
+order by name_a, name_b, c.component;
+
+-- name: compared_models
+-- Those of some models of which keys were compared with those of another of them. {chosen}
+with pair as (
+    select model_a, model_b
+    from component_distance
+    where keys_compared is not null
+        and model_a in (select model_id from chosen)
+        and model_b in (select model_id from chosen)
+)
+select name
+from model
+where id in (select model_a from pair union all select model_b from pair)
+order by name;
 
 -- name: keys_to_merge
 -- What a model calls its tensors, in the order of their canonical keys.

@@ -39,6 +39,16 @@ def calibrated_edge(probability: float) -> float:
     return float(np.interp(probability, told, right))
 
 
+def edge_probability(confidence: float) -> float:
+    """Return what the costs of an edge gave it, from the confidence that it was told with.
+
+    >>> round(edge_probability(calibrated_edge(0.42)), 6)
+    0.42
+    """
+    told, right = _table("edge_confidence.csv")
+    return float(np.interp(confidence, right, told))
+
+
 @cache
 def _table(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     with resource_path("data", name).open(encoding="utf-8") as file:

@@ -53,7 +53,10 @@ def edge_odds(
     log = settings.edge_sureness * (costs[a, b] - costs[np.ix_(first, second)]).ravel()
     likelihood = np.exp(log - log.max())
     likelihood /= likelihood.sum()
-    order = np.argsort(-likelihood, kind="stable")[: settings.most_rivals + 1]
+    shown = min(settings.most_rivals + 1, len(likelihood))
+    least = np.partition(likelihood, -shown)[-shown]
+    top = np.flatnonzero(likelihood >= least)
+    order = top[np.argsort(-likelihood[top], kind="stable")][:shown]
     pairs = [
         (int(first[k // len(second)]), int(second[k % len(second)]), float(likelihood[k]))
         for k in order.tolist()

@@ -18,12 +18,13 @@ from megasim.lineage.evidence import (
     Evidence,
     ModelFacts,
     PairFacts,
+    counts_evenly,
     drift_evidence,
     same_weights_kind,
 )
 from megasim.lineage.families import FamilyDistances, SameWeights
-from megasim.lineage.inner_products import Floats, step_cosine
-from megasim.lineage.layer_norms import NormsByLayer, growth_by_layer
+from megasim.lineage.inner_products import step_cosine
+from megasim.lineage.layer_norms import NormGrowth, NormsByLayer, growth_by_layer
 from megasim.lineage.merges import Merges
 from megasim.lineage.result import Edge, RivalEdge
 from megasim.lineage.rooting import Rooting
@@ -127,12 +128,14 @@ def tree_edges(
     tree: FittedTree,
     rooting: Rooting,
     evidence: Mapping[tuple[int, int], Sequence[Evidence]],
+    facts: Mapping[str, ModelFacts],
     settings: LineageSettings = SETTINGS,
 ) -> list[Edge]:
     """Return the steps of a tree in their likelier direction, but for those from a merge's parents.
 
     Args:
         evidence: from `step_evidence`.
+        facts: by name of model.
     """
     squared = family.matrix.squared()
     steps = [_directed(family.names, pair, found, rooting) for pair, found in evidence.items()]
@@ -149,6 +152,12 @@ def tree_edges(
             if turn > settings.one_course and squared[step.parent, step.child] < longest:
                 kind = EdgeKind.EPOCH_STEP
                 text = f"cosine {turn:.2f} with the step before"
+                found.append(Evidence("same course", text, 0.0))
+            three = (before, step.parent, step.child)
+            batches = counts_evenly(*(facts.get(family.names[i]) for i in three))
+            if batches is not None:
+                kind = EdgeKind.EPOCH_STEP
+                text = f"{batches:.0f} batches, as many as the step before"
                 found.append(Evidence("same course", text, 0.0))
         of_run = (e for e in found if e.name in (NAMED_RUN, EPOCHS))
         if any(abs(e.log_odds) >= settings.record for e in of_run):
@@ -255,11 +264,10 @@ def _evidence(
     found = drift_evidence(
         known.facts.get(first),
         known.facts.get(second),
-        float((family.with_statistics or family.matrix).values[a, b] ** 2),
         family.matrix.component,
         settings,
         one_run=one_run,
-        by_layer=_growth(family, a, b, known, settings),
+        growth=_growth(family, a, b, known, settings),
     )
     for pair, sign in (((first, second), settings.record), ((second, first), -settings.record)):
         if pair in known.stated:
@@ -277,11 +285,21 @@ def _evidence(
 
 def _growth(
     family: FamilyDistances, a: int, b: int, known: KnownHistory, settings: LineageSettings
-) -> tuple[Floats, Floats] | None:
-    if family.layers is None or not {family.names[a], family.names[b]} <= known.layer_norms.keys():
+) -> NormGrowth | None:
+    """Return how the norm grew over the keys of a step; None where that is not known.
+
+    Without norms by layer, that is where the distance covers all keys of both models.
+    """
+    first, second = family.names[a], family.names[b]
+    if family.layers is not None and {first, second} <= known.layer_norms.keys():
+        return growth_by_layer(family.layers, known.layer_norms, a, b, settings.grown_elements)
+    matrix = family.with_statistics or family.matrix
+    ends = (known.facts.get(name) for name in (first, second))
+    before, after = (None if f is None else f.norms.get(matrix.component) for f in ends)
+    covers_all = family.common is None and matrix.coverage[a, b] == 1
+    if before is None or after is None or not covers_all or not matrix.values[a, b] > 0:
         return None
-    found = growth_by_layer(family.layers, known.layer_norms, a, b, settings.grown_elements)
-    return found if len(found[0]) else None
+    return NormGrowth(before**2, after**2, float(matrix.values[a, b] ** 2))
 
 
 def _probability(log_odds: float) -> float:

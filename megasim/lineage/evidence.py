@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megasim.errors import printable
-from megasim.lineage.inner_products import Floats
-from megasim.lineage.layer_norms import growth_log_odds
+from megasim.lineage.layer_norms import NormGrowth
 from megasim.lineage.rounding import ROUNDING, rounding_l2
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.words import EdgeKind
@@ -158,12 +157,11 @@ def norms_of(facts: Iterable[ModelFacts], component: str) -> dict[str, float]:
 def drift_evidence(
     a: ModelFacts | None,
     b: ModelFacts | None,
-    squared: float,
     component: str,
     settings: LineageSettings = SETTINGS,
     *,
     one_run: float = 0.0,
-    by_layer: tuple[Floats, Floats] | None = None,
+    growth: NormGrowth | None = None,
 ) -> list[Evidence]:
     """Return what speaks for b having come from a, with negative log odds where against it.
 
@@ -171,8 +169,7 @@ def drift_evidence(
     `growth_log_odds`.
 
     Args:
-        squared: ‖b − a‖² over the component.
-        by_layer: the growth of each layer and its elements, where they are known.
+        growth: of the norm, where it is known over the keys of the step.
         one_run: what counts that name no run are worth between the two, in log odds: see
             `megasim.lineage.runs`.
     """
@@ -190,19 +187,10 @@ def drift_evidence(
     counted = _counter_evidence(a, b, settings)
     if counted is not None:
         found.append(counted)
-    if component in a.norms and component in b.norms and squared > 0:
-        growth = (b.norms[component] ** 2 - a.norms[component] ** 2) / squared
-        text, backwards = (
-            f"squared norm changes by {change:+.3g} of the squared step"
-            for change in (growth, -growth)
-        )
-        of_layers, elements = by_layer or (np.array([growth]), None)
-        if by_layer is not None and len(of_layers):
-            median = float(np.median(of_layers))
-            text += f", {median:+.3g} in the median layer"
-            backwards += f", {-median:+.3g} in the median layer"
-        worth = settings.norm_growth * growth_log_odds(of_layers, elements, settings.growth_width)
-        found.append(Evidence("norm growth", text, worth, backwards))
+    if growth is not None:
+        worth = settings.norm_growth * growth.log_odds(settings.growth_width)
+        texts = growth.sentence(), growth.turned().sentence()
+        found.append(Evidence("norm growth", texts[0], worth, texts[1]))
     if component in a.kurtosis and component in b.kurtosis:
         change = b.kurtosis[component] - a.kurtosis[component]
         if change:
@@ -232,6 +220,24 @@ def _counter_evidence(a: ModelFacts, b: ModelFacts, settings: LineageSettings) -
         signs.pop() * settings.counters,
         f"{shown} {second:.0f} → {first:.0f}",
     )
+
+
+def counts_evenly(a: ModelFacts | None, b: ModelFacts | None, c: ModelFacts | None) -> float | None:
+    """Return the batches from a to b where from b to c there were as many, as in one run.
+
+    As counters in the weights tell, all that the three have in common; None where they do not. A
+    run that is saved at equal shares of its length may be off by one.
+    """
+    if a is None or b is None or c is None:
+        return None
+    keys = sorted(a.counters.keys() & b.counters.keys() & c.counters.keys())
+    steps = [
+        (b.counters[k] - a.counters[k], c.counters[k] - b.counters[k])
+        for k in keys
+        if a.counters[k] * b.counters[k] * c.counters[k]
+    ]
+    even = steps and all(min(s) > 0 and abs(s[0] - s[1]) <= 1 for s in steps)
+    return steps[0][1] if even else None
 
 
 def same_weights_kind(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import networkx as nx
 
@@ -12,7 +12,7 @@ from megasim.errors import printable
 from megasim.lineage.claims import Claim, resolve_name
 from megasim.lineage.evidence import ModelFacts, PairFacts
 from megasim.lineage.settings import SETTINGS, LineageSettings
-from megasim.store.batches import Table
+from megasim.store.batches import Table, pair_table
 from megasim.store.matrices import member_names
 from megasim.store.roundings import PairRounding, load_roundings
 from megasim.store.rows import Store
@@ -200,12 +200,20 @@ def load_ema_copies(store: Store) -> set[tuple[str, str]]:
     }
 
 
-def load_pair_facts(store: Store) -> list[PairFacts]:
-    """Return the identity tiers of each pair that the store knows, component by component."""
+def load_pair_facts(store: Store, pairs: Iterable[tuple[str, str]]) -> list[PairFacts]:
+    """Return the identity tiers of some pairs, as far as the store knows, by component."""
+    ids = store.model_ids()
+    wanted = pair_table((min(ids[a], ids[b]), max(ids[a], ids[b])) for a, b in pairs)
     tiers: dict[tuple[str, str], dict[str, Mapping[str, int]]] = defaultdict(dict)
-    for a, b, component, *counts in store.rows("pair_facts"):
+    for a, b, component, *counts in store.rows("pair_facts", tables={"batch": wanted}):
         tiers[a, b][component] = {t: c or 0 for t, c in zip(_TIERS, counts, strict=True)}
     return [PairFacts(a, b, found) for (a, b), found in tiers.items()]
+
+
+def load_compared_models(store: Store, models: Sequence[str]) -> frozenset[str]:
+    """Return those of some models of which keys were compared with those of another of them."""
+    chosen = {"chosen": {"model_id": list(store.model_ids(models).values())}}
+    return frozenset(name for (name,) in store.rows("compared_models", tables=chosen))
 
 
 def stated_parents(claims: list[Claim], models: list[str]) -> dict[tuple[str, str], str]:

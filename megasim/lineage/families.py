@@ -71,6 +71,22 @@ def without_sparse_pairs(
     return replace(matrix, values=np.where(few, np.nan, matrix.values)), int(np.triu(few, 1).sum())
 
 
+def alike_pairs(matrix: DistanceMatrix, weight_sets: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the pairs of models that hold the same weights, by their hashes or at distance 0.
+
+    >>> three = DistanceMatrix.from_values("abc", [[0, 0, 2], [0, 0, 2], [2, 2, 0]])
+    >>> alike_pairs(three, {"a": "a", "c": "a"})
+    [('a', 'b'), ('a', 'c')]
+    """
+    names = [weight_sets.get(m, "") for m in matrix.models]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    of_set = np.array([number[name] for name in names])
+    named = np.array([bool(name) for name in names])
+    alike = (of_set[:, None] == of_set) & named & named[:, None] | (matrix.values == 0)
+    rows, cols = np.nonzero(np.triu(alike, 1))
+    return [(matrix.models[i], matrix.models[j]) for i, j in zip(rows, cols, strict=True)]
+
+
 def same_weights(
     matrix: DistanceMatrix,
     known: Mapping[str, ModelFacts],

@@ -50,6 +50,7 @@ def build_lineage(
     changed: DistanceMatrix | None = None,
     facts: Sequence[ModelFacts] = (),
     pairs: Sequence[PairFacts] = (),
+    compared: Collection[str] = (),
     stated: Mapping[tuple[str, str], str] | None = None,
     ema_copies: Collection[tuple[str, str]] = (),
     weight_sets: Mapping[str, str] | None = None,
@@ -76,7 +77,9 @@ def build_lineage(
             left untouched. Counted where neither was rounded, or all were: rounding changes nearly
             all, and makes some alike.
         facts: of any of the models; norms part unrelated families and tell directions.
-        pairs: of any pairs; identity of the other components tells prunings and swaps.
+        pairs: of pairs with the same weights; identity of the other components tells prunings and
+            swaps.
+        compared: models of which keys were compared with those of another, besides those of pairs.
         stated: (parent, child) → where it is written that the one was made from the other.
         ema_copies: (parent, child) where the child's weights are the EMA copy in the parent.
         weight_sets: model → a name for the set of models with the same weights, by their hashes;
@@ -94,7 +97,7 @@ def build_lineage(
         UsageError: a metric other than L2.
     """
     require_l2(matrix.metric)
-    uncompared = _uncompared(matrix, pairs)
+    uncompared = _uncompared(matrix, pairs, compared)
     matrix, few = without_sparse_pairs(matrix, settings)
     known = KnownHistory(
         {f.name: f for f in facts if f.name in set(matrix.models)},
@@ -156,7 +159,7 @@ def build_lineage(
         if len(family.names) > 1:
             rooting = find_root(tree, family.matrix.squared(), log_odds, settings)
             root, probability = rooting.base, rooting.probability[rooting.base]
-            edges += tree_edges(family, tree, rooting, evidence, settings)
+            edges += tree_edges(family, tree, rooting, evidence, known.facts, settings)
         edges += merge_edges(family, own)
         edges += nearest_edges(part, lost)
         copies = {model for first, _, model in same.copies if first in part.models}
@@ -173,14 +176,14 @@ def build_lineage(
     )
 
 
-def _uncompared(matrix: DistanceMatrix, pairs: Sequence[PairFacts]) -> tuple[str, ...]:
+def _uncompared(
+    matrix: DistanceMatrix, pairs: Sequence[PairFacts], compared: Collection[str]
+) -> tuple[str, ...]:
     """Return the models that were compared with no other: no distance, and no keys looked at."""
     known = np.isfinite(matrix.values) & ~np.eye(len(matrix.models), dtype=bool)
-    compared = {matrix.models[i] for i in np.flatnonzero(known.any(axis=1)).tolist()}
-    for pair in pairs:
-        if {pair.a, pair.b} <= set(matrix.models):
-            compared |= {pair.a, pair.b}
-    return tuple(sorted(set(matrix.models) - compared))
+    seen = {matrix.models[i] for i in np.flatnonzero(known.any(axis=1)).tolist()}
+    seen |= {name for pair in pairs for name in (pair.a, pair.b)}
+    return tuple(sorted(set(matrix.models) - seen - set(compared)))
 
 
 def _fit_trees(

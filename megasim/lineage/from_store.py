@@ -13,6 +13,7 @@ from megasim.findings.missing_pairs import load_missing_pairs
 from megasim.lineage.claims import CheckedClaim, Claim, check_claims, claims_of_metadata
 from megasim.lineage.evidence import ModelFacts, norms_of, rounding_of
 from megasim.lineage.facts import (
+    load_compared_models,
     load_ema_copies,
     load_layer_norms,
     load_model_facts,
@@ -21,6 +22,7 @@ from megasim.lineage.facts import (
     load_weight_sets,
     stated_parents,
 )
+from megasim.lineage.families import alike_pairs
 from megasim.lineage.family_tree import build_lineage
 from megasim.lineage.inner_products import (
     ChangeSimilarity,
@@ -180,10 +182,10 @@ def lineage_and_claims(
     matrix, notes = without_mixed_estimates(matrix)
     facts = load_model_facts(store, component, models=matrix.models)
     blind = [replace(f, counts={}, metadata={}) for f in facts]
-    pairs = load_pair_facts(store)
     ema_copies = load_ema_copies(store) if component == "unet" else ()
     kinship = kinship_test(store, component, models=matrix.models)
     permuted = permuted_copies(store, component, kinship, norms_of(facts, component))
+    sets = joined_sets(load_weight_sets(store, component, models=matrix.models), permuted)
     files = ElementFiles(store)
     spectra = SpectraOfFiles(files, component) if source_of(matrix) == Source.EXACT else None
     build = partial(
@@ -192,9 +194,10 @@ def lineage_and_claims(
         layers=layers,
         layers_l1=layers_l1,
         changed=changed,
-        pairs=pairs,
+        pairs=load_pair_facts(store, alike_pairs(matrix, sets)),
+        compared=load_compared_models(store, matrix.models),
         ema_copies=ema_copies,
-        weight_sets=joined_sets(load_weight_sets(store, component, models=matrix.models), permuted),
+        weight_sets=sets,
         permuted=permuted,
         kinship=kinship,
         layer_norms=partial(load_layer_norms, store, component),

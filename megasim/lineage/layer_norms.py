@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from megasim.matrix.distance_matrix import LayerMatrices
 
 # Model → canonical key → L2 of its tensor.
 NormsByLayer = Mapping[str, Mapping[str, float]]
+
+# A squared norm that changes by so many squared steps tells next to nothing of the direction.
+_FAR = 10.0
 
 
 def cosines_by_elements(layers: LayerMatrices, norms: NormsByLayer) -> Floats:
@@ -35,24 +39,81 @@ def cosines_by_elements(layers: LayerMatrices, norms: NormsByLayer) -> Floats:
     return np.asarray(np.divide(total, weight, out=unknown, where=weight > 0))
 
 
+@dataclass(frozen=True)
+class NormGrowth:
+    """How the norm of the weights changed over a step, taken over the very keys of its length.
+
+    Attributes:
+        before, after: squared norms at its two ends.
+        squared: the squared length of the step, above 0.
+        layers, elements: (after − before) / squared of single layers, and the elements of each;
+            empty where none are known.
+    """
+
+    before: float
+    after: float
+    squared: float
+    layers: Floats = field(default_factory=lambda: np.zeros(0))
+    elements: Floats = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def share(self) -> float:
+        """The change of the squared norm over the squared length."""
+        return (self.after - self.before) / self.squared
+
+    def turned(self) -> NormGrowth:
+        """Return the growth seen from the other end."""
+        return NormGrowth(self.after, self.before, self.squared, -self.layers, self.elements)
+
+    def log_odds(self, width: float) -> float:
+        """Return how much likelier it is of a step from the first end: see `growth_log_odds`."""
+        if len(self.layers):
+            return growth_log_odds(self.layers, self.elements, width)
+        return growth_log_odds([self.share], None, width)
+
+    def sentence(self) -> str:
+        """Return the growth in words; of one that tells next to nothing, only that.
+
+        >>> NormGrowth(100.0, 102.0, 2.0).sentence()
+        'squared norm changes by +1 of the squared step'
+        >>> NormGrowth(100.0, 81.0, 0.01).sentence()
+        'norm 10 → 9, by far more than the step alone would change it'
+        """
+        if abs(self.share) > _FAR:
+            ends = f"norm {np.sqrt(self.before):.4g} → {np.sqrt(self.after):.4g}"
+            text = f"{ends}, by far more than the step alone would change it"
+        else:
+            text = f"squared norm changes by {self.share:+.3g} of the squared step"
+        if len(self.layers) and abs(median := float(np.median(self.layers))) <= _FAR:
+            text += f"; in the median layer by {median:+.3g} of its squared step"
+        return text
+
+
 def growth_by_layer(
     layers: LayerMatrices, norms: NormsByLayer, a: int, b: int, fewest: int
-) -> tuple[Floats, Floats]:
-    """Return (‖b‖² − ‖a‖²) / ‖b − a‖² of each layer that differs, and its elements.
+) -> NormGrowth | None:
+    """Return how the norm grew from a to b over the layers that differ; None where none is known.
 
     Args:
         a, b: places of two models.
-        fewest: layers of less elements are left out.
+        fewest: layers of less elements do not count by themselves.
     """
-    growth, elements = [], []
     first, second = norms[layers.models[a]], norms[layers.models[b]]
-    for key, numel, length in zip(
-        layers.keys, layers.numels.tolist(), layers.values[:, a, b].tolist(), strict=True
-    ):
-        if numel >= fewest and length > 0 and key in first and key in second:
-            growth.append((second[key] ** 2 - first[key] ** 2) / length**2)
-            elements.append(numel)
-    return np.array(growth), np.array(elements, dtype=np.float64)
+    known = [
+        (first[key] ** 2, second[key] ** 2, length**2, numel)
+        for key, numel, length in zip(
+            layers.keys, layers.numels.tolist(), layers.values[:, a, b].tolist(), strict=True
+        )
+        if length > 0 and key in first and key in second
+    ]
+    if not known:
+        return None
+    before, after, squared, elements = np.array(known, dtype=np.float64).T
+    large = elements >= fewest
+    grown = ((after - before) / squared)[large]
+    return NormGrowth(
+        float(before.sum()), float(after.sum()), float(squared.sum()), grown, elements[large]
+    )
 
 
 def growth_log_odds(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from megasim.lineage.parent_search import CandidateSets, search_parents
 from megasim.lineage.recipe_question import Question
-from megasim.lineage.recipe_search import Candidate, least_residual, search_parents
+from megasim.lineage.recipe_search import Candidate, least_residual
 from megasim.lineage.recipe_verdict import Judgement, judge, lies_within
 from megasim.words import RecipeVerdict
 
@@ -18,12 +21,12 @@ class Choice:
     Attributes:
         found: None where fewer than two models could be tried, or no set has weights to merge by.
         judgement: what `found` proves.
-        tried: all sets with weights that a person merges by, the simplest first.
+        tried: all sets with weights that a person merges by, of each size those together.
     """
 
     found: Candidate | None
     judgement: Judgement
-    tried: tuple[Candidate, ...] = ()
+    tried: tuple[CandidateSets, ...] = ()
 
     @property
     def claimed(self) -> bool:
@@ -41,7 +44,7 @@ def choose_parents(
     total, settings, everything = question.total, question.settings, pool
     left = float(total[model, sorted(pool)].min())
     best: Candidate | None = None
-    tried: list[Candidate] = []
+    tried: list[CandidateSets] = []
     # Where all models together do not explain enough, near pairs are tried only to be shown.
     hopeless = least_residual(question.squared, model, pool) > (1 - settings.least_gain) * left
     if hopeless:
@@ -57,8 +60,9 @@ def choose_parents(
     for candidates in found:
         if best is not None and best.residual <= question.noise_ceiling(model, best.parents):
             break
-        tried += candidates
-        better = [c for c in candidates if _betters(question, model, c, best, left)]
+        tried.append(candidates)
+        enough = candidates.up_to((1 - settings.least_gain) * left)
+        better = [c for c in enough if _betters(question, model, c, best, left)]
         if better:
             # Of sets that explain all but noise, the one that reaches farthest: every point of
             # a line of merges explains its neighbours, and only its ends are parents.
@@ -66,7 +70,7 @@ def choose_parents(
             best = max(alike, key=lambda c: question.reach(model, c.parents), default=better[0])
             left = best.residual
     if best is None:
-        nearest = min(tried, key=lambda c: (c.residual, c.parents), default=None)
+        nearest = min((c[0] for c in tried), key=lambda c: (c.residual, c.parents), default=None)
         if nearest is None:
             text = "no weights that a person merges by bring others near it"
             return Choice(None, Judgement(RecipeVerdict.NONE, text))
@@ -90,10 +94,10 @@ def rivals_of(question: Question, model: int, choice: Choice) -> list[Candidate]
         return []
     listed = [best]
     near = settings.rival * (best.residual + question.noise(model, best.parents))
-    for candidate in sorted(choice.tried, key=lambda c: _simplicity(question, c)):
-        enough = candidate.residual <= (near if choice.claimed else best.residual)
-        small = question.unexplained(model, candidate) <= settings.rival_unexplained
-        if candidate is best or not (enough or small):
+    limit = near if choice.claimed else best.residual
+    explaining = [c for sets in choice.tried for c in _explaining(question, model, sets, limit)]
+    for candidate in sorted(explaining, key=lambda c: _simplicity(question, c)):
+        if candidate.parents == best.parents:
             continue
         adds = any(
             set(known.parents) < set(candidate.parents)
@@ -105,17 +109,25 @@ def rivals_of(question: Question, model: int, choice: Choice) -> list[Candidate]
     return listed[1:]
 
 
+def _explaining(
+    question: Question, model: int, sets: CandidateSets, limit: float
+) -> list[Candidate]:
+    """Return the sets that leave no more than a limit, or than the share that is always listed."""
+    nearest = question.total[model][sets.parents].min(axis=1)
+    share = np.divide(sets.residual, nearest, out=np.full(len(sets), np.inf), where=nearest > 0)
+    listed = (sets.residual <= limit) | (share <= question.settings.rival_unexplained)
+    return [sets[place] for place in np.flatnonzero(listed).tolist()]
+
+
 def _betters(
     question: Question, model: int, candidate: Candidate, best: Candidate | None, left: float
 ) -> bool:
-    """Return whether a set takes away enough of what the best smaller set leaves.
+    """Return whether a set that takes away a quarter of what is left betters a smaller one.
 
     A plain weighted sum that leaves little gives way to a set that subtracts only where that
     leaves no more than noise, or a tenth: among many candidates one such sum is near by chance.
     """
     settings = question.settings
-    if candidate.residual > (1 - settings.least_gain) * left:
-        return False
     subtracts = min(candidate.weights) < settings.not_negative
     if best is None or not subtracts or min(best.weights) < settings.not_negative:
         return True

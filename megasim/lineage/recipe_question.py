@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from megasim.errors import NoAnswerError, UsageError, printable
 from megasim.lineage.inner_products import (
@@ -69,15 +70,18 @@ class Question:
         rounding = self.settings.dependent_rounding * self.rounding[named].max() ** 2
         return float(rounding + self.settings.dependent_precision * self.precision * widest)
 
-    def dependence_with(self, base: Sequence[int]) -> Floats:
-        """Return for each model the squared distance from the plane of a set that is none.
+    def dependence_with(self, sets: npt.NDArray[np.intp]) -> Floats:
+        """Return (S, N) the squared distance of each model from the plane of a set that is none.
 
         As `dependence`, of the set and that model: what others there are changes nothing.
+
+        Args:
+            sets: (S, k) places of models.
         """
-        named, settings = list(base), self.settings
-        within = self.total[np.ix_(named, named)].max()
-        widest = np.maximum(within, self.total[named].max(axis=0))
-        rounding = np.maximum(self.rounding[named].max(), self.rounding)
+        settings = self.settings
+        within = self.total[sets[:, :, None], sets[:, None, :]].max(axis=(1, 2))
+        widest = np.maximum(within[:, None], self.total[sets].max(axis=1))
+        rounding = np.maximum(self.rounding[sets].max(axis=1)[:, None], self.rounding)
         return np.asarray(
             settings.dependent_rounding * rounding**2
             + settings.dependent_precision * self.precision * widest

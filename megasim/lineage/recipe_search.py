@@ -1,11 +1,11 @@
-"""The least squares of recipes: weights of given parents, and the search for parents.
+"""The least squares of recipes: weights of given parents, and which models may be parents.
 
 Everything works on a stack of squared distances (B, N, N): B blocks whose weights may differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -242,132 +242,3 @@ def natural(
     allowed = weights.shape[-1] >= 3
     within = weights.min(axis=-1) >= settings.most_negative
     return np.asarray((count == 0) | (allowed & (count == 1) & within))
-
-
-def search_parents(
-    squared: Floats,
-    model: int,
-    pool: Iterable[int],
-    *,
-    noise: Callable[[Sequence[int]], Floats] | None = None,
-    most: int | None = None,
-    settings: LineageSettings = SETTINGS,
-) -> Iterator[list[Candidate]]:
-    """Yield the best natural sets of 2, 3 … parents out of `pool`, best first.
-
-    All pairs are tried; larger sets grow from the best of the size below, each further parent
-    with all weights solved anew, and the best set is refined by exchanging one parent at a time.
-    Not guaranteed: the best of all larger sets. A size without any natural set is left out.
-
-    Args:
-        squared: (B, N, N) squared distances, finite among `pool` and the model.
-        noise: a set → for each model the squared distance from its plane, summed over blocks,
-            that is none: a model no farther from it adds no direction of its own.
-        most: the largest size; `settings.most_parents` when None.
-    """
-    places = np.array(sorted(set(pool) - {model}), dtype=np.intp)
-    index = np.concatenate([[model], places])
-    part = squared[:, index][:, :, index]
-    n = len(places)
-
-    def none_of(base: Sequence[int]) -> Floats:
-        named = [int(index[i]) for i in base]
-        return np.zeros(n + 1) if noise is None else np.asarray(noise(named)[index])
-
-    beam: list[tuple[int, ...]] = [(i,) for i in range(1, n + 1)]
-    for size in range(2, min(most or settings.most_parents, n) + 1):
-        sets: dict[tuple[int, ...], Candidate] = {}
-        grown: dict[tuple[int, ...], float] = {}
-        for base in beam:
-            _collect(part, base, sets, grown, none_of(base), settings)
-        if sets and size > 2:
-            best = min(sets.values(), key=_order)
-            for out in range(size):
-                base = best.parents[:out] + best.parents[out + 1 :]
-                _collect(part, base, sets, grown, none_of(base), settings)
-        if sets:
-            yield [
-                Candidate(tuple(int(index[i]) for i in c.parents), c.residual, c.weights)
-                for c in sorted(sets.values(), key=_order)
-            ]
-        beam = sorted(grown, key=lambda s: (grown[s], s))[: settings.beam]
-
-
-def _order(candidate: Candidate) -> tuple[float, tuple[int, ...]]:
-    return candidate.residual, candidate.parents
-
-
-def _collect(
-    squared: Floats,
-    base: tuple[int, ...],
-    sets: dict[tuple[int, ...], Candidate],
-    grown: dict[tuple[int, ...], float],
-    noise: Floats,
-    settings: LineageSettings,
-) -> None:
-    """Add to `sets` and `grown` the sets of `base` and one parent more; the model is row 0."""
-    residual, weights = extend(squared, base, noise, settings)
-    admissible = natural(weights, settings)
-    admissible &= np.min(np.abs(weights), axis=1) > settings.no_share
-    kept = settings.beam if len(base) == 1 else settings.beam // 4
-    order = np.argsort(residual, kind="stable")
-    order = order[np.isfinite(residual[order])]
-    for q in order[:kept].tolist():
-        grown.setdefault(tuple(sorted((*base, q))), float(residual[q]))
-    for q in order[admissible[order]][:kept].tolist():
-        parents = (*base, q)
-        key = tuple(sorted(parents))
-        if key not in sets:
-            by_parent = dict(zip(parents, weights[q].tolist(), strict=True))
-            sets[key] = Candidate(key, float(residual[q]), tuple(by_parent[p] for p in key))
-
-
-def extend(
-    squared: Floats,
-    base: Sequence[int],
-    noise: Floats | float = 0.0,
-    settings: LineageSettings = SETTINGS,
-) -> tuple[Floats, Floats]:
-    """Return what every further parent beside `base` would leave and weigh; the model is row 0.
-
-    Exact for each: the Schur complement of the further parent in the Gram matrix.
-
-    Returns:
-        (N,) residual summed over blocks, inf where the parent adds no direction; and the
-        (N, k + 1) weights of the blocks together, the further parent's last.
-    """
-    together, weights, independent = _extend(
-        squared.sum(axis=0, keepdims=True), base, noise, settings
-    )
-    apart = together if len(squared) == 1 else _extend(squared, base, 0.0, settings)[0]
-    residual = np.where(independent[0], apart.sum(axis=0), np.inf)
-    residual[[0, *base]] = np.inf
-    return residual, weights[0]
-
-
-def _extend(
-    squared: Floats, base: Sequence[int], noise: Floats | float, settings: LineageSettings
-) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    first = squared[:, base[0], :]
-    toward = (first + first[:, :1] - squared[:, 0, :]) / 2
-    left, fresh, gain = first[:, 0], first, toward
-    start = np.zeros((len(squared), 0))
-    carried = np.zeros((*first.shape, 0))
-    if len(base) > 1:
-        others = list(base[1:])
-        cross = (first[:, others, None] + first[:, None, :] - squared[:, others, :]) / 2
-        inner = cross[:, :, others]
-        # A ridge of nothing keeps blocks invertible in which parents are the same.
-        ridge = 1e-12 * np.einsum("bii->b", inner) + 1e-200
-        inverse = np.linalg.inv(inner + ridge[:, None, None] * np.eye(len(others)))
-        start = np.einsum("bij,bj->bi", inverse, toward[:, others])
-        carried = (inverse @ cross).swapaxes(1, 2)
-        left = left - np.einsum("bi,bi->b", start, toward[:, others])
-        fresh = fresh - np.einsum("bni,bin->bn", carried, cross)
-        gain = toward - (carried @ toward[:, others, None])[..., 0]
-    independent = fresh > np.maximum(noise, settings.dependent * first)
-    w = np.where(independent, gain / np.where(independent, fresh, 1.0), 0.0)
-    residual = np.maximum(left[:, None] - w * gain, 0.0)
-    rest = start[:, None, :] - carried * w[..., None]
-    weights = np.concatenate([(1 - w - rest.sum(axis=-1))[..., None], rest, w[..., None]], axis=-1)
-    return residual, weights, independent

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from megasim.lineage.inner_products import (
@@ -61,11 +62,11 @@ def fit_tree(
     moved = bool(merges)
     while moved:
         moved = False
+        sides = _sides(edges, len(costs))
         for edge in sorted(set(edges) - tied, key=lambda e: (-costs[e], e)):
-            rest = [e for e in edges if e != edge]
-            better = _better_place(costs, squared, edge, rest, made_of, settings)
+            better = _better_place(costs, squared, edge, sides[edge], made_of, settings)
             if better is not None:
-                edges, moved = [*rest, better], True
+                edges, moved = [*(e for e in edges if e != edge), better], True
                 break
     return FittedTree(tuple(edges), merges, costs)
 
@@ -153,29 +154,53 @@ def _followers(
     return found
 
 
+def _sides(
+    edges: Sequence[tuple[int, int]], count: int
+) -> dict[tuple[int, int], npt.NDArray[np.bool_]]:
+    """Return for each edge (a, b) of a tree of N models (N,) which stand with a when it is cut."""
+    graph: nx.Graph[int] = nx.Graph(edges)
+    order = list(nx.dfs_preorder_nodes(graph, 0))
+    above = dict(nx.bfs_predecessors(graph, 0))
+    place, below = np.zeros(count, dtype=np.intp), np.ones(count, dtype=np.intp)
+    place[order] = np.arange(count)
+    for model in reversed(order[1:]):
+        below[above[model]] += below[model]
+    sides = {}
+    for a, b in edges:
+        far = b if above.get(b) == a else a
+        behind = (place >= place[far]) & (place < place[far] + below[far])
+        sides[a, b] = ~behind if far == b else behind
+    return sides
+
+
 def _better_place(
     costs: Floats,
     squared: Floats,
     edge: tuple[int, int],
-    rest: Sequence[tuple[int, int]],
+    side: npt.NDArray[np.bool_],
     made_of: Mapping[int, set[int]],
     settings: LineageSettings,
 ) -> tuple[int, int] | None:
-    """Return the edge by which one side of a cut edge hangs on a merge of the other, if nearer."""
-    cut: nx.Graph[int] = nx.Graph(rest)
-    cut.add_nodes_from(edge)
-    for start, other in (edge, edge[::-1]):
-        part = nx.node_connected_component(cut, start)
-        for merge, origins in made_of.items():
-            if merge in part or origins & part:
+    """Return the edge by which one side of a cut edge hangs on a merge of the other, if nearer.
+
+    Args:
+        side: (N,) which models stand with the first end.
+        made_of: merge → all that it is made of.
+    """
+    merges = list(made_of)
+    for start_side, other in ((side, edge[1]), (~side, edge[0])):
+        beyond = np.where(start_side, costs[merges], np.inf)
+        nearest = beyond.argmin(axis=1).tolist()
+        nearer = beyond.min(axis=1) < costs[edge]
+        for merge, near, cheaper in zip(merges, nearest, nearer.tolist(), strict=True):
+            origins = made_of[merge]
+            if not cheaper or near in made_of or start_side[[merge, *origins]].any():
                 continue
-            nearest = min(sorted(part), key=lambda x: costs[merge, x])
-            if nearest in made_of or not costs[merge, nearest] < costs[edge]:
-                continue
-            gone = difference_product(squared, other, merge, other, nearest)
+            gone = difference_product(squared, other, merge, other, near)
+            part = np.flatnonzero(start_side).tolist()
             least = _least_gone(squared, other, merge, [*part, *origins, *made_of], settings)
             if gone > least * squared[other, merge]:
-                return merge, nearest
+                return merge, near
     return None
 
 
@@ -188,10 +213,11 @@ def _least_gone(
     merge has gone about all of it, so more than half of what the others leave. Where the others
     have gone as far as that themselves, nothing tells one.
     """
-    others = [i for i in range(len(squared)) if i not in left_out and i != start]
+    known = {start, *left_out}
+    others = [i for i in range(len(squared)) if i not in known]
     if not others:
         return settings.from_merge
-    gone = [difference_product(squared, start, merge, start, i) for i in others]
+    gone = (squared[start, others] + squared[merge, start] - squared[merge, others]) / 2
     usual = float(np.median(gone)) / float(squared[start, merge])
     if usual >= settings.from_merge:
         return float("inf")

@@ -45,15 +45,15 @@ def test_the_surest_count_that_both_have_decides() -> None:
 
     first = model("a", ss_output_name="run", ss_steps=100, epoch=9)
     later = model("b", ss_output_name="run", ss_steps=200, epoch=1)
-    (found,) = drift_evidence(first, later, 1.0, "unet")
+    (found,) = drift_evidence(first, later, "unet")
     assert (found.name, found.log_odds > 0) == ("same run", True)
     # steps of another run are counted from its own start, and so are epochs, unless the two
     # are known to be of one run
     other = model("c", ss_output_name="another", ss_steps=900, epoch=1)
-    assert not drift_evidence(first, other, 1.0, "unet")
-    (found,) = drift_evidence(first, other, 1.0, "unet", one_run=2.0)
+    assert not drift_evidence(first, other, "unet")
+    (found,) = drift_evidence(first, other, "unet", one_run=2.0)
     assert (found.name, found.log_odds) == ("epoch count", -2.0)
-    assert not drift_evidence(first, model("d", ss_output_name="third", ss_steps=5), 1.0, "unet")
+    assert not drift_evidence(first, model("d", ss_output_name="third", ss_steps=5), "unet")
 
 
 def test_models_that_keep_the_ema_copy_of_another_are_found(tmp_path: Path) -> None:
