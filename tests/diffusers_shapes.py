@@ -159,11 +159,12 @@ def assembled(anatomy: ModelAnatomy, shapes: Shapes) -> Shapes:
     found = {}
     for part in anatomy.parts:
         shape = shapes[part.sources[0]]
-        if len(part.sources) > 1:
-            assert {shapes[key][1:] for key in part.sources} == {shape[1:]}
-            shape = (sum(shapes[key][0] for key in part.sources), *shape[1:])
+        keys = set(part.sources)  # one that is named twice has its halves swapped
+        if len(keys) > 1:
+            assert {shapes[key][1:] for key in keys} == {shape[1:]}
+            shape = (sum(shapes[key][0] for key in keys), *shape[1:])
         found[part.canonical_key] = canonical_shape(shape[::-1] if part.transposed else shape)
-    assert sum(len(part.sources) for part in anatomy.parts) == len(shapes)
+    assert sum(len(set(part.sources)) for part in anatomy.parts) == len(shapes)
     assert sum(map(prod, found.values())) == sum(map(prod, shapes.values()))
     return found
 

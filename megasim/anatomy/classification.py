@@ -69,7 +69,7 @@ class CanonicalTensor:
         block: the unit people merge by, e.g. "IN07"; None where there is none.
         role: e.g. "attn1"; None where none is known.
         sources: the keys of the file that it is made of: one, or several whose tensors stand one
-            after another along dim 0.
+            after another along dim 0. One key twice: the second half of its rows stands first.
         transposed: whether the source is the transpose of the canonical tensor (2-D only).
     """
 
@@ -85,7 +85,8 @@ class CanonicalTensor:
 class CanonicalPlace:
     """Where one key of a file stands in a canonical tensor.
 
-    `part` of `of` along dim 0, in the order of the parts; `transposed` as in `CanonicalTensor`.
+    `part` of `of` along dim 0, in the order of the parts; `transposed` as in `CanonicalTensor`;
+    `swapped`: the second half of its rows stands first.
     """
 
     canonical_key: str
@@ -95,6 +96,7 @@ class CanonicalPlace:
     part: int = 1
     of: int = 1
     transposed: bool = False
+    swapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,11 +194,11 @@ def canonical_places(
     places = {}
     for claim in claims:
         labels = columns.labels(claim.canonical_key)
-        part, of = (claim.rule.part, claim.rule.of) if claim.rule else (1, 1)
-        is_turned = claim.rule is not None and claim.rule.transposed
+        rule = claim.rule
+        how = (rule.part, rule.of, rule.transposed, rule.swapped) if rule else ()
         component, block, role = labels
         places[claim.key] = CanonicalPlace(
-            claim.canonical_key, component or "other", block, role, part, of, is_turned
+            claim.canonical_key, component or "other", block, role, *how
         )
     return family, places
 
@@ -269,10 +271,17 @@ def _claim(
             continue
         if rule.transposed and len(shapes[key]) != 2:
             continue
+        if rule.swapped and not _has_halves(shapes[key]):
+            continue
         canonical = rule.value.fill(found)
         if canonical is not None:
             return _Claim(key, canonical, rule)
     return _Claim(key, name)
+
+
+def _has_halves(shape: Shape) -> bool:
+    """Whether a tensor may be a scale and a shift for each of its inputs, or their biases."""
+    return not shape or (shape[0] == 2 * shape[1] if len(shape) == 2 else shape[0] % 2 == 0)
 
 
 def _assemble(
@@ -314,6 +323,7 @@ def _choose(canonical: str, group: list[_Claim], shapes: Mapping[str, Shape]) ->
 def _part(claims: Sequence[_Claim], canonical: str, columns: FamilyRules) -> CanonicalTensor:
     claim = claims[0]
     sources = tuple(c.key for c in claims)
+    rule = claim.rule if canonical == claim.canonical_key else None
     # A key that lost its canonical name to another still is what that name says.
     name = claim.canonical_key
     if len(name) > _LONGEST_KEY:
@@ -324,8 +334,8 @@ def _part(claims: Sequence[_Claim], canonical: str, columns: FamilyRules) -> Can
         component=component or "other",
         block=block or None,
         role=role or None,
-        sources=sources,
-        transposed=claim.rule is not None and claim.rule.transposed and canonical == name,
+        sources=sources * 2 if rule is not None and rule.swapped else sources,
+        transposed=rule is not None and rule.transposed,
     )
 
 

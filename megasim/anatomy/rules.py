@@ -20,7 +20,8 @@ from megasim.resources import resource_path
 
 # Networks that are no part of an image model. "generic" in a table stands for all of them.
 OTHER_FAMILIES = (
-    *("language model", "CLIP", "SigLIP", "ViT", "Whisper", "T5", "YOLO", "YOLOv5"),
+    *("language model", "vision-language model", "CLIP", "SigLIP"),
+    *("ViT", "Whisper", "T5", "YOLO", "YOLOv5"),
     "generic",
 )
 FAMILIES = (
@@ -40,8 +41,8 @@ Labels = tuple[str | None, ...]
 class Rule:
     """Keys that fit `pattern` get `value`. No families means all of them.
 
-    For a canonical key: the tensor is part `part` of `of` along dim 0, or is transposed; and the
-    rule holds only for files that have the key `needs`.
+    For a canonical key: the tensor is part `part` of `of` along dim 0, or is transposed, or has the
+    halves of its rows the other way round; and the rule holds only for files with the key `needs`.
     """
 
     families: frozenset[str]
@@ -50,6 +51,7 @@ class Rule:
     part: int = 1
     of: int = 1
     transposed: bool = False
+    swapped: bool = False
     needs: Template | None = None
 
 
@@ -264,10 +266,16 @@ def _user_rules(path: Path) -> tuple[list[Rule], dict[str, list[Rule]]]:
     return renames, _label_rules(labelling)
 
 
+# How a tensor as a whole differs from the canonical one.
+_HOW = ("transposed", "halves swapped")
+
+
 def _parse_part(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9])/([1-9])", text)
     if found is None or int(found[1]) > int(found[2]):
-        raise ValueError(f"{printable(text)!r} is neither a part such as 1/3 nor transposed")
+        raise ValueError(
+            f"{printable(text)!r} is no part such as 1/3, nor one of {', '.join(_HOW)}"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -294,11 +302,13 @@ def _parse_behind(prefix: str, pattern: str) -> Pattern:
 def _name_rule(
     row: Row, families: frozenset[str], pattern: Pattern, prefix: str, canonical: str
 ) -> Rule:
-    transposed = row["how"] == "transposed"
-    part, of = row.read("how", _parse_part) if row["how"] and not transposed else (1, 1)
+    how = row["how"]
+    part, of = row.read("how", _parse_part) if how and how not in _HOW else (1, 1)
     value = row.read("canonical", lambda text: Template.parse(canonical + text, pattern))
     needs = row.read("needs", lambda text: Template.parse(prefix + text, pattern))
-    return Rule(families, pattern, value, part, of, transposed, needs if row["needs"] else None)
+    turned, swapped = (how == name for name in _HOW)
+    needed = needs if row["needs"] else None
+    return Rule(families, pattern, value, part, of, turned, swapped, needed)
 
 
 def _parse_shape(text: str) -> tuple[int | None, ...] | None:

@@ -17,7 +17,6 @@ from megasim.errors import CheckpointError, NoAnswerError, printable
 from megasim.estimate.adapter_strength import LayerSums, Strength, joint_strength, layer_sums
 from megasim.kernels.elements import to_double
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.adapter_algebra import transposed
 from megasim.representation.adapter_changes import BadFactors, Change
 from megasim.representation.adapter_factors import change_of
 from megasim.wording.sentences import counted, four_digits
@@ -235,9 +234,7 @@ def _layer(
     else:
         assert made.change is not None
         change = made.change
-    if placed.is_transposed:
-        change = transposed(change)
-    return layer_sums(reader, ours, theirs, change, placed.first_row)
+    return layer_sums(reader, ours, theirs, placed.on_weight(change), placed.first_row)
 
 
 def rows_of(reader: TensorReader, ref: TensorRef, placed: Placed, rows: int) -> Any:
@@ -311,5 +308,5 @@ def blocks_in_order(blocks: Sequence[BlockStrength]) -> list[BlockStrength]:
 
 def shares_architecture(fit: AdapterFit) -> bool:
     """Whether a model has most layers of an adapter, in fitting shapes."""
-    total = len(fit.placed) + len(fit.missing) + len(fit.mismatched)
-    return 2 * len(fit.placed) > total
+    total = fit.layers + len(fit.missing) + len(fit.mismatched)
+    return 2 * fit.layers > total

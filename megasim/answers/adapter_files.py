@@ -197,7 +197,7 @@ def read_adapter(part: Checkpoint, metadata: Mapping[str, JSON], name: str) -> A
 
 
 def adapter_settings(metadata: Mapping[str, JSON]) -> AdapterSettings:
-    """Return the settings that PEFT or MLX keep beside a file, or diffusers in its metadata."""
+    """Return the settings that PEFT or MLX keep beside a file, or others in its metadata."""
     config = metadata.get("adapter_config")
     if isinstance(config, dict):
         return _of_config(config)
@@ -209,7 +209,8 @@ def adapter_settings(metadata: Mapping[str, JSON]) -> AdapterSettings:
             said = None
         if isinstance(said, dict):
             return _of_diffusers(said)
-    return AdapterSettings({}, {})
+    alpha = _number(metadata.get("adapter.lora.alpha"))  # of llama.cpp
+    return AdapterSettings({} if alpha is None else {"": alpha}, {})
 
 
 def _of_config(config: Mapping[str, JSON], prefix: str = "") -> AdapterSettings:

@@ -20,7 +20,7 @@ from megasim.estimate.joint_strengths import (
     joint_sums,
 )
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.adapter_algebra import stacked, transposed
+from megasim.representation.adapter_algebra import stacked
 from megasim.representation.adapter_changes import BadFactors, Change
 from megasim.representation.adapter_factors import change_of
 from megasim.wording.html import html_lines
@@ -250,7 +250,7 @@ def _part(
     else:
         assert made.change is not None
         change = made.change
-    return placed.first_row, transposed(change) if placed.is_transposed else change
+    return placed.first_row, placed.on_weight(change)
 
 
 def _over_rows(parts: Sequence[tuple[int, Change]], rows: int, columns: int) -> Change:

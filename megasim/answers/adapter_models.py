@@ -28,7 +28,6 @@ from megasim.errors import CheckpointError, printable
 from megasim.fingerprint.sketch import DEFAULT_SIZE
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, fingerprint_refs
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.adapter_algebra import transposed
 from megasim.representation.adapter_changes import Change
 from megasim.store.rows import Model, Store
 from megasim.words import PartRole
@@ -101,8 +100,8 @@ class AdapterTargets:
     def fits_of(self, adapter: AdapterFile) -> tuple[AdapterFit, ...]:
         """Return how an adapter goes with each model that has most of its layers."""
         fits = [fit_of(adapter, weights) for weights in self.weights.values()]
-        most = [f for f in fits if 2 * len(f.placed) > len(adapter.layers)]
-        return tuple(sorted(most, key=lambda fit: -len(fit.placed)))
+        most = [f for f in fits if 2 * f.layers > len(adapter.layers)]
+        return tuple(sorted(most, key=lambda fit: -fit.layers))
 
     def best_base(self, adapter: AdapterFile, model: str) -> str | None:
         """Return the known model that, with the adapter added, comes nearest to another one.
@@ -236,8 +235,7 @@ def _sketch(
             raise
         return None
     assert change is not None
-    if placed.is_transposed:
-        change = transposed(change)
+    change = placed.on_weight(change)
     values = change.block(0, change.rows).astype(np.float32)
     ref = TensorRef(placed.weight.key, "float32", placed.weight.shape, "", 0, data=values.tobytes())
     (found,) = fingerprint_refs([ref], size)

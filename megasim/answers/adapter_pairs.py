@@ -12,7 +12,13 @@ from megasim.answers.adapter_places import bare_name
 from megasim.checkpoint.opening import TensorReader
 from megasim.errors import printable
 from megasim.progress import NO_PROGRESS, Progress
-from megasim.representation.adapter_algebra import distance_of, norm_of, product_of, stacked
+from megasim.representation.adapter_algebra import (
+    distance_of,
+    norm_of,
+    product_of,
+    stacked,
+    with_swapped_halves,
+)
 from megasim.representation.adapter_changes import BadFactors, Change
 from megasim.wording.html import html_lines
 from megasim.wording.sentences import counted, four_digits, joined, listed
@@ -234,6 +240,8 @@ def _whole(
         return None
     of = group[0].place.place.of
     made = {t.place.place.part: adapter.load(reader, t).change for t in group}
+    if group[0].place.place.swapped and (change := made[1]) is not None:
+        return with_swapped_halves(change)
     if of == 1 or (len(group) == 1 and len(made) == 1 and of != _QUERY_KEY_VALUE):
         return next(iter(made.values()))
     height = next(change.rows for change in made.values() if change is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from megasim.anatomy.classification import classify_keys
 from megasim.answers.adapter_files import AdapterFile, TouchedLayer
 from megasim.checkpoint.opening import Checkpoint, TensorRef
 from megasim.ingest.reading import assemble_ref
+from megasim.representation.adapter_algebra import rows_of_change, transposed, with_swapped_halves
+from megasim.representation.adapter_changes import Change
+from megasim.representation.single_projections import FUSED_PROJECTIONS
 from megasim.store.rows import Store
 
 Shape = tuple[int, ...]
@@ -94,13 +98,26 @@ def _flat_names(key: str) -> Iterator[str]:
 class Placed:
     """A layer of an adapter on a weight of a model: its rows from `first_row` on.
 
-    `is_transposed`: the weight is stored as (in, out), so it takes the transpose of the change.
+    Attributes:
+        is_transposed: the weight is stored as (in, out), so it takes the transpose of the change.
+        rows: of the change that the weight takes, from and to; None: all of them.
+        is_swapped: the weight has the halves of its rows the other way round.
     """
 
     touched: TouchedLayer
     weight: Weight
     first_row: int = 0
     is_transposed: bool = False
+    rows: tuple[int, int] | None = None
+    is_swapped: bool = False
+
+    def on_weight(self, change: Change) -> Change:
+        """Return the change of the layer as the weight takes it."""
+        if self.rows is not None:
+            change = rows_of_change(change, *self.rows)
+        if self.is_swapped:
+            change = with_swapped_halves(change)
+        return transposed(change) if self.is_transposed else change
 
 
 @dataclass(frozen=True)
@@ -117,6 +134,11 @@ class AdapterFit:
     placed: tuple[Placed, ...]
     missing: tuple[str, ...]
     mismatched: tuple[str, ...]
+
+    @property
+    def layers(self) -> int:
+        """How many layers of the adapter are placed; one may be on several weights."""
+        return len({placed.touched.module for placed in self.placed})
 
     @property
     def is_whole(self) -> bool:
@@ -153,7 +175,13 @@ def fit_of(adapter: AdapterFile, model: ModelWeights) -> AdapterFit:
     missing: list[str] = []
     wrong: list[str] = []
     turned = adapter.settings.is_transposed
-    pairs = [(touched, _weight(touched, model)) for touched in adapter.layers]
+    pairs: list[tuple[TouchedLayer, Weight | None]] = []
+    for touched in adapter.layers:
+        weight = _weight(touched, model)
+        projections = [] if weight is not None else _on_projections(touched, model)
+        found += projections
+        if not projections:
+            pairs.append((touched, weight))
     # GPT-2's layers are all stored as (in, out); where one shows it, it holds of the square ones
     turned = turned or any(_only_turned(t, w) for t, w in pairs if w is not None)
     for touched, weight in pairs:
@@ -179,6 +207,28 @@ def _weight(touched: TouchedLayer, model: ModelWeights) -> Weight | None:
     return None
 
 
+def _on_projections(touched: TouchedLayer, model: ModelWeights) -> list[Placed]:
+    """Return where a layer of several projections stands in a model that has one weight for each.
+
+    Nothing where it is no such layer, its rows are not theirs, or its change depends on the whole.
+    """
+    stem, _, last = touched.place.key.removesuffix(".weight").rpartition(".")
+    weights = [
+        weight
+        for name in FUSED_PROJECTIONS.get(last, ())
+        if (weight := model.weights.get(f"{stem}.{name}.weight")) is not None
+    ]
+    heights = [weight.matrix[0] for weight in weights]
+    columns = {weight.matrix[1] for weight in weights}
+    if touched.layer.needs_base or touched.shape != (sum(heights), *columns):
+        return []
+    ends = list(itertools.accumulate(heights))
+    return [
+        Placed(touched, weight, rows=(end - height, end))
+        for weight, height, end in zip(weights, heights, ends, strict=True)
+    ]
+
+
 def _only_turned(touched: TouchedLayer, weight: Weight) -> bool:
     """Whether the change of a matrix fits its weight only as its transpose."""
     shape, stored = touched.shape, weight.shape
@@ -201,7 +251,8 @@ def _placed(touched: TouchedLayer, weight: Weight, turned: bool) -> Placed | Non
     if not is_rotation and math.prod(shape[1:]) != columns:
         return None
     if place.of == 1 or shape[0] == rows:
-        return Placed(touched, weight) if shape[0] == rows else None
+        fits = shape[0] == rows and not (place.swapped and touched.layer.needs_base)
+        return Placed(touched, weight, is_swapped=place.swapped) if fits else None
     # parts of one height stand one after another; a last one may be of another height
     first = rows - shape[0] if place.part == place.of else (place.part - 1) * shape[0]
     return Placed(touched, weight, first) if 0 <= first <= rows - shape[0] else None

@@ -173,9 +173,9 @@ class AdapterAnswer:
                 f"{listed(whole, _MOST_NAMED)}"
             )
         for fit in [f for f in self.fits if not f.is_whole][:_MOST_NAMED]:
-            total = len(fit.placed) + len(fit.missing) + len(fit.mismatched)
+            total = fit.layers + len(fit.missing) + len(fit.mismatched)
             lines.append(
-                f"fits {len(fit.placed)} of {counted(total, 'layer')} of {printable(fit.model, 80)}"
+                f"fits {fit.layers} of {counted(total, 'layer')} of {printable(fit.model, 80)}"
                 f" ({len(fit.missing)} not there, {len(fit.mismatched)} of another shape)"
             )
         return lines
@@ -194,7 +194,7 @@ class AdapterAnswer:
             "fits": [
                 {
                     "model": fit.model,
-                    "layers": len(fit.placed),
+                    "layers": fit.layers,
                     "missing": list(fit.missing),
                     "of_another_shape": list(fit.mismatched),
                 }

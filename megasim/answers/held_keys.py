@@ -137,7 +137,7 @@ def _keys_of_part(held: HeldModel, is_further: bool) -> Iterable[HeldKey]:
     place = f"{held.model.part}/" if is_further else ""
     for tensor, told in zip(held.tensors, held.prints or (), strict=True):
         yield HeldKey(
-            key=place + " + ".join(tensor.sources),
+            key=place + " + ".join(dict.fromkeys(tensor.sources)),
             canonical_key=place + tensor.canonical_key,
             canonical_shape="x".join(map(str, tensor.canonical_shape)),
             shape=tensor.shape,

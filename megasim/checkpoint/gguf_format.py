@@ -30,7 +30,7 @@ from megasim.checkpoint.contents import (
 )
 from megasim.checkpoint.gguf_names import GGUFNames, Named, names_of
 from megasim.checkpoint.strict_json import JSON
-from megasim.checkpoint.tensors import TensorRef, fuse_refs
+from megasim.checkpoint.tensors import TensorRef, fuse_refs, transpose_ref
 from megasim.errors import CheckpointError, printable
 from megasim.resources import resource_path
 from megasim.words import Unread
@@ -281,10 +281,15 @@ def _place(
     for key, part_shape, ref in _parts(named, shape, whole, by_row):
         if key in tensors or key in unread:
             raise CheckpointError(source.path, "two tensors of one name", _NOT_ONE, key)
+        if named.problem:
+            unread[key] = UnreadTensor(Unread.LAYOUT, named.problem, None, part_shape, (ref,))
+            continue
         if kind.dtype and not named.is_plus_one:
-            tensors[key] = replace(ref, key=key, shape=part_shape) if ref is whole else ref
+            found = replace(ref, key=key, shape=part_shape) if ref is whole else ref
+            tensors[key] = transpose_ref(found) if named.is_transposed else found
             continue
         code = kind.name + (" plus one" if named.is_plus_one else "")
+        code += " transposed" if named.is_transposed else ""
         note = f"elements of the GGUF type {code} are not decoded"
         unread[key] = UnreadTensor(Unread.DTYPE, note, code, part_shape, (ref,))
     return entry.offset, entry.offset + size, entry.name
@@ -305,6 +310,8 @@ def _parts(
             yield key, shape[1:], part
     elif named.heads:
         yield named.key, shape, apart_again(named.key, by_row, named.heads)
+    elif named.by_head is not None:
+        yield named.key, shape, by_head_again(named.key, by_row, *named.by_head)
     else:
         yield named.key, shape, whole
 
@@ -329,6 +336,27 @@ def apart_again(key: str, ref: TensorRef, heads: int) -> TensorRef:
                 strides = (2 * width, 1)
                 piece = replace(ref, shape=(size // 2, width), strides=strides, offset=offset)
             pieces.append(piece)
+    return fuse_refs(key, pieces)
+
+
+def by_head_again(key: str, ref: TensorRef, heads: int, groups: int) -> TensorRef:
+    """Return the rows of query, key and value group by group of heads that share a key.
+
+    In the file all queries stand first, then all keys, then all values.
+
+    >>> ref = TensorRef("qkv", "float32", (6, 8), "m.gguf", 0)
+    >>> [part.offset // 32 for part in by_head_again("qkv", ref, 2, 2).parts]
+    [0, 2, 4, 1, 3, 5]
+    """
+    size = ref.shape[0] // (heads + 2 * groups)
+    row_bytes = ref.nbytes // max(ref.shape[0], 1)
+    shared = heads // groups  # queries that look at one key
+    pieces = []
+    for group in range(groups):
+        places = (group * shared, heads + group, heads + groups + group)
+        for place, count in zip(places, (shared, 1, 1), strict=True):
+            offset = ref.offset + place * size * row_bytes
+            pieces.append(replace(ref, shape=(count * size, *ref.shape[1:]), offset=offset))
     return fuse_refs(key, pieces)
 
 

@@ -35,6 +35,7 @@ from megasim.fingerprint.table import FingerprintTable
 from megasim.fingerprint.tensor import fingerprint_refs
 from megasim.ingest.tiers import FULL, TierAsked
 from megasim.representation.logical import scheme_of
+from megasim.representation.row_ranges import swapped_halves
 from megasim.store.rows import BesideRow, HeldModel, ListedKey, Model, ModelTensor, UnreadKey
 from megasim.words import Nature, Tier
 
@@ -226,12 +227,14 @@ def _classified(
 def assemble_ref(
     tensors: Mapping[str, TensorRef], sources: Sequence[str], transposed: bool
 ) -> TensorRef:
-    """Return the tensor that some keys of a file make up: one, or several one after another."""
-    ref = (
-        tensors[sources[0]]
-        if len(sources) == 1
-        else fuse_refs(" + ".join(sources), [tensors[key] for key in sources])
-    )
+    """Return the tensor that some keys of a file make up: one, or several one after another.
+
+    One key that is named twice is the second half of its rows, then the first.
+    """
+    refs = [tensors[key] for key in sources]
+    if len(refs) == 2 and sources[0] == sources[1]:
+        refs = swapped_halves(refs[0])
+    ref = refs[0] if len(refs) == 1 else fuse_refs(" + ".join(dict.fromkeys(sources)), refs)
     return transpose_ref(ref) if transposed else ref
 
 
@@ -253,16 +256,19 @@ def _split(
     """Return the parts that can be read, and one for each key that cannot.
 
     Where a tensor is made up of several keys, and one of them cannot be read or is of another
-    dtype than the rest, each stands for itself.
+    dtype than the rest, each stands for itself. So does one whose halves cannot be told apart.
     """
     readable: list[CanonicalTensor] = []
     others: list[CanonicalTensor] = []
     for part in parts:
-        whole = not any(key in unread for key in part.sources)
-        if whole and (len(part.sources) == 1 or len({tensors[k].dtype for k in part.sources}) == 1):
+        keys = tuple(dict.fromkeys(part.sources))
+        whole = not any(key in unread for key in keys)
+        if len(keys) < len(part.sources):
+            whole = whole and len(swapped_halves(tensors[keys[0]])) == 2
+        if whole and (len(keys) == 1 or len({tensors[k].dtype for k in keys}) == 1):
             readable.append(part)
             continue
-        for key in part.sources:
+        for key in keys:
             name = part.canonical_key if len(part.sources) == 1 else key
             alone = replace(part, canonical_key=name, sources=(key,), transposed=False)
             (others if key in unread else readable).append(alone)

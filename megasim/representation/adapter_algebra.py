@@ -116,3 +116,24 @@ def transposed(change: Change) -> Change:
     if isinstance(change, LowRankChange):
         return LowRankChange(change.down.T, change.up.T)
     return WholeChange(np.ascontiguousarray(np.vstack(list(_blocks(change))).T))
+
+
+def rows_of_change(change: Change, start: int, stop: int) -> Change:
+    """Return rows `start` to `stop` of a change as a change of their own."""
+    if isinstance(change, LowRankChange):
+        return LowRankChange(change.up[start:stop], change.down)
+    return WholeChange(change.block(start, stop))
+
+
+def with_swapped_halves(change: Change) -> Change:
+    """Return a change whose second half of rows stands before the first.
+
+    >>> turned = with_swapped_halves(LowRankChange(np.array([[1.0], [2.0]]), np.ones((1, 3))))
+    >>> turned.block(0, 1).tolist()
+    [[2.0, 2.0, 2.0]]
+    """
+    middle = change.rows // 2
+    if isinstance(change, LowRankChange):
+        return LowRankChange(np.roll(change.up, -middle, axis=0), change.down)
+    whole = change.block(0, change.rows)
+    return WholeChange(np.roll(whole, -middle, axis=0))

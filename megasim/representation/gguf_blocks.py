@@ -27,6 +27,7 @@ from megasim.representation.boxes import Box, BoxDecoder, as_singles, read_box
 from megasim.representation.logical import Represented, StoredTensors
 
 _PLUS_ONE: Final = " plus one"
+_TRANSPOSED: Final = " transposed"
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def gguf_blocks(stored: StoredTensors) -> Iterable[Represented]:
     """Yield the tensors of a GGUF file that are stored in block formats."""
     for key, odd in stored.unread.items():
         code = odd.dtype or ""
-        plain = code.removesuffix(_PLUS_ONE)
+        plain = code.removesuffix(_PLUS_ONE).removesuffix(_TRANSPOSED)
         if plain not in _kinds() or len(odd.stored) != 1 or odd.shape is None:
             continue
         shape, ref = odd.shape, odd.stored[0]
@@ -252,7 +253,10 @@ def gguf_blocks(stored: StoredTensors) -> Iterable[Represented]:
             yield Represented(key, shape, (key,), plus_one)
         elif plain in _decodable():
             blocks = GgufBlocks(rows, columns, f"gguf {plain}", plain, ref)
-            yield Represented(key, shape, (key,), blocks)
+            if code.endswith(_TRANSPOSED):
+                yield Represented(key, shape[::-1], (key,), blocks.transposed())
+            else:
+                yield Represented(key, shape, (key,), blocks)
         else:
             why = f"{plain} of GGUF: not decoded"
             if _decodable() == frozenset(_LOOPS):

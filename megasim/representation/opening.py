@@ -16,6 +16,7 @@ from megasim.checkpoint.tensors import TensorReader, TensorRef
 from megasim.representation.adapted_models import model_and_adapter_keys, renamed
 from megasim.representation.logical import StoredTensors
 from megasim.representation.single_experts import single_experts
+from megasim.representation.single_projections import single_projections
 from megasim.words import PartRole
 
 # The last words of names, and the dtypes, of numbers that every library stores as they are. A file
@@ -73,7 +74,7 @@ def without_adapters(checkpoint: Checkpoint) -> Checkpoint:
     tied = {model[k]: model[kept] for k, kept in checkpoint.tied.items() if {k, kept} <= set(model)}
     return replace(
         checkpoint,
-        tensors=_with_keys(checkpoint.tensors, model),
+        tensors=single_projections(_with_keys(checkpoint.tensors, model)),
         unread=renamed(checkpoint.unread, model),
         tied=tied,
         others=(*checkpoint.others, inside),
@@ -96,7 +97,7 @@ def with_values(
         from megasim.representation.schemes import with_schemes
 
         tensors, unread = with_schemes(stored)
-    return single_experts(tensors), unread
+    return single_projections(single_experts(tensors)), unread
 
 
 def is_plain(stored: StoredTensors) -> bool:

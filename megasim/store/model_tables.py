@@ -109,7 +109,7 @@ def model_tensor_table(models: Saved, ids: Sequence[Sequence[int]], some: slice)
     data: dict[str, Any] = {c: [getattr(t, c) for t in tensors] for c in columns}
     data["model_id"] = [model_id for model_id, _ in held]
     data["tensor_id"] = [i for of_model in ids for i in of_model[some]]
-    data["key"] = [" + ".join(t.sources) for t in tensors]
+    data["key"] = [" + ".join(dict.fromkeys(t.sources)) for t in tensors]
     data["sources"] = [list(t.sources) for t in tensors]
     data["canonical_shape"] = [shape_text(t.canonical_shape) for t in tensors]
     data["shape"] = [shape_text(t.shape) for t in tensors]
@@ -137,7 +137,13 @@ def listed_table(models: Saved) -> Table:
     columns += ["dtype", "numel", "sampled", "content_hash", "non_finite", "l2"]
     rows = [
         (
-            *(model_id, " + ".join(t.sources), list(t.sources), t.transposed, t.canonical_key),
+            *(
+                model_id,
+                " + ".join(dict.fromkeys(t.sources)),
+                list(t.sources),
+                t.transposed,
+                t.canonical_key,
+            ),
             *(shape_text(t.canonical_shape), shape_text(t.shape), t.component, t.block, t.role),
             *(t.nature, t.representation, k.dtype, k.numel, k.sampled, k.content_hash),
             *(k.non_finite, k.l2),

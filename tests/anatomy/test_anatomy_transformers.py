@@ -93,13 +93,15 @@ def test_sd3(blocks: int, dual: int, qk_norm: bool) -> None:
     anatomy, of_single = classify_keys(folder), classify_keys(single)
     assert (anatomy.family, of_single.family) == ("SD3", "SD3")
     found, expected = assembled(anatomy, folder), with_canonical_shapes(single)
-    # Scale and shift are swapped in these; they are not claimed to be equal.
-    swapped = {f"transformer/norm_out.linear.{kind}" for kind in ("weight", "bias")}
-    last = f"transformer_blocks.{blocks - 1}.norm1_context.linear"
-    swapped |= {f"transformer/{last}.{kind}" for kind in ("weight", "bias")}
-    assert found.keys() - expected.keys() == swapped
-    assert {k: s for k, s in found.items() if k not in swapped}.items() <= expected.items()
-    assert len(expected) == len(found)
+    assert found == expected
+    # Scale and shift are the other way round in these.
+    last = f"transformer/transformer_blocks.{blocks - 1}.norm1_context.linear"
+    twice = {p.sources for p in anatomy.parts if len(set(p.sources)) < len(p.sources)}
+    assert twice == {
+        (f"{layer}.{kind}",) * 2
+        for layer in ("transformer/norm_out.linear", last)
+        for kind in ("weight", "bias")
+    }
     assert {p.component for p in (*anatomy.parts, *of_single.parts)} == {"transformer"}
     assert all(p.role and p.block for p in (*anatomy.parts, *of_single.parts))
     counts = {p.block for p in anatomy.parts}
@@ -243,10 +245,7 @@ def test_flux(guidance: bool) -> None:
     assert (anatomy.family, of_single.family) == ("Flux", "Flux")
     assert {p.canonical_key for p in classify_keys(bare).parts} == set(single)
     found, expected = assembled(anatomy, folder), with_canonical_shapes(single)
-    swapped = {f"transformer/norm_out.linear.{kind}" for kind in ("weight", "bias")}
-    assert found.keys() - expected.keys() == swapped
-    assert {k: s for k, s in found.items() if k not in swapped}.items() <= expected.items()
-    assert len(expected) == len(found)
+    assert found == expected
     parts = {part.canonical_key: part for part in anatomy.parts}
     block = "transformer/single_transformer_blocks.37."
     assert parts["model.diffusion_model.single_blocks.37.linear1.weight"].sources == (
