@@ -139,6 +139,57 @@ def test_language_models_have_embedding_layers_and_head(name: str) -> None:
     assert roles & {"up", "gate_up"} and "down" in roles
 
 
+# On disk → in memory, and as transformers 4 wrote files of LLaVA.
+IN_MEMORY = {
+    "language_model.model.": "model.language_model.",
+    "language_model.lm_head.": "lm_head.",
+    "model.layers.": "model.language_model.layers.",
+    "model.embed_tokens.": "model.language_model.embed_tokens.",
+    "model.norm.": "model.language_model.norm.",
+    "vision_tower.": "model.vision_tower.",
+    "visual.": "model.visual.",
+    "multi_modal_projector.": "model.multi_modal_projector.",
+}
+OLDER = {"vision_tower.": "vision_tower.vision_model."}
+
+
+def respelled(shapes: Shapes, prefixes: dict[str, str]) -> Shapes:
+    found = {}
+    for key, shape in shapes.items():
+        old = next((p for p in prefixes if key.startswith(p)), "")
+        found[prefixes.get(old, "") + key.removeprefix(old)] = shape
+    return found
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma", "qwen2-vl", "qwen3-vl", "idefics3"])
+def test_language_models_that_see(name: str) -> None:
+    """Their layers are those of a language model, and one on disk and in memory."""
+    shapes = read_list(name)
+    anatomy = classify_keys(shapes)
+    assert anatomy.family == "vision-language model"
+    assert_nothing_lost(shapes, anatomy)
+    found = labels(shapes)
+    assert {component for component, *_ in found.values()} - {"head"} == {
+        *("embedding", "layers"),
+        *("vision_model", "projector"),
+    }
+    assert all(role for _, _, role in found.values())
+    assert found["model.layers.1.mlp.down_proj.weight"] == ("layers", "layer 1", "down")
+    assert found["model.norm.weight"] == ("layers", "final norm", "norm")
+    assert labels(respelled(shapes, IN_MEMORY)) == found
+    assert labels(respelled(shapes, OLDER)) == found
+
+
+def test_the_eyes_of_llava_are_a_clip() -> None:
+    eyes = {p.canonical_key for p in classify_keys(read_list("clip")).parts}
+    llava = {
+        key
+        for key, (component, *_) in labels(read_list("llava")).items()
+        if component == "vision_model"
+    }
+    assert llava <= eyes
+
+
 @pytest.mark.parametrize(
     ("name", "key", "expected"),
     [

@@ -41,6 +41,24 @@ _TOWER: dict[str, Any] = {
 }
 _IMAGE: dict[str, Any] = {**_TOWER, "image_size": 32, "patch_size": 16}
 _TOWERS = {"text_config": {**_TOWER, "vocab_size": 96}, "vision_config": _IMAGE}
+_CAUSAL: dict[str, Any] = {k: v for k, v in _LANGUAGE.items() if k != "tie_word_embeddings"}
+_SEEN_BY_CLIP: dict[str, Any] = {
+    "vision_config": {**_IMAGE, "model_type": "clip_vision_model", "projection_dim": 16},
+    "text_config": {**_CAUSAL, "model_type": "llama"},
+    "image_token_index": 5,
+}
+_SEEN_BY_SIGLIP: dict[str, Any] = {
+    "vision_config": {**_IMAGE, "model_type": "siglip_vision_model", "vision_use_head": False},
+    "text_config": {**_CAUSAL, "model_type": "gemma", "head_dim": 8},
+    "projection_dim": 32,
+}
+_QWEN_VL: dict[str, Any] = {
+    "text_config": {**_CAUSAL, "head_dim": 8, "rope_scaling": {"mrope_section": [1, 1, 2]}},
+    "vision_config": {
+        **{"depth": 2, "hidden_size": 32, "num_heads": 4, "intermediate_size": 48},
+        **{"embed_dim": 32, "out_hidden_size": 32, "patch_size": 14},
+    },
+}
 _T5: dict[str, Any] = {
     **{"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2},
     **{"num_heads": 4, "vocab_size": 96},
@@ -77,6 +95,14 @@ TRANSFORMERS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gpt-oss": (
         "GptOssForCausalLM",
         {**_LANGUAGE, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8},
+    ),
+    "llava": ("LlavaForConditionalGeneration", _SEEN_BY_CLIP),
+    "paligemma": ("PaliGemmaForConditionalGeneration", _SEEN_BY_SIGLIP),
+    "qwen2-vl": ("Qwen2VLForConditionalGeneration", _QWEN_VL),
+    "qwen3-vl": ("Qwen3VLForConditionalGeneration", _QWEN_VL),
+    "idefics3": (
+        "Idefics3ForConditionalGeneration",
+        {"vision_config": _IMAGE, "text_config": {**_CAUSAL, "model_type": "llama"}},
     ),
     "bert": ("BertForMaskedLM", {**_TOWER, "vocab_size": 96}),
     "vit": ("ViTForImageClassification", _IMAGE),
