@@ -33,7 +33,8 @@ Floats = npt.NDArray[np.float64]
 _ADD = {
     "model": (
         "insert into model by name select m.* replace (b.id as id, 'model ' || b.id as name, "
-        "'/none/' || b.id as path) from batch b, (from model where name = 'real-0') m"
+        "'/none/' || b.id as path, md5('m' || b.id) as contents_digest) "
+        "from batch b, (from model where name = 'real-0') m"
     ),
     "tensor": (
         "insert into tensor by name select t.* replace (b.id as id, "

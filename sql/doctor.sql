@@ -641,6 +641,103 @@ where h.source is null
     or are_apart(h.cossim, s.cossim)
 order by model_a, model_b, component;
 
+-- name: samples_that_cannot_be
+-- What samples say of a key of a pair, against itself and what both models hold under it.
+with fault as (
+    select
+        d.model_a,
+        d.model_b,
+        d.canonical_key,
+        case
+            when count(*) over (partition by d.model_a, d.model_b, d.canonical_key) > 1
+                then 'it stands more than once'
+            when a.model_id is null or b.model_id is null then 'a key that one of them does not have'
+            when d.status not in ('identical', 'same_values', 'same_in_sample', 'changed', 'non_finite')
+                then 'status ' || d.status
+            when least(d.l0, d.l1, d.l2, d.whole_l2, d.l2_error) < 0 then 'a distance is negative'
+            when isnan(d.l1) or isnan(d.l2) or isnan(d.whole_l2) or isnan(d.l2_error)
+                then 'a distance is NaN'
+            when d.sampled not between 0 and least(a.numel, b.numel)
+                then 'another number of elements than there are'
+            when d.l0 > d.sampled then 'more elements differ than were read'
+            when d.status in ('identical', 'same_values', 'same_in_sample')
+                and greatest(d.l0, d.l2, d.whole_l2) > 0
+                then 'equal, at a distance'
+            when d.status = 'changed' and coalesce(d.l0, 0) = 0 then 'changed, and no element differs'
+            when d.l2 > d.l1 * 1.00001 and d.l1 > 1e-140 then 'l2 exceeds l1'
+            when d.l1 > sqrt(d.l0) * d.l2 * 1.00001 and d.l1 between 1e-100 and 1e100
+                then 'l1 exceeds √l0 · l2'
+            when d.l2 > d.whole_l2 * 1.00001 then 'the sample exceeds the whole'
+        end as told
+    from sampled_distance d
+    left join held_keys a on a.model_id = d.model_a and a.canonical_key = d.canonical_key
+    left join held_keys b on b.model_id = d.model_b and b.canonical_key = d.canonical_key
+    union all
+    select p.model_a, p.model_b, a.canonical_key, 'its samples are missing'
+    from model_pair p
+    join model ma on ma.id = p.model_a
+    join model mb on mb.id = p.model_b
+    join held_keys a on a.model_id = p.model_a
+    join held_keys b on b.model_id = p.model_b
+        and b.canonical_key = a.canonical_key
+        and b.canonical_shape = a.canonical_shape
+    anti join sampled_distance d
+        on d.model_a = p.model_a and d.model_b = p.model_b and d.canonical_key = a.canonical_key
+    where p.done
+        and 'sample' in (ma.tier, mb.tier)
+        and coalesce(ma.tier, 'full') <> 'header'
+        and coalesce(mb.tier, 'full') <> 'header'
+)
+select
+    concat(a.name, ' and ', b.name, ', ', f.canonical_key, ': ', f.told) as told,
+    f.model_a as a,
+    f.model_b as b
+from fault f
+join model a on a.id = f.model_a
+join model b on b.id = f.model_b
+where f.told is not null
+order by f.model_a, f.model_b, f.canonical_key;
+
+-- name: sampled_sums_that_do_not_follow
+-- Sums of finished pairs (batch) that are not those of their samples (summed), or are missing.
+with held as (
+    select c.*
+    from component_distance c
+    join batch b on b.model_a = c.model_a and b.model_b = c.model_b
+    where c.source = 'estimated'
+)
+select
+    concat(a.name, ' and ', b.name, ', ', component, ': ', case
+        when h.source is null then 'its sums are missing'
+        when s.source is null then 'sums of keys that are not there'
+        else format('l2 {:.6g} of {} keys, where the samples make {:.6g} of {}',
+            coalesce(h.l2, 'nan'), coalesce(h.keys_compared, 0), coalesce(s.l2, 'nan'),
+            s.keys_compared)
+    end) as told,
+    model_a as a,
+    model_b as b
+from held h
+full join summed s using (model_a, model_b, component)
+join model a on a.id = model_a
+join model b on b.id = model_b
+where h.source is null
+    or s.source is null
+    or h.keys_compared is distinct from s.keys_compared
+    or h.identical is distinct from s.identical
+    or h.same_values is distinct from s.same_values
+    or h.changed is distinct from s.changed
+    or h.missing_a is distinct from s.missing_a
+    or h.missing_b is distinct from s.missing_b
+    or h.shape_mismatch is distinct from s.shape_mismatch
+    or h.non_finite is distinct from s.non_finite
+    or h.same_in_sample is distinct from s.same_in_sample
+    or h.keys_unread is distinct from s.keys_unread
+    or h.keys_measured is distinct from s.keys_measured
+    or h.coverage is distinct from s.coverage
+    or are_apart(h.l2, s.l2)
+    or are_apart(h.l2_error, s.l2_error)
+order by model_a, model_b, component;
+
 -- name: imported_sums_that_do_not_follow
 -- Sums of published layers that are not those of the layers.
 with summed as (
@@ -772,8 +869,9 @@ delete from component_distance c using batch b
 where c.model_a = b.a and c.model_b = b.b and c.source = 'exact';
 
 -- name: drop_pairs
--- Pairs of models (batch) are to be asked for again, with their renames.
+-- Pairs of models (batch) are to be asked for again, with their renames and what samples say.
 delete from model_pair p using batch b where p.model_a = b.a and p.model_b = b.b;
+delete from sampled_distance d using batch b where d.model_a = b.a and d.model_b = b.b;
 delete from rename r using batch b where r.model_a = b.a and r.model_b = b.b;
 delete from renamed_key r using batch b where r.model_a = b.a and r.model_b = b.b;
 delete from component_distance c using batch b

@@ -1,10 +1,11 @@
 -- Estimates from the sketches: what is read for them, and what is kept.
 
 -- name: sketch_keys
--- The keys of some components, with how many models hold each.
+-- The keys of some components, with how many of some models (members) hold each.
 select mt.canonical_key, mt.component, count(*) as models
 from model_tensor mt
 join batch b on b.component = mt.component
+join members m on m.model_id = mt.model_id
 group by mt.canonical_key, mt.component
 order by mt.component, mt.canonical_key;
 
@@ -18,7 +19,8 @@ group by mt.canonical_key
 order by mt.canonical_key;
 
 -- name: sketch_holders
--- Who holds what under some keys; shapes and names of keys as numbers, equal for equal ones.
+-- Which of some models (members) hold what under some keys; shapes and names of keys as numbers,
+-- equal for equal ones.
 select
     b.position,
     mt.model_id,
@@ -28,6 +30,7 @@ select
     dense_rank() over (order by mt.key) - 1 as name
 from model_tensor mt
 join batch b on b.canonical_key = mt.canonical_key and b.component = mt.component
+join members m on m.model_id = mt.model_id
 order by b.position, mt.model_id;
 
 -- name: contents_of_holders
@@ -50,6 +53,14 @@ select coalesce(t.sketch, []) as sketch
 from tensor t
 join batch b on b.tensor_id = t.id
 order by t.id;
+
+-- name: models_of_other_versions
+-- Of some models (members), those whose sketches cannot be compared with those of this version.
+select m.name
+from model m
+join members i on i.model_id = m.id
+where m.source <> 'imported' and not is_comparable(m.fingerprint_version)
+order by m.id;
 
 -- name: tensor_holders
 -- The models that hold tensors of a component, in the order they came.
@@ -182,18 +193,44 @@ where f.component = $component
         where o.model_id = $id and o.component = $component and o.sketch_version = $fold_version
     );
 
+-- name: folds_like
+-- The models whose folded sketch of a component is of the same keys in the same shapes as that of one
+-- model, itself among them, and a number for what each fold was made of.
+select
+    f.model_id,
+    m.contents_digest is not null as is_known,
+    md5_number_lower(concat_ws(' ', m.contents_digest, m.sketch_size, f.key_set)) as fold_key
+from folded_sketch f
+join model m on m.id = f.model_id
+where f.component = $component
+    and f.sketch_version = $fold_version
+    and f.key_set = (
+        select o.key_set
+        from folded_sketch o
+        where o.model_id = $id and o.component = $component and o.sketch_version = $fold_version
+    )
+order by f.model_id;
+
 -- name: holder_count
 -- How many models hold some components.
 select count(distinct model_id) from model_tensor where list_contains($components, component);
 
 -- name: matrix_layouts
--- Models of some components by the matrices that they hold, those with the same ones together.
-with layout as (
+-- Models of some components by the matrices that they hold, those with the same ones together; of
+-- models that were not read in full only those of the table sampled.
+with held as (
+    select model_id, component, canonical_key, shape, nature from model_tensor
+    union all
+    select model_id, component, canonical_key, shape, nature
+    from listed_key
+    where model_id in (select model_id from sampled)
+),
+layout as (
     select
         mt.model_id,
         list(struct_pack(key := mt.canonical_key, shape := mt.shape) order by mt.canonical_key)
             as matrices
-    from model_tensor mt
+    from held mt
     join batch b on b.component = mt.component
     where mt.nature = 'weight' and len(mt.shape) >= 2
     group by mt.model_id

@@ -47,11 +47,16 @@ where l.model_a = $model_a and l.model_b = $model_b and list_contains($component
 order by l.component, l.canonical_key;
 
 -- name: coded_models
--- The models that hold quantised tensors.
-select distinct mt.model_id
-from model_tensor mt
-join tensor t on t.id = mt.tensor_id
-where is_measured(mt.nature) and (mt.representation not in ('plain', 'weight_norm') or t.dtype like 'float8%');
+-- The models that hold quantised tensors. Of contents there may be millions: only those of float8
+-- are looked for among the keys.
+select model_id
+from model_tensor
+where is_measured(nature) and representation not in ('plain', 'weight_norm')
+union
+select mt.model_id
+from tensor t
+join model_tensor mt on mt.tensor_id = t.id
+where t.dtype like 'float8%' and is_measured(mt.nature);
 
 -- name: pair_roundings
 -- Of pairs of models (batch) of which one holds quantised tensors where the other holds plain ones:

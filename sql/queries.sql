@@ -45,18 +45,26 @@ delete from view_text;
 insert into view_text values ($1);
 
 -- name: models
--- All models, in the order they came.
+-- All models, or those called $names, in the order they came.
 select
     id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
     metadata::varchar as metadata, skipped::varchar as skipped, fingerprint_version,
     sketch_size, coalesce(part, '') as part, coalesce(part_role, 'weights') as part_role,
     file_model_id, coalesce(tier, 'full') as tier, sample_level
 from model
+where $names::varchar[] is null or list_contains($names::varchar[], name)
 order by id;
 
 -- name: model_names
--- The names of all models and their ids, in the order they came.
-select name, id from model order by id;
+-- The names and ids of all models, or of those called $names, in the order they came.
+select name, id
+from model
+where $names::varchar[] is null or list_contains($names::varchar[], name)
+order by id;
+
+-- name: names_of_models
+-- What some models are called.
+select m.id, m.name from model m join batch b on b.model_id = m.id order by m.id;
 
 -- name: outdated_paths
 -- The files of checkpoints that were read with fingerprints of another version.
@@ -444,8 +452,8 @@ select
 from layer l
 group by l.model_a, l.model_b, l.component;
 
--- name: add_exact_components
--- What was summed up of finished pairs.
+-- name: add_summed_components
+-- What was summed up of finished pairs, exact or by samples.
 insert into component_distance by name
 select * from summed order by model_a, model_b, component;
 
@@ -518,11 +526,11 @@ from held_keys
 where model_id in (select model_id from batch)
 order by model_id, canonical_key;
 
--- name: forget_samples_of_pairs
--- What was said of these pairs before gives way.
-delete from sampled_distance d
-using batch b
-where d.model_a = b.model_a and d.model_b = b.model_b;
+-- name: sampled_keys
+-- The keys of pairs (batch) of which samples were compared: of those that are not done, the first.
+select d.canonical_key, d.model_a, d.model_b
+from sampled_distance d
+join batch b on b.model_a = d.model_a and b.model_b = d.model_b;
 
 -- name: add_sampled_distances
 -- What samples say of keys of pairs.
@@ -532,11 +540,11 @@ select
 from batch
 order by model_a, model_b, canonical_key;
 
--- name: add_tiered_components
--- Sum up, component by component, what headers and samples say of pairs. Squares of estimates add, and
+-- name: sum_tiered
+-- Sum up, component by component, what headers and samples say of pairs (batch). Squares of estimates add, and
 -- so do the variances of squares, (2 · l2 · error)². Where no element that was read differs, there is
 -- nothing to take an error from.
-insert into component_distance by name
+create or replace temp table summed as
 with layer as (
     select
         p.model_a,
@@ -595,8 +603,7 @@ select
     count(*) filter (measured) as keys_measured,
     current_fingerprint() as version
 from layer
-group by model_a, model_b, component
-order by model_a, model_b, component;
+group by model_a, model_b, component;
 
 -- name: weight_values
 -- One value for each compared pair out of the learned weights of some components alone: no

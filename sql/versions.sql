@@ -153,6 +153,9 @@ set done = false, linf = false, cossim = false
 where metric_version is distinct from current_metric()
     or model_a in (from old_model)
     or model_b in (from old_model);
+delete from sampled_distance d
+using model_pair p
+where p.model_a = d.model_a and p.model_b = d.model_b and not p.done;
 delete from component_distance c
 where c.source = 'exact'
     and not exists (

@@ -415,6 +415,7 @@ select
     a.name,
     b.name
 from sampled_distance d
+join model_pair p on p.model_a = d.model_a and p.model_b = d.model_b and p.done
 join model a on a.id = d.model_a
 join model b on b.id = d.model_b
 join held_keys ka on ka.model_id = d.model_a and ka.canonical_key = d.canonical_key

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 import pandas as pd
 
 from megasim.errors import NoAnswerError, printable
+from megasim.estimate.file_profiles import FileProfiles
 from megasim.estimate.kinship import (
     ERROR_RATE,
     PERMUTED_SHARE,
@@ -18,7 +20,7 @@ from megasim.estimate.kinship import (
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import component_names
 from megasim.store.rows import Store
-from megasim.words import Kinship
+from megasim.words import Kinship, Tier
 
 COLUMNS = ("component", "model", "other", "kinship", "p_value", "log10_p", "correlation", "units")
 
@@ -29,9 +31,14 @@ def kinship_table(
     others: Sequence[str] | None = None,
     components: Sequence[str] | None = None,
     *,
+    executor: Executor,
     progress: Progress = NO_PROGRESS,
 ) -> pd.DataFrame:
-    """Return the test of a model against others, the surest kin first, with no file read.
+    """Return the test of a model against others, the surest kin first.
+
+    No file is read but those of models that were read as samples: of these the matrices that the
+    test needs are read whole, for it needs the norms of whole rows and columns. Under "read" of its
+    `attrs` the frame has how many such models there are, and the bytes that were read.
 
     Columns: component; model; other; kinship, a `Kinship` at a chance of 1 % of any false one among
     the pairs of a component; p_value, of the pair by itself, 0 where it is below 1e-308; log10_p;
@@ -41,32 +48,49 @@ def kinship_table(
     Args:
         others: all other models when None.
         components: "all", the whole model, when None; with one other each component as well.
+        executor: reads from files.
 
     Raises:
         UsageError: an unknown model.
-        NoAnswerError: a named model of which only a header or a sample was read.
+        NoAnswerError: a named model of which only a header was read.
+        MegasimError: the file of a named model that was read as a sample is gone, has changed, or
+            cannot be read; without names such models are not testable.
     """
-    for held in store.models():
-        if held.name in (model, *(others or ())) and not held.is_full:
+    named = {model, *(others or ())}
+    models = store.models()
+    for held in models:
+        if held.name in named and held.tier == Tier.HEADER:
             raise NoAnswerError(
-                f"{printable(held.name)} was read as a {held.tier}: the order of hidden units "
-                "shows in whole rows and columns alone",
-                "run `megasim ingest` on its file without --header and --sample",
+                f"{printable(held.name)} was read as a header: its values are not known",
+                "run `megasim ingest` on its file without --header",
             )
     names = list(store.model_ids(others)) if others is not None else list(store.model_ids())
     names = [name for name in names if name != model]
     wanted = list(components or ["all"])
     if components is None and len(names) == 1:
         wanted += component_names(store, model)
+    tested = {model, *names}
+    sampled = [m.id for m in models if m.name in tested and m.tier == Tier.SAMPLE]
+    files = FileProfiles(store, sampled, executor) if sampled else None
+    asked = {m.id for m in models if m.name in named}
+    if files is not None and any(i not in files for i in sampled if i in asked):
+        raise files.failed[0]
     rows = []
     for component in wanted:
-        test = kinship_test(store, component, models=[model, *names], progress=progress)
-        found = _rows_of(store, component, test)
+        test = kinship_test(
+            store, component, models=[model, *names], files=files, progress=progress
+        )
+        found = _rows_of(store, component, test, files)
         rows += sorted(found, key=lambda row: (np.inf if row[5] is None else row[5], row[2]))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    if files is not None:
+        frame.attrs["read"] = sum(i in files for i in sampled), files.bytes_read
+    return frame
 
 
-def _rows_of(store: Store, component: str, test: KinshipTest) -> list[tuple[object, ...]]:
+def _rows_of(
+    store: Store, component: str, test: KinshipTest, files: FileProfiles | None
+) -> list[tuple[object, ...]]:
     """Return a row for each of the test's models but the first, against which it stands."""
     tested = int((test.units[0, 1:] > 0).sum())
     related, unrelated = test.related(ERROR_RATE, tested), test.unrelated(ERROR_RATE, tested)
@@ -82,7 +106,7 @@ def _rows_of(store: Store, component: str, test: KinshipTest) -> list[tuple[obje
             kinship = Kinship.RELATED
         else:
             kinship = Kinship.NOT_FOUND if unrelated[0, i] else Kinship.UNDECIDED
-            held, found = shared_units(store, model, other, component)
+            held, found = shared_units(store, model, other, component, files)
             if found >= PERMUTED_SHARE * held:
                 kinship = Kinship.PERMUTED
         log_p = float(test.log_p[0, i])

@@ -160,11 +160,18 @@ def kinship_command(
 
     The test compares the order of the hidden units: training keeps it, and models that were
     trained independently have different orders. It also finds copies whose units were permuted.
-    No file is read. Without OTHER, all models are tested.
+    Without OTHER, all models are tested. No file is read, but for models that were ingested as
+    samples: of these the matrices that the test needs.
     """
     frame = options.open_workspace(ctx).kinship(
         model, others or None, components or None, progress=ConsoleProgress()
     )
+    if "read" in frame.attrs:
+        count, size = frame.attrs["read"]
+        say(
+            f"note: of {counted(count, 'model')} read as a sample, the matrices that the test "
+            f"needs were read whole: {size / 1e6:,.1f} MB"
+        )
     if as_json:
         show_json(records(frame))
         return

@@ -210,7 +210,7 @@ def _sum_up(store: Store, pairs: Sequence[Pair], linf: bool, cossim: bool) -> No
     store.write("drop_weaker_components", tables=batch)
     store.write("drop_imported_layers", tables=batch)
     _sum_judged(store, pairs)
-    store.write("add_exact_components")
+    store.write("add_summed_components")
 
 
 def summed_batches(store: Store, pairs: Sequence[Pair]) -> Iterator[list[Pair]]:

@@ -13,6 +13,7 @@ from megasim.checkpoint.opening import Checkpoint
 from megasim.compare.sample_piece import SamplePosition
 from megasim.fingerprint.sample_places import sampled_blocks, sampled_elements
 from megasim.ingest.reading import assemble_ref
+from megasim.store.batches import pair_table
 from megasim.store.rows import Model, Pair, Store
 from megasim.words import Status
 
@@ -67,6 +68,9 @@ class SamplePlan:
         self._pairs = sorted(pairs)
         self._levels = {i: models[i].sample_level or 0 for pair in pairs for i in pair}
         self._keys: dict[str, dict[int, SampledKey]] = defaultdict(dict)
+        batch = {"batch": pair_table(self._pairs)}
+        # of an earlier run that was interrupted
+        self._saved = {(key, (a, b)) for key, a, b in store.rows("sampled_keys", tables=batch)}
         chosen = {"batch": {"model_id": sorted(self._levels)}}
         for model_id, key, sources, *rest in store.rows("keys_to_sample", tables=chosen):
             self._keys[key][model_id] = SampledKey(tuple(sources), *rest)
@@ -106,11 +110,16 @@ class SamplePlan:
             yield _piece(group, elements)
 
     def _common(self) -> Iterator[tuple[str, Pair, int]]:
-        """Yield the keys that both models of a pair hold in one shape, and the coarser level."""
+        """Yield the keys that both models of a pair hold in one shape, and the coarser level.
+
+        But for those of which the store knows the distance.
+        """
         for key, held in self._keys.items():
             for pair in self._pairs:
                 a, b = (held.get(i) for i in pair)
-                if a is not None and b is not None and a.shape == b.shape:
+                if a is None or b is None or a.shape != b.shape:
+                    continue
+                if (key, pair) not in self._saved:
                     yield key, pair, max(self._levels[i] for i in pair)
 
     def _position(

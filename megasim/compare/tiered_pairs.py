@@ -32,6 +32,8 @@ _COLUMNS = (
     *("whole_l2", "l2_error"),
 )
 _END_SECONDS = 1.0
+# What was found is saved each time that so many elements were read for it.
+_SAVED_ELEMENTS = 128 << 20
 
 
 def split_by_tier(store: Store, pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
@@ -51,8 +53,8 @@ def compare_tiered(
 ) -> CompareResult:
     """Compare pairs of which a model was not read in full, those that are not known yet, and save.
 
-    A pair with a header is compared by keys and shapes alone. All is saved at once, in the end: who
-    interrupts it begins anew.
+    A pair with a header is compared by keys and shapes alone. Distances are saved as they come: the
+    next run goes on after them.
 
     Args:
         pairs: model ids, smaller first.
@@ -67,27 +69,32 @@ def compare_tiered(
         headers = {i for i, model in models.items() if model.tier == Tier.HEADER}
         by_header = [pair for pair in missing if headers.intersection(pair)]
         sampled = [pair for pair in missing if not headers.intersection(pair)]
-        run = _SampleRun(executor, result, open_weights(store, sampled, executor, result.failed))
+        checkpoints = open_weights(store, sampled, executor, result.failed)
+        run = _SampleRun(store, executor, result, checkpoints)
         sampled = run.readable(sampled)
+        _add_pairs(store, [*sampled, *by_header])
         run.compute(SamplePlan(store, sampled, models), 2 * workers, progress)
         sampled = run.readable(sampled)
         if sampled or by_header:
-            _save(store, [*sampled, *by_header], run.rows)
+            sum_up_tiered(store, [*sampled, *by_header])
         result.sampled_pairs, result.header_pairs = len(sampled), len(by_header)
     result.pairs_done = len(sampled) + len(by_header)
     return result
 
 
-def _save(store: Store, pairs: Sequence[Pair], rows: Sequence[tuple[Any, ...]]) -> None:
+def _add_pairs(store: Store, pairs: Sequence[Pair]) -> None:
     batch = {"batch": pair_table(pairs)}
-    done = set(pairs)
     with held_interrupts(), store.transaction():
-        for statement in ("drop_weaker_components", "forget_samples_of_pairs", "add_pairs"):
-            store.write(statement, tables=batch)
-        kept = [row for row in rows if (row[0], row[1]) in done]
-        if kept:
-            store.write("add_sampled_distances", tables={"batch": table_of(_COLUMNS, kept)})
-        store.write("add_tiered_components", tables=batch)
+        store.write("add_pairs", tables=batch)
+
+
+def sum_up_tiered(store: Store, pairs: Sequence[Pair]) -> None:
+    """Sum up what headers and samples say of pairs, and note that they are done."""
+    batch = {"batch": pair_table(pairs)}
+    with held_interrupts(), store.transaction():
+        store.write("drop_weaker_components", tables=batch)
+        store.write("sum_tiered", tables=batch)
+        store.write("add_summed_components")
         store.write("finish_pairs", tables=batch, linf=False, cossim=False)
 
 
@@ -97,13 +104,15 @@ class _SampleRun:
 
     Attributes:
         checkpoints: those whose files could be read so far, by model.
-        rows: what was found, as rows of the table `sampled_distance`.
+        rows: what was found and is not saved, as rows of the table `sampled_distance`.
     """
 
+    store: Store
     executor: Executor
     result: CompareResult
     checkpoints: dict[int, Checkpoint]
     rows: list[tuple[Any, ...]] = field(default_factory=list)
+    elements: int = 0  # that were read since it was saved
 
     def readable(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Return the pairs of which both files could be read so far."""
@@ -128,14 +137,27 @@ class _SampleRun:
                 for future in done:
                     piece = running.pop(future)
                     self._take(plan, piece, future)
+                    self.elements += piece.elements
                     progress.advance(piece.elements)
                     for piece in itertools.islice(waiting, 1):
                         running[self.executor.submit(run_sample_piece, piece.positions)] = piece
+                if self.elements >= _SAVED_ELEMENTS:
+                    self._save()
         finally:
             for future in running:
                 future.cancel()
+            self._save()
             wait(running, timeout=_END_SECONDS)
             progress.finish()
+
+    def _save(self) -> None:
+        """Save what has come in."""
+        rows, self.rows, self.elements = self.rows, [], 0
+        if rows:
+            batch = {"batch": table_of(_COLUMNS, rows)}
+            with held_interrupts(), self.store.transaction():
+                self.store.write("add_sampled_distances", tables=batch)
+            self.store.release()
 
     def _take(
         self, plan: SamplePlan, piece: SamplePiece, future: Future[list[SampleDistances]]

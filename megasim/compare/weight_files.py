@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from megasim.checkpoint.opening import Checkpoint
 from megasim.errors import CheckpointError, MegasimError, UsageError, printable
 from megasim.fingerprint.sample import sample_refs
 from megasim.fingerprint.tensor import COMPARABLE_VERSIONS, content_hashes
+from megasim.ingest.openings import Opening, openings
 from megasim.ingest.reading import assemble_ref, pieces_of
 from megasim.representation.opening import open_model
 from megasim.store.rows import Model, Pair, Store
@@ -34,18 +37,29 @@ def open_weights(
         failed: takes the error of each model that is not.
     """
     wanted = {model_id for pair in pairs for model_id in pair}
-    models = [model for model in store.models() if model.id in wanted]
     times = dict(store.rows("ingest_times"))
+    models: list[tuple[Model, Path]] = []
+    for model in store.models():
+        if model.id in wanted:
+            try:
+                models.append((model, _path_of(model)))
+            except MegasimError as error:
+                failed.append(error)
     found: dict[int, Checkpoint] = {}
-    for model in models:
-        try:
-            checkpoint = _reopen(model)
-            newest = max((s.ctime_ns for s in checkpoint.identity.stamps.values()), default=0)
-            if newest >= times.get(model.id, 0) * 1e9:
-                _prove(store, model, checkpoint, executor)
-            found[model.id] = checkpoint
-        except MegasimError as error:
-            failed.append(error)
+    opened: dict[Path, Opening] = {}  # of each file one, for all state dicts in it
+    with closing(openings(list(dict.fromkeys(path for _, path in models)), _open)) as coming:
+        for model, path in models:
+            if path not in opened:
+                _, opening = next(coming)
+                opened[path] = cache(opening)
+            try:
+                checkpoint = _reopened(model, opened[path])
+                newest = max((s.ctime_ns for s in checkpoint.identity.stamps.values()), default=0)
+                if newest >= times.get(model.id, 0) * 1e9:
+                    _prove(store, model, checkpoint, executor)
+                found[model.id] = checkpoint
+            except MegasimError as error:
+                failed.append(error)
     return found
 
 
@@ -58,7 +72,8 @@ def models_at(checkpoints: Mapping[int, Checkpoint], models: Iterable[int], path
     }
 
 
-def _reopen(model: Model) -> Checkpoint:
+def _path_of(model: Model) -> Path:
+    """Return where the weights of a model lie."""
     if model.path is None:
         raise UsageError(
             f"{printable(model.name)} has no weights here: only published results are known",
@@ -70,14 +85,29 @@ def _reopen(model: Model) -> Checkpoint:
             f"the fingerprints of model {printable(model.name)!r} are of another version",
             "ingest it again",
         )
-    path = located(model.path)
+    return located(model.path)
+
+
+class _Gone(Exception):
+    """There is no file."""
+
+
+def _open(path: Path) -> Checkpoint:
     if not path.exists():
+        raise _Gone
+    return open_model(path)
+
+
+def _reopened(model: Model, opening: Opening) -> Checkpoint:
+    """Return the state dict of a file that is a model."""
+    try:
+        checkpoint = opening()
+    except _Gone:
         raise CheckpointError(
-            model.path,
+            model.path or "",
             f"the file of model {printable(model.name)!r} is gone",
             "put it back, or run `megasim ingest` on its new path",
-        )
-    checkpoint = open_model(path)
+        ) from None
     identity = checkpoint.identity
     part = next((p for p in checkpoint.parts if p.place == model.part), None)
     if part is None or (identity.size, identity.mtime_ns, identity.header_hash) != model.identity:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from megasim.checkpoint.dtypes import STORAGE_DTYPES
 from megasim.compare.pairs import METRIC_VERSION, summed_batches
+from megasim.compare.tiered_pairs import split_by_tier
 from megasim.errors import NoAnswerError
 from megasim.estimate.pairs import estimate_component
 from megasim.fingerprint.sketch import LENGTH_FACTORS
@@ -28,6 +29,7 @@ from megasim.store.statements import statement
 # Keys whose distances are in memory at a time, and contents that triangles are sought through.
 _KEYS_AT_ONCE = 64
 _MOST_PIVOTS = 64
+_PAIRS_AT_ONCE = 2000
 _ROUNDING = 1e-5
 
 Observation = tuple[str, int | None, int | None]
@@ -89,6 +91,8 @@ CHECKS = {
     "renames_that_cannot_be": Check(About.MODELS, Cure.PAIR),
     "done_without_distances": Check(About.MODELS, Cure.COMPARE),
     "sums_that_do_not_follow": Check(About.MODELS, Cure.SUM_UP),
+    "samples_that_cannot_be": Check(About.MODELS, Cure.PAIR),
+    "sampled_sums_that_do_not_follow": Check(About.MODELS, Cure.SUM_UP),
     "imported_sums_that_do_not_follow": Check(About.MODELS, Cure.SUM_UP),
     "estimates_that_do_not_follow": Check(About.MODELS, Cure.ESTIMATE),
     "imported_that_cannot_be": Check(About.MODELS, Cure.IMPORT),
@@ -194,11 +198,24 @@ def _broken_triangles(sides: Mapping[str, npt.NDArray[Any]]) -> Iterator[tuple[i
 def _sums(store: Store) -> Iterator[Observation]:
     """Rows of component_distance beside the same sums made anew from the layers."""
     yield from _asked(store, "components_that_cannot_be")
-    known = store.pairs()
-    done = zip(known["model_a"][known["done"]], known["model_b"][known["done"]], strict=True)
-    pairs: list[Pair] = sorted({(int(a), int(b)) for a, b in done if a < b})
+    pairs, _ = split_by_tier(store, _done_pairs(store))
     for some in summed_batches(store, pairs):
         yield from store.rows("sums_that_do_not_follow", tables={"batch": pair_table(some)})
+
+
+def _sums_of_samples(store: Store) -> Iterator[Observation]:
+    """The same of pairs of which a model was not read in full, from what samples say of keys."""
+    _, pairs = split_by_tier(store, _done_pairs(store))
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        batch = {"batch": pair_table(pairs[start : start + _PAIRS_AT_ONCE])}
+        store.write("sum_tiered", tables=batch)
+        yield from store.rows("sampled_sums_that_do_not_follow", tables=batch)
+
+
+def _done_pairs(store: Store) -> list[Pair]:
+    known = store.pairs()
+    done = zip(known["model_a"][known["done"]], known["model_b"][known["done"]], strict=True)
+    return sorted({(int(a), int(b)) for a, b in done if a < b})
 
 
 def _estimates(store: Store) -> Iterator[Observation]:
@@ -216,5 +233,6 @@ def _estimates(store: Store) -> Iterator[Observation]:
 _COMPUTED: Mapping[str, Callable[[Store], Iterator[Observation]]] = {
     "distances_against_triangles": _against_triangles,
     "sums_that_do_not_follow": _sums,
+    "sampled_sums_that_do_not_follow": _sums_of_samples,
     "estimates_that_do_not_follow": _estimates,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from megasim.compare.pairs import sum_up_pairs
+from megasim.compare.tiered_pairs import split_by_tier, sum_up_tiered
 from megasim.doctor.checks import CHECKS, About, Cure, Fault
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.batches import pair_table, table_of
@@ -73,7 +74,10 @@ def _sum_up(store: Store, faults: Sequence[Fault], progress: Progress) -> None:
         batch = {"batch": pair_table(published)}
         store.write("drop_sums_of_layers", tables=batch)
         store.write("add_imported_components", tables=batch)
+    full, others = split_by_tier(store, sorted(pairs & done.keys()))
+    if others:
+        sum_up_tiered(store, others)
     for linf, cossim in sorted(set(done.values())):
-        some = sorted(pair for pair in pairs if done.get(pair) == (linf, cossim))
+        some = [pair for pair in full if done[pair] == (linf, cossim)]
         if some:
             sum_up_pairs(store, some, linf=linf, cossim=cossim, progress=progress)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from megasim.estimate.mapped_folds import Keys, MappedFolds, candidates
 from megasim.fingerprint.folded import FOLD_VERSION, LENGTH, fold_sketches, key_set_of
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.rows import Store
@@ -124,6 +125,107 @@ def fold_distances(store: Store, model_id: int, components: Sequence[str]) -> tu
             both, i, j = np.intersect1d(ids, others, assume_unique=True, return_indices=True)
             ids, total = both, total[i] + squared[j]
     return (np.zeros(0, dtype=np.int64) if ids is None else ids), total
+
+
+def nearest_folds(
+    store: Store,
+    model_id: int,
+    components: Sequence[str],
+    many: int,
+    *,
+    progress: Progress = NO_PROGRESS,
+) -> tuple[Ints, int]:
+    """Return the models whose folds are nearest to those of one, and among how many they are.
+
+    Those that hold the same keys in the same shapes, in all of `components` that the model has a
+    fold of; at most `many` ids, nearest first. Folds come from the files beside the store
+    (`mapped_folds`), which are brought up to date; where these cannot be written, from the store.
+    """
+    kept = [
+        c
+        for c in components
+        if store.rows("has_fold", id=model_id, component=c, fold_version=FOLD_VERSION)
+    ]
+    found = _nearest_mapped(store, model_id, kept, many, progress) if kept else None
+    if found is not None:
+        return found
+    ids, squared = fold_distances(store, model_id, components)
+    return ids[np.lexsort((ids, squared))[:many]], len(ids)
+
+
+def _nearest_mapped(
+    store: Store, model_id: int, components: Sequence[str], many: int, progress: Progress
+) -> tuple[Ints, int] | None:
+    """Return what `nearest_folds` does, out of mapped files; None where there can be none."""
+    of_component: list[tuple[MappedFolds, Ints, Keys]] = []
+    for component in components:
+        asked = {"id": model_id, "component": component, "fold_version": FOLD_VERSION}
+        held = store.arrays("folds_like", **asked)
+        if held["is_known"].all():
+            ids, keys = held["model_id"].astype(np.int64), held["fold_key"].astype(np.uint64)
+            folds = MappedFolds(store.path, component)
+            if _complete(store, folds, component, ids, keys, progress):
+                of_component.append((folds, ids, keys))
+                continue
+        return None
+    common = of_component[0][1]
+    for _, ids, _ in of_component[1:]:
+        common = np.intersect1d(common, ids, assume_unique=True)
+    others = common[common != model_id]
+    try:
+        short, squared = np.zeros(len(others)), np.zeros(0)
+        queries = []
+        for folds, ids, keys in of_component:
+            queries.append(folds.rows(keys[np.searchsorted(ids, [model_id])])[0])
+            short += folds.short_squares(keys[np.searchsorted(ids, others)], queries[-1])
+        chosen = others[candidates(short, many)]
+        squared = np.zeros(len(chosen))
+        for (folds, ids, keys), fold in zip(of_component, queries, strict=True):
+            squared += folds.squares(keys[np.searchsorted(ids, chosen)], fold)
+    except ValueError:  # some row is not what was written
+        for folds, _, _ in of_component:
+            folds.discard()
+        return None
+    return chosen[np.lexsort((chosen, squared))[:many]], len(others)
+
+
+def _complete(
+    store: Store,
+    folds: MappedFolds,
+    component: str,
+    ids: Ints,
+    keys: Keys,
+    progress: Progress,
+) -> bool:
+    """Add the folds of models that are not in the files; whether all are there then.
+
+    Args:
+        ids, keys: of models that have a fold of the component, (N,), by ascending ids.
+    """
+    lacking = folds.lacking(keys)
+    if len(lacking):
+        _, first = np.unique(keys, return_index=True)
+        wanted = np.sort(ids[first[np.searchsorted(keys[first], lacking)]])
+        by_id = keys[np.searchsorted(ids, wanted)]
+        progress.start("Laying out folds", len(wanted), "models")
+        try:
+            written = folds.add(by_id, _read_in_order(store, component, wanted, progress))
+        finally:
+            progress.finish()
+        if not written:
+            return False
+    if folds.is_worn(keys):
+        folds.renew(np.unique(keys))
+    return not len(folds.lacking(keys))
+
+
+def _read_in_order(
+    store: Store, component: str, ids: Ints, progress: Progress
+) -> Iterator[npt.NDArray[np.float32]]:
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        some = ids[start : start + _READ_AT_ONCE]
+        yield read_folds(store, [component], some)
+        progress.advance(len(some))
 
 
 def folded_distances(store: Store, component: str) -> tuple[list[str], Floats]:

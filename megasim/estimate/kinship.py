@@ -32,6 +32,7 @@ from scipy.spatial import KDTree
 from scipy.stats import t as students_t
 
 from megasim.anatomy.hidden_units import HiddenUnits, hidden_units
+from megasim.estimate.file_profiles import FileProfiles
 from megasim.fingerprint.profile import Norms
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import member_names
@@ -111,12 +112,14 @@ def kinship_test(
     component: str = "unet",
     *,
     models: Sequence[str] | None = None,
+    files: FileProfiles | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> KinshipTest:
-    """Test every pair of models for kinship in a component, with no file read.
+    """Test every pair of models for kinship in a component, with no file read but `files`.
 
     Args:
         models: all that the store knows when None.
+        files: of models that were read as samples; such models are not tested without.
 
     Raises:
         UsageError: a model that the store does not know.
@@ -126,12 +129,12 @@ def kinship_test(
     count = len(place)
     total, variance = np.zeros((count, count)), np.zeros((count, count))
     weight, units = np.zeros((count, count)), np.zeros((count, count), dtype=np.int64)
-    sets = _enough(_unit_sets(store, component, place))
+    sets = _enough(_unit_sets(store, component, place, files))
     progress.start("Testing kinship", len(sets), "sets of hidden units")
     try:
         for start in range(0, len(sets), _SETS_AT_ONCE):
             some = sets[start : start + _SETS_AT_ONCE]
-            for held, norms in _norms_of_sets(store, some, place):
+            for held, norms in _norms_of_sets(store, some, place, files):
                 _add_set(np.array(held), norms, total, variance, weight, units)
             progress.advance(len(some))
     finally:
@@ -139,17 +142,22 @@ def kinship_test(
     return KinshipTest(tuple(ids), units, *_tested(total, variance, weight))
 
 
-def shared_units(store: Store, a: str, b: str, component: str = "unet") -> tuple[int, int]:
+def shared_units(
+    store: Store, a: str, b: str, component: str = "unet", files: FileProfiles | None = None
+) -> tuple[int, int]:
     """Return how many hidden units two models both hold, and how many of B are A's in any order.
 
     A unit is found again where a unit of the other model has the same norm on every axis, to the
     precision that norms are kept in. Where nearly all are, B is A with its units permuted, or A
-    itself; unrelated models share next to none.
+    itself; unrelated models share next to none. With `files`, of as many units as the test takes.
     """
     ids = store.model_ids([a, b])
     place = {model_id: i for i, model_id in enumerate(ids.values())}
     units = found = 0
-    for held, norms in _norms_of_sets(store, _unit_sets(store, component, place), place):
+    sets = _unit_sets(store, component, place, files)
+    if files is not None:
+        sets = _enough(sets)
+    for held, norms in _norms_of_sets(store, sets, place, files):
         if len(held) < 2:
             continue
         scaled = np.log(np.maximum(norms.astype(np.float64), np.finfo(np.float16).tiny))
@@ -159,8 +167,13 @@ def shared_units(store: Store, a: str, b: str, component: str = "unet") -> tuple
     return units, found
 
 
-def _unit_sets(store: Store, component: str, place: Mapping[int, int]) -> list[_UnitSet]:
-    batch = {"batch": {"component": member_names(store, component)}}
+def _unit_sets(
+    store: Store, component: str, place: Mapping[int, int], files: FileProfiles | None
+) -> list[_UnitSet]:
+    batch = {
+        "batch": {"component": member_names(store, component)},
+        "sampled": {"model_id": [i for i in place if files is not None and i in files]},
+    }
     holders: dict[HiddenUnits, list[int]] = {}
     for matrices, model_ids in store.rows("matrix_layouts", tables=batch):
         wanted = [model_id for model_id in model_ids if model_id in place]
@@ -188,7 +201,10 @@ def _enough(sets: Sequence[_UnitSet]) -> list[_UnitSet]:
 
 
 def _norms_of_sets(
-    store: Store, sets: Sequence[_UnitSet], place: Mapping[int, int]
+    store: Store,
+    sets: Sequence[_UnitSet],
+    place: Mapping[int, int],
+    files: FileProfiles | None,
 ) -> list[tuple[list[int], Norms]]:
     """Return of each set the places of the models with profiles, and (models, axes, units) norms.
 
@@ -209,6 +225,13 @@ def _norms_of_sets(
         for model_id, at, norms in store.rows("profiles_of_axes", tables=tables):
             if norms is not None:
                 kept[model_id, at] = np.frombuffer(norms, dtype=np.float16)
+    if files is not None:
+        sampled = [model_id for model_id in members if model_id in files]
+        files.read({model_id: [key for key, _ in axes] for model_id in sampled})
+        for model_id in sampled:
+            for at, (key, axis) in enumerate(axes):
+                if len(norms := files.norms(model_id, key, axis)):
+                    kept[model_id, at] = norms
     found = []
     for (count, unit_axes), held in sets:
         at = [axes.index((axis.key, axis.axis)) for axis in unit_axes]

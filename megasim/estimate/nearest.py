@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from megasim.errors import NoAnswerError, printable
-from megasim.estimate.folded import fold_distances, folded_sets, read_folds
+from megasim.estimate.folded import folded_sets, nearest_folds, read_folds
 from megasim.estimate.neighbours import nearest_vectors
 from megasim.estimate.pairs import estimate_distances, read_key_contents, save_estimates
 from megasim.progress import NO_PROGRESS, Progress
@@ -62,32 +62,32 @@ def nearest_models(
         scheme of the one that is the other quantised, else "". Its `attrs` have under
         "passed_over" how many models of each component were not looked at, if any were not.
     """
-    model_id = store.require_model(model)
-    tier = next(m.tier for m in store.models() if m.id == model_id)
-    if tier == Tier.HEADER:
+    store.require_model(model)
+    (held,) = store.models([model])
+    if held.tier == Tier.HEADER:
         raise NoAnswerError(
             f"{printable(model)} was read as a header: its values are not known",
             "run `megasim ingest` on its file without --header",
         )
-    names = {i: name for name, i in store.model_ids().items()}
     rows: list[tuple[object, ...]] = []
     passed_over: dict[str, int] = {}
     for component in components or component_names(store, model):
-        sought = candidates_of(store, model_id, component, k)
+        sought = candidates_of(store, held.id, component, k, progress=progress)
         among = None if sought is None else sought.ids
         if sought is not None and sought.passed_over:
             passed_over[component] = sought.passed_over
         with store.unsaved():
-            save_estimates(store, [component], of=model_id, among=among, progress=progress)
-            found = load_distances_of(store, component, model)
+            save_estimates(store, [component], of=held.id, among=among, progress=progress)
+            found = load_distances_of(store, component, model, among)
         near = list(zip(*(found[column].tolist() for column in _COLUMNS_OF_PAIR), strict=True))
-        copies = quantised_of(store, model, component)
-        near.sort(key=lambda pair: _order(pair, names[pair[0]], copies))
+        copies = quantised_of(store, held.id, [pair[0] for pair in near], component)
+        names = store.names_of(pair[0] for pair in near)
+        near.sort(key=lambda pair: _order(pair, names[pair[0]], pair[0] in copies))
         rows += [
-            (component, names[other], *rest, " + ".join(copies.get(names[other], ())))
+            (component, names[other], *rest, " + ".join(copies.get(other, ())))
             for other, *rest in near[:k]
         ]
-    if not rows and tier == Tier.SAMPLE:
+    if not rows and held.tier == Tier.SAMPLE:
         raise NoAnswerError(
             f"{printable(model)} was read as a sample, of which there are no sketches",
             "run `megasim compare`, which compares samples",
@@ -98,12 +98,10 @@ def nearest_models(
     return frame
 
 
-def _order(
-    pair: tuple[Any, ...], name: str, copies: Mapping[str, object]
-) -> tuple[bool, bool, float, str]:
+def _order(pair: tuple[Any, ...], name: str, is_copy: bool) -> tuple[bool, bool, float, str]:
     """Return the place of a model among those near to another: id, value and so on, and name."""
     distance = pair[1]
-    return distance > 0, name not in copies, distance, name
+    return distance > 0, not is_copy, distance, name
 
 
 def nearest_to_outsider(
@@ -189,15 +187,16 @@ class NearestCandidates:
     passed_over: int
 
 
-def candidates_of(store: Store, model_id: int, component: str, k: int) -> NearestCandidates | None:
+def candidates_of(
+    store: Store, model_id: int, component: str, k: int, *, progress: Progress = NO_PROGRESS
+) -> NearestCandidates | None:
     """Return the models among which the k nearest of one are sought; None for all models."""
     members = member_names(store, component)
     count = _holders(store, members)
     if count <= FEW_MODELS:
         return None
-    ids, squared = fold_distances(store, model_id, members)
-    nearest = ids[np.lexsort((ids, squared))[: _candidates(k)]]
-    return NearestCandidates(frozenset([model_id, *nearest.tolist()]), count - 1 - len(ids))
+    nearest, seen = nearest_folds(store, model_id, members, _candidates(k), progress=progress)
+    return NearestCandidates(frozenset([model_id, *nearest.tolist()]), count - 1 - seen)
 
 
 def folded_pairs(

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from megasim.errors import NoAnswerError, printable
-from megasim.fingerprint.tensor import COMPARABLE_VERSIONS
 from megasim.kernels import loops
 from megasim.kernels.state import COUNTED
 from megasim.progress import NO_PROGRESS, Progress
@@ -206,14 +205,8 @@ def check_current(store: Store, models: Iterable[int]) -> None:
     Raises:
         NoAnswerError: there are some; says which.
     """
-    asked = set(models)
-    old = [
-        m.name
-        for m in store.models()
-        if m.id in asked
-        and m.source != "imported"
-        and m.fingerprint_version not in COMPARABLE_VERSIONS
-    ]
+    members = {"members": {"model_id": sorted(set(models))}}
+    old = [name for (name,) in store.rows("models_of_other_versions", tables=members)]
     if old:
         some = ", ".join(printable(name, 80) for name in old[:3])
         raise NoAnswerError(
@@ -240,8 +233,8 @@ def read_key_contents(
         NoAnswerError: the fingerprints of some models are of an older version.
     """
     check_current(store, models)
-    wanted = {"component": list(components)}
-    keys = [(c, key) for key, c, _ in store.rows("sketch_keys", tables={"batch": wanted})]
+    wanted = {"batch": {"component": list(components)}, "members": {"model_id": list(models)}}
+    keys = [(c, key) for key, c, _ in store.rows("sketch_keys", tables=wanted)]
     if most is not None:
         keys = keys[:: max(-(-len(keys) // most), 1)]
     progress.start("Estimating", len(keys), "keys")
@@ -261,10 +254,8 @@ def _read_batch(
 ) -> Iterator[tuple[str, KeyContents]]:
     """Yield (component, contents) of some keys that are asked for at once."""
     batch = {**table_of(["component", "canonical_key"], keys), "position": np.arange(len(keys))}
-    held = store.arrays("sketch_holders", tables={"batch": batch})
+    held = store.arrays("sketch_holders", tables={"batch": batch, "members": {"model_id": models}})
     order = np.argsort(models)
-    among = np.isin(held["model_id"], models)
-    held = {name: column[among] for name, column in held.items()}
     at = order[np.searchsorted(models, held["model_id"], sorter=order)]
     contents = {"tensor_id": np.unique(held["tensor_id"])}
     prints = store.arrays("contents_of_holders", tables={"batch": contents})
@@ -334,7 +325,8 @@ def save_estimates(
 
     Args:
         of: a model whose pairs alone are wanted, by its id; all pairs when None.
-        among: ids of the only models that are looked at; all that hold the component when None.
+        among: ids of the only models that are looked at, in the order of the store; all that hold
+            the component when None.
     """
     members = dict.fromkeys(c for name in components for c in member_names(store, name))
     return sum(_save_component(store, component, of, among, progress) for component in members)
@@ -360,9 +352,10 @@ def _save_component(
     progress: Progress,
 ) -> int:
     batch = {"batch": {"component": [component]}}
-    ids = [int(i) for (i,) in store.rows("tensor_holders", tables=batch)]
-    if among is not None:
-        ids = [i for i in ids if i in among]
+    if among is None:
+        ids = [int(i) for (i,) in store.rows("tensor_holders", tables=batch)]
+    else:
+        ids = sorted(among)
     known = store.rows("known_pairs", tables=batch, of=of)
     new = _open_rows(ids, known) if of is None else _open_row(ids, known, of)
     if not new:

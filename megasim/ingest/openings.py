@@ -20,15 +20,20 @@ _AHEAD = 8
 Opening = Callable[[], Checkpoint]
 
 
-def openings(paths: Sequence[Path]) -> Generator[tuple[Path, Opening]]:
-    """Yield each path with what returns its checkpoint, or raises what `open_model` raises.
+def openings(
+    paths: Sequence[Path], open_one: Callable[[Path], Checkpoint] = open_model
+) -> Generator[tuple[Path, Opening]]:
+    """Yield each path with what returns its checkpoint, or raises what `open_one` raises.
 
     What is opened ahead is read as it was then, or said to have changed: a path that was opened
     stays with its version.
+
+    Args:
+        paths: each once.
     """
     remote = deque(path for path in paths if isinstance(path, RemotePath))
     if not remote:
-        yield from ((path, partial(open_model, path)) for path in paths)
+        yield from ((path, partial(open_one, path)) for path in paths)
         return
     begun: dict[Path, Future[Checkpoint]] = {}
     threads = ThreadPoolExecutor(_AHEAD, thread_name_prefix="megasim-opening")
@@ -36,9 +41,9 @@ def openings(paths: Sequence[Path]) -> Generator[tuple[Path, Opening]]:
         for path in paths:
             while remote and len(begun) < _AHEAD:
                 following = remote.popleft()
-                begun[following] = threads.submit(open_model, following)
+                begun[following] = threads.submit(open_one, following)
             future = begun.pop(path, None)
-            yield path, partial(open_model, path) if future is None else partial(_awaited, future)
+            yield path, partial(open_one, path) if future is None else partial(_awaited, future)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,8 +79,13 @@ def load_matrix(
     )
 
 
-def load_distances_of(store: Store, component: str, model: str) -> dict[str, npt.NDArray[Any]]:
+def load_distances_of(
+    store: Store, component: str, model: str, among: Collection[int] | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """Return the L2 distances of one model, as `load_matrix` has them in its row, as columns.
+
+    Args:
+        among: ids of models that hold the component, the one among them; all such when None.
 
     Returns:
         model_id of the other one, value, error, source, keys_compared and coverage; empty where
@@ -90,12 +95,12 @@ def load_distances_of(store: Store, component: str, model: str) -> dict[str, npt
         UsageError, NoAnswerError: see `load_matrix`.
     """
     members = member_names(store, component)
-    ids = holders(store, component, members, None)
-    of = ids.get(model, 0)
-    tables: dict[str, Any] = {
-        "batch": {"component": members},
-        "chosen": {"model_id": list(ids.values())},
-    }
+    if among is None:
+        ids = holders(store, component, members, None)
+        of, chosen = ids.get(model, 0), list(ids.values())
+    else:
+        of, chosen = store.require_model(model), sorted(among)
+    tables: dict[str, Any] = {"batch": {"component": members}, "chosen": {"model_id": chosen}}
     whole = members[0] if component != "all" else ""
     found = store.arrays("matrix_values", tables=tables, metric="l2", whole=whole, of=of)
     first, second = found.pop("model_a"), found.pop("model_b")

@@ -96,6 +96,9 @@ def load_roundings(store: Store, pairs: Iterable[Pair]) -> dict[tuple[int, int, 
     Args:
         pairs: ids, the smaller first.
     """
+    pairs = list(pairs)
+    if not pairs:
+        return {}
     coded = {model_id for (model_id,) in store.rows("coded_models")}
     wanted = sorted({(a, b) for a, b in pairs if a in coded or b in coded})
     if not wanted:
@@ -117,16 +120,19 @@ def whole_roundings(store: Store, pairs: Iterable[Pair]) -> dict[Pair, PairRound
     return {pair: rounding for pair, rounding in found.items() if rounding.rounded_keys}
 
 
-def quantised_of(store: Store, model: str, component: str) -> dict[str, tuple[str, ...]]:
-    """Return the models that are one rounded to codes in a component, or that it is, and schemes.
+def quantised_of(
+    store: Store, model_id: int, others: Iterable[int], component: str
+) -> dict[int, tuple[str, ...]]:
+    """Return which of others are one model rounded to codes in a component, or that it is.
 
     Only what compare has proved: see `PairRounding.explains_all`.
+
+    Returns:
+        the schemes, by the id of the other.
     """
-    ids = store.model_ids()
-    pairs = [ordered_pair(ids[model], other) for other in ids.values() if other != ids[model]]
-    names = {i: name for name, i in ids.items()}
+    pairs = [ordered_pair(model_id, other) for other in others if other != model_id]
     return {
-        names[b if a == ids[model] else a]: rounding.schemes_a or rounding.schemes_b
+        (b if a == model_id else a): rounding.schemes_a or rounding.schemes_b
         for (a, b), rounding in _proved(store, pairs, component).items()
     }
 

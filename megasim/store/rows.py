@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -32,9 +32,9 @@ class Store(Session):
 
     # Models
 
-    def models(self) -> list[Model]:
-        """Return all models, in the order they came."""
-        with self._running("models", {}, {}) as found:
+    def models(self, names: Sequence[str] | None = None) -> list[Model]:
+        """Return all models, or those of these names, in the order they came."""
+        with self._running("models", {}, {"names": names}) as found:
             columns = [column[0] for column in found.description]
             rows = found.fetchall()
         models = []
@@ -52,8 +52,12 @@ class Store(Session):
         Raises:
             UsageError: no model is called so, or several are. See `full_name`.
         """
-        known = self.model_ids()
-        return [full_name(name, known) for name in typed]
+        asked = list(typed)
+        # of 100,000 models most are not asked for
+        known: Collection[str] = {name for name, _ in self.rows("model_names", names=asked)}
+        if not set(asked).issubset(known):
+            known = self.model_ids()
+        return [full_name(name, known) for name in asked]
 
     def outdated_paths(self) -> list[str]:
         """Return the paths of checkpoints that were read with fingerprints of an older version."""
@@ -67,15 +71,21 @@ class Store(Session):
         Raises:
             UsageError: a name the store does not know.
         """
-        known = {str(name): int(i) for name, i in self.rows("model_names")}
-        if names is None:
+        asked = None if names is None else list(names)
+        known = {str(name): int(i) for name, i in self.rows("model_names", names=asked)}
+        if asked is None:
             return known
         found = {}
-        for name in names:
+        for name in asked:
             if name not in known:
-                raise no_such_model(name, known)
+                raise no_such_model(name, self.model_ids())
             found[name] = known[name]
         return found
+
+    def names_of(self, model_ids: Iterable[int]) -> dict[int, str]:
+        """Return id → name of some models."""
+        batch = {"batch": {"model_id": list(model_ids)}}
+        return {int(i): str(name) for i, name in self.rows("names_of_models", tables=batch)}
 
     def require_model(self, name: str) -> int:
         """Return the id of a model.

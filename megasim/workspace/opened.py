@@ -174,7 +174,7 @@ class Workspace(StoreLineage):
         from megasim.answers.matrices import nearest_to_file
         from megasim.estimate.nearest import nearest_models
 
-        if str(model) in self.store.model_ids() or not located(model).exists():
+        if self.store.models([str(model)]) or not located(model).exists():
             name = self._name(str(model))
             return nearest_models(self.store, name, components, k=k, progress=progress)
         with ThreadPoolExecutor(usable_cores()) as executor:
@@ -197,7 +197,10 @@ class Workspace(StoreLineage):
         from megasim.answers.kinship import kinship_table
 
         name, names = self._name(model), self._names(others)
-        return kinship_table(self.store, name, names, components, progress=progress)
+        with ThreadPoolExecutor(usable_cores()) as executor:
+            return kinship_table(
+                self.store, name, names, components, executor=executor, progress=progress
+            )
 
     # Layers
 

@@ -41,6 +41,20 @@ def of_estimates(folder: Path, shared: Path) -> None:
         store.compare(estimate=True)
 
 
+def of_samples(folder: Path, shared: Path) -> None:
+    """Models of all tiers: two samples of different sizes, a header, and one in full."""
+    base = random_model(3, keys=3, shape=(256, 300))
+    base["small"] = torch.tensor([1.0, 2.0, -3.0])
+    for i in range(4):
+        write_model(folder / f"m{i}.safetensors", nudged(base, i, "block.1.weight"))
+    with open_store(folder / "s.duckdb") as store:
+        store.ingest(folder / "m0.safetensors", header=True)
+        store.ingest(folder / "m1.safetensors", sample="10%")
+        store.ingest(folder / "m2.safetensors", sample="20%")
+        store.ingest(folder / "m3.safetensors")
+        store.compare()
+
+
 def of_fingerprints(folder: Path, shared: Path) -> None:
     for i in range(2):
         write_model(folder / f"m{i}.safetensors", random_model(i))
@@ -291,6 +305,7 @@ STORES = (
     of_a_stopped_comparison,
     of_published_pairs,
     of_estimates,
+    of_samples,
     of_fingerprints,
     of_the_zoo,
 )

@@ -17,7 +17,7 @@ from megasim.doctor.checks import CHECKS, find_faults
 from megasim.doctor.diagnosis import Diagnosis, examine
 from megasim.store.rows import Store
 from tests.doctor.damages import DAMAGES
-from tests.doctor.sound_stores import STORES, of_estimates, of_published_pairs
+from tests.doctor.sound_stores import STORES, of_estimates, of_published_pairs, of_samples
 from tests.models import nudged, random_model, write_model
 
 
@@ -120,6 +120,8 @@ def test_every_check_has_a_damage() -> None:
         "imported_sums_that_do_not_follow",
         "imported_that_cannot_be",
         "estimates_that_do_not_follow",
+        "samples_that_cannot_be",
+        "sampled_sums_that_do_not_follow",
     }
     assert by_hand | others == set(CHECKS)
     assert len(DAMAGES) >= 40
@@ -196,6 +198,43 @@ def test_damaged_estimates_and_published_sums_are_found(tmp_path: Path, shared: 
         con.execute("update imported_layer set l2 = -1 where rowid = 0")
     found = diagnosed(path, mend=True)
     assert {fault.check for fault in found.remaining} == {"imported_that_cannot_be"}
+
+
+def test_damaged_samples_are_found_and_healed(tmp_path: Path, shared: Path) -> None:
+    of_samples(tmp_path, shared)
+    sound = tmp_path / "s.duckdb"
+    truth = answers(sound)
+    changed = "where status = 'changed'"
+    for number, (check, statement) in enumerate(
+        (
+            ("samples_that_cannot_be", f"update sampled_distance set l0 = 0 {changed}"),
+            ("samples_that_cannot_be", f"update sampled_distance set sampled = 1 << 40 {changed}"),
+            ("samples_that_cannot_be", f"update sampled_distance set whole_l2 = -1 {changed}"),
+            ("samples_that_cannot_be", "delete from sampled_distance where rowid = 0"),
+            ("samples_that_cannot_be", "insert into sampled_distance from sampled_distance"),
+            (
+                "sampled_sums_that_do_not_follow",
+                "update component_distance set l2 = l2 * 1.001 where l2 > 0 and l2_error > 0",
+            ),
+            (
+                "sampled_sums_that_do_not_follow",
+                "update component_distance set keys_unread = 0 where keys_unread > 0",
+            ),
+            (
+                "sampled_sums_that_do_not_follow",
+                "delete from component_distance where same_in_sample > 0",
+            ),
+        )
+    ):
+        path = tmp_path / f"{number}.duckdb"
+        path.write_bytes(sound.read_bytes())
+        with duckdb.connect(str(path)) as con:
+            con.execute(statement)
+        assert check in {fault.check for fault in diagnosed(path).faults}, statement
+        assert diagnosed(path, mend=True).is_sound, statement
+        with open_store(path, "update") as store:
+            store.compare()
+        assert answers(path) == truth, statement
 
 
 def test_exit_codes_and_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
