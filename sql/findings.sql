@@ -358,12 +358,18 @@ order by mt.model_id, mt.component, mt.canonical_key;
 
 -- name: position_ids
 -- The positions that text encoders look their embeddings up by, where the sketch holds them whole.
-select mt.model_id, mt.component, mt.canonical_key, t.dtype, t.sketch
-from model_tensor mt
-join batch b on b.model_id = mt.model_id
-join tensor t on t.id = mt.tensor_id
-where mt.canonical_key like '%position_ids' and len(t.sketch) = t.numel and t.numel > 0
-order by mt.model_id, mt.canonical_key;
+-- Materialized, so that no sketch is looked at where there are no such keys.
+with positions as materialized (
+    select mt.model_id, mt.component, mt.canonical_key, mt.tensor_id
+    from model_tensor mt
+    join batch b on b.model_id = mt.model_id
+    where mt.canonical_key like '%position_ids'
+)
+select p.model_id, p.component, p.canonical_key, t.dtype, t.sketch
+from positions p
+join tensor t on t.id = p.tensor_id
+where len(t.sketch) = t.numel and t.numel > 0
+order by p.model_id, p.canonical_key;
 
 -- name: float_dtypes
 -- How many plain tensors of each float dtype a component of some models holds, where it holds several

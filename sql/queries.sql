@@ -45,15 +45,24 @@ delete from view_text;
 insert into view_text values ($1);
 
 -- name: models
--- All models, or those called $names, in the order they came.
+-- All models, or those called $names, or with the $ids, in the order they came.
 select
     id, name, source, path, format, bytes, mtime_ns, header_hash, family, variant, layout,
     metadata::varchar as metadata, skipped::varchar as skipped, fingerprint_version,
     sketch_size, coalesce(part, '') as part, coalesce(part_role, 'weights') as part_role,
     file_model_id, coalesce(tier, 'full') as tier, sample_level
 from model
-where $names::varchar[] is null or list_contains($names::varchar[], name)
+where ($names::varchar[] is null or list_contains($names::varchar[], name))
+    and ($ids::integer[] is null or list_contains($ids::integer[], id))
 order by id;
+
+-- name: models_of_role
+-- The models that are of one role of a part.
+select name from model where coalesce(part_role, 'weights') = $role order by id;
+
+-- name: models_below_full
+-- The models that were not read in full.
+select id from model where tier in ('header', 'sample') order by id;
 
 -- name: model_names
 -- The names and ids of all models, or of those called $names, in the order they came.
@@ -86,10 +95,11 @@ where model_id = $id
 order by canonical_key;
 
 -- name: key_sets
--- Which models have the very same canonical keys: their set has one hash.
-select model_id, md5(string_agg(canonical_key, chr(10) order by canonical_key)) as key_set
-from model_tensor
-group by model_id;
+-- Which of some models (batch) have the very same canonical keys: their set has one hash.
+select mt.model_id, md5(string_agg(canonical_key, chr(10) order by canonical_key)) as key_set
+from model_tensor mt
+join batch b on b.model_id = mt.model_id
+group by mt.model_id;
 
 -- name: model_keys
 -- What a model holds, as renames are sought in it.

@@ -33,7 +33,7 @@ def with_adapters(store: Store, report: FindingsReport) -> FindingsReport:
     adapters = [name for name in report.models if name in known]
     if not adapters:
         return report
-    paths = {model.name: model.path for model in store.models() if model.name in adapters}
+    paths = {model.name: model.path for model in store.models(adapters)}
     is_one_pair = len(report.models) == _A_PAIR
     pairs = [(pair.model_a, pair.model_b) for pair in report.pairs if is_one_pair]
     pairs = [pair for pair in pairs if known.issuperset(pair)]

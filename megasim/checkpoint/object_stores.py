@@ -33,7 +33,15 @@ _RETRIES: Final = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5)},
 }
 # Variables of the environment that say where a store is, and who asks.
-_SETTINGS: Final = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_", "HF_", "HUGGING_FACE_")
+_SETTINGS: Final = (
+    "AWS_",
+    "AZURE_",
+    "AZURITE_",
+    "GOOGLE_",
+    "STORAGE_EMULATOR_",
+    "HF_",
+    "HUGGING_FACE_",
+)
 _EMULATOR: Final = "STORAGE_EMULATOR_HOST"  # of Google's own tools: a server in place of theirs
 CHANGED: Final = "changed while it was being read"
 

@@ -282,7 +282,8 @@ def new_pairs(store: Store, pairs: Sequence[Pair]) -> list[Pair]:
 
 def renames_of(store: Store, pairs: Sequence[Pair]) -> FoundRenames:
     """Return the renames between the keys of some pairs, from the fingerprints alone."""
-    key_sets = {int(i): key_set for i, key_set in store.rows("key_sets")}
+    batch = {"batch": {"model_id": sorted({model_id for pair in pairs for model_id in pair})}}
+    key_sets = {int(i): key_set for i, key_set in store.rows("key_sets", tables=batch)}
 
     @cache
     def side(model_id: int) -> dict[str, NamedTensor]:

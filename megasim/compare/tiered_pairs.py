@@ -38,7 +38,7 @@ _SAVED_ELEMENTS = 128 << 20
 
 def split_by_tier(store: Store, pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs of models that were both read in full, and the others."""
-    below = {model.id for model in store.models() if not model.is_full}
+    below = {model_id for (model_id,) in store.rows("models_below_full")}
     full = [pair for pair in pairs if not below.intersection(pair)]
     return full, [pair for pair in pairs if below.intersection(pair)]
 
@@ -65,7 +65,8 @@ def compare_tiered(
     with store.job(keep_open=True), stoppable():
         missing = missing_pairs(store, pairs)
         result.pairs_known = len(pairs) - len(missing)
-        models = {model.id: model for model in store.models()}
+        involved = {model_id for pair in missing for model_id in pair}
+        models = {model.id: model for model in store.models(ids=involved)}
         headers = {i for i, model in models.items() if model.tier == Tier.HEADER}
         by_header = [pair for pair in missing if headers.intersection(pair)]
         sampled = [pair for pair in missing if not headers.intersection(pair)]

@@ -39,12 +39,11 @@ def open_weights(
     wanted = {model_id for pair in pairs for model_id in pair}
     times = dict(store.rows("ingest_times"))
     models: list[tuple[Model, Path]] = []
-    for model in store.models():
-        if model.id in wanted:
-            try:
-                models.append((model, _path_of(model)))
-            except MegasimError as error:
-                failed.append(error)
+    for model in store.models(ids=wanted):
+        try:
+            models.append((model, _path_of(model)))
+        except MegasimError as error:
+            failed.append(error)
     found: dict[int, Checkpoint] = {}
     opened: dict[Path, Opening] = {}  # of each file one, for all state dicts in it
     with closing(openings(list(dict.fromkeys(path for _, path in models)), _open)) as coming:

@@ -46,6 +46,8 @@ _PAGE = 4096
 _PART = ".part"  # ends the name of what is being written
 # Short forms that are compared at a time: 16 MB.
 _AT_ONCE = 8192
+# Of a model that is equally far from very many no more folds are looked at: 134 MB.
+_MOST_CANDIDATES = 8192
 # Of more files than this, and of more rows that no model needs than those in use, all are written
 # anew as one.
 _MOST_FILES = 8
@@ -235,7 +237,8 @@ class MappedFolds:
 def candidates(squared: Floats, many: int) -> Ints:
     """Return the places of those that may be among the nearest, by squared short distances.
 
-    As many as are asked for, and all that the error of the short forms may have put behind them.
+    As many as are asked for, and all that the error of the short forms may have put behind them; of
+    more than 8,192, as for a model that is equally far from all others, the nearest of these.
 
     >>> candidates(np.array([1.0, 1.1, 9.0]), 1).tolist()
     [0, 1]
@@ -243,7 +246,11 @@ def candidates(squared: Floats, many: int) -> Ints:
     if len(squared) <= many:
         return np.arange(len(squared))
     last = np.partition(squared, many - 1)[many - 1]
-    return np.nonzero(squared <= last * _MARGIN**2)[0]
+    found = np.nonzero(squared <= last * _MARGIN**2)[0]
+    if len(found) > max(_MOST_CANDIDATES, many):
+        most = max(_MOST_CANDIDATES, many)
+        found = np.sort(found[np.argpartition(squared[found], most - 1)[:most]])
+    return found
 
 
 def _held(held: Keys, keys: Keys) -> npt.NDArray[np.bool_]:

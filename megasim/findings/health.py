@@ -114,8 +114,7 @@ def metadata_claims(store: Store, models: Iterable[str] | None = None) -> list[M
 
 
 def _chosen(store: Store, models: Iterable[str] | None) -> list[Model]:
-    wanted = set(store.model_ids(models).values())
-    return [model for model in store.models() if model.id in wanted]
+    return store.models(ids=set(store.model_ids(models).values()))
 
 
 def _is_claim(key: str) -> bool:

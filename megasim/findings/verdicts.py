@@ -163,7 +163,7 @@ def chosen_pairs(
             raise UsageError(f"{printable(name_a)} is the same as itself", "name two models")
         if (min(a, b), max(a, b)) not in set(known):
             _require_keys(store, {a: name_a, b: name_b})
-            known_by = {model.id: model.source for model in store.models()}
+            known_by = {model.id: model.source for model in store.models(ids={a, b})}
             raise NoAnswerError(
                 f"{printable(name_a)} and {printable(name_b)} have not been compared",
                 "of fingerprints, `megasim findings --groups` says what is the same"

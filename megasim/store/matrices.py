@@ -210,7 +210,7 @@ def component_names(store: Store, model: str | None = None) -> list[str]:
 
 def adapter_names(store: Store) -> list[str]:
     """Return the models that hold changes of weights instead of weights, in the order they came."""
-    return [model.name for model in store.models() if model.part_role == PartRole.ADAPTER]
+    return [name for (name,) in store.rows("models_of_role", role=str(PartRole.ADAPTER))]
 
 
 def main_component(store: Store) -> str:

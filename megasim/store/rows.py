@@ -20,6 +20,9 @@ __all__ = ["BesideRow", "HeldModel", "ListedKey", "Model", "ModelTensor", "Store
 
 Pair = tuple[int, int]  # ids of two models, the smaller first
 
+# So many ids are looked for in each row; of more all rows are taken.
+_FEW_IDS = 1000
+
 
 class Store(Session):
     """The models of an open store, what they hold, and their pairs.
@@ -32,9 +35,12 @@ class Store(Session):
 
     # Models
 
-    def models(self, names: Sequence[str] | None = None) -> list[Model]:
-        """Return all models, or those of these names, in the order they came."""
-        with self._running("models", {}, {"names": names}) as found:
+    def models(
+        self, names: Sequence[str] | None = None, *, ids: Collection[int] | None = None
+    ) -> list[Model]:
+        """Return all models, or those of these names or ids, in the order they came."""
+        few = list(ids) if ids is not None and len(ids) <= _FEW_IDS else None
+        with self._running("models", {}, {"names": names, "ids": few}) as found:
             columns = [column[0] for column in found.description]
             rows = found.fetchall()
         models = []
@@ -44,7 +50,7 @@ class Store(Session):
                 text = values[name]
                 values[name] = {} if text in (None, "{}") else json.loads(text)
             models.append(Model.of_columns(values))
-        return models
+        return models if ids is None else [model for model in models if model.id in ids]
 
     def model_names(self, typed: Iterable[str]) -> list[str]:
         """Return the names that are meant: whole, or the only ones that begin so.
