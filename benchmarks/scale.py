@@ -81,7 +81,9 @@ def _commands(path: Path, models: int, real: Sequence[Path]) -> list[Row]:
         "findings of a pair": ["findings", "real-1", "real-2"],
         "models": ["models"],
         "models --json": ["models", "--json"],
+        "nearest, the first time": ["nearest", one],  # lays the folds out beside the store
         "nearest of a simulated one": ["nearest", one],
+        "nearest of another": ["nearest", f"model {models // 3}"],
         "nearest of one with a file": ["nearest", "real-1"],
         "SQL: a count": ["sql", "select count(*) from models"],
         "SQL: one model": ["sql", f"from layers where model = '{one}'"],
@@ -130,7 +132,7 @@ def _nearest_by_folds(path: Path, models: int) -> dict[str, float]:
     begun = time.perf_counter()
     found, cpu = _timed(lambda: nearest_vectors(folds, _CANDIDATES))
     wall = time.perf_counter() - begun
-    kept, ranked = _recall(models, found.places - 1)
+    kept, ranked = recall(models, found.places[1:] - 1)  # the first of all has a file
     return {
         "core s": cpu,
         "s": wall,
@@ -171,10 +173,14 @@ def _nearest_by_sketches(path: Path, models: int) -> dict[str, float]:
     }
 
 
-def _recall(models: int, places: npt.NDArray[np.int64]) -> tuple[float, float]:
+def recall(models: int, places: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Return which share of the true nearest is among the candidates, and among the first ten.
 
     A model as near as the tenth is as good as that.
+
+    Args:
+        places: (N, K) the candidates of each simulated model, nearest first; others than these
+            models have negative places, or such beyond the last.
     """
     kept = ranked = total = 0
     for first, parents, steps in families(models):
@@ -183,7 +189,7 @@ def _recall(models: int, places: npt.NDArray[np.int64]) -> tuple[float, float]:
         wanted = min(_NEAREST, count - 1)
         reach = np.sort(true, axis=1)[:, wanted - 1] * (1 + 1e-9)
         for i in range(count):
-            found = places[1 + first + i] - first  # the first of all has a file
+            found = places[first + i] - first
             inside = found[(found >= 0) & (found < count)]
             kept += min(int((true[i, inside] <= reach[i]).sum()), wanted)
             head = found[:wanted][(found[:wanted] >= 0) & (found[:wanted] < count)]

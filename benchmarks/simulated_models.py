@@ -94,6 +94,17 @@ def write_simulated_store(path: Path, real: Path, models: int) -> Ints:
     return np.arange(2, models + 2)
 
 
+def simulated_folds(models: int) -> Singles:
+    """Return the (N, 4096) folds of such models, without a store."""
+    keys = [f"{COMPONENT}.layers.{i}.weight" for i in range(_KEYS)]
+    places, signs = _fold_of(keys)
+    found = [
+        _folded(_sketches(first, parents, steps), places, signs)
+        for first, parents, steps in families(models)
+    ]
+    return np.concatenate(found)
+
+
 def _add(store: Store, first: int, sketches: Singles, folds: Singles) -> None:
     """Add a family; its ids follow that of the one model that has a file, of 16 contents."""
     count = len(sketches)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from megasim.estimate.mapped_folds import Keys, MappedFolds, candidates
 from megasim.fingerprint.folded import FOLD_VERSION, LENGTH, fold_sketches, key_set_of
 from megasim.progress import NO_PROGRESS, Progress
+from megasim.store.connection import IN_MEMORY
 from megasim.store.rows import Store
 
 # Components that are saved at a time.
@@ -157,9 +158,12 @@ def _nearest_mapped(
     store: Store, model_id: int, components: Sequence[str], many: int, progress: Progress
 ) -> tuple[Ints, int] | None:
     """Return what `nearest_folds` does, out of mapped files; None where there can be none."""
+    if str(store.path) == IN_MEMORY:
+        return None
     of_component: list[tuple[MappedFolds, Ints, Keys]] = []
     for component in components:
-        asked = {"id": model_id, "component": component, "fold_version": FOLD_VERSION}
+        asked: dict[str, Any] = {"id": model_id, "component": component}
+        asked["fold_version"] = FOLD_VERSION
         held = store.arrays("folds_like", **asked)
         if held["is_known"].all():
             ids, keys = held["model_id"].astype(np.int64), held["fold_key"].astype(np.uint64)

@@ -59,7 +59,8 @@ def short_folds(folds: Singles) -> Singles:
     >>> short_folds(np.ones((1, 4096), dtype=np.float32)).sum()
     np.float32(4096.0)
     """
-    return folds.reshape(len(folds), LENGTH // SHORT, SHORT).sum(axis=1, dtype=np.float32)
+    parts = folds.reshape(len(folds), LENGTH // SHORT, SHORT)
+    return np.asarray(parts.sum(axis=1), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)

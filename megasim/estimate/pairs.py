@@ -233,8 +233,9 @@ def read_key_contents(
         NoAnswerError: the fingerprints of some models are of an older version.
     """
     check_current(store, models)
-    wanted = {"batch": {"component": list(components)}, "members": {"model_id": list(models)}}
-    keys = [(c, key) for key, c, _ in store.rows("sketch_keys", tables=wanted)]
+    batch, members = {"component": list(components)}, {"model_id": list(models)}
+    wanted = store.rows("sketch_keys", tables={"batch": batch, "members": members})
+    keys = [(c, key) for key, c, _ in wanted]
     if most is not None:
         keys = keys[:: max(-(-len(keys) // most), 1)]
     progress.start("Estimating", len(keys), "keys")
