@@ -170,11 +170,11 @@ def shared_units(
 def _unit_sets(
     store: Store, component: str, place: Mapping[int, int], files: FileProfiles | None
 ) -> list[_UnitSet]:
-    wanted = {"component": member_names(store, component)}
+    components = {"component": member_names(store, component)}
     sampled = {"model_id": [i for i in place if files is not None and i in files]}
     holders: dict[HiddenUnits, list[int]] = {}
     for matrices, model_ids in store.rows(
-        "matrix_layouts", tables={"batch": wanted, "sampled": sampled}
+        "matrix_layouts", tables={"batch": components, "sampled": sampled}
     ):
         wanted = [model_id for model_id in model_ids if model_id in place]
         shapes = {entry["key"]: tuple(entry["shape"]) for entry in matrices}
