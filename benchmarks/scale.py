@@ -1,7 +1,8 @@
 """Many models: the nearest of all, of one, and what a store that holds them is like to use.
 
 python -m benchmarks --only scale     10,000, 30,000 and 100,000 models: 25 minutes, 5 GB of disk
-python -m benchmarks.scale 10000      so many models; with --folder, where the store is made
+python -m benchmarks.scale 10000      so many models; with --folder, where the store is made, with
+                                      --commands the commands alone
 
 Every command runs as a process of its own. Core seconds are those of the processor that it used,
 in all its threads: on a machine that others use, they tell more than what passed on the clock.
@@ -43,12 +44,18 @@ _PATIENCE = 120.0  # seconds; a command that takes longer is ended, and shown wi
 T = TypeVar("T")
 
 
-def measure_scale(folder: Path, models: int) -> list[Row]:
-    """Return time, memory and recall for so many simulated models of one component."""
+def measure_scale(folder: Path, models: int, *, commands_alone: bool = False) -> list[Row]:
+    """Return time, memory and recall for so many simulated models of one component.
+
+    Args:
+        commands_alone: leave out the nearest of all, which take most of the time.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{models}.duckdb"
     real = write_real_models(folder / "real", 3)
     ids, writing = _timed(lambda: write_simulated_store(path, real[0], models))
+    if commands_alone:
+        return _commands(path, models, real)
     folds = _in_a_process("folds", path, ids)
     pairs = _in_a_process("pairs", path, ids)
     rows: list[Row] = [
@@ -219,9 +226,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("models", type=int)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--commands", action="store_true", help="without the nearest of all")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="megasim-scale-", dir=given.folder) as made:
-        for row in measure_scale(Path(made), given.models):
+        for row in measure_scale(Path(made), given.models, commands_alone=given.commands):
             print(json.dumps(row), flush=True)
 
 
