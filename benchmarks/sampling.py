@@ -59,11 +59,12 @@ def measure_family(folder: Path, sample: str, scratch: Path) -> Found:
     Returns:
         `read`: the share of its elements that is read, of each model; `off`: relative errors of L2
         of components; `z`: the same in standard errors; `cosine`: differences of the cosine of two
-        components; `weight`: differences of the weights of recovered recipes.
+        components; `weight`: differences of the weights of recovered recipes; `kinship`: those of
+        the correlations of hidden units with the first model, and NaN for another verdict.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     merges = _add_merges(folder, scratch / "merges")
-    found: Found = {"read": [], "off": [], "z": [], "cosine": [], "weight": []}
+    found: Found = {"read": [], "off": [], "z": [], "cosine": [], "weight": [], "kinship": []}
     with (
         megasim.open_store(scratch / "full.duckdb") as full,
         megasim.open_store(scratch / "sampled.duckdb") as sampled,
@@ -93,7 +94,19 @@ def measure_family(folder: Path, sample: str, scratch: Path) -> Found:
             if weights[0] is not None:
                 given = weights[1] if weights[1] is not None else [float("nan")] * 2
                 found["weight"] += [g - w for g, w in zip(given, weights[0], strict=True)]
+        found["kinship"] = _kinship_apart(full, sampled, sorted(names))
     return found
+
+
+def _kinship_apart(full: Any, sampled: Any, names: list[str]) -> list[float]:
+    """Return by how much the correlation of hidden units with the first model differs."""
+    if len(names) < 2:
+        return []
+    tables = [store.kinship(names[0], names[1:], ["all"]) for store in (full, sampled)]
+    both = tables[0].merge(tables[1], on="other", suffixes=("", "_sampled"))
+    both = both[both["units"] > 0]
+    apart = (both["correlation_sampled"] - both["correlation"]).astype(float)
+    return apart.where(both["kinship"] == both["kinship_sampled"]).tolist()
 
 
 def _summary(found: Found) -> dict[str, float | int]:
@@ -112,6 +125,10 @@ def _summary(found: Found) -> dict[str, float | int]:
         "recipes": len(found["weight"]) // 2,
         "largest difference of weights": round(float(np.abs(found["weight"]).max()), 5)
         if found["weight"]
+        else 0.0,
+        "kinship of pairs": len(found["kinship"]),
+        "largest difference of correlations": round(float(np.abs(found["kinship"]).max()), 5)
+        if found["kinship"]
         else 0.0,
     }
 
