@@ -208,17 +208,11 @@ def test_damaged_samples_are_found_and_healed(tmp_path: Path, shared: Path) -> N
     for number, (check, statement) in enumerate(
         (
             ("samples_that_cannot_be", f"update sampled_distance set l0 = 0 {changed}"),
-            ("samples_that_cannot_be", f"update sampled_distance set sampled = 1 << 40 {changed}"),
-            ("samples_that_cannot_be", f"update sampled_distance set whole_l2 = -1 {changed}"),
             ("samples_that_cannot_be", "delete from sampled_distance where rowid = 0"),
             ("samples_that_cannot_be", "insert into sampled_distance from sampled_distance"),
             (
                 "sampled_sums_that_do_not_follow",
                 "update component_distance set l2 = l2 * 1.001 where l2 > 0 and l2_error > 0",
-            ),
-            (
-                "sampled_sums_that_do_not_follow",
-                "update component_distance set keys_unread = 0 where keys_unread > 0",
             ),
             (
                 "sampled_sums_that_do_not_follow",
