@@ -1,13 +1,13 @@
 """A cluster of this machine beside plain processes and threads: the same pieces of the same work.
 
-python -m benchmarks.clusters            eight files, 1.5 GB together, 2 and 4 workers
+python -m benchmarks.clusters            eight files, 7.2 GB together, 2 and 4 workers
 python -m benchmarks.clusters --quick    small files
 
 Workers are started, and have imported all that they need, before the clock starts. Core seconds
 are those of this process and all workers, from /proc, the scheduler of Dask among them. Bytes are
 counted where files are read, in every worker. `/ processes` is beside a ProcessPoolExecutor with as
 many workers, in the same run: on a machine that others use, take that of the core seconds. Needs
-2 GB of disk.
+8 GB of disk.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where files are made; a temporary folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="megasim-clusters-", dir=given.folder) as made:
-        models, width = (4, 0.05) if given.quick else (8, 0.3)
+        models, width = (4, 0.05) if given.quick else (8, 0.65)
         show_rows(measure_clusters(Path(made), models, width, counts=(2, 4)))
 
 

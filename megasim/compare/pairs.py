@@ -23,6 +23,7 @@ from megasim.compare.result import CompareResult
 from megasim.compare.runs import PlanRun
 from megasim.compare.weight_files import open_weights
 from megasim.errors import StoreLockedError, UsageError, printable, require_extra
+from megasim.ingest.reading import piece_factor
 from megasim.interrupts import held_interrupts, stoppable
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.batches import Table, pair_table, table_of
@@ -112,9 +113,10 @@ def compare_models(
         if len(todo) > _SOON_PLANNED:
             store.release()
         flags = {metric: metric in metrics for metric in ON_REQUEST}
+        factor = piece_factor(executor)
         lost = True
         while todo and lost:  # what was to be read of a file that is lost, another model may hold
-            plan = PairPlan(store, todo, checkpoints, None, **flags)
+            plan = PairPlan(store, todo, checkpoints, None, **flags, factor=factor)
             keeper = _StoreKeeper(store)
             share = memory // workers
             devices = choose_devices(device, plan.job(workers))

@@ -69,6 +69,7 @@ class PairPlan:
         *,
         linf: bool,
         cossim: bool,
+        factor: int = 1,
     ) -> None:
         """Plan for pairs that were added to the store, and whose models are all open.
 
@@ -76,8 +77,10 @@ class PairPlan:
 
         Args:
             shard: of the keys only its share, so that all shards together read each byte once.
+            factor: how many times as large as others its pieces are.
         """
         self._store = store
+        self._piece_elements = _PIECE_ELEMENTS * factor
         self._pairs = pair_table(pairs)
         self._checkpoints = checkpoints
         self._needs = {"linf": linf, "cossim": cossim}
@@ -153,7 +156,7 @@ class PairPlan:
             piece.models.update(places[i][1] for i in contents)
             piece.elements += sum(ref.numel for ref in refs)
             pairs_held += stop - start
-            if piece.elements >= _PIECE_ELEMENTS or pairs_held >= _PIECE_PAIRS:
+            if piece.elements >= self._piece_elements or pairs_held >= _PIECE_PAIRS:
                 yield piece
                 piece, pairs_held = PlannedPiece(), 0
         if piece.positions:

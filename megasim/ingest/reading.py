@@ -164,7 +164,8 @@ def begin_reading(
     parts, unread_parts = _split(anatomy.parts, checkpoint.tensors, checkpoint.unread)
     refs = [assemble_ref(checkpoint.tensors, p.sources, p.transposed) for p in parts]
     tier, level = asked.of_model([ref.numel for ref in checkpoint.tensors.values()])
-    pieces = pieces_of(refs, level) if tier != Tier.HEADER else []
+    factor = piece_factor(executor)
+    pieces = pieces_of(refs, level, factor) if tier != Tier.HEADER else []
     futures = [
         executor.submit(fingerprint_refs, piece, sketch_size)
         if level is None
@@ -307,11 +308,22 @@ def _beside_row(held: BesideTensors) -> BesideRow:
     )
 
 
-def pieces_of(refs: Sequence[TensorRef], level: int | None = None) -> list[list[TensorRef]]:
+def piece_factor(executor: Executor) -> int:
+    """Return how many times as large as others the pieces of an executor are to be, 1 or more.
+
+    An engine to which each piece costs some milliseconds says so by an attribute of this name.
+    """
+    return int(getattr(executor, "piece_factor", 1))
+
+
+def pieces_of(
+    refs: Sequence[TensorRef], level: int | None = None, factor: int = 1
+) -> list[list[TensorRef]]:
     """Cut a file into pieces of about `PIECE_BYTES`; a larger tensor is a piece of its own.
 
     Args:
         level: of the sample that is read of it; None where all is.
+        factor: see `piece_factor`.
     """
     pieces: list[list[TensorRef]] = []
     room = 0
@@ -319,7 +331,7 @@ def pieces_of(refs: Sequence[TensorRef], level: int | None = None) -> list[list[
         size = ref.nbytes if level is None else read_bytes(ref, level)
         if not pieces or room < size:
             pieces.append([])
-            room = PIECE_BYTES
+            room = PIECE_BYTES * factor
         pieces[-1].append(ref)
         room -= size
     return pieces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,33 @@ def test_a_process_that_is_ended_is_told_in_a_sentence(
     ):
         assert executor is not None
         executor.submit(os._exit, 1).result()
+
+
+class _Counting(ThreadPoolExecutor):
+    """Counts what is handed to it, and may say that each piece costs it something."""
+
+    def __init__(self, piece_factor: int) -> None:
+        super().__init__(2)
+        self.piece_factor = piece_factor
+        self.pieces = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.pieces += 1
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_an_engine_to_which_pieces_cost_something_gets_fewer(
+    tmp_path: Path, models: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(megasim.compare.plan, "_PIECE_ELEMENTS", 10_000)
+    monkeypatch.setattr(megasim.ingest.reading, "PIECE_BYTES", 50_000)
+    handed = []
+    for factor in (1, 3):
+        with _Counting(factor) as executor:
+            (folder := tmp_path / str(factor)).mkdir()
+            assert results(folder, models, workers=2, executor=executor) == expected
+            handed.append(executor.pieces)
+    assert handed[1] < handed[0] - 5
 
 
 def test_many_small_pieces_change_nothing(
