@@ -405,7 +405,8 @@ with fault as (
             when isnan(r.excess) or r.excess < 0 then 'no distance'
             when r.within < r.measured and r.excess = 0 then 'some are beyond by nothing'
             when r.basis not in ('', 'compensated', 'scaled') then 'it rests on nothing known'
-            when (r.basis = '') <> (r.proving = 0) then 'a proof by no values, or values that prove nothing'
+            when r.proving < 0 or r.basis = '' and r.proving > 0 or r.basis = 'scaled' and r.proving = 0
+                then 'a proof by no values, or values that prove nothing'
             when r.proving > ta.numel then 'more prove it than there are'
             when d.tensor_a is null then 'the other metrics are missing'
         end as told

@@ -105,10 +105,11 @@ select
     coalesce(max(excess) filter (is_rounded and not is_same), 0) as excess,
     count(*) filter (is_rounded and status = 'changed' and basis = '' and within < measured)
         as moved_keys,
-    count(*) filter (is_rounded and basis = 'compensated') as compensated_keys,
+    count(*) filter (is_rounded and basis = 'compensated' and proving > 0) as compensated_keys,
     coalesce(sum(proving) filter (is_rounded and basis = 'compensated'), 0)::bigint as compensated,
     count(*) filter (is_rounded and basis = 'scaled') as scaled_keys,
-    count(*) filter (not coalesce(is_rounded, false) and basis = 'scaled') as folded_keys
+    count(*) filter (not coalesce(is_rounded, false) and basis = 'scaled') as folded_keys,
+    count(*) filter (is_rounded and basis = 'compensated' and proving = 0) as silent_keys
 from layer
 group by model_a, model_b, component
 order by model_a, model_b, component;

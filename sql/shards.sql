@@ -409,7 +409,7 @@ select
             within between 0 and measured and measured <= numel and excess >= 0
             and isfinite(excess) and (excess > 0) = (within < measured)
             and basis in ('', 'compensated') and proving between 0 and measured
-            and (proving > 0) = (basis <> '')
+            and (proving = 0 or basis <> '')
         , false) then 'values within half a step that cannot be'
     end) filter (tensor_a is not null) as fault
 from told;

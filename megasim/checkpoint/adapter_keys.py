@@ -90,6 +90,7 @@ _MODULES: Final = tuple(
         (r"\.processor\.proj_lora1$", ".img_attn.proj"),
         (r"\.processor\.qkv_lora2$", ".txt_attn.qkv"),
         (r"\.processor\.proj_lora2$", ".txt_attn.proj"),
+        (r"(single_blocks\.[0-9]+)\.processor\.proj_lora$", r"\1.linear2"),
         (r"(\.processor)?\.(\w+)_lora$", r".\2"),
         (r"\.processor\.(to_\w+)$", r".\1"),
     )

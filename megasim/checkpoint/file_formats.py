@@ -9,7 +9,7 @@ from typing import Final
 
 from megasim.checkpoint.byte_source import CUT_SHORT, ByteSource
 from megasim.checkpoint.contents import FileContents
-from megasim.checkpoint.folders import DISTRIBUTED, SUFFIXES
+from megasim.checkpoint.folders import DISTRIBUTED, FOREIGN_ENDINGS, SUFFIXES
 from megasim.checkpoint.safetensors_format import is_safetensors, read_safetensors
 from megasim.errors import CheckpointError, ForeignFileError, printable
 
@@ -130,7 +130,10 @@ def format_reader(source: ByteSource) -> Callable[[ByteSource], FileContents]:
             "not a checkpoint: it begins with zeros, perhaps an interrupted download",
             CUT_SHORT,
         )
-    raise ForeignFileError(source.path, "not a checkpoint of a known format", NOT_WEIGHTS)
+    what, remedy = FOREIGN_ENDINGS.get(
+        source.path.suffix, ("not a checkpoint of a known format", "")
+    )
+    raise ForeignFileError(source.path, what, remedy or NOT_WEIGHTS)
 
 
 def read_packed(source: ByteSource) -> FileContents:

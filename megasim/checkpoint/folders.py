@@ -42,7 +42,7 @@ DISTRIBUTED: Final = (
     "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER x.pt",
 )
 # Other files that hold weights, by their ending: what they are, and how to get to the weights.
-_FOREIGN: Final = {
+FOREIGN_ENDINGS: Final = {
     ".distcp": DISTRIBUTED,
     ".onnx": ("an ONNX file", ""),
     ".h5": ("an HDF5 file", ""),
@@ -244,7 +244,7 @@ def walk_foreign(folder: Path) -> Iterator[tuple[Path, str, str]]:
     Each with what it is, and what to do, "" where nothing is known. Hidden names are passed over.
     """
     for path in sorted(folder.rglob("*")):
-        foreign = _FOREIGN.get(path.suffix)
+        foreign = FOREIGN_ENDINGS.get(path.suffix)
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         of_folder = path.suffix == ".distcp" and is_distributed(path.parent)
         if foreign is not None and not (hidden or of_folder) and path.is_file():

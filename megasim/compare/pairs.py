@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import astuple, dataclass, field, fields
 from functools import cache
@@ -125,19 +125,28 @@ def compare_models(
             todo = readable_pairs(todo, checkpoints)
         if result.set_aside:
             todo = finished_pairs(store, todo, metrics)
-        _prove_copies(store, todo, checkpoints)
+        prove_copies(store, todo, checkpoints)
         sum_up_pairs(store, todo, **flags, progress=progress)
     result.pairs_done = len(todo)
     return result
 
 
-def _prove_copies(
-    store: Store, pairs: Sequence[Pair], checkpoints: Mapping[int, Checkpoint]
+def prove_copies(
+    store: Store, pairs: Sequence[Pair], checkpoints: Mapping[int, Checkpoint] | None = None
 ) -> None:
-    """Save of which pairs one is the other quantised where no tensor alone proves it."""
+    """Save of which pairs one is the other quantised where no tensor alone proves it.
+
+    Args:
+        checkpoints: the open files of all models; None: those that are here are opened, and pairs
+            of which one is not are left as they are.
+    """
     coded = {model_id for (model_id,) in store.rows("coded_models")}
     one_way = [(a, b) for a, b in pairs if (a in coded) != (b in coded)]
-    if one_way:
+    if one_way and checkpoints is None:
+        with ThreadPoolExecutor() as executor:
+            checkpoints = open_weights(store, one_way, executor, [])
+        one_way = readable_pairs(one_way, checkpoints)
+    if one_way and checkpoints is not None:
         # imported for who has quantised models
         from megasim.compare.scaled_copies import prove_scaled_copies
 

@@ -11,6 +11,7 @@ from megasim.compare.pairs import (
     add_pairs,
     finished_pairs,
     missing_pairs,
+    prove_copies,
     sum_up_pairs,
 )
 from megasim.compare.result import CompareResult
@@ -139,6 +140,7 @@ def finish_shared_pairs(
         add_pairs(store, missing)
         done = finished_pairs(store, missing, shared.metrics)
         flags = {metric: metric in shared.metrics for metric in ON_REQUEST}
+        prove_copies(store, done)  # a shard looks at one tensor at a time
         sum_up_pairs(store, done, **flags, progress=progress)
         missing = missing_pairs(store, shared.pairs, shared.metrics)
     return len(shared.pairs) - len(missing), len(missing)

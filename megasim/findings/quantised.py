@@ -38,7 +38,7 @@ def quantised(pair: PairComparison) -> Relation | None:
 def _proof(rounding: PairRounding) -> str:
     """Say what proves that one model is made of the other by quantising alone."""
     told = []
-    moved = rounding.compensated_keys + rounding.scaled_keys
+    moved = rounding.compensated_keys + rounding.scaled_keys + rounding.silent_keys
     if rounding.rounded_keys > moved:
         keys = counted(rounding.rounded_keys - moved, "key")
         told.append(f"every value of {keys} lies within half a step of its block")
@@ -66,6 +66,10 @@ def _proof(rounding: PairRounding) -> str:
         text += ", and the others were moved to make up for it, as GPTQ does: "
         text += f"{four_digits(100 * beyond / rounding.measured)} % of all lie farther, "
         text += f"by up to {four_digits(rounding.excess)} steps"
+        if rounding.silent_keys:
+            text += f"; {counted(rounding.silent_keys, 'key')} of few rows "
+            text += "fits this" if rounding.silent_keys == 1 else "fit this"
+            text += ", and would prove nothing alone"
         told.append(text)
     return "; ".join(told)
 

@@ -49,6 +49,8 @@ def map_picture(result: MapResult, *, axes: tuple[int, int] = (1, 2)) -> Interac
     metric = METRIC_TITLES[result.matrix.metric]
     plot = square_plot(560)
     plot.match_aspect = True
+    # room for the label and for longer numbers: a label at the edge leaves a shadow when it moves
+    plot.min_border_left = 64
     for axis, number in zip((plot.xaxis[0], plot.yaxis[0]), axes, strict=True):
         unit = f" ({metric})" if number == min(axes) else ""
         axis.axis_label = f"axis {number}{unit}, {_held(result, number)}"

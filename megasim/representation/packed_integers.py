@@ -165,8 +165,29 @@ def _group_size(size: int, groups: int) -> int:
     return size // groups
 
 
+NO_ZERO_POINTS: Final = "its zero points, weight_zero_point, are missing; other layers have theirs"
+
+
+def have_zero_points(stored: StoredTensors) -> bool:
+    """Whether the layers of a file that compressed-tensors wrote have zero points, one as another.
+
+    So it is where some have, unless config.json says that others are symmetric.
+
+    >>> zeros = TensorRef("a.weight_zero_point", "int8", (4, 1), "", 0)
+    >>> have_zero_points(StoredTensors({"a.weight_zero_point": zeros}))
+    True
+    """
+    if not any(key.endswith("weight_zero_point") for key in stored.tensors):
+        return False
+    said = stored.config.get("config_groups")
+    groups = list(said.values()) if isinstance(said, dict) else []
+    weights = [group.get("weights") for group in groups if isinstance(group, dict)]
+    return not any(isinstance(of, dict) and of.get("symmetric") is True for of in weights)
+
+
 def packed_rows(stored: StoredTensors) -> Iterator[Represented]:
     """Find what compressed-tensors writes as pack-quantized: `weight_packed` of int32."""
+    with_zeros = have_zero_points(stored)
     for prefix, words in stored.ending_in("weight_packed"):
         names = ("scale", "shape", "zero_point", "g_idx")
         parts = {
@@ -178,6 +199,9 @@ def packed_rows(stored: StoredTensors) -> Iterator[Represented]:
             continue
         sources = (f"{prefix}weight_packed", *(f"{prefix}weight_{name}" for name in parts))
         key = f"{prefix}weight"
+        if "zero_point" not in parts and with_zeros:
+            yield Represented(key, words.shape, sources, None, NO_ZERO_POINTS)
+            continue
         try:
             yield _packed(stored, prefix, sources, words, parts)
         except ValueError as error:

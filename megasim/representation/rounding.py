@@ -57,7 +57,8 @@ class Rounding:
         excess: how far the worst one lies beyond, in steps of its block; 0 where all are within.
         basis: what proves the one to be made of the other where not all are within: "compensated"
             by the column that GPTQ rounds first, "scaled" by factors of inputs as of AWQ; else "".
-        proving: how many values prove that, all of them within half a step.
+        proving: how many values prove that, all of them within half a step. 0 where the basis is
+            "compensated": a column lies within, but of too few rows to prove anything by itself.
     """
 
     measured: int
@@ -92,10 +93,10 @@ def measure_rounding(reader: ElementReader, coded: TensorRef, plain: TensorRef) 
         if measured >= _ENOUGH and max(t.within for t in tallies) < (1 - _BEYOND) * measured:
             break
     best = min(tallies, key=lambda tally: (-tally.within, tally.excess))
-    proving = max(tally.first_column(measured) for tally in tallies)
-    if best.within == measured or not proving:
+    first = [n for tally in tallies if (n := tally.first_column(measured)) is not None]
+    if best.within == measured or not first:
         return Rounding(measured, best.within, best.excess)
-    return Rounding(measured, best.within, best.excess, COMPENSATED, proving)
+    return Rounding(measured, best.within, best.excess, COMPENSATED, max(first))
 
 
 class _Tally:
@@ -122,20 +123,23 @@ class _Tally:
             rows = values.reshape(-1, self._columns)
             self._squares += np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
 
-    def first_column(self, measured: int) -> int:
+    def first_column(self, measured: int) -> int | None:
         """Return how many values the column has that was rounded before any was made up for.
 
-        0 where no column lies within half a step as a whole, or one may do so by chance.
+        0 where one lies within half a step as a whole that may do so by chance; None where none
+        does, or the others do not lie as GPTQ leaves them.
         """
         rows = measured // self._columns if self._columns else 0
         least, most = (part * measured for part in _PART_WITHIN)
         if not rows or not least <= self.within <= most or self.excess < _FAR:
-            return 0
+            return None
         whole = (self._inside == rows) & (self._squares > _SMALL * self._squares.mean())
         if whole[0]:
             return rows
+        if not whole.any():
+            return None
         by_chance = self._columns * (self.within / measured) ** rows
-        return rows if whole.any() and by_chance < _CHANCE else 0
+        return rows if by_chance < _CHANCE else 0
 
 
 def _steps(low: Singles, high: Singles) -> Singles:

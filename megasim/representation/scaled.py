@@ -14,6 +14,7 @@ from typing import Final
 from megasim.checkpoint.tensors import TensorRef
 from megasim.representation.grids import Affine, Blocks, Numbers
 from megasim.representation.logical import Represented, StoredTensors
+from megasim.representation.packed_integers import NO_ZERO_POINTS, have_zero_points
 
 # Names of the scale beside `weight`.
 _SCALES: Final = ("scale_weight", "weight_scale", "weight_scale_inv")
@@ -26,6 +27,7 @@ _BLOCKS: Final = (16, 32, 64, 128, 256)
 
 def scaled_codes(stored: StoredTensors) -> Iterator[Represented]:
     """Find codes of float8 or int8 with a scale beside them."""
+    with_zeros = have_zero_points(stored)
     for prefix, codes in stored.ending_in("weight"):
         if codes.dtype not in _CODES or (prefix and prefix[-1] not in "./"):
             continue
@@ -37,6 +39,9 @@ def scaled_codes(stored: StoredTensors) -> Iterator[Represented]:
         zeros = stored.tensors.get(f"{prefix}weight_zero_point")
         if zeros is not None:
             sources.append(f"{prefix}weight_zero_point")
+        elif codes.dtype == "int8" and with_zeros:
+            yield Represented(key, codes.shape, tuple(sources), None, NO_ZERO_POINTS)
+            continue
         yield scaled(key, codes, scales, tuple(sources), zeros)
     yield from _of_other_names(stored)
 

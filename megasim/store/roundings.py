@@ -34,6 +34,7 @@ class PairRounding:
         compensated: values of them that it rounded first, all within half a step.
         scaled_keys: those whose values are within once inputs have a factor each, as by AWQ.
         folded_keys: plain keys, as norms, that were divided by these factors.
+        silent_keys: rounded keys that lie as GPTQ leaves them, of too few rows to prove anything.
     """
 
     schemes_a: tuple[str, ...] = ()
@@ -51,6 +52,7 @@ class PairRounding:
     compensated: int = 0
     scaled_keys: int = 0
     folded_keys: int = 0
+    silent_keys: int = 0
 
     def __add__(self, other: PairRounding) -> PairRounding:
         return PairRounding(
@@ -69,6 +71,7 @@ class PairRounding:
             self.compensated + other.compensated,
             self.scaled_keys + other.scaled_keys,
             self.folded_keys + other.folded_keys,
+            self.silent_keys + other.silent_keys,
         )
 
     @property
@@ -77,11 +80,12 @@ class PairRounding:
 
         By every value, or, of a method that moves values on purpose, by those that it leaves.
         """
+        moved = self.compensated_keys + self.silent_keys
         return (
             self.rounded_keys > 0
             and self.is_one_way
             and not (self.moved_keys or self.unproven_keys or self.changed_keys)
-            and (not self.compensated_keys or self.compensated >= LEAST_COMPENSATED)
+            and (not moved or self.compensated >= LEAST_COMPENSATED)
         )
 
     @property

@@ -124,6 +124,20 @@ def test_what_is_broken_is_said(
     assert words in problem_of(tmp_path, change(tensors), "a.weight", **metadata)
 
 
+@pytest.mark.parametrize("name", ["int4_asymmetric", "int8_asymmetric"])
+def test_zero_points_that_one_layer_lacks(name: str, tmp_path: Path) -> None:
+    """A file whose other layers have theirs: the layer is no symmetric one, unless that is said."""
+    tensors, metadata = tensors_of(f"compressed_tensors_{name}")
+    other = {key.replace("a.", "b.", 1): value for key, value in tensors.items()}
+    broken = {**without("a.weight_zero_point")(tensors), **other}
+    assert "weight_zero_point, are missing" in problem_of(tmp_path, broken, "a.weight", **metadata)
+    assert "b.weight" in open_model(tmp_path / "m.safetensors").tensors
+    groups = {"one": {"weights": {"symmetric": True}}, "two": {"weights": {"symmetric": False}}}
+    config = {"quantization_config": {"config_groups": groups}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "a.weight" in open_model(tmp_path / "m.safetensors").tensors
+
+
 def test_experts_without_scales(tmp_path: Path) -> None:
     tensors, _ = tensors_of("gpt_oss_mxfp4")
     key = "model.layers.0.mlp.experts.gate_up_proj"

@@ -21,9 +21,13 @@ from safetensors.torch import load_file
 
 import megasim
 from megasim import cli
+from megasim.answers.adapter_files import open_adapter
+from megasim.answers.adapter_pairs import compare_adapters
 from megasim.findings.relations import model_relations
 from megasim.workspace.opened import Workspace
+from megasim.workspace.shards import compare_shard
 from tests.models import write_model
+from tests.representation.flux_names import of_black_forest_labs
 
 ZOO = Path(__file__).parent / "zoo.tar.xz"
 COMPONENT = {"llama": "layers", "flux": "transformer"}
@@ -36,6 +40,7 @@ PROOFS = {
     "divided by these factors",
 }
 PROOFS["gptqmodel"] = PROOFS["gptq"]
+PROOFS["gptq-other-order"] = "; 4 keys of few rows fit this, and would prove nothing alone"
 PROOFS["llm-compressor-awq"] = PROOFS["awq"].replace("2 keys", "1 key").replace("5 keys", "6 keys")
 
 Tensors = dict[str, torch.Tensor]
@@ -80,59 +85,6 @@ def of_deepseek(base: Tensors) -> Tensors:
 def cast_fnuz(base: Tensors) -> Tensors:
     """As for AMD's MI300."""
     return {k: v.to(torch.float8_e4m3fnuz) if is_matrix(k, v) else v for k, v in base.items()}
-
-
-# The names of Black Forest Labs for those of diffusers (`convert_diffusers_to_flux` of ComfyUI's
-# `utils.py`), and what diffusers has apart and they have in one.
-BFL = {
-    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
-    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
-    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
-    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
-    "context_embedder": "txt_in",
-    "x_embedder": "img_in",
-    "transformer_blocks.0.norm1.linear": "double_blocks.0.img_mod.lin",
-    "transformer_blocks.0.norm1_context.linear": "double_blocks.0.txt_mod.lin",
-    "transformer_blocks.0.attn.to_out.0": "double_blocks.0.img_attn.proj",
-    "transformer_blocks.0.attn.to_add_out": "double_blocks.0.txt_attn.proj",
-    "transformer_blocks.0.ff.net.0.proj": "double_blocks.0.img_mlp.0",
-    "transformer_blocks.0.ff.net.2": "double_blocks.0.img_mlp.2",
-    "transformer_blocks.0.ff_context.net.0.proj": "double_blocks.0.txt_mlp.0",
-    "transformer_blocks.0.ff_context.net.2": "double_blocks.0.txt_mlp.2",
-    "single_transformer_blocks.0.norm.linear": "single_blocks.0.modulation.lin",
-    "single_transformer_blocks.0.proj_out": "single_blocks.0.linear2",
-    "proj_out": "final_layer.linear",
-}
-BFL_NORMS = {
-    "transformer_blocks.0.attn.norm_q": "double_blocks.0.img_attn.norm.query_norm",
-    "transformer_blocks.0.attn.norm_k": "double_blocks.0.img_attn.norm.key_norm",
-    "transformer_blocks.0.attn.norm_added_q": "double_blocks.0.txt_attn.norm.query_norm",
-    "transformer_blocks.0.attn.norm_added_k": "double_blocks.0.txt_attn.norm.key_norm",
-    "single_transformer_blocks.0.attn.norm_q": "single_blocks.0.norm.query_norm",
-    "single_transformer_blocks.0.attn.norm_k": "single_blocks.0.norm.key_norm",
-}
-BFL_FUSED = {
-    "double_blocks.0.img_attn.qkv": ("transformer_blocks.0.attn", "to_q", "to_k", "to_v"),
-    "double_blocks.0.txt_attn.qkv": (
-        *("transformer_blocks.0.attn", "add_q_proj", "add_k_proj", "add_v_proj"),
-    ),
-    "single_blocks.0.linear1": (
-        *("single_transformer_blocks.0", "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    ),
-}
-
-
-def of_black_forest_labs(base: Tensors) -> Tensors:
-    """Return a Flux transformer in the names and fused projections in which it is published."""
-    found = {f"{BFL_NORMS[k]}.scale": base[f"{k}.weight"] for k in BFL_NORMS}
-    for kind in ("weight", "bias"):
-        found |= {f"{new}.{kind}": base[f"{old}.{kind}"] for old, new in BFL.items()}
-        for new, (prefix, *names) in BFL_FUSED.items():
-            found[f"{new}.{kind}"] = torch.cat([base[f"{prefix}.{n}.{kind}"] for n in names])
-        # shift and scale stand the other way round
-        first, second = base[f"norm_out.linear.{kind}"].chunk(2)
-        found[f"final_layer.adaLN_modulation.1.{kind}"] = torch.cat([second, first])
-    return found
 
 
 @dataclass(frozen=True)
@@ -258,3 +210,82 @@ def test_they_stand_at_their_original_on_the_map(
         assert at[copy] == pytest.approx(at["base"], abs=1e-9)
     assert at["tuned"] != pytest.approx(at["base"], abs=1e-3)
     assert told["evidence"][0].startswith("Quantised copies stand where their originals do")
+
+
+def roundings(store: Workspace) -> list[tuple[Any, ...]]:
+    """Return what is known of all quantised copies and plain models, by their contents."""
+    return store.store.connection.execute(
+        "select least(a.content_hash, b.content_hash), greatest(a.content_hash, b.content_hash), "
+        "measured, within, excess, basis, proving from tensor_rounding "
+        "join tensor a on a.id = tensor_a join tensor b on b.id = tensor_b order by all"
+    ).fetchall()
+
+
+def test_machines_that_share_a_comparison_prove_the_same(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """In shards, and on a cluster: also what no tensor proves alone, as AWQ."""
+    pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    folder = tmp_path_factory.mktemp("shared")
+    with tarfile.open(ZOO) as archive:
+        archive.extractall(folder, filter="data")
+    files = [folder / "llama" / name for name in ("base.safetensors", "awq", "gptqmodel")]
+    found = {}
+    for way in ("one machine", "shards", "cluster"):
+        with megasim.open_store(folder / f"{way}.duckdb") as store:
+            store.ingest(*files)
+            if way == "shards":
+                parts = [folder / f"{i}.parquet" for i in (1, 2, 3)]
+                for i, part in enumerate(parts, 1):
+                    compare_shard(part, f"{i}/{len(parts)}", folder / f"{way}.duckdb")
+                store.import_path(*parts)
+            else:
+                store.compare(cluster="local:2" if way == "cluster" else None)
+            found[way] = roundings(store)
+    bases = {basis for *_, basis, _ in found["one machine"]}
+    assert {"compensated", "scaled"} <= bases
+    assert found["shards"] == found["one machine"]
+    assert found["cluster"] == found["one machine"]
+
+
+SPELLINGS = {
+    "peft": "peft",
+    "diffusers": "diffusers/pytorch_lora_weights.safetensors",
+    "older diffusers": "diffusers-older.safetensors",
+    "kohya": "kohya.safetensors",
+    "lycoris": "lycoris.safetensors",
+}
+
+
+def test_one_adapter_in_the_spellings_of_the_libraries_that_wrote_it(tmp_path: Path) -> None:
+    with tarfile.open(ZOO) as archive:
+        archive.extractall(tmp_path, filter="data")
+    base = load_file(tmp_path / "flux" / "base.safetensors")
+    changes = peft_changes(load_file(tmp_path / "adapters" / "peft" / "adapter_model.safetensors"))
+    for strength in (0.3, 0.7, 1.0):
+        baked = {k: (v + strength * changes.get(k, 0)).bfloat16() for k, v in base.items()}
+        write_model(tmp_path / f"baked-{strength}.safetensors", baked)
+    adapters = {n: open_adapter(tmp_path / "adapters" / p, n) for n, p in SPELLINGS.items()}
+    for name, adapter in adapters.items():
+        pair = compare_adapters(adapters["peft"], adapter)
+        assert pair.layers and not pair.only_a and not pair.only_b and not pair.not_compared, name
+        assert pair.l2 <= 1e-6 * pair.norm_a, name
+    with megasim.open_store(tmp_path / "s.duckdb") as store:
+        store.ingest(tmp_path / "flux" / "base.safetensors", *tmp_path.glob("baked-*.safetensors"))
+        for name, path in SPELLINGS.items():
+            for strength in (0.3, 0.7, 1.0):
+                answer = store.adapter(
+                    tmp_path / "adapters" / path, base="base", model=f"baked-{strength}"
+                )
+                assert answer.baked is not None
+                assert answer.baked.whole.value == pytest.approx(strength, abs=0.01), name
+
+
+def peft_changes(factors: Tensors) -> Tensors:
+    """Return what the LoRA of rank 4 and alpha 2 adds to each weight."""
+    found = {}
+    for key, down in factors.items():
+        if "lora_A" in key:
+            name = key.removeprefix("base_model.model.").replace(".lora_A", "")
+            found[name] = factors[key.replace("lora_A", "lora_B")] @ down * (2 / 4)
+    return found

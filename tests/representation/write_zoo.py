@@ -7,7 +7,7 @@ What torch alone writes (plain FP8, ComfyUI's scales …) `test_zoo` makes by it
 
     pip install torch==2.13.0 transformers==5.24.0 diffusers==0.42.1 bitsandbytes==0.50.2 \
         compressed-tensors==0.20.1 torchao==0.18.0 gguf==0.19.0 xllamacpp==2026.10.11549 \
-        gptqmodel==7.7.0 llmcompressor==0.14.0.1
+        gptqmodel==7.7.0 llmcompressor==0.14.0.1 peft==0.21.2 lycoris-lora==4.1.3
     pip download --no-deps auto-gptq==0.7.1 autoawq==0.2.9, unpack both, and name the folders:
     PYTHONPATH=. python -m tests.representation.write_zoo AUTO_GPTQ_FOLDER AUTOAWQ_FOLDER
 """
@@ -253,7 +253,10 @@ def _inputs(model: torch.nn.Module, loss: Callable[[Any], Any]) -> dict[str, tor
     return seen
 
 
-def write_gptq(folder: Path, model: torch.nn.Module, package: Path) -> None:
+def write_gptq(
+    folder: Path, model: torch.nn.Module, package: Path, *, in_order: bool = True
+) -> None:
+    """As AutoGPTQ: columns in the order in which they stand, or of the size of their inputs."""
     sys.modules["quantization"] = ModuleType("quantization")
     quantizer = _module_at(
         package / "auto_gptq/quantization/quantizer.py", "quantization.quantizer"
@@ -265,7 +268,8 @@ def write_gptq(folder: Path, model: torch.nn.Module, package: Path) -> None:
     assert spec is not None and spec.loader is not None
     gptq = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(gptq)
-    packing = _module_at(package / "auto_gptq/nn_modules/qlinear/qlinear_cuda_old.py", "qlinear")
+    layout = "qlinear_cuda_old" if in_order else "qlinear_cuda"
+    packing = _module_at(package / f"auto_gptq/nn_modules/qlinear/{layout}.py", layout)
     torch.cuda.synchronize = lambda *_: None  # it asks for a GPU only to time itself
     inputs = _inputs(model, llama_loss)
     state = dict(model.state_dict())
@@ -275,14 +279,16 @@ def write_gptq(folder: Path, model: torch.nn.Module, package: Path) -> None:
         runner = gptq.GPTQ(work)
         runner.quantizer.configure(4, perchannel=True, sym=True, mse=False)
         runner.add_batch(inputs[name], None)
-        scale, zero, index = runner.fasterquant(group_size=GROUP)
+        scale, zero, index = runner.fasterquant(group_size=GROUP, actorder=not in_order)
         packed = packing.QuantLinear(4, GROUP, layer.in_features, layer.out_features, False)
         packed.pack(work.half(), scale.half(), zero, index)
         del state[f"{name}.weight"]
         state |= {f"{name}.{key}": value for key, value in packed.state_dict().items()}
-    save(folder / "gptq", "model", state)
+    folder /= "gptq" if in_order else "gptq-other-order"
+    save(folder, "model", state)
     config = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "checkpoint_format": "gptq"}
-    (folder / "gptq" / "config.json").write_text(json.dumps({"quantization_config": config}))
+    config["desc_act"] = not in_order
+    (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
 
 
 def write_awq(folder: Path, model: torch.nn.Module, package: Path) -> None:
@@ -449,6 +455,84 @@ def write_gguf_flux(folder: Path, base: Tensors) -> None:
         writer.close()
 
 
+def write_gguf_flux_of_its_authors(folder: Path, base: Tensors) -> None:
+    """In the authors' names: K-quants as ComfyUI-GGUF makes them of rows that no block fits, laid
+    out anew in rows of 256, with the shape that they had; and stable-diffusion.cpp's own prefix."""
+    from gguf import GGUFWriter
+    from gguf.constants import GGMLQuantizationType
+
+    from tests.representation.flux_names import of_black_forest_labs
+    from tests.representation.gguf_zoo import ggml, quantised
+
+    library, authors = ggml(), of_black_forest_labs(base)
+    files = {"comfyui-q3_k": "Q3_K", "comfyui-q4_k": "Q4_K", "comfyui-q5_k": "Q5_K"}
+    files |= {"comfyui-q6_k": "Q6_K", "sdcpp-q5_1": "Q5_1", "sdcpp-iq4_nl": "IQ4_NL"}
+    for name, kind in files.items():
+        used = GGMLQuantizationType[kind]
+        is_comfyui = name.startswith("comfyui")
+        writer = GGUFWriter(folder / f"gguf-{name}.gguf", "flux")
+        for key, tensor in authors.items():
+            values = tensor.float().numpy()
+            key = key if is_comfyui else f"model.diffusion_model.{key}"
+            if is_comfyui and values.ndim > 1 and values.size % 256 == 0:
+                writer.add_array(f"comfy.gguf.orig_shape.{key}", values.shape)
+                values = values.reshape(-1, 256)
+            if values.ndim == 1 or values.shape[1] % (256 if is_comfyui else 32):
+                writer.add_tensor(key, values)
+            else:
+                writer.add_tensor(key, quantised(library, values, used, None), raw_dtype=used)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def write_adapters(folder: Path, model: torch.nn.Module) -> None:
+    """Write one LoRA of the attention of a Flux transformer in the spellings of the libraries."""
+    from diffusers import FluxPipeline
+    from diffusers.utils.state_dict_utils import (
+        convert_state_dict_to_diffusers,
+        convert_state_dict_to_kohya,
+    )
+    from lycoris import LycorisNetwork, create_lycoris
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj"]
+    config = LoraConfig(r=4, lora_alpha=2, target_modules=layers)
+    torch.manual_seed(23)
+    wrapped = get_peft_model(copy.deepcopy(model).float(), config)
+    for name, factor in wrapped.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(factor, std=0.02)
+    wrapped.save_pretrained(folder / "peft")
+    (folder / "peft" / "README.md").unlink(missing_ok=True)
+    factors = get_peft_model_state_dict(wrapped)
+    bare = {key.removeprefix("base_model.model."): value for key, value in factors.items()}
+    FluxPipeline.save_lora_weights(
+        folder / "diffusers", bare, transformer_lora_adapter_metadata=config.to_dict()
+    )
+    halved = {k: v / 2 if "lora_B" in k else v for k, v in bare.items()}  # its alpha is its rank
+    older = convert_state_dict_to_diffusers({f"transformer.{k}": v for k, v in halved.items()})
+    save(folder, "diffusers-older", older)
+    kohya = convert_state_dict_to_kohya({f"unet.{k}": v for k, v in halved.items()})
+    save(folder, "kohya", kohya)
+    LycorisNetwork.apply_preset({"enable_conv": False, "target_module": ["FluxAttention"]})
+    plain = copy.deepcopy(model).float()
+    network = create_lycoris(plain, 1.0, linear_dim=4, linear_alpha=2, algo="lora")
+    network.apply_to()
+    for layer in network.loras:
+        name = layer.lora_name.removeprefix("lycoris_")
+        found = {k.replace(".", "_"): v for k, v in bare.items()}
+        for half, own in (("A", layer.lora_down), ("B", layer.lora_up)):
+            factor = found.get(f"{name}_lora_{half}_weight")
+            own.weight.data = torch.zeros_like(own.weight) if factor is None else factor.clone()
+    state = dict(network.state_dict())
+    silent = {
+        k.rpartition(".lora_up")[0] for k, v in state.items() if "lora_up" in k and not v.any()
+    }
+    save(folder, "lycoris", {k: v for k, v in state.items() if k.split(".")[0] not in silent})
+
+
 def write_zoo(zoo: Path, gptq_package: Path, awq_package: Path) -> None:
     """Write both families into a folder."""
     for family, make, loss in (("llama", llama, llama_loss), ("flux", flux, flux_loss)):
@@ -464,12 +548,15 @@ def write_zoo(zoo: Path, gptq_package: Path, awq_package: Path) -> None:
         write_torchao(folder, model)
         if family == "llama":
             write_gptq(folder, model, gptq_package)
+            write_gptq(folder, model, gptq_package, in_order=False)
             write_awq(folder, model, awq_package)
             write_gptqmodel(folder, model)
             write_llm_compressor(folder, model)
             write_gguf_llama(folder, base)
         else:
             write_gguf_flux(folder, base)
+            write_gguf_flux_of_its_authors(folder, base)
+            write_adapters(zoo / "adapters", model)
 
 
 def pack(folder: Path, archive: Path) -> None:
