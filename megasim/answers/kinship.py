@@ -8,7 +8,8 @@ from concurrent.futures import Executor
 import numpy as np
 import pandas as pd
 
-from megasim.errors import NoAnswerError, printable
+from megasim.compare.weight_files import open_weights
+from megasim.errors import MegasimError, NoAnswerError, printable
 from megasim.estimate.file_profiles import FileProfiles
 from megasim.estimate.kinship import (
     ERROR_RATE,
@@ -71,10 +72,12 @@ def kinship_table(
         wanted += component_names(store, model)
     tested = {model, *names}
     sampled = [m.id for m in models if m.name in tested and m.tier == Tier.SAMPLE]
-    files = FileProfiles(store, sampled, executor) if sampled else None
+    failed: list[MegasimError] = []
+    opened = open_weights(store, [(i, i) for i in sampled], executor, failed) if sampled else {}
+    files = FileProfiles(store, opened, executor) if sampled else None
     asked = {m.id for m in models if m.name in named}
-    if files is not None and any(i not in files for i in sampled if i in asked):
-        raise files.failed[0]
+    if any(i not in opened for i in sampled if i in asked):
+        raise failed[0]
     rows = []
     for component in wanted:
         test = kinship_test(

@@ -7,13 +7,11 @@ numbers that reading all would have given. Nothing of it is saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 
 from megasim.checkpoint.opening import Checkpoint
 from megasim.checkpoint.tensors import TensorRef
-from megasim.compare.weight_files import open_weights
-from megasim.errors import MegasimError
 from megasim.fingerprint.profile import NO_NORMS, Norms
 from megasim.fingerprint.table import FingerprintTable
 from megasim.fingerprint.tensor import fingerprint_refs
@@ -28,24 +26,19 @@ class FileProfiles:
     """Row and column norms of tensors in the files of some models, each read once.
 
     Attributes:
-        failed: why models have none: a file is gone, has changed, or cannot be opened.
         bytes_read: how much of the files was read so far.
     """
 
-    def __init__(self, store: Store, model_ids: Iterable[int], executor: Executor) -> None:
-        """Open the files of models, which are to be what was ingested.
+    def __init__(self, store: Store, files: Mapping[int, Checkpoint], executor: Executor) -> None:
+        """Take the open files of models, by id, which are what was ingested.
 
         Args:
             executor: runs `fingerprint_refs`.
         """
-        ids = sorted(set(model_ids))
-        self.failed: list[MegasimError] = []
-        self._files: dict[int, Checkpoint] = {}
-        if ids:
-            self._files = open_weights(store, [(i, i) for i in ids], executor, self.failed)
+        self._files = files
         self._executor = executor
         self._keys: dict[tuple[int, str], tuple[tuple[str, ...], bool]] = {}
-        batch = {"batch": {"model_id": ids}}
+        batch = {"batch": {"model_id": sorted(files)}}
         for model_id, key, sources, transposed, *_ in store.rows("keys_to_sample", tables=batch):
             self._keys[model_id, key] = tuple(sources), transposed
         self._found: dict[tuple[int, str], tuple[Norms, Norms]] = {}
