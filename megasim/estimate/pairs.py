@@ -32,6 +32,8 @@ Ints = npt.NDArray[np.int32]
 
 # Sketches that are in memory at a time: 64 keys of 1,000 models are 66 MB.
 _SKETCHES_AT_ONCE = 64_000
+# Bytes of the store that are in memory meanwhile: each batch reads through all sketches there are.
+_STORE_BYTES = 300 << 20
 
 
 @dataclass(frozen=True)
@@ -255,12 +257,14 @@ def _read_batch(
 ) -> Iterator[tuple[str, KeyContents]]:
     """Yield (component, contents) of some keys that are asked for at once."""
     batch = {**table_of(["component", "canonical_key"], keys), "position": np.arange(len(keys))}
-    held = store.arrays("sketch_holders", tables={"batch": batch, "members": {"model_id": models}})
-    order = np.argsort(models)
-    at = order[np.searchsorted(models, held["model_id"], sorter=order)]
-    contents = {"tensor_id": np.unique(held["tensor_id"])}
-    prints = store.arrays("contents_of_holders", tables={"batch": contents})
-    sketch = store.arrays("sketches_of", tables={"batch": contents})["sketch"]
+    members = {"model_id": models}
+    with store.capped(_STORE_BYTES):
+        held = store.arrays("sketch_holders", tables={"batch": batch, "members": members})
+        order = np.argsort(models)
+        at = order[np.searchsorted(models, held["model_id"], sorter=order)]
+        contents = {"tensor_id": np.unique(held["tensor_id"])}
+        prints = store.arrays("contents_of_holders", tables={"batch": contents})
+        sketch = store.arrays("sketches_of", tables={"batch": contents})["sketch"]
     row = np.searchsorted(prints["id"], held["tensor_id"])
     begins = np.searchsorted(held["position"], np.arange(len(keys) + 1))
     for (component, key), begin, end in zip(keys, begins[:-1], begins[1:], strict=True):

@@ -111,6 +111,22 @@ class Lease:
                 self._used_at = time.monotonic()
 
     @contextmanager
+    def capped(self, most: int) -> Iterator[None]:
+        """Keep at most so many bytes of the store in memory while a block reads through it."""
+        with self.use() as connection:
+            given = self._limits["memory"]
+            if given is not None and given <= most:
+                yield
+                return
+            connection.execute(f"set memory_limit = '{int(most)}B'")
+            try:
+                yield
+            finally:
+                connection.execute(
+                    "reset memory_limit" if given is None else f"set memory_limit = '{given}B'"
+                )
+
+    @contextmanager
     def transaction(self, *, wait: float | None = None) -> Iterator[None]:
         """All of the block is saved, or nothing of it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -86,6 +86,14 @@ class Session:
         """Keep the store open for a block; temporary tables of another number are gone."""
         with self._lease.use():
             yield self._lease.openings
+
+    def capped(self, most: int) -> AbstractContextManager[None]:
+        """Keep at most so many bytes of the store in memory while a block reads through it.
+
+        The database keeps what it read for the next query, up to most of the machine's memory. A
+        connection that others use at the same time, as in the service, keeps its own limit.
+        """
+        return self._lease.capped(most) if isinstance(self._lease, Lease) else nullcontext()
 
     def keep(self) -> None:
         """Keep the store open until the end, so that all that is read is of one moment."""

@@ -25,6 +25,7 @@ from megasim.errors import (
 from megasim.resources import resource_path
 from megasim.store import connection as database
 from megasim.store.connection import connect, migrations
+from megasim.store.rows import Store
 from megasim.store.statements import named_statements, purpose_of, statement
 
 
@@ -289,3 +290,16 @@ def test_a_transaction_does_not_hold_the_tables_of_its_statements(tmp_path: Path
         del texts, batch
         gc.collect()
         assert [one() for one in held] == [None, None]
+
+
+def test_what_the_database_keeps_in_memory_is_capped_for_a_block(tmp_path: Path) -> None:
+    def limit(store: Store) -> str:
+        return str(store.connection.sql("select current_setting('memory_limit')").fetchall()[0][0])
+
+    with Store(tmp_path / "a.duckdb", "write") as store:
+        before = limit(store)
+        with store.capped(300 << 20):
+            assert limit(store) == "300.0 MiB"
+        assert limit(store) == before
+    with Store(tmp_path / "a.duckdb", memory=200 << 20) as store, store.capped(300 << 20):
+        assert limit(store) == "200.0 MiB"
