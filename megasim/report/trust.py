@@ -113,7 +113,7 @@ def _meaning() -> list[str]:
         "Equal means equal: identity is decided from hashes of all that was read, or of the values "
         "once rounded, and no threshold is in it. Distances that are not estimated are exact to a "
         "millionth.",
-        f"Descent: on 24 forests of 30 small networks of three kinds, really trained, "
+        f"Descent: on 31 forests of 30 small networks of three kinds, really trained, "
         f"{_share(rate['edges_found'])} of the steps between models were found, and "
         f"{_share(rate['directions_right'])} of the directions were right where one was decided, "
         f"which was so for {_share(rate['directions_decided'])}. Other models may fare otherwise. "
