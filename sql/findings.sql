@@ -61,8 +61,26 @@ where t.dtype like 'float8%' and is_measured(mt.nature);
 -- name: pair_roundings
 -- Of pairs of models (batch) of which one holds quantised tensors where the other holds plain ones:
 -- by component, how these lie to the codes, and what else differs. Scalars, indices and the like are
--- no part of it.
-with held as (
+-- no part of it. Lists of ids reach the tables below the views, which a join does not; and of what is
+-- known exactly the distances are not asked for.
+with aligned as materialized (
+    select model_a, model_b, component, status, key_a, key_b, nature
+    from judged_layers
+    where done
+        and list_contains($firsts, model_a)
+        and list_contains($seconds, model_b)
+        and (model_a, model_b) in (select model_a, model_b from batch)
+        and is_measured(nature)
+    union all
+    select model_a, model_b, component, status, key_a, key_b, nature
+    from layer_rows
+    where source <> 'exact'
+        and list_contains($firsts, model_a)
+        and list_contains($seconds, model_b)
+        and (model_a, model_b) in (select model_a, model_b from batch)
+        and is_measured(nature)
+),
+held as materialized (
     select
         mt.model_id, mt.key, mt.tensor_id, t.numel,
         case
@@ -71,7 +89,8 @@ with held as (
         end as scheme
     from model_tensor mt
     join tensor t on t.id = mt.tensor_id
-    where is_measured(mt.nature)
+    where (list_contains($firsts, mt.model_id) or list_contains($seconds, mt.model_id))
+        and is_measured(mt.nature)
 ),
 layer as (
     select
@@ -80,14 +99,13 @@ layer as (
         l.status in ('identical', 'same_values') as is_same,
         coalesce(a.numel, b.numel) as numel, r.measured, r.within, r.excess,
         coalesce(r.basis, '') as basis, r.proving
-    from layer_rows l
-    join batch p on p.model_a = l.model_a and p.model_b = l.model_b
+    from aligned l
     left join held a on a.model_id = l.model_a and a.key = l.key_a
     left join held b on b.model_id = l.model_b and b.key = l.key_b
     left join tensor_rounding r
         on r.tensor_a = least(a.tensor_id, b.tensor_id)
         and r.tensor_b = greatest(a.tensor_id, b.tensor_id)
-    where (a.tensor_id is not null or b.tensor_id is not null) and is_measured(l.nature)
+    where a.tensor_id is not null or b.tensor_id is not null
 )
 select
     model_a, model_b, component,

@@ -14,6 +14,8 @@ from megasim.store.rows import Pair, Store
 # Values that prove a model to be the original of one that GPTQ made. Of a model one step of 0.3 %
 # away, about one of 150 lies beyond at 4 bits.
 LEAST_COMPENSATED: Final = 512
+# Pairs of models whose keys are aligned at a time: memory goes by it.
+_PAIRS: Final = 512
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,16 @@ def load_roundings(store: Store, pairs: Iterable[Pair]) -> dict[tuple[int, int, 
     wanted = sorted({(a, b) for a, b in pairs if a in coded or b in coded})
     if not wanted:
         return {}
-    batch = {"batch": pair_table(wanted)}
-    return {
-        (a, b, component): PairRounding(tuple(schemes_a), tuple(schemes_b), *numbers)
-        for a, b, component, schemes_a, schemes_b, *numbers in store.rows(
-            "pair_roundings", tables=batch
-        )
-    }
+    found: dict[tuple[int, int, str], PairRounding] = {}
+    for start in range(0, len(wanted), _PAIRS):
+        some = wanted[start : start + _PAIRS]
+        firsts, seconds = (sorted(set(ids)) for ids in zip(*some, strict=True))
+        batch = {"batch": pair_table(some)}
+        rows = store.rows("pair_roundings", tables=batch, firsts=firsts, seconds=seconds)
+        for a, b, component, schemes_a, schemes_b, *numbers in rows:
+            schemes = tuple(schemes_a), tuple(schemes_b)
+            found[a, b, component] = PairRounding(*schemes, *numbers)
+    return found
 
 
 def whole_roundings(store: Store, pairs: Iterable[Pair]) -> dict[Pair, PairRounding]:
