@@ -1,12 +1,15 @@
-"""Merges of every method, written by the real mergekit, and what megasim and modelDNA say of each.
+"""Merges of every method, written by the real merge tools, and what megasim says of each.
 
-mergekit 0.1.5 and modelDNA 0.1.0 are installed in environments of their own. Small Llamas are
-trained (`merge_zoo_models.py`): a base, five models from it, and an unrelated one. Each merge is
-put into a store with these seven, and megasim is asked where it comes from, without metadata.
+mergekit 0.1.5, sd-mecha 1.1.8 and modelDNA 0.1.0 are installed in environments of their own. Small
+Llamas are trained (`merge_zoo_models.py`): a base, five models from it, and an unrelated one. Each
+merge is put into a store with these seven, and megasim is asked where it comes from, without
+metadata; modelDNA is told the parents.
 
-    python -m benchmarks.merge_zoo FOLDER [--dtype bfloat16] [--seed 1] [--modeldna] [--round-trip]
+    python -m benchmarks.merge_zoo FOLDER [--tool sd-mecha] [--dtype bfloat16] [--seed 1]
+        [--only NAME …] [--modeldna] [--round-trip]
 
-FOLDER keeps the environments (2 GB) and the models. Prints the tables of `docs/lineage.md`.
+FOLDER keeps the environments (3 GB) and the models. Prints the tables of `docs/lineage.md`. What
+has no method here is a merge that megasim has no word for: then it must claim nothing.
 """
 
 from __future__ import annotations
@@ -16,152 +19,31 @@ import json
 import shutil
 import subprocess
 import venv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file
 
 import megasim
+from benchmarks.merge_zoo_truth import Merge, mergekit_merges, sd_mecha_merges
+from megasim.errors import NoAnswerError
 from megasim.exchange.recipe_files import mergekit_yaml
 from megasim.lineage.recipe_result import Recipe
 from megasim.lineage.result import Lineage
 from megasim.words import RecipeVerdict
 
-TOOLS = {"mergekit": "mergekit==0.1.5", "modeldna": "modelDNA==0.1.0"}
+TOOLS = {
+    "mergekit": "mergekit==0.1.5",
+    "sd-mecha": "sd-mecha==1.1.8",
+    "modeldna": "modelDNA==0.1.0",
+}
 TORCH = "torch==2.13.0"
 HERE = Path(__file__).parent
 PARENTS = ("base", "A", "B", "C", "D", "E", "stranger")
 # Weights and parameters may be off by so much; what has no single weight is told by its method.
 TOLERANCE = 0.02
-
-
-@dataclass(frozen=True)
-class Merge:
-    """A merge of known making.
-
-    Attributes:
-        method: what it is called in the answer; "" for none.
-        weights: of the parents, base included where it has a share; empty where the method has
-            no single weight for each.
-        parents: all models that it is made of.
-        numbers: other parameters that the answer names.
-        config: of mergekit; "" stands for the folder of the parents.
-    """
-
-    name: str
-    method: str
-    config: Mapping[str, Any]
-    parents: tuple[str, ...]
-    weights: Mapping[str, float] = field(default_factory=dict)
-    numbers: Mapping[str, float] = field(default_factory=dict)
-
-
-def _models(folder: Path, shares: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{"model": str(folder / name), "parameters": dict(p)} for name, p in shares.items()]
-
-
-def merges(folder: Path, dtype: str) -> list[Merge]:
-    """Return the merges that mergekit writes of the models in a folder."""
-
-    def sparse(
-        method: str, weights: Mapping[str, float], parameters: Mapping[str, Any], **own: Any
-    ) -> dict[str, Any]:
-        shares: dict[str, Mapping[str, Any]] = {"base": {}}
-        shares |= {name: {"weight": w, **parameters} for name, w in weights.items()}
-        return {
-            "models": _models(folder, shares),
-            "merge_method": method,
-            "base_model": str(folder / "base"),
-            "parameters": own,
-            "dtype": dtype,
-        }
-
-    def linear(weights: Mapping[str, float], **own: Any) -> dict[str, Any]:
-        shares = {name: {"weight": w} for name, w in weights.items()}
-        models = _models(folder, shares)
-        return {"models": models, "merge_method": "linear", "parameters": own, "dtype": dtype}
-
-    def slerp(t: Any) -> dict[str, Any]:
-        return {
-            "models": _models(folder, {"A": {}, "B": {}}),
-            "merge_method": "slerp",
-            "base_model": str(folder / "A"),
-            "parameters": {"t": t},
-            "dtype": dtype,
-        }
-
-    def task(weights: Mapping[str, float]) -> dict[str, float]:
-        return {**weights, "base": 1 - sum(weights.values())}
-
-    def stack(*slices: tuple[str, int, int]) -> dict[str, Any]:
-        sources = [{"model": str(folder / m), "layer_range": [a, b]} for m, a, b in slices]
-        return {
-            "slices": [{"sources": [source]} for source in sources],
-            "merge_method": "passthrough",
-            "dtype": dtype,
-        }
-
-    ab, abc = {"A": 0.5, "B": 0.5}, {"A": 0.5, "B": 0.3, "C": 0.2}
-    found = [
-        Merge("linear", "weighted sum", linear({"A": 0.3, "B": 0.7}), ("A", "B"),
-              {"A": 0.3, "B": 0.7}),
-        Merge("linear-normalised", "weighted sum", linear({"A": 0.1, "B": 1.0}), ("A", "B"),
-              {"A": 0.1 / 1.1, "B": 1 / 1.1}),
-        Merge("linear-three", "weighted sum", linear(abc), ("A", "B", "C"), abc),
-        Merge("slerp", "slerp", slerp(0.4), ("A", "B"), numbers={"t": 0.4}),
-        Merge("slerp-by-role", "slerp",
-              slerp([{"filter": "self_attn", "value": 0.2}, {"filter": "mlp", "value": 0.7},
-                     {"value": 0.5}]), ("A", "B")),
-        Merge("slerp-by-layer", "slerp", slerp([0.1, 0.5, 0.9]), ("A", "B")),
-        Merge("task-arithmetic", "weighted sum",
-              sparse("task_arithmetic", {"A": 0.6, "B": 0.3}, {}), ("base", "A", "B"),
-              task({"A": 0.6, "B": 0.3})),
-        Merge("negative-task", "add-difference",
-              sparse("task_arithmetic", {"A": 1.0, "B": -0.5}, {}), ("base", "A", "B"),
-              task({"A": 1.0, "B": -0.5})),
-        Merge("add-difference", "add-difference",
-              sparse("task_arithmetic", {"A": 1.0, "B": 1.0}, {}), ("base", "A", "B"),
-              task({"A": 1.0, "B": 1.0})),
-        Merge("ties", "TIES", sparse("ties", ab, {"density": 0.5}), ("base", "A", "B"),
-              ab, {"density": 0.5}),
-        Merge("ties-uneven", "TIES", sparse("ties", abc, {"density": 0.3}),
-              ("base", "A", "B", "C"), abc, {"density": 0.3}),
-        Merge("ties-unnormalised", "TIES",
-              sparse("ties", {"A": 0.6, "B": 0.4}, {"density": 0.4}, normalize=False),
-              ("base", "A", "B"), {"A": 0.6, "B": 0.4}, {"density": 0.4}),
-        Merge("dare-linear", "DARE", sparse("dare_linear", ab, {"density": 0.5}),
-              ("base", "A", "B"), ab, {"density": 0.5}),
-        Merge("dare-sparse", "DARE",
-              sparse("dare_linear", {"A": 0.4, "B": 0.3, "C": 0.3}, {"density": 0.2}),
-              ("base", "A", "B", "C"), {"A": 0.4, "B": 0.3, "C": 0.3}, {"density": 0.2}),
-        Merge("dare-ties", "DARE TIES", sparse("dare_ties", {"A": 0.6, "B": 0.4},
-              {"density": 0.5}), ("base", "A", "B"), {"A": 0.6, "B": 0.4}, {"density": 0.5}),
-        Merge("breadcrumbs", "breadcrumbs",
-              sparse("breadcrumbs", ab, {"density": 0.6, "gamma": 0.05}), ("base", "A", "B"),
-              ab, {"density": 0.6}),
-        Merge("breadcrumbs-ties", "breadcrumbs TIES",
-              sparse("breadcrumbs_ties", ab, {"density": 0.6, "gamma": 0.05}),
-              ("base", "A", "B"), ab, {"density": 0.6}),
-        Merge("della-linear", "DELLA",
-              sparse("della_linear", ab, {"density": 0.5, "epsilon": 0.2}), ("base", "A", "B"),
-              ab, {"density": 0.5}),
-        Merge("della", "DELLA TIES",
-              sparse("della", ab, {"density": 0.5, "epsilon": 0.2}), ("base", "A", "B"),
-              ab, {"density": 0.5}),
-        Merge("model-stock", "model stock",
-              {"models": _models(folder, {n: {} for n in ("base", "A", "B", "C")}),
-               "merge_method": "model_stock", "base_model": str(folder / "base"),
-               "dtype": dtype}, ("base", "A", "B", "C")),
-        Merge("stack", "stack", stack(("A", 0, 4), ("B", 2, 6)), ("A", "B")),
-    ]  # fmt: skip
-    return found
-
-
-def mergekit_input(some: Sequence[Merge], folder: Path) -> list[dict[str, Any]]:
-    """Return what `merge_zoo_mergekit.py` reads."""
-    return [{"config": dict(m.config), "out": str(folder / m.name)} for m in some]
 
 
 def install(folder: Path, tool: str) -> Path:
@@ -174,52 +56,63 @@ def install(folder: Path, tool: str) -> Path:
     return python
 
 
-def write(folder: Path, dtype: str, seed: int) -> Path:
-    """Return the folder of parents and merges, written where they are missing."""
+def train(folder: Path, dtype: str, seed: int) -> Path:
+    """Return the folder of the parents, trained where they are missing."""
     models = folder / (f"{dtype}-{seed}" if seed else dtype)
-    python = install(folder, "mergekit")
     if not models.exists():
-        command = [python, HERE / "merge_zoo_models.py", models, dtype, str(seed)]
-        subprocess.run(command, check=True)
-    some = merges(models, dtype)
-    missing = [m for m in some if not (models / "merges" / m.name).exists()]
-    if missing:
-        file = models / "merges.json"
-        file.write_text(json.dumps(mergekit_input(missing, models / "merges")))
-        subprocess.run([python, HERE / "merge_zoo_mergekit.py", file], check=True)
+        command = [install(folder, "mergekit"), HERE / "merge_zoo_models.py"]
+        subprocess.run([*command, models, dtype, str(seed)], check=True)
     return models
 
 
-def asked(models: Path, merge: Merge) -> tuple[Recipe, Lineage, str]:
+def merge_all(folder: Path, models: Path, tool: str, some: Sequence[Merge], dtype: str) -> None:
+    """Write the merges that are missing."""
+    missing = [m for m in some if not (models / tool / m.name).exists()]
+    if not missing:
+        return
+    wanted = [{"config": m.config, "out": str(models / tool / m.name)} for m in missing]
+    file = models / "merges.json"
+    if tool == "mergekit":
+        file.write_text(json.dumps(wanted))
+        program = "merge_zoo_mergekit.py"
+    else:
+        file.write_text(json.dumps({"parents": str(models), "dtype": dtype, "merges": wanted}))
+        program = "merge_zoo_sd_mecha.py"
+    subprocess.run([install(folder, tool), HERE / program, file], check=True)
+
+
+def asked(models: Path, made: Path) -> tuple[Recipe, Lineage, str]:
     """Return what megasim says of a merge beside all that may be its parents, and of all.
 
-    And the recipe file that it writes for mergekit.
+    And the recipe file that it writes for mergekit; "" where that has no words for it.
     """
     parents = models / "parents.duckdb"
     if not parents.exists():
         with megasim.open_store(parents) as store:
             store.ingest(*(models / name for name in PARENTS))
             store.compare()
-    file = models / "one.duckdb"
+    file = models / f"{made.parent.name}-{made.name}.duckdb"
     shutil.copy(parents, file)
     with megasim.open_store(file) as store:
-        store.ingest(models / "merges" / merge.name)
+        store.ingest(made)
         store.compare()
-        recipe, lineage = store.recipe(merge.name), store.lineage(use_metadata=False)
+        recipe, lineage = store.recipe(made.name), store.lineage(use_metadata=False)
         text = ""
         if recipe.claimed:
-            text = mergekit_yaml(store.merge_plan(merge.name, [recipe]))
+            with suppress(NoAnswerError):
+                text = mergekit_yaml(store.merge_plan(made.name, [recipe]))
     file.unlink()
     return recipe, lineage, text
 
 
-def made_again(folder: Path, models: Path, merge: Merge, text: str) -> str:
+def made_again(folder: Path, merged: Path, text: str) -> str:
     """Return how far what mergekit makes of a recipe file is from the merge: ‖a − b‖ / ‖a‖.
 
     Methods that take elements at random get the seed that the merge was made with.
     """
     if not text:
         return "nothing written"
+    models = merged.parent.parent
     out = models / "again"
     shutil.rmtree(out, ignore_errors=True)
     file = models / "again.json"
@@ -228,7 +121,7 @@ def made_again(folder: Path, models: Path, merge: Merge, text: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return f"mergekit: {done.stderr.splitlines()[-1][:80]}"
-    meant = load_file(models / "merges" / merge.name / "model.safetensors")
+    meant = load_file(merged / "model.safetensors")
     made = load_file(out / "model.safetensors")
     if made.keys() != meant.keys():
         return "other keys"
@@ -239,14 +132,16 @@ def made_again(folder: Path, models: Path, merge: Merge, text: str) -> str:
 def problems(merge: Merge, recipe: Recipe, lineage: Lineage) -> list[str]:
     """Return what is wrong of an answer, a few words each."""
     wrong = []
-    method = str(recipe.method) if recipe.claimed else "none"
+    method = str(recipe.method) if recipe.claimed else ""
     if recipe.verdict == RecipeVerdict.ADD_DIFFERENCE:
         method = "add-difference"
     if method != merge.method:
-        wrong.append(f"method {method}")
+        wrong.append(f"method {method or 'none'}")
     found = {p.model: p.weight for p in recipe.parents}
     if set(found) != set(merge.parents):
         wrong.append(f"parents {', '.join(sorted(found)) or 'none'}")
+    if merge.by_layer:
+        wrong += _wrong_layers(merge.by_layer, recipe)
     for name, weight in merge.weights.items():
         if not abs(found.get(name, 9.0) - weight) <= TOLERANCE:
             wrong.append(f"weight of {name}: {found.get(name, 0.0):.3f} for {weight:.3f}")
@@ -267,15 +162,29 @@ def problems(merge: Merge, recipe: Recipe, lineage: Lineage) -> list[str]:
     return wrong
 
 
-def by_modeldna(folder: Path, models: Path, merge: Merge) -> str:
+def _wrong_layers(ends: tuple[float, float], recipe: Recipe) -> list[str]:
+    """Return what is wrong of the weights of B by layer, which go from one end to the other."""
+    names = [p.model for p in recipe.parents]
+    told = {b.block: b.weights[names.index("B")] for b in recipe.blocks if "B" in names}
+    layers = [told[name] for name in sorted(told) if name.startswith("layer ")]
+    meant = np.linspace(*ends, len(layers)) if len(layers) > 1 else [9.0]
+    return [
+        f"{value:.3f} for {true:.3f}"
+        for value, true in zip(layers or [0.0], meant, strict=True)
+        if not abs(value - true) <= TOLERANCE
+    ]
+
+
+def by_modeldna(folder: Path, merged: Path, merge: Merge) -> str:
     """Return what modelDNA says of a merge when it is told the true parents.
 
     It fits a weighted sum of what is named: it seeks no parents, and has no tree.
     """
     install(folder, "modeldna")
     program = folder / "modeldna" / "bin" / "modeldna"
+    models = merged.parent.parent
     parents = [str(models / name) for name in merge.parents]
-    command = [program, "decompose", "--json", str(models / "merges" / merge.name), *parents]
+    command = [program, "decompose", "--json", str(merged), *parents]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         return " ".join(done.stderr.split())[:70].replace(str(models), "")
@@ -293,24 +202,30 @@ def main() -> None:
     parser.add_argument("--modeldna", action="store_true", help="ask modelDNA about each, too")
     again = "run the recipes that are written, and compare what they make"
     parser.add_argument("--round-trip", action="store_true", help=again)
+    parser.add_argument("--tool", default="mergekit", choices=["mergekit", "sd-mecha"])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these merges alone")
     given = parser.parse_args()
     folder = given.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    models = write(folder, given.dtype, given.seed)
+    models = train(folder, given.dtype, given.seed)
+    by_tool = given.tool == "sd-mecha"
+    some = sd_mecha_merges() if by_tool else mergekit_merges(models, given.dtype)
+    some = [m for m in some if not given.only or m.name in given.only]
+    merge_all(folder, models, given.tool, some, given.dtype)
     columns = ["merge", "megasim", "wrong", *(["made again"] if given.round_trip else [])]
     columns += ["modelDNA"] if given.modeldna else []
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     right = 0
-    some = merges(models, given.dtype)
     for merge in some:
-        recipe, lineage, text = asked(models, merge)
+        merged = models / given.tool / merge.name
+        recipe, lineage, text = asked(models, merged)
         wrong = problems(merge, recipe, lineage)
         right += not wrong
         cells = [merge.name, recipe.sentence().split("; ")[0], "; ".join(wrong) or "–"]
         if given.round_trip:
-            cells.append(made_again(folder, models, merge, text))
+            cells.append(made_again(folder, merged, text))
         if given.modeldna:
-            cells.append(by_modeldna(folder, models, merge))
+            cells.append(by_modeldna(folder, merged, merge) if merge.parents else "–")
         print("| " + " | ".join(cells) + " |", flush=True)
     print(f"\n{right} of {len(some)} right")
 

@@ -157,12 +157,14 @@ class RelationKind(StrEnum):
     OVERLAP = "overlap"  # equal where both have keys, and each has others beside
     SHARDS = "shards"  # of one model, as their names say, without a key in common
     RESCALED = "rescaled"  # the same adapter with another alpha
+    OTHER_LAYOUT = "other_layout"  # the same matrices, transposed, fused, or in another order
     WIDENED = "widened"  # some tensors have more elements, and the new ones are zero
     ROWS_ADDED = "rows_added"  # some tables have more rows, and those of before
     ALL_BUT_FEW = "all_but_few"  # equal but for a few keys
     SCALES_LOST = "scales_lost"  # the same directions at other scales, as codes without theirs
     SCALES_OF_ANOTHER = "scales_of_another"  # the same directions, each off by a factor of its own
     QUANTISED_AND_CHANGED = "quantised_and_changed"  # by more than rounding to its codes
+    LAYERS_MOVED = "layers_moved"  # layers of one are layers of the other under other numbers
     VAE_REPLACED = "vae_replaced"
     TEXT_ENCODER_REPLACED = "text_encoder_replaced"
     UNET_FINE_TUNED = "unet_fine_tuned"  # on an unchanged text encoder
@@ -271,9 +273,22 @@ class Kinship(StrEnum):
 
     RELATED = "related"
     PERMUTED = "permuted copy"
+    OTHER_LAYERS = "layers moved"  # layers of one are layers of the other under other numbers
+    OTHER_LAYOUT = "another layout"  # the same matrices, transposed, fused, or in another order
     NOT_FOUND = "none found"  # not where their units stand in one order
     UNDECIDED = "undecided"  # neither shown
     NOT_TESTABLE = "not testable"  # no hidden units that both hold, or no profiles
+
+
+class Layout(StrEnum):
+    """How a library keeps the numbers of a matrix, beside how another keeps the same."""
+
+    SAME = "same"  # under the same name or another
+    TRANSPOSED = "transposed"
+    HEADS = "heads"  # the rows of each rotary head in another order
+    ROWS = "rows"  # rows in another order
+    FUSED = "fused"  # several matrices as one
+    SPLIT = "split"  # one matrix as several
 
 
 class PartRole(StrEnum):

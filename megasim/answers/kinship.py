@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ from megasim.estimate.kinship import (
     kinship_test,
     shared_units,
 )
+from megasim.estimate.layer_origins import layer_origins
+from megasim.estimate.layouts import is_other_layout, matched_layouts
+from megasim.estimate.profiles import MatrixProfile, model_profiles
 from megasim.progress import NO_PROGRESS, Progress
 from megasim.store.matrices import component_names
 from megasim.store.rows import Store
@@ -44,7 +48,8 @@ def kinship_table(
     Columns: component; model; other; kinship, a `Kinship` at a chance of 1 % of any false one among
     the pairs of a component; p_value, of the pair by itself, 0 where it is below 1e-308; log10_p;
     correlation, -1 to 1, of the norms that belong to the hidden units; units, how many were
-    compared. NULL where there are none.
+    compared. NULL where there are none. A model whose units are not found at their places may hold
+    the same matrices in another layout, or the same layers under other numbers.
 
     Args:
         others: all other models when None.
@@ -78,12 +83,13 @@ def kinship_table(
     asked = {m.id for m in models if m.name in named}
     if any(i not in opened for i in sampled if i in asked):
         raise failed[0]
+    elsewhere = _Elsewhere(store, model)
     rows = []
     for component in wanted:
         test = kinship_test(
             store, component, models=[model, *names], files=files, progress=progress
         )
-        found = _rows_of(store, component, test, files)
+        found = _rows_of(elsewhere, component, test, files)
         rows += sorted(found, key=lambda row: (np.inf if row[5] is None else row[5], row[2]))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     if files is not None:
@@ -91,8 +97,35 @@ def kinship_table(
     return frame
 
 
+class _Elsewhere:
+    """Whether other models hold the matrices of one under other names, or in other layers."""
+
+    def __init__(self, store: Store, model: str) -> None:
+        self.store, self._model = store, model
+
+    @cached_property
+    def _profiles(self) -> Mapping[str, MatrixProfile]:
+        try:
+            return model_profiles(self.store, self._model)
+        except NoAnswerError:
+            return {}
+
+    def kinship(self, other: str) -> Kinship | None:
+        """Return how they are kin, of whole models; None where they are not in these ways."""
+        if not self._profiles:
+            return None
+        try:
+            theirs = model_profiles(self.store, other)
+        except NoAnswerError:
+            return None
+        if is_other_layout(self._profiles, theirs, matched_layouts(self._profiles, theirs)):
+            return Kinship.OTHER_LAYOUT
+        origins = layer_origins(theirs, self._profiles, self._model)
+        return Kinship.OTHER_LAYERS if origins is not None and origins.moved else None
+
+
 def _rows_of(
-    store: Store, component: str, test: KinshipTest, files: FileProfiles | None
+    elsewhere: _Elsewhere, component: str, test: KinshipTest, files: FileProfiles | None
 ) -> list[tuple[object, ...]]:
     """Return a row for each of the test's models but the first, against which it stands."""
     tested = int((test.units[0, 1:] > 0).sum())
@@ -102,16 +135,19 @@ def _rows_of(
     for i, other in enumerate(test.models[1:], 1):
         units = int(test.units[0, i])
         if not units:
-            nothing = (Kinship.NOT_TESTABLE, None, None, None, 0)
+            found = elsewhere.kinship(other) if component == "all" else None
+            nothing = (found or Kinship.NOT_TESTABLE, None, None, None, 0)
             rows.append((component, model, other, *nothing))
             continue
         if related[0, i]:
             kinship = Kinship.RELATED
         else:
             kinship = Kinship.NOT_FOUND if unrelated[0, i] else Kinship.UNDECIDED
-            held, found = shared_units(store, model, other, component, files)
-            if found >= PERMUTED_SHARE * held:
+            held, again = shared_units(elsewhere.store, model, other, component, files)
+            if again >= PERMUTED_SHARE * held:
                 kinship = Kinship.PERMUTED
+            elif component == "all":
+                kinship = elsewhere.kinship(other) or kinship
         log_p = float(test.log_p[0, i])
         numbers = (float(np.exp(log_p)), log_p / np.log(10), float(test.correlation[0, i]), units)
         rows.append((component, model, other, kinship, *numbers))

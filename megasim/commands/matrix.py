@@ -159,9 +159,10 @@ def kinship_command(
     """Test whether MODEL and others have a common origin, with p-values.
 
     The test compares the order of the hidden units: training keeps it, and models that were
-    trained independently have different orders. It also finds copies whose units were permuted.
-    Without OTHER, all models are tested. No file is read, but for models that were ingested as
-    samples: of these the matrices that the test needs.
+    trained independently have different orders. It also finds copies whose units were permuted,
+    the same matrices in another layout, and layers under other numbers. Without OTHER, all models
+    are tested. No file is read, but for models that were ingested as samples: of these the
+    matrices that the test needs.
     """
     frame = options.open_workspace(ctx).kinship(
         model, others or None, components or None, progress=ConsoleProgress()

@@ -107,6 +107,54 @@ class _UnitSet(NamedTuple):
     model_ids: tuple[int, ...]
 
 
+class _Sums(NamedTuple):
+    """What the tests of N holders of hidden units add up: (N, N) each, over the sets so far.
+
+    Attributes:
+        total: n − 1 times the sum of correlations.
+        variance: what that has over permutations.
+        weight: n − 1 times the axes.
+        units: how many were compared.
+    """
+
+    total: Floats
+    variance: Floats
+    weight: Floats
+    units: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, count: int) -> _Sums:
+        """Return the sums over no sets."""
+        zeros = (np.zeros((count, count)) for _ in range(3))
+        return cls(*zeros, np.zeros((count, count), dtype=np.int64))
+
+    def add(self, held: npt.NDArray[np.int64], norms: Norms) -> None:
+        """Add one set of hidden units to the sums of all pairs of the models that hold it."""
+        if not len(held):
+            return
+        count = norms.shape[2]
+        ranks = _mean_ranks(norms) - np.float32((count - 1) / 2)
+        length = np.linalg.norm(ranks, axis=2, keepdims=True)
+        ranks /= np.where(length > 0, length, 1.0)  # units that are all alike say nothing
+        inner = (ranks @ ranks.transpose(0, 2, 1)).reshape(len(held), -1).astype(np.float64)
+        flat = ranks.reshape(len(held), -1)
+        pairs = np.ix_(held, held)
+        self.total[pairs] += (count - 1) * (flat @ flat.T)
+        self.variance[pairs] += (count - 1) * (inner @ inner.T)
+        self.weight[pairs] += norms.shape[1] * (count - 1)
+        self.units[pairs] += count
+
+    def tested(self, names: tuple[str, ...]) -> KinshipTest:
+        """Return correlations, degrees of freedom and logarithms of p-values of all pairs."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            correlation = np.where(self.weight > 0, self.total / self.weight, np.nan)
+            freedom = np.where(self.variance > 0, self.weight**2 / self.variance - 1, np.nan)
+            correlation = np.clip(correlation, -1.0, 1.0)
+            student = correlation * np.sqrt(freedom / (1 - correlation**2))
+        log_p = np.asarray(students_t.logsf(student, freedom), dtype=np.float64)
+        return KinshipTest(names, self.units, correlation, freedom, log_p)
+
+
 def kinship_test(
     store: Store,
     component: str = "unet",
@@ -127,19 +175,30 @@ def kinship_test(
     ids = store.model_ids(models)
     place = {model_id: i for i, model_id in enumerate(ids.values())}
     count = len(place)
-    total, variance = np.zeros((count, count)), np.zeros((count, count))
-    weight, units = np.zeros((count, count)), np.zeros((count, count), dtype=np.int64)
+    sums = _Sums.of(count)
     sets = _enough(_unit_sets(store, component, place, files))
     progress.start("Testing kinship", len(sets), "sets of hidden units")
     try:
         for start in range(0, len(sets), _SETS_AT_ONCE):
             some = sets[start : start + _SETS_AT_ONCE]
             for held, norms in _norms_of_sets(store, some, place, files):
-                _add_set(np.array(held), norms, total, variance, weight, units)
+                sums.add(np.array(held), norms)
             progress.advance(len(some))
     finally:
         progress.finish()
-    return KinshipTest(tuple(ids), units, *_tested(total, variance, weight))
+    return sums.tested(tuple(ids))
+
+
+def norms_test(names: Sequence[str], sets: Sequence[Norms]) -> KinshipTest:
+    """Test every pair of N holders of the same sets of hidden units, whatever they are.
+
+    Args:
+        sets: of each (N, axes, units) norms, relative to the mean of their axis.
+    """
+    sums = _Sums.of(len(names))
+    for norms in sets:
+        sums.add(np.arange(len(names)), norms)
+    return sums.tested(tuple(names))
 
 
 def shared_units(
@@ -245,30 +304,6 @@ def _norms_of_sets(
     return found
 
 
-def _add_set(
-    held: npt.NDArray[np.int64],
-    norms: Norms,
-    total: Floats,
-    variance: Floats,
-    weight: Floats,
-    units: npt.NDArray[np.int64],
-) -> None:
-    """Add one set of hidden units to the sums of all pairs of the models that hold it."""
-    if not len(held):
-        return
-    count = norms.shape[2]
-    ranks = _mean_ranks(norms) - np.float32((count - 1) / 2)
-    length = np.linalg.norm(ranks, axis=2, keepdims=True)
-    ranks /= np.where(length > 0, length, 1.0)  # units that are all alike say nothing
-    inner = (ranks @ ranks.transpose(0, 2, 1)).reshape(len(held), -1).astype(np.float64)
-    flat = ranks.reshape(len(held), -1)
-    pairs = np.ix_(held, held)
-    total[pairs] += (count - 1) * (flat @ flat.T)
-    variance[pairs] += (count - 1) * (inner @ inner.T)
-    weight[pairs] += norms.shape[1] * (count - 1)
-    units[pairs] += count
-
-
 def _mean_ranks(norms: Norms) -> npt.NDArray[np.float32]:
     """Return the ranks along the last axis, from 0, equal norms sharing their mean rank.
 
@@ -292,13 +327,3 @@ def _mean_ranks(norms: Norms) -> npt.NDArray[np.float32]:
     ranks = np.empty(norms.shape, dtype=np.float32)
     np.put_along_axis(ranks, order, (first + last) / np.float32(2), axis=-1)
     return ranks
-
-
-def _tested(total: Floats, variance: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return correlations, degrees of freedom and logarithms of p-values of the sums of pairs."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation = np.where(weight > 0, total / weight, np.nan)
-        freedom = np.where(variance > 0, weight**2 / variance - 1, np.nan)
-        correlation = np.clip(correlation, -1.0, 1.0)
-        student = correlation * np.sqrt(freedom / (1 - correlation**2))
-    return correlation, freedom, np.asarray(students_t.logsf(student, freedom), dtype=np.float64)

@@ -9,9 +9,9 @@ from pathlib import Path
 from megasim.anatomy.block_order import block_place
 from megasim.anatomy.classification import DENOISERS, component_members, component_title
 from megasim.errors import NoAnswerError, printable
+from megasim.estimate.layer_runs import LayerRun
 from megasim.findings.verdicts import NEVER_USED, component_order
 from megasim.lineage.recipe_result import Recipe
-from megasim.lineage.stacks import LayerRun
 from megasim.lineage.weight_levels import group_of
 from megasim.store.matrices import component_names, member_names
 from megasim.store.rows import Model, Store

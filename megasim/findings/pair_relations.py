@@ -8,6 +8,7 @@ from megasim.findings.containment import (
     shards_of_one_model,
     under_other_keys,
 )
+from megasim.findings.layout_relations import layers_moved, other_layout
 from megasim.findings.pair_comparison import PairComparison, Relation
 from megasim.findings.profile_relations import permuted, rows_added
 from megasim.findings.quantised import (
@@ -30,12 +31,17 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
     if not all(pair.model(model_id).is_full for model_id in (pair.a, pair.b)):
         return []  # a relation is of all that models hold
     if not any(f.counts is None or f.counts.common for f in pair.common) or not pair.complete:
-        found = under_other_keys(pair) or shards_of_one_model(pair)
+        found = (
+            other_layout(pair)
+            or under_other_keys(pair)
+            or shards_of_one_model(pair)
+            or layers_moved(pair)
+        )
         return [found] if found else []
     if not pair.altered and not pair.other_networks:
         if pair.unproven:
             return []
-        found = relation_of_equals(pair)
+        found = other_layout(pair) or relation_of_equals(pair)
         return [found] if found else []
     small = (
         damaged,
@@ -45,10 +51,18 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
         rescaled,
         widened,
         rows_added,
+        other_layout,
+        layers_moved,
         all_but_few,
         under_other_keys,
     )
-    for found_by in (*small, permuted, scales_lost, scales_of_another, quantised_and_changed):
+    for found_by in (
+        *small,
+        permuted,
+        scales_lost,
+        scales_of_another,
+        quantised_and_changed,
+    ):
         relation = found_by(pair)
         if relation is not None:
             return [relation]

@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from megasim.errors import printable
+from megasim.estimate.layer_runs import LayerRun, layer_runs
 from megasim.lineage.equal_layers import LayerClasses, equal_layers
 from megasim.lineage.settings import SETTINGS, LineageSettings
 from megasim.store.rows import Store
 from megasim.wording.sentences import joined
-
-
-@dataclass(frozen=True)
-class LayerRun:
-    """Layers of a model that are successive layers of another.
-
-    Attributes:
-        first, last: numbers in the model.
-        model: whose layers they are.
-        start: the number that the first of them has there.
-    """
-
-    first: int
-    last: int
-    model: str
-    start: int
-
-    @property
-    def count(self) -> int:
-        """How many layers there are."""
-        return self.last - self.first + 1
-
-    def sentence(self) -> str:
-        """Return the run in words.
-
-        >>> LayerRun(4, 7, "mistral", 2).sentence()
-        'layers 4–7 are layers 2–5 of mistral'
-        """
-        return f"{_span(self.first, self.last)} {'are' if self.count > 1 else 'is'} {self.origin()}"
-
-    def origin(self) -> str:
-        """Return where the layers come from."""
-        return f"{_span(self.start, self.start + self.count - 1)} of {printable(self.model, 80)}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +68,7 @@ def find_stacks(store: Store, settings: LineageSettings = SETTINGS) -> dict[str,
     for name in sorted(classes.keys() - kept):
         whole = {number: held[layer] for number, layer in classes[name].items()}
         if any(all(start != number for _, start in ats) for number, ats in whole.items()):
-            stacks[name] = Stack(name, tuple(_runs(whole)), len(whole))
+            stacks[name] = Stack(name, tuple(layer_runs(whole)), len(whole))
     return stacks
 
 
@@ -154,34 +121,3 @@ def _alternatives(
         after[x].add(y)
         before[y].add(x)
     return after, before
-
-
-def _runs(whole: Mapping[int, Sequence[tuple[str, int]]]) -> list[LayerRun]:
-    """Return runs of layers, each as long as it goes on in one model.
-
-    Of several models with the longest run the one is taken that holds most layers.
-    """
-    runs: list[LayerRun] = []
-    numbers = sorted(whole)
-    used = Counter(name for ats in whole.values() for name in {name for name, _ in ats})
-    place = 0
-    while place < len(numbers):
-        lengths: dict[tuple[str, int], int] = {}
-        for name, start in whole[numbers[place]]:
-            length = 1
-            while (
-                place + length < len(numbers)
-                and numbers[place + length] == numbers[place] + length
-                and (name, start + length) in whole[numbers[place + length]]
-            ):
-                length += 1
-            lengths[name, start] = length
-        name, start = min(lengths, key=lambda at: (-lengths[at], -used[at[0]], at))
-        length = lengths[name, start]
-        runs.append(LayerRun(numbers[place], numbers[place] + length - 1, name, start))
-        place += length
-    return runs
-
-
-def _span(first: int, last: int) -> str:
-    return f"layer {first}" if first == last else f"layers {first}–{last}"
