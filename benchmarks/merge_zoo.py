@@ -133,7 +133,8 @@ def problems(merge: Merge, recipe: Recipe, lineage: Lineage) -> list[str]:
     """Return what is wrong of an answer, a few words each."""
     wrong = []
     method = str(recipe.method) if recipe.claimed else ""
-    if recipe.verdict == RecipeVerdict.ADD_DIFFERENCE:
+    doubtful = (RecipeVerdict.ADD_DIFFERENCE, RecipeVerdict.AMBIGUOUS)
+    if recipe.verdict in doubtful and recipe.likeliest:  # of four models any may be the others' sum
         method = "add-difference"
     if method != merge.method:
         wrong.append(f"method {method or 'none'}")

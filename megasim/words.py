@@ -235,6 +235,12 @@ class MergeMethod(StrEnum):
     DELLA = "DELLA"  # random changes, the larger the likelier
     DELLA_TIES = "DELLA TIES"
     TRIMMED = "trimmed task arithmetic"  # largest changes, no sign elected
+    TRAIN_DIFFERENCE = "train-difference"  # what B learned, where A has not
+    ADD_OPPOSITE = "add-opposite"  # where A and B went apart
+    ADD_STRICT_OPPOSITE = "add-strict-opposite"
+    CLAMPED_DIFFERENCE = "clamped add-difference"  # between A and B in each element
+    MULTIPLY_QUOTIENT = "multiply-quotient"
+    GEOMETRIC_SUM = "geometric sum"
     STACK = "stack"  # layers of other models under other numbers
 
 

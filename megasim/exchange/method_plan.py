@@ -18,6 +18,11 @@ _SUMS = (MergeMethod.WEIGHTED_SUM, MergeMethod.SLERP)
 # Numbers found by counting elements are written in hundredths where they are as near to one.
 _NEAR_HUNDREDTH = 0.003
 _OF = "density of "
+_NOT_IN_MERGEKIT = (
+    *(MergeMethod.WHOLE_ELEMENTS, MergeMethod.TRAIN_DIFFERENCE, MergeMethod.ADD_OPPOSITE),
+    *(MergeMethod.ADD_STRICT_OPPOSITE, MergeMethod.CLAMPED_DIFFERENCE),
+    *(MergeMethod.MULTIPLY_QUOTIENT, MergeMethod.GEOMETRIC_SUM),
+)
 
 
 def has_own_method(recipes: Sequence[Recipe]) -> bool:
@@ -39,7 +44,7 @@ def method_plan(store: Store, model: str, recipes: Sequence[Recipe]) -> MergePla
     stack = find_stack(store, model) if first.method == MergeMethod.STACK else None
     parents = [p.model for p in first.parents if p.model != first.base]
     names = [*([first.base] if first.base else []), *parents]
-    if first.method == MergeMethod.WHOLE_ELEMENTS or (
+    if first.method in _NOT_IN_MERGEKIT or (
         first.method == MergeMethod.TRIMMED and len(parents) > 1
     ):
         raise NoAnswerError(

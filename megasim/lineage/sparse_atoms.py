@@ -36,6 +36,13 @@ _BIN = 0.02
 _BINS = np.arange(np.log(0.02), np.log(50.0), _BIN)
 
 
+def step_of(values: Floats, dtype: str) -> Floats:
+    """Return how far numbers are from the next that a dtype has."""
+    bits, least = _STEPS.get(dtype, (23, -149))
+    exponent = np.floor(np.log2(np.maximum(np.abs(values), 2.0**-1000)))
+    return np.asarray(np.exp2(np.maximum(exponent - bits, least)))
+
+
 @dataclass(frozen=True)
 class ElementChanges:
     """The changes of one key's elements from the base.
@@ -59,9 +66,8 @@ class ElementChanges:
         """Return the changes of the first of some models, and of its parents, from a base."""
         values = elements.values[[0, base, *parents]]
         model, base_values = values[0], values[1]
-        bits, least = _STEPS.get(elements.dtypes[0], (23, -149))
-        exponent = np.floor(np.log2(np.maximum(np.abs(model), 2.0**-1000)))
-        step = np.exp2(np.maximum(exponent - bits, least))
+        bits, _ = _STEPS.get(elements.dtypes[0], (23, -149))
+        step = step_of(model, elements.dtypes[0])
         near = np.square(values[1:] - model).sum(axis=1).min()
         return cls(
             model - base_values, values[2:] - base_values, step / 2, 2.0 ** -(bits + 1), float(near)
@@ -120,14 +126,14 @@ def factors(keys: Sequence[ElementChanges], parent: int, least_share: float) -> 
     within = np.concatenate(
         [r[np.abs(r / center - 1) < _BIN] for r in (_ratios(k, parent)[0] for k in keys)]
     )
-    return _densest(within, 0.004 * abs(center))
+    return densest(within, 0.004 * abs(center))
 
 
 def factor_in(key: ElementChanges, parent: int, usual: float) -> float:
     """Return the factor in one key, where enough elements tell; near the usual one."""
     ratio, _ = _ratios(key, parent)
     within = ratio[np.abs(ratio / usual - 1) < 0.15]
-    found = _densest(within, 0.01 * abs(usual)) if len(within) >= 30 else usual
+    found = densest(within, 0.01 * abs(usual)) if len(within) >= 30 else usual
     return found
 
 
@@ -150,7 +156,7 @@ def _ratios(key: ElementChanges, parent: int) -> tuple[Floats, Floats]:
     return ratio, np.log(np.abs(ratio))
 
 
-def _densest(values: Floats, width: float) -> float:
+def densest(values: Floats, width: float) -> float:
     """Return the median of the values in the window of a width that holds most of them."""
     ordered = np.sort(values)
     ends = np.searchsorted(ordered, ordered + width, side="right")
@@ -177,7 +183,7 @@ def pair_share(
     shares = np.concatenate(found)
     if len(shares) < 30:
         return None
-    return _densest(shares, 0.01)
+    return densest(shares, 0.01)
 
 
 def explain(

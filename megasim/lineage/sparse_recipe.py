@@ -8,6 +8,7 @@ import numpy as np
 
 from megasim.compare.elements import ElementFiles, KeyElements
 from megasim.errors import NoAnswerError
+from megasim.lineage.element_formulas import FormulaFit, formula_fit
 from megasim.lineage.inner_products import Floats, source_of
 from megasim.lineage.recipe_question import comparable
 from megasim.lineage.recipe_result import Parent, Recipe
@@ -48,7 +49,11 @@ def sparse_recipe(
         return None
     (few, few_keys), (many, most_keys) = settings.element_samples
     sample = list(files.shared(names, matrix.component, per_key=few, most_keys=few_keys))
-    for base in _likely_bases(sample, matrix.subset(names).values, settings):
+    bases = _likely_bases(sample, matrix.subset(names).values, settings)
+    formula = formula_fit(sample, bases, settings)
+    if formula is not None:
+        return _of_formula(matrix, names, formula, near.same)
+    for base in bases:
         others = [i for i in range(1, len(names)) if i != base]
         chosen = parents_by_elements([ElementChanges.of(e, base, others) for e in sample], settings)
         if not chosen:
@@ -105,11 +110,52 @@ def _described(
     ]
     if found.normalised:
         notes.append("the weights of the parents taken in an element were normalised")
+    return _recipe(
+        matrix,
+        model,
+        shares,
+        found,
+        same,
+        tuple(notes),
+        base=base if found.with_base and not whole else "",
+        numbers=tuple(numbers),
+        normalised=found.normalised,
+    )
+
+
+def _of_formula(
+    matrix: DistanceMatrix, names: Sequence[str], found: FormulaFit, same: tuple[str, ...]
+) -> Recipe:
+    base = names[found.models[2]] if len(found.models) > 2 else ""
+    nan = float("nan")
+    shares = [Parent(names[found.models[0]], 1 - found.alpha if not base else 1.0, nan)]
+    shares.append(Parent(names[found.models[1]], found.alpha, nan))
+    if base:
+        shares.append(Parent(base, nan, nan))
+    note = (
+        f"{100 * found.explained:.1f} % of the elements that tell follow exactly, by chance "
+        f"{100 * found.by_chance:.1f} % would"
+    )
+    return _recipe(matrix, names[0], shares, found, same, (note,), base=base)
+
+
+def _recipe(
+    matrix: DistanceMatrix,
+    model: str,
+    parents: Sequence[Parent],
+    found: FormulaFit | SparseFit,
+    same: tuple[str, ...],
+    notes: tuple[str, ...],
+    *,
+    base: str,
+    numbers: tuple[tuple[str, float], ...] = (),
+    normalised: bool = False,
+) -> Recipe:
     return Recipe(
         model=model,
         component=matrix.component,
         verdict=RecipeVerdict.MERGE,
-        parents=tuple(shares),
+        parents=tuple(parents),
         unexplained=found.unexplained,
         rounding=float("nan"),
         blockwise=False,
@@ -117,11 +163,11 @@ def _described(
         rivals=(),
         same=same,
         source=Source.EXACT,
-        notes=tuple(notes),
+        notes=notes,
         method=found.method,
-        base=base if found.with_base and not whole else "",
-        numbers=tuple(numbers),
-        normalised=found.normalised,
+        base=base,
+        numbers=numbers,
+        normalised=normalised,
     )
 
 
