@@ -125,8 +125,8 @@ class _Sums(NamedTuple):
     @classmethod
     def of(cls, count: int) -> _Sums:
         """Return the sums over no sets."""
-        zeros = (np.zeros((count, count)) for _ in range(3))
-        return cls(*zeros, np.zeros((count, count), dtype=np.int64))
+        total, variance, weight = np.zeros((3, count, count))
+        return cls(total, variance, weight, np.zeros((count, count), dtype=np.int64))
 
     def add(self, held: npt.NDArray[np.int64], norms: Norms) -> None:
         """Add one set of hidden units to the sums of all pairs of the models that hold it."""

@@ -111,7 +111,8 @@ def is_other_layout(
     """Return whether half the matrices of both models or more are found, and some laid out anew."""
     if all(match.layout == Layout.SAME for match in matches):
         return False
-    of_first, of_second = (sum(len(match[side]) for match in matches) for side in (1, 2))
+    of_first = sum(len(match.keys) for match in matches)
+    of_second = sum(len(match.others) for match in matches)
     return of_first >= _LEAST_FOUND * len(first) and of_second >= _LEAST_FOUND * len(second)
 
 

@@ -51,6 +51,7 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
         rescaled,
         widened,
         rows_added,
+        permuted,
         other_layout,
         layers_moved,
         all_but_few,
