@@ -108,8 +108,11 @@ def is_other_layout(
     second: Mapping[str, MatrixProfile],
     matches: Sequence[LayoutMatch],
 ) -> bool:
-    """Return whether half the matrices of both models or more are found, and some laid out anew."""
-    if all(match.layout == Layout.SAME for match in matches):
+    """Return whether half the matrices of both models or more are found, and some laid out anew.
+
+    Rows in an order of no library are another matter: hidden units may have changed places.
+    """
+    if all(match.layout in (Layout.SAME, Layout.ROWS) for match in matches):
         return False
     of_first = sum(len(match.keys) for match in matches)
     of_second = sum(len(match.others) for match in matches)

@@ -51,19 +51,13 @@ def pair_relations(pair: PairComparison) -> list[Relation]:
         rescaled,
         widened,
         rows_added,
-        permuted,
         other_layout,
+        permuted,
         layers_moved,
         all_but_few,
         under_other_keys,
     )
-    for found_by in (
-        *small,
-        permuted,
-        scales_lost,
-        scales_of_another,
-        quantised_and_changed,
-    ):
+    for found_by in (*small, scales_lost, scales_of_another, quantised_and_changed):
         relation = found_by(pair)
         if relation is not None:
             return [relation]
