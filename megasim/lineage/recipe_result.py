@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,12 @@ from megasim.errors import printable
 from megasim.wording.html import html_lines, html_table
 from megasim.wording.sentences import joined, listed, number_or_none
 from megasim.words import MergeMethod, RecipeVerdict, WeightLevel
+
+_LAYER = re.compile(r"layer \d+$")
+# Weights of so many layers tell a line, within so much of it, that rises by so much.
+_FEWEST_ON_A_LINE = 4
+_ON_A_LINE = 0.01
+_RISES = 0.05
 
 
 @dataclass(frozen=True)
@@ -201,8 +208,33 @@ class Recipe:
     def _differing(self) -> str:
         if not self.blockwise or self.method == MergeMethod.MODEL_STOCK:
             return ""
+        along = self.gradient()
+        if along is not None:
+            model, first, last = along
+            text = f"{first:.2g} in the first layer to {last:.2g} in the last"
+            return f", weights differ by layer along a line: of {printable(model, 60)} from {text}"
         what = {WeightLevel.BLOCK_ROLE: "by block and role", WeightLevel.TENSOR: "in each tensor"}
         return f", weights differ {what.get(self.level, f'by {self.level}')}"
+
+    def gradient(self) -> tuple[str, float, float] | None:
+        """Return a parent and its weights in the first layer and the last, if they lie on a line.
+
+        Only of two parents whose weights differ by block, and where all layers are within 0.01.
+        """
+        if len(self.parents) != 2 or self.level != WeightLevel.BLOCK or not self.blockwise:
+            return None
+        layers = [b for b in self.blocks if _LAYER.match(b.block)]
+        layers.sort(key=lambda b: int(b.block.split()[1]))
+        if len(layers) < _FEWEST_ON_A_LINE:
+            return None
+        rising = int(layers[-1].weights[1] > layers[0].weights[1])
+        told = [b.weights[rising] for b in layers]
+        first, last = told[0], told[-1]
+        steps = len(told) - 1
+        off = [abs(w - first - (last - first) * i / steps) for i, w in enumerate(told)]
+        if not max(off) <= _ON_A_LINE or last - first < _RISES:
+            return None
+        return self.parents[rising].model, first, last
 
     def _shares(self) -> str:
         mixed = [p for p in self.parents if p.model != self.base]

@@ -213,3 +213,26 @@ def test_the_rise_of_an_arc_shows_under_the_rounding_of_bfloat16(how: str, slope
     found, error = arc_slope(np.array(squared), np.array(norms))
     assert found == pytest.approx(slope, abs=0.1)
     assert error < 0.05
+
+
+@pytest.mark.parametrize("is_line", [True, False])
+def test_weights_that_follow_a_line_over_the_layers_are_said_so(is_line: bool) -> None:
+    family = Family(8)
+    a, b = family.models["A"], family.models["B"]
+    shares = np.linspace(0.2, 0.8, BLOCKS) if is_line else np.array([0.2, 0.7, 0.4, 0.8])
+
+    def mix(key: str, block: str, _: str) -> Floats:
+        share = shares[int(block.split()[1])]
+        return np.asarray((1 - share) * a[key] + share * b[key])
+
+    family.make("m", mix)
+    recipe = family.recipe("m")
+    said = (
+        "weights differ by layer along a line: of B from 0.2 in the first layer to 0.8 in the last"
+    )
+    assert (said in recipe.sentence()) == is_line
+    if is_line:
+        model, *ends = recipe.gradient() or ("", 0.0, 0.0)
+        assert model == "B" and ends == pytest.approx([0.2, 0.8], abs=1e-3)
+    else:
+        assert recipe.gradient() is None and "weights differ by block" in recipe.sentence()
