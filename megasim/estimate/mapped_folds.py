@@ -46,8 +46,8 @@ _PAGE = 4096
 _PART = ".part"  # ends the name of what is being written
 # Short forms that are compared at a time: 16 MB.
 _AT_ONCE = 8192
-# Of a model that is equally far from very many no more folds are looked at: 134 MB.
-_MOST_CANDIDATES = 8192
+# Of a model that is equally far from very many no more folds are looked at: 67 MB.
+_MOST_CANDIDATES = 4096
 # Of more files than this, and of more rows that no model needs than those in use, all are written
 # anew as one.
 _MOST_FILES = 8
@@ -87,9 +87,9 @@ class _FoldFile:
                 columns = file.read(16 * rows)
                 if blake3(columns).digest() != digest:
                     return None
-                shorts = np.memmap(file, np.float32, "r", begin, (rows, SHORT))
+                shorts = np.asarray(np.memmap(file, np.float32, "r", begin, (rows, SHORT)))
                 begin += rows * 4 * SHORT
-                folds = np.memmap(file, np.float32, "r", begin, (rows, LENGTH))
+                folds = np.asarray(np.memmap(file, np.float32, "r", begin, (rows, LENGTH)))
         except (OSError, ValueError, struct.error):
             return None
         keys, checks = np.frombuffer(columns, dtype=np.uint64).reshape(2, rows)
@@ -239,7 +239,7 @@ def candidates(squared: Floats, many: int) -> Ints:
     """Return the places of those that may be among the nearest, by squared short distances.
 
     As many as are asked for, and all that the error of the short forms may have put behind them; of
-    more than 8,192, as for a model that is equally far from all others, the nearest of these.
+    more than 4,096, as for a model that is equally far from all others, the nearest of these.
 
     >>> candidates(np.array([1.0, 1.1, 9.0]), 1).tolist()
     [0, 1]
@@ -292,6 +292,6 @@ def _write(path: Path, keys: Keys, folds: Iterable[Singles]) -> None:
 
 def _check(fold: npt.NDArray[Any], short: npt.NDArray[Any]) -> int:
     """Return a number that changes with a row."""
-    digest = blake3(fold.tobytes())
-    digest.update(short.tobytes())
+    digest = blake3(np.ascontiguousarray(fold).view(np.uint8).data)
+    digest.update(np.ascontiguousarray(short).view(np.uint8).data)
     return int.from_bytes(digest.digest(8), "little")
