@@ -16,7 +16,7 @@ from megasim.anatomy.patterns import split_key
 from megasim.anatomy.rules import (
     OTHER_FAMILIES,
     FamilyRules,
-    Layout,
+    FileLayout,
     Rule,
     Rules,
     Signature,
@@ -224,7 +224,9 @@ def _rename(key: str, rules: Rules) -> str:
     return rules.renamed.decide(key) or key
 
 
-def _normalise(renamed: Mapping[str, str], layouts: Sequence[Layout]) -> tuple[str, dict[str, str]]:
+def _normalise(
+    renamed: Mapping[str, str], layouts: Sequence[FileLayout]
+) -> tuple[str, dict[str, str]]:
     """Return the layout, and each key without wrapper and with the prefix its file left out."""
     known = _Keys(dict.fromkeys(renamed.values(), ()))
     for wrapper in _NESTED_WRAPPERS:

@@ -132,7 +132,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FileLayout:
     """A way files name their tensors: `add` is put before keys whose first name is in `names`."""
 
     name: str
@@ -195,7 +195,7 @@ class Rules:
     component: tuple[Rule, ...]
     block: tuple[Rule, ...]
     role: tuple[Rule, ...]
-    layouts: tuple[Layout, ...]
+    layouts: tuple[FileLayout, ...]
     families: tuple[Signature, ...]
     variants: tuple[Signature, ...]
     digest: str
@@ -358,7 +358,7 @@ def _load(extra: Path | None) -> Rules:
         block=(*own["block"], *labels["block"]),
         role=(*own["role"], *labels["role"]),
         layouts=tuple(
-            Layout(row["layout"], row["prefix"], row["add"], frozenset(row["names"].split()))
+            FileLayout(row["layout"], row["prefix"], row["add"], frozenset(row["names"].split()))
             for row in read_table(tables["_layouts"], layout_columns, layout_columns)
         ),
         families=decided("family"),
