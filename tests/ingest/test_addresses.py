@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save
 
 import megasim
-from megasim.checkpoint import hub_repositories, locations
+from megasim.checkpoint import hub_repositories, locations, range_reads
 from megasim.checkpoint.locations import RemotePath, located
 from megasim.checkpoint.object_stores import Bucket, _version_of
 from megasim.checkpoint.opening import TensorReader, open_checkpoint
@@ -147,7 +147,9 @@ def test_a_bucket_gives_the_store_that_a_disk_gives(
     assert not any(secret.encode() in data for secret in SECRETS)
 
 
-def test_files_are_opened_side_by_side(tmp_path: Path, bucket: S3Server) -> None:
+def test_files_are_opened_side_by_side(
+    tmp_path: Path, bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No file waits for the answers about another: each is answered once three are asked for."""
     for seed in range(6):
         bucket.put(f"small/m{seed}.safetensors", model_bytes(seed, keys=1, size=40))
@@ -155,6 +157,11 @@ def test_files_are_opened_side_by_side(tmp_path: Path, bucket: S3Server) -> None
     try:
         with megasim.open_store(tmp_path / "s.duckdb") as store:
             assert store.ingest("s3://models/small").added == [f"m{i}" for i in range(6)]
+            # as another process, which has kept nothing of them
+            monkeypatch.setattr(range_reads, "_blocks", range_reads._Blocks())
+            bucket.traffic.clear()
+            assert store.compare().pairs_done == 15
+            assert sum(method == "GET" for method, _ in bucket.traffic.requests) == 6
     finally:
         bucket.traffic.meeting = None
     assert not meeting.broken
