@@ -617,25 +617,27 @@ group by model_a, model_b, component;
 
 -- name: weight_values
 -- One value for each compared pair out of the learned weights of some components alone: no
--- statistics of normalisation layers. Keys whose nature is not known yet count as weights.
+-- statistics of normalisation layers. Keys whose nature is not known yet count as weights. Lists reach
+-- the tables below the view, which a join does not; and a sum in order keeps a copy of every row, which
+-- the filters spare the metrics that are not asked for.
 select
     l.model_a,
     l.model_b,
     case $metric
         when 'l0' then sum(l.l0)::double
-        when 'l1' then sum(l.l1 order by l.canonical_key)
-        when 'l2' then sqrt(sum(l.l2 * l.l2 order by l.canonical_key))
+        when 'l1' then sum(l.l1 order by l.canonical_key) filter ($metric = 'l1')
+        when 'l2' then sqrt(sum(l.l2 * l.l2 order by l.canonical_key) filter ($metric = 'l2'))
         when 'linf' then max(l.linf)
-        when 'cossim' then avg(l.cossim order by l.canonical_key)
+        when 'cossim' then avg(l.cossim order by l.canonical_key) filter ($metric = 'cossim')
     end as value,
     max(l.source) as source,
     0.0 as error,
     count(l.l2) as keys_compared,
     count(l.l2) / count(*) as coverage
 from layer_rows l
-join batch b on b.component = l.component
-where l.model_a in (select model_id from chosen)
-    and l.model_b in (select model_id from chosen)
+where list_contains($components, l.component)
+    and list_contains($models, l.model_a)
+    and list_contains($models, l.model_b)
     and coalesce(l.nature, 'weight') = 'weight'
 group by l.model_a, l.model_b
 having value is not null

@@ -52,7 +52,9 @@ def load_matrix(
         "chosen": {"model_id": list(place)},
     }
     if weights_only:
-        found = store.arrays("weight_values", tables=tables, metric=metric)
+        found = store.arrays(
+            "weight_values", metric=metric, components=members, models=sorted(place)
+        )
     else:
         whole = members[0] if component != "all" else ""
         found = store.arrays("matrix_values", tables=tables, metric=metric, whole=whole, of=None)
