@@ -208,7 +208,7 @@ def _alphas(asked: Floats) -> list[float]:
     """Return what α may be: as people write it first, where rounding hides what it is.
 
     >>> _alphas(np.array([0.703, 0.7021, 0.25]))
-    [0.7, 0.7025]
+    [0.7, 0.7026, 0.7021]
     """
     found = densest(asked, _WIDTH), float(np.median(asked))
     written = [round(alpha, digits) for digits in (1, 2) for alpha in found]
