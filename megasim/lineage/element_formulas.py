@@ -27,7 +27,7 @@ _FEW = 2_000
 _WIDTH = 0.01
 # So many elements must say what α is.
 _FEWEST_ASKED = 30
-_MOST_ALPHA = 3.0
+_MOST_ALPHA = 2.0
 # float32 numbers in a formula: relative error of the sum of what goes in.
 _FLOAT32 = 2.0**-21
 
@@ -184,7 +184,7 @@ def _fit(
     if int(tells.sum()) < settings.fewest_elements:
         return None
     asked = formula.alphas(m[tells], a[tells], b[tells], c[tells])
-    asked = asked[np.isfinite(asked) & (np.abs(asked) < _MOST_ALPHA)]
+    asked = asked[np.isfinite(asked) & (asked > 0) & (asked < _MOST_ALPHA)]
     if len(asked) < _FEWEST_ASKED:
         return None
     alpha, right = 0.0, 0.0
@@ -200,8 +200,18 @@ def _fit(
     if right - by_chance < settings.beyond_chance * (1 - by_chance):
         return None
     near = min(float(np.square(m - values[i]).sum()) for i in at)
+    if _left_by_a_sum(m, [values[i] for i in at]) < settings.nearly_all * near:
+        return None  # where models lie on a line, a formula says no more than weights do
     left = float(np.square(made - m).sum()) / near
     return FormulaFit(formula.method, at, alpha, right, by_chance, left)
+
+
+def _left_by_a_sum(m: Floats, models: Sequence[Floats]) -> float:
+    """Return the squared distance that the best weighted sum of models leaves."""
+    changes = np.stack([model - models[0] for model in models[1:]], axis=1)
+    wanted = m - models[0]
+    weights = np.linalg.lstsq(changes, wanted, rcond=None)[0]
+    return float(np.square(wanted - changes @ weights).sum())
 
 
 def _alphas(asked: Floats) -> list[float]:

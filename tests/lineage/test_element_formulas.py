@@ -116,3 +116,11 @@ def test_other_models_follow_no_formula(dtype: str) -> None:
         trained,
     ]
     assert [told(other, models, dtype) for other in others] == [None] * len(others)
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_models_on_a_line_follow_weights_and_no_formula(dtype: str) -> None:
+    base, a, b, *_ = parents(dtype)
+    kept = DTYPES[dtype]
+    line = [torch.lerp(a, b, share).to(kept).float() for share in (0.3, 0.303, 0.6)]
+    assert told(b, [base, a, *line], dtype) is None
