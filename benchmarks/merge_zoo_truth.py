@@ -157,7 +157,7 @@ def sd_mecha_merges() -> list[Merge]:
               base_ab, {"A": 1.0, "B": 0.5, "base": -0.5}),
         Merge("add-difference", "add-difference", "add_difference(A, B, base, alpha=1.0)",
               base_ab, {"A": 1.0, "B": 1.0, "base": -1.0}),
-        Merge("add-perpendicular", "weighted sum", "add_perpendicular(A, B, base, alpha=1.0)",
+        Merge("add-perpendicular", "add-difference", "add_perpendicular(A, B, base, alpha=1.0)",
               base_ab),
         Merge("ties", "TIES", "add_change(base, ties_sum(*changes(A, B), k=0.5))", base_ab, half,
               {"density": 0.5}),
