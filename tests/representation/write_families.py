@@ -18,11 +18,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tests.representation.write_zoo import (
-    Tensors,
-    pack,
-    save,
-    tuned,
+from tests.representation.write_zoo import pack
+from tests.representation.zoo_models import Tensors, save, tuned
+from tests.representation.zoo_quantised import (
     write_bitsandbytes,
     write_compressed_tensors,
     write_torchao,
