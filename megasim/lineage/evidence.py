@@ -22,6 +22,8 @@ QUANTISED = "quantised"
 COUNTERS = "batches counted"
 
 _WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+# Bits of a mantissa: what is equal once rounded was rounded from the more precise.
+_PRECISION = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class ModelFacts:
             bool(self.non_finite),
             bool(self.scheme),
             -self.keys,
-            -_WIDTHS.get(self.dtype, 0),
+            -_PRECISION.get(self.dtype, 0),
             -self.bytes,
             self.name,
         )
@@ -284,7 +286,10 @@ def same_weights_kind(
         found.append(Evidence("subset", text, settings.record))
     if first and second:
         wide, narrow = _WIDTHS.get(first.dtype, 0), _WIDTHS.get(second.dtype, 0)
-        if wide > narrow > 0:
+        # of float16 and bfloat16 the one was rounded where the numbers are not the same
+        rounded = pair is not None and pair.count("same_at_bf16") > 0
+        to_bf16 = rounded and (first.dtype, second.dtype) == ("float16", "bfloat16")
+        if wide > narrow > 0 or to_bf16:
             kind = EdgeKind.CAST if kind == EdgeKind.COPY else kind
             text = f"{first.dtype} → {second.dtype}"
             found.append(Evidence("precision cast", text, settings.record))

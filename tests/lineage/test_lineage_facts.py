@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from megasim.lineage.evidence import ModelFacts, drift_evidence
+from megasim.lineage.evidence import (
+    ModelFacts,
+    PairFacts,
+    drift_evidence,
+    same_weights_kind,
+)
 from megasim.lineage.facts import load_ema_copies, load_model_facts, step_counts
 from megasim.store.rows import Store
+from megasim.words import EdgeKind
 from tests.small_sd import UNET, cast, compared_store, raised_ema, small_sd, trained, with_ema
 
 
@@ -85,3 +91,14 @@ def test_a_model_that_is_its_own_ema_copy_is_no_parent_of_itself(tmp_path: Path)
     }
     with Store(compared_store(tmp_path, {"copied": copied, "plain": plain}), "read") as store:
         assert load_ema_copies(store) == {("copied", "plain")}
+
+
+def test_what_is_equal_once_rounded_to_bfloat16_was_rounded_from_float16() -> None:
+    half, brain = (ModelFacts(d[:1], keys=3, dtype=d, bytes=9) for d in ("float16", "bfloat16"))
+    assert half.completeness < brain.completeness
+    rounded = PairFacts(half.name, brain.name, {"all": {"same_at_bf16": 3}})
+    kind, evidence = same_weights_kind(half, brain, rounded, "all")
+    assert (kind, evidence[0].text) == (EdgeKind.CAST, "float16 → bfloat16")
+    exact = PairFacts(half.name, brain.name, {"all": {"same_values": 3}})
+    kind, evidence = same_weights_kind(half, brain, exact, "all")
+    assert (kind, sum(e.log_odds for e in evidence)) == (EdgeKind.COPY, 0.0)
