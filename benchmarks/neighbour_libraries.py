@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.scale import recall
 from benchmarks.simulated_models import simulated_folds
+from megasim.estimate.indexed_neighbours import indexed_candidates
 from megasim.estimate.neighbours import nearest_vectors
 
 _CANDIDATES = 40
@@ -33,6 +34,7 @@ def main() -> None:
     models = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     ways: dict[str, Callable[[Folds], Places]] = {
         "megasim": lambda folds: nearest_vectors(folds.copy(), _CANDIDATES).places,
+        "megasim with faiss": lambda folds: indexed_candidates(folds.copy(), _CANDIDATES),
         "faiss flat": _faiss_flat,
         "faiss IVF, 1/64 of the lists": lambda folds: _faiss_ivf(folds, 64),
         "faiss IVF, 1/8 of the lists": lambda folds: _faiss_ivf(folds, 8),

@@ -16,6 +16,7 @@ EXTRAS = {
     "recipes": ("yaml",),
     "s3": ("obstore", "pyarrow"),
     "hub": ("obstore", "huggingface_hub"),
+    "faiss": ("faiss",),
 }
 # The exit code of a check that found something.
 CHECK_FAILED = 5

@@ -12,6 +12,7 @@ import pandas as pd
 
 from megasim.errors import NoAnswerError, printable
 from megasim.estimate.folded import folded_sets, nearest_folds, read_folds
+from megasim.estimate.indexed_neighbours import indexed_candidates, pays_to_index
 from megasim.estimate.neighbours import nearest_vectors
 from megasim.estimate.pairs import estimate_distances, read_key_contents, save_estimates
 from megasim.progress import NO_PROGRESS, Progress
@@ -204,8 +205,9 @@ def folded_pairs(
 ) -> list[Pair]:
     """Return the pairs of each model with its k nearest among those of the same keys and shapes.
 
-    Folded sketches find some more than k, in blocked products of matrices; the sketches of the
-    keys, whose error is smaller, choose k among them. Models that have files only.
+    Folded sketches find some more than k, in blocked products of matrices, or among very many by
+    an index of faiss; the sketches of the keys, whose error is smaller, choose k among them. Models
+    that have files only.
     """
     members = member_names(store, component)
     files = {m.id for m in store.models() if m.source == "checkpoint"}
@@ -216,7 +218,11 @@ def folded_pairs(
             continue
         folds = read_folds(store, members, ids)
         many = min(_candidates(k), len(ids) - 1)
-        near = nearest_vectors(folds, many, progress=progress, what="Finding candidates").places
+        what = "Finding candidates"
+        if pays_to_index(len(folds)):
+            near = indexed_candidates(folds, many, progress=progress, what=what)
+        else:
+            near = nearest_vectors(folds, many, progress=progress, what=what).places
         del folds
         rows = np.repeat(np.arange(len(ids)), many)
         squared = _squared_by_sketches(store, members, ids, rows, near.ravel(), progress)
