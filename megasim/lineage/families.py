@@ -234,10 +234,16 @@ def _over_common_keys(
 
 
 def _layers_of(layers: LayerMatrices | None, names: tuple[str, ...]) -> LayerMatrices | None:
-    """Return the layers of the named models, or None when a model is not among them."""
+    """Return the layers of the named models, or None when a model is not among them.
+
+    Layers that no two of them were compared in, as of other architectures, are not theirs.
+    """
     if layers is None or not set(names) <= set(layers.models):
         return None
-    return layers.subset(names)
+    own = layers.subset(names)
+    pairs = ~np.eye(len(names), dtype=bool)
+    known = np.asarray(np.isfinite(own.values[:, pairs]).any(axis=1))
+    return own.keep(known) if known.any() else own
 
 
 def _untouched(

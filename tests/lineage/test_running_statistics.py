@@ -44,3 +44,26 @@ def test_siblings_that_saw_the_same_data_are_not_joined_by_their_running_statist
     # the length is that which every other answer gives for the pair
     edge = drawn[frozenset(("base", "a"))]
     assert edge.length == lengths.values[at["base"], at["a"]]
+
+
+def test_models_of_another_architecture_in_the_store_change_no_tree(tmp_path: Path) -> None:
+    """Their layers are in none of the family, which is not that distances are not known."""
+    rng = np.random.default_rng(1)
+    shapes = {"conv.weight": (48, 64), "norm.running_var": (48,)}
+    base = {key: 1 + rng.random(shape) for key, shape in shapes.items()}
+    models = {"base": base}
+    for name in "ab":
+        models[name] = {k: v + 0.05 * rng.normal(size=v.shape) for k, v in base.items()}
+    other = {"up.weight": rng.normal(size=(40, 80))}
+    models |= {"x": other, "y": {k: v + 0.05 * rng.normal(size=v.shape) for k, v in other.items()}}
+    for name, weights in models.items():
+        file = tmp_path / f"{name}.safetensors"
+        save_file({key: value.astype(np.float32) for key, value in weights.items()}, file)
+    with open_store(tmp_path / "store.duckdb") as store:
+        store.ingest(tmp_path)
+        store.compare()
+        found = store.lineage("all")
+    assert sorted(f.models for f in found.families) == [("a", "b", "base"), ("x", "y")]
+    assert all(np.isfinite(f.root_probability) for f in found.families)
+    drawn = {frozenset((e.parent, e.child)) for e in found.edges}
+    assert drawn == {frozenset("xy"), frozenset(("base", "a")), frozenset(("base", "b"))}
