@@ -149,12 +149,18 @@ class Bucket:
         if self._is_web:  # a web server does not say what it has
             return Listing({}, ())
         start = f"{prefix}/" if prefix else ""
-        try:
-            found = obstore.list_with_delimiter(self._store, start or None)
-        except FileNotFoundError:
-            return Listing({}, ())
-        except BaseError as error:
-            self._fail(prefix, error)
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))
+            try:
+                found = obstore.list_with_delimiter(self._store, start or None)
+                break
+            except FileNotFoundError:
+                return Listing({}, ())
+            except BaseError as error:
+                # the library itself asks again, but where the answer broke off
+                if attempt == _ATTEMPTS - 1 or "response body" not in str(error):
+                    self._fail(prefix, error)
         files = {str(meta["path"])[len(start) :]: _version_of(meta) for meta in found["objects"]}
         folders = [str(path).rstrip("/")[len(start) :] for path in found["common_prefixes"]]
         # of "a//b" no path can be made

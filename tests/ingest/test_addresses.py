@@ -117,6 +117,18 @@ def from_disk(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return found
 
 
+def test_a_listing_that_breaks_off_is_asked_for_again(
+    bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        bucket.put(f"cut/{name}.safetensors", model_bytes(0))
+    failures = iter(["cut", "error", "cut"])
+    monkeypatch.setattr(bucket.traffic, "failure", lambda: next(failures, ""))
+    found = Bucket("s3://models").listing("cut")
+    assert sorted(found.files) == ["a.safetensors", "b.safetensors", "c.safetensors"]
+    assert next(failures, None) is None
+
+
 @pytest.mark.parametrize("failing", [0.0, 0.05])
 def test_a_bucket_gives_the_store_that_a_disk_gives(
     tmp_path: Path, zoo: Path, from_disk: dict[str, Any], bucket: S3Server, failing: float
