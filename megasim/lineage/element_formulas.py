@@ -196,6 +196,12 @@ def _fit(
     made = formula.made(a, b, c, alpha)
     if right < settings.exactly:
         return None
+    # of an edited copy nearly all elements are the very ones of a model, which no formula made
+    own = tells & (np.abs(values[list(at)] - m) > slack).all(axis=0)
+    if int(own.sum()) < settings.fewest_elements:
+        return None
+    if float((np.abs(made - m) <= slack)[own].mean()) < settings.exactly:
+        return None
     by_chance = float((np.abs(np.roll(made - a, 1) + a - m) <= slack)[tells].mean())
     if right - by_chance < settings.beyond_chance * (1 - by_chance):
         return None

@@ -124,3 +124,16 @@ def test_models_on_a_line_follow_weights_and_no_formula(dtype: str) -> None:
     kept = DTYPES[dtype]
     line = [torch.lerp(a, b, share).to(kept).float() for share in (0.3, 0.303, 0.6)]
     assert told(b, [base, a, *line], dtype) is None
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES))
+def test_an_edited_copy_follows_no_formula(dtype: str) -> None:
+    base, a, b, *_ = parents(dtype)
+    random = torch.Generator().manual_seed(11)
+    step = 0.005 * torch.randn(N, generator=random)
+    some = torch.rand(N, generator=random) < 0.03
+    one_part = torch.arange(N) < N // 40
+    copies = [b, torch.where(some, b + step, b), torch.where(one_part, b + step, b)]
+    near_a = torch.where(one_part, base, a)  # B − C is B − A in nearly all elements
+    for models in ([base, a, b], [near_a, a, b], [a, near_a, b]):
+        assert [told(copy, models, dtype) for copy in copies] == [None] * len(copies)
