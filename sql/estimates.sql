@@ -211,6 +211,15 @@ where f.component = $component
     )
 order by f.model_id;
 
+-- name: fold_keys
+-- The numbers of all folded sketches of a component, as those of folds_like.
+select md5_number_lower(concat_ws(' ', m.contents_digest, m.sketch_size, f.key_set)) as fold_key
+from folded_sketch f
+join model m on m.id = f.model_id
+where f.component = $component
+    and f.sketch_version = $fold_version
+    and m.contents_digest is not null;
+
 -- name: holder_count
 -- How many models hold some components.
 select count(distinct model_id) from model_tensor where list_contains($components, component);

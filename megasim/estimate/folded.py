@@ -168,7 +168,12 @@ def _nearest_mapped(
         if held["is_known"].all():
             ids, keys = held["model_id"].astype(np.int64), held["fold_key"].astype(np.uint64)
             folds = MappedFolds(store.path, component)
-            if _complete(store, folds, component, ids, keys, progress):
+            try:
+                complete = _complete(store, folds, component, ids, keys, progress)
+            except ValueError:  # some row is not what was written
+                folds.discard()
+                return None
+            if complete:
                 of_component.append((folds, ids, keys))
                 continue
         return None
@@ -204,7 +209,10 @@ def _complete(
     """Add the folds of models that are not in the files; whether all are there then.
 
     Args:
-        ids, keys: of models that have a fold of the component, (N,), by ascending ids.
+        ids, keys: of models that have a fold of the same keys and shapes, (N,), by ascending ids.
+
+    Raises:
+        ValueError: a row of the files is not what was written.
     """
     lacking = folds.lacking(keys)
     if len(lacking):
@@ -219,7 +227,12 @@ def _complete(
         if not written:
             return False
     if folds.is_worn(keys):
-        folds.renew(np.unique(keys))
+        # the files hold the folds of other keys and shapes, too
+        asked = {"component": component, "fold_version": FOLD_VERSION}
+        every = np.unique(store.arrays("fold_keys", **asked)["fold_key"].astype(np.uint64))
+        in_use = np.setdiff1d(every, folds.lacking(every), assume_unique=True)
+        if folds.is_worn(in_use):
+            folds.renew(in_use)
     return not len(folds.lacking(keys))
 
 

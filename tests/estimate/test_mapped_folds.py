@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import megasim
-from megasim.estimate import nearest
+from megasim.estimate import mapped_folds, nearest
 from megasim.estimate.mapped_folds import MappedFolds, candidates, short_folds
 from megasim.fingerprint.folded import LENGTH
 from tests.models import random_model, write_model
@@ -163,3 +163,33 @@ def test_models_that_come_change_and_go_are_seen(store: Path) -> None:
         opened.ingest(store / "models")
         opened.forget("m07")
     assert near(store)["model"].tolist()[:3] == ["new", "m06", "m03"]
+
+
+def test_a_damaged_row_beside_a_broken_file_is_no_crash(store: Path) -> None:
+    first = near(store)
+    (path,) = files_of(store)
+    whole = bytearray(path.read_bytes())
+    for place in range(len(whole) - 1, 0, -LENGTH * 2):  # a bit in each row
+        whole[place] ^= 1
+    path.write_bytes(whole)
+    path.with_name(path.name.replace(".folds", "0.folds")).write_bytes(b"broken off")
+    pd.testing.assert_frame_equal(near(store), first)
+    pd.testing.assert_frame_equal(near(store), first)
+    assert len(files_of(store)) == 1
+
+
+def test_a_question_about_few_models_keeps_the_folds_of_others(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped_folds, "_AT_ONCE", 8)
+    for i in range(2):
+        model = random_model(i, keys=3, shape=(40, 50))
+        write_model(store / "models" / f"small{i}.safetensors", model)
+    with megasim.open_store(store / "s.duckdb") as opened:
+        opened.ingest(store / "models")
+        opened.nearest("m05", k=1)
+        opened.nearest("small0", k=1)
+        written = {path: path.stat().st_mtime_ns for path in files_of(store)}
+        opened.nearest("m05", k=1)
+        opened.nearest("small1", k=1)
+        assert {path: path.stat().st_mtime_ns for path in files_of(store)} == written
