@@ -183,6 +183,15 @@ UNDECODED = [
     ),
     ({"W_q": torch.uint8, "scale": torch.float16, "zero": torch.float16}, "HQQ: not decoded"),
     (
+        {"weight._data": torch.int8, "weight._scale": torch.float16},
+        "a weight of optimum-quanto: not decoded",
+    ),
+    (
+        {"weight._data._data": torch.uint8, "weight._scale": torch.float16}
+        | {"weight._shift": torch.float16},
+        "a packed weight of optimum-quanto: not decoded",
+    ),
+    (
         {"codes": torch.int16, "codebooks": torch.float16, "scales": torch.float16},
         "AQLM, codes of learned vectors: not decoded",
     ),
