@@ -33,6 +33,8 @@ _FEWEST_NORMS = 16
 # So much of the matrices of both models must be found for them to be one in another layout.
 _LEAST_FOUND = 0.5
 _MOST_FUSED = 4
+# Of two runs of norms the first few are looked at before all: half of them must be the same.
+_FIRST = 16
 
 
 class LayoutMatch(NamedTuple):
@@ -215,8 +217,9 @@ def _parts_of(whole: _Sides, parts: Mapping[str, tuple[Floats, Floats]]) -> tupl
 def _place_in(whole: Floats, part: Floats) -> int | None:
     """Return where the norms of a part begin in those of a whole; None where nowhere."""
     starts = whole[: len(whole) - len(part) + 1]
-    close = np.abs(starts - part[0]) <= 2 * SAME_NORM * part[0]
-    for start in np.flatnonzero(close).tolist():
+    close = np.flatnonzero(np.abs(starts - part[0]) <= 2 * SAME_NORM * part[0])
+    first = whole[close[:, None] + np.arange(min(_FIRST, len(part)))]
+    for start in close[_begin_alike(first, part)].tolist():
         if same_norms(whole[start : start + len(part)], part):
             return int(start)
     return None
@@ -229,16 +232,27 @@ def _by_heads(whole: _Sides, able: Sequence[tuple[str, Floats, Floats]]) -> tupl
         alike = [(key, along, across) for key, along, across in able if len(along) == size]
         if over or len(alike) < count:
             continue
+        first = np.stack([along[:_FIRST] for _, along, _ in alike])
         for heads in _divisors(size):
             split = whole.along.reshape(heads, count, size // heads)
             found = []
             for place in range(count):
                 own = split[:, place].ravel()
-                found += [(k, across) for k, along, across in alike if same_norms(own, along)][:1]
-            keys = tuple(key for key, _ in found)
-            if len(set(keys)) == count and _add_up(whole.across, [a for _, a in found]):
+                likely = [alike[i] for i in np.flatnonzero(_begin_alike(first, own)).tolist()]
+                part = next((p for p in likely if same_norms(own, p[1])), None)
+                if part is None:
+                    break
+                found.append(part)
+            keys = tuple(key for key, *_ in found)
+            if len(set(keys)) == count and _add_up(whole.across, [a for *_, a in found]):
                 return keys
     return None
+
+
+def _begin_alike(first: Floats, part: Floats) -> npt.NDArray[np.bool_]:
+    """Return which of (N, n) first norms may be those that a part begins with."""
+    own = part[: first.shape[1]]
+    return np.asarray(np.mean(np.abs(first - own) <= 2 * SAME_NORM * own, axis=1) >= 0.5)
 
 
 def _divisors(number: int) -> list[int]:
