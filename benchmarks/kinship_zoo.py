@@ -34,7 +34,7 @@ _WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Case:
+class KinshipCase:
     """A pair of models, and what is true of it.
 
     Attributes:
@@ -50,13 +50,13 @@ class Case:
 
 
 CASES = (
-    Case("fine-tune", "base", "A", (EdgeKind.FINE_TUNE,)),
-    Case("unrelated base of the same data", "base", "stranger"),
-    Case("unrelated, one a fine-tune", "A", "stranger"),
-    Case("permuted copy", "A", "A-permuted", (EdgeKind.PERMUTED,), is_directed=False),
-    Case("cast to bfloat16", "A", "A-bfloat16", (EdgeKind.CAST,)),
-    Case("FP8 copy", "A", "A-fp8", (EdgeKind.QUANTISED,)),
-    Case("stack of A and B", "A", "stack", (EdgeKind.MERGE,)),
+    KinshipCase("fine-tune", "base", "A", (EdgeKind.FINE_TUNE,)),
+    KinshipCase("unrelated base of the same data", "base", "stranger"),
+    KinshipCase("unrelated, one a fine-tune", "A", "stranger"),
+    KinshipCase("permuted copy", "A", "A-permuted", (EdgeKind.PERMUTED,), is_directed=False),
+    KinshipCase("cast to bfloat16", "A", "A-bfloat16", (EdgeKind.CAST,)),
+    KinshipCase("FP8 copy", "A", "A-fp8", (EdgeKind.QUANTISED,)),
+    KinshipCase("stack of A and B", "A", "stack", (EdgeKind.MERGE,)),
 )
 
 
@@ -95,7 +95,7 @@ def by_megasim(models: Path, named: dict[str, Path]) -> Lineage:
         return store.lineage("all", use_metadata=False)
 
 
-def told(case: Case, lineage: Lineage) -> tuple[str, bool]:
+def told(case: KinshipCase, lineage: Lineage) -> tuple[str, bool]:
     """Return what a lineage says of a pair, and whether it is right.
 
     An edge to a copy of a model is one to the model, unless the pair is of one and its copy.

@@ -11,7 +11,7 @@ from megasim.errors import MegasimError
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of models that begin so."""
-    return _beginning(_names(ctx, "model_names"), incomplete)
+    return _beginning(_names(ctx, "model_names", names=None), incomplete)
 
 
 def complete_several_models(
@@ -19,7 +19,9 @@ def complete_several_models(
 ) -> list[str]:
     """Return the same for the last of several names, with commas between them."""
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in _beginning(_names(ctx, "model_names"), last)]
+    return [
+        before + comma + name for name in _beginning(_names(ctx, "model_names", names=None), last)
+    ]
 
 
 def complete_components(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -33,7 +35,7 @@ def _beginning(names: list[str], incomplete: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
-def _names(ctx: click.Context, statement: str) -> list[str]:
+def _names(ctx: click.Context, statement: str, **parameters: None) -> list[str]:
     """Return the first column of a query; nothing where there is no store, or it is in use."""
     import duckdb
 
@@ -47,8 +49,8 @@ def _names(ctx: click.Context, statement: str) -> list[str]:
             from megasim.serve.client import connect
 
             with connect(service.address, service.token) as served:
-                return [str(row[0]) for row in served.store.rows(statement)]
+                return [str(row[0]) for row in served.store.rows(statement, **parameters)]
         with Store(store_path(given), "read", wait=0) as store:
-            return [str(row[0]) for row in store.rows(statement)]
+            return [str(row[0]) for row in store.rows(statement, **parameters)]
     except (MegasimError, duckdb.Error, OSError):
         return []

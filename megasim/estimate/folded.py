@@ -228,8 +228,8 @@ def _complete(
             return False
     if folds.is_worn(keys):
         # the files hold the folds of other keys and shapes, too
-        asked = {"component": component, "fold_version": FOLD_VERSION}
-        every = np.unique(store.arrays("fold_keys", **asked)["fold_key"].astype(np.uint64))
+        found = store.arrays("fold_keys", component=component, fold_version=FOLD_VERSION)
+        every = np.unique(found["fold_key"].astype(np.uint64))
         in_use = np.setdiff1d(every, folds.lacking(every), assume_unique=True)
         if folds.is_worn(in_use):
             folds.renew(in_use)
