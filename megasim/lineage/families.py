@@ -294,7 +294,20 @@ def without_statistics(family: FamilyDistances, statistics: Collection[str]) -> 
     l1 = family.layers_l1
     if l1 is not None:
         l1 = l1.keep(np.array([key not in statistics for key in l1.keys]))
-    matrix = replace(family.matrix, values=layers.total())
+    common = family.common
+    if common is not None:
+        in_all = np.asarray(np.isfinite(layers.values).all(axis=(1, 2)))
+        values, common = layers.total(in_all), int(in_all.sum())
+    else:  # of two models as the distances are: over the keys that both have
+        known = np.isfinite(layers.values).any(axis=0)
+        values = np.sqrt(np.where(known, np.nansum(np.square(layers.values), axis=0), np.nan))
+    if common == 0 or not np.isfinite(values).all():
+        return family
     return replace(
-        family, matrix=matrix, layers=layers, layers_l1=l1, with_statistics=family.matrix
+        family,
+        matrix=replace(family.matrix, values=values),
+        layers=layers,
+        layers_l1=l1,
+        common=common,
+        with_statistics=family.matrix,
     )

@@ -100,9 +100,11 @@ def find_root(
                 continue
             before = next(o for o in others if root in side[o, middle])
             for after in others:
-                if after != before:
+                steps = squared[before, middle], squared[middle, after]
+                # one of no length, as new running statistics alone make, says nothing
+                if after != before and min(steps) > 0:
                     value += settings.lengths * float(
-                        np.clip(np.log(squared[before, middle] / squared[middle, after]) / 2, -1, 1)
+                        np.clip(np.log(steps[0] / steps[1]) / 2, -1, 1)
                     )
         for middle, runs in courses.items():
             for first, last, shrink in runs:
