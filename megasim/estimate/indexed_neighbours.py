@@ -30,6 +30,10 @@ _LEAST_CELLS = 8
 _SAMPLES = 40
 _ROUNDS = 8
 _ASKED_AT_ONCE = 4096
+# Vectors so many times as long as the median one are of another scale.
+_OTHER_SCALE = 100
+# The largest number that half precision holds is 65,504.
+_MOST = 60_000.0
 
 
 def pays_to_index(count: int) -> bool:
@@ -51,7 +55,7 @@ def indexed_candidates(
     import faiss
 
     count, dimensions = vectors.shape
-    vectors -= vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    _centre(vectors)
     cells = max(min(int(_CELLS * count**0.5), count // _SAMPLES), 1)
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatL2(dimensions), dimensions, cells, faiss.ScalarQuantizer.QT_fp16
@@ -83,6 +87,18 @@ def indexed_candidates(
     finally:
         progress.finish()
     return found
+
+
+def _centre(vectors: Singles) -> None:
+    """Take the mean away, and bring what is left into the range of half precision.
+
+    Vectors of another scale, as of codes without their scales, have no part in the mean: it would
+    take the others to where half precision does not tell them apart.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    usual = lengths <= _OTHER_SCALE * np.median(lengths)
+    vectors -= vectors.mean(axis=0, dtype=np.float64, where=usual[:, None]).astype(np.float32)
+    np.clip(vectors, -_MOST, _MOST, out=vectors)
 
 
 def _without_themselves(near: Ints, rows: Ints) -> Ints:

@@ -72,9 +72,10 @@ def layer_origins(
         name: of the other model.
     """
     lists, other_lists = _numbered(model), _numbered(other)
+    error_rate = _ERROR_RATE / max(len(lists) * len(other_lists), 1)
     for prefix in sorted(lists, key=lambda p: (-len(lists[p]), p)):
         for theirs in sorted(other_lists, key=lambda p: (p != prefix, -len(other_lists[p]), p)):
-            found = _origins(lists[prefix], other_lists[theirs], name)
+            found = _origins(lists[prefix], other_lists[theirs], name, error_rate)
             if found is not None:
                 return found
     return None
@@ -96,6 +97,7 @@ def _origins(
     layers: Mapping[int, Mapping[str, MatrixProfile]],
     others: Mapping[int, Mapping[str, MatrixProfile]],
     name: str,
+    error_rate: float,
 ) -> LayerOrigins | None:
     sets = {number: _units(layer) for number, layer in layers.items()}
     other_sets = {number: _units(layer) for number, layer in others.items()}
@@ -108,7 +110,7 @@ def _origins(
         held = [layers[n] for n in mine] + [others[n] for n in theirs]
         norms = [np.stack([_norms(layer, one) for layer in held]) for one in units]
         test = norms_test([str(i) for i in range(len(held))], norms)
-        related = test.related(_ERROR_RATE / len(common), len(mine) * len(theirs))
+        related = test.related(error_rate / len(common), len(mine) * len(theirs))
         tested += len(mine)
         for i, number in enumerate(mine):
             row = test.correlation[i, len(mine) :]

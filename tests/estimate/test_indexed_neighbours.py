@@ -49,6 +49,15 @@ def test_equal_vectors_find_each_other_and_not_themselves() -> None:
     assert (found != np.arange(len(vectors))[:, None]).all()
 
 
+def test_models_of_another_scale_hide_nothing() -> None:
+    rng = np.random.default_rng(3)
+    bases = np.repeat(rng.standard_normal((100, 64)), 10, axis=0)
+    vectors = (bases + 0.05 * rng.standard_normal((1000, 64))).astype(np.float32)
+    vectors[-10:] *= 1e6  # beyond what half precision holds
+    found = indexed_candidates(vectors.copy(), 9)
+    assert (found // 10 == np.arange(1000)[:, None] // 10).all()
+
+
 def test_pairs_are_those_of_the_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = random_model(0, keys=3, shape=(40, 50))
     for i in range(12):
