@@ -801,6 +801,14 @@ select
 -- The view of all models, in the order they came.
 select v.* from models v join model m on m.name = v.name order by m.id;
 
+-- name: unread_reasons
+-- Why tensors of which models could not be read, and how many for each reason, the most first.
+select m.name, u.note, count(*)
+from unread_key u
+join model m on m.id = u.model_id
+group by m.name, u.note
+order by m.name, count(*) desc, u.note;
+
 -- name: components_of
 -- The components of a model, the largest first.
 select component

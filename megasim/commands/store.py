@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import TYPE_CHECKING
 
 import click
@@ -20,11 +20,13 @@ from megasim.commands.console import (
     table_text,
 )
 from megasim.errors import UsageError, printable
+from megasim.wording.sentences import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _ROWS = 200  # rows of a table that a terminal is shown
+_REASONS = 2  # why tensors of a model were not read
 
 
 @click.command("models")
@@ -36,6 +38,10 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
     frame = workspace.models()
     missing = workspace.missing_files()
     frame["file_gone"] = [name in missing for name in frame["name"]]
+    reasons: dict[str, list[str]] = {}
+    if frame["unread"].any():
+        for name, note, _ in workspace.store.rows("unread_reasons"):
+            reasons.setdefault(name, []).append(note)
     workspace.store.release()  # who reads what is printed may take his time
     if as_json:
         show_json(records(frame))
@@ -58,12 +64,16 @@ def models_command(ctx: click.Context, as_json: bool) -> None:
         frame["file"] = ["gone" if gone else "" for gone in frame["file_gone"]]
         columns.append("file")
     show(table_text(frame[[*columns, "size", "ingested", "path"]]))
-    for line in _left_out(frame):
+    for line in _left_out(frame, reasons):
         show(line)
 
 
-def _left_out(frame: pd.DataFrame) -> list[str]:
-    """Return what a table of models does not show: what was not read, and what stands beside."""
+def _left_out(frame: pd.DataFrame, reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what a table of models does not show: what was not read and why, what stands beside.
+
+    Args:
+        reasons: why tensors of a model, by its name, could not be read.
+    """
     from megasim.fingerprint.tensor import FINGERPRINT_VERSION
 
     lines = []
@@ -72,7 +82,11 @@ def _left_out(frame: pd.DataFrame) -> list[str]:
         name = printable(row["name"], 80)
         if row["unread"]:
             of = row["unread"] + (row["keys"] or 0)
-            lines.append(f"{name}: {row['unread']} of {of} tensors could not be read")
+            line = f"{name}: {row['unread']} of {of} tensors could not be read"
+            why = [text for text in reasons.get(row["name"], ()) if text]
+            line += f": {'; '.join(printable(text, 120) for text in why[:_REASONS])}" if why else ""
+            more = len(why) - _REASONS
+            lines.append(line + (f"; and for {counted(more, 'more reason')}" if more > 0 else ""))
         if row["beside"]:
             lines.append(f"{name}: not compared: {printable(', '.join(row['beside']), 200)}")
     old = frame["fingerprint_version"].notna() & (

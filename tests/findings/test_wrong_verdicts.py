@@ -269,7 +269,8 @@ def test_one_nested_tensor_is_named_and_the_rest_is_read(tmp_path: Path) -> None
     with open_store(path) as workspace:
         assert not workspace.ingest(*saved(tmp_path, j=BODY | {"odd": ragged})).failed
         page = report_page(workspace.store, (trust_section,))
-    assert "j: 1 of 5 tensors could not be read" in printed(path, "models")
+    why = "a nested tensor, whose rows differ in length"
+    assert f"j: 1 of 5 tensors could not be read: {why}" in printed(path, "models")
     assert json.loads(printed(path, "models", "--json"))[0]["unread"] == 1
     assert "Values of 1 tensor could not be read, in j" in page
 
